@@ -1,0 +1,44 @@
+"""``twinpass``: train, evaluate and replay from the command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from twinpass.cli import evaluate, replay, train
+from twinpass.errors import DivergedError, TwinpassError
+
+DESCRIPTION = """\
+Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
+
+  twinpass train examples/reviews.toml          train, with a progress bar; results go to the run folder
+  twinpass train --resume runs/reviews          continue an interrupted run, to the same bits
+  twinpass eval examples/reviews.toml           score the base model on the held-out rows
+  twinpass eval runs/reviews --step 100         score a run as it was after step 100
+  twinpass replay runs/reviews --step 100 --out DIR    rebuild the weights of any step from the journal
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    root = argparse.ArgumentParser("twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (train, evaluate, replay):
+        module.add(commands)
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 is success, 2 bad input, 1 a run that failed."""
+    args = parser().parse_args(arguments)
+    console = Console(stderr=True, quiet=args.json, highlight=False)
+    try:
+        code: int = args.run(args, console)
+    except TwinpassError as error:
+        print(f"twinpass {args.command}: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DivergedError) else 2
+    except KeyboardInterrupt:
+        print(f"\ntwinpass {args.command}: interrupted; every finished step is in the journal", file=sys.stderr)
+        return 130
+    return code

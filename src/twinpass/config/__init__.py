@@ -1,0 +1,1 @@
+"""Configuration files, and the one place that composes a run from them."""

@@ -1,0 +1,56 @@
+"""Compose engine, task and plan from a configuration: the one place where all layers meet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from twinpass.config.schema import Config
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.load import load
+from twinpass.objective.choice import Choice
+from twinpass.perturb.noise import derive_seed
+from twinpass.task.rows import read_rows
+from twinpass.train.trainer import Plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """An engine at ``theta_0``, its tokenizer, and the plan to train it by."""
+
+    engine: TorchEngine
+    tokenizer: PreTrainedTokenizerBase
+    plan: Plan
+
+
+def build(config: Config) -> Run:
+    """Read the data, load the model, tokenise, compose.
+
+    Raises:
+        TwinpassError: data or model cannot be used. Nothing has been written then.
+    """
+    task = config.task
+    train = read_rows(Path(task.train), task.train_rows)
+    held_out = read_rows(Path(task.eval), task.eval_rows)
+    model, tokenizer = load(config.model.path, config.model.dtype)
+    engine = TorchEngine(
+        model,
+        config.trainable,
+        noise=config.estimator.noise,
+        perturbation=config.estimator.perturbation,
+        seed=derive_seed(config.run.seed, "adapter"),
+        reload=lambda: dict(load(config.model.path, config.model.dtype)[0].named_parameters()),
+    )
+    plan = Plan(
+        estimator=config.estimator,
+        objective=Choice(),
+        epsilon=config.epsilon,
+        optimizer=config.optimizer,
+        train=task.encode(train, tokenizer, engine.window),
+        held_out=task.encode(held_out, tokenizer, engine.window),
+        seed=config.run.seed,
+        eval_every=config.run.eval_every,
+    )
+    return Run(engine, tokenizer, plan)
+
+

@@ -1,0 +1,129 @@
+"""From TOML to a checked :class:`Config`; all faults are reported at once, each with file, key and remedy."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from twinpass.config.schema import SECTIONS, Config, Section
+from twinpass.errors import ConfigError
+
+Values = dict[str, dict[str, Any]]
+
+PATHS = (("task", "train"), ("task", "eval"))
+"""Keys that hold paths relative to the configuration file."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, apply ``section.key=value`` overrides, check everything.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a TOML file"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
+    problems = [problem for override in overrides if (problem := _override(values, override))]
+    return parse(values, str(path), path.parent, problems)
+
+
+def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequence[str] = ()) -> Config:
+    """Check plain values; relative data paths are taken from ``folder``.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    found = list(problems)
+    for name in values:
+        if name not in SECTIONS:
+            found.append(f"[{name}]: no such section{_hint(name, SECTIONS)}; there are {_list(SECTIONS)}")
+    resolved: Values = {}
+    built: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        given = values.get(name, {})
+        if not isinstance(given, Mapping):
+            found.append(f"{name}: expected a section [{name}], got {given!r}")
+            continue
+        resolved[name] = dict(given)
+        for owner, key in PATHS:
+            if owner == name and isinstance(given.get(key), str):
+                resolved[name][key] = str((folder / Path(given[key]).expanduser()).resolve())
+        built[name] = _build(name, section, resolved[name], found)
+    if not found:
+        found += _combinations(built)
+    if found:
+        raise ConfigError(source, found)
+    return Config(**built, source=source, values=resolved)
+
+
+def _build(name: str, section: Section, given: dict[str, Any], problems: list[str]) -> Any:
+    kind = ""
+    options = dict(given)
+    if section.key is not None:
+        chosen = options.pop(section.key, section.default)
+        if not isinstance(chosen, str) or chosen not in section.kinds:
+            problem = f"[{name}] {section.key}: " + ("is missing" if chosen is None else f"there is no {chosen!r}")
+            problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")
+            return None
+        kind = given[section.key] = chosen
+    try:
+        return section.kinds[kind](**options)
+    except ValidationError as error:
+        names = [field.name for field in fields(section.kinds[kind])]
+        problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
+        return None
+
+
+def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"[{section}] {key}: no such key{_hint(key, names)}; there are {_list(names)}"
+    if fault["type"] in ("missing", "missing_argument"):
+        return f"[{section}] {key}: is missing"
+    if fault["type"] == "value_error":
+        return f"[{section}] {fault['ctx']['error']}"
+    message = str(fault["msg"])
+    return f"[{section}] {key}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _combinations(built: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for key in ("train", "eval"):
+        if not getattr(built["task"], key):
+            problems.append(f"[task] {key}: is missing; give the path of a .jsonl or .csv file")
+    adapters = type(built["trainable"]).__name__ == "Lora"
+    if built["estimator"].perturbation == "inplace" and built["model"].dtype == "bfloat16" and not adapters:
+        problems.append(
+            "[estimator] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
+            "use 'tandem', or [model] dtype = \"float32\""
+        )
+    return problems
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    target, separator, text = override.partition("=")
+    section, dot, key = target.strip().partition(".")
+    if not separator or not dot:
+        return f"--set {override}: expected section.key=value, such as optimizer.lr=1e-3"
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    values.setdefault(section, {})[key] = value
+    return None
+
+
+def _hint(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    close = get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _list(names: Mapping[str, Any] | Sequence[str]) -> str:
+    return ", ".join(names)

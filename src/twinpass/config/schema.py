@@ -1,0 +1,92 @@
+"""The sections of a configuration, and the kinds that each family offers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass as record
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
+from twinpass.estimate.base import Estimator
+from twinpass.estimate.spsa import Spsa
+from twinpass.reuse.base import Policy
+from twinpass.reuse.exact import Exact
+from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
+from twinpass.settings import STRICT, Count, Index, Text
+from twinpass.task.template import Template
+from twinpass.train.optimizer import Sgd
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelSettings:
+    """``path``: a folder, hub id, .gguf file, or "smollm2" for the bundled one."""
+
+    path: Text
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskSettings(Template):
+    """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used."""
+
+    train: Text = ""
+    eval: Text = ""
+    train_rows: Count | None = None
+    eval_rows: Count | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class TorchSettings:
+    """The embedded engine: a Hugging Face model in this process."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunSettings:
+    """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only."""
+
+    out: Text
+    seed: Index = 0
+    eval_every: Index = 0
+
+
+@record(frozen=True)
+class Config:
+    """A whole, valid configuration. ``source`` is the file it came from, for messages."""
+
+    model: ModelSettings
+    trainable: Trainable
+    task: TaskSettings
+    estimator: Estimator
+    optimizer: Sgd
+    epsilon: Epsilon
+    reuse: Policy
+    engine: TorchSettings
+    run: RunSettings
+    source: str
+    values: Mapping[str, Any]
+
+
+@record(frozen=True)
+class Section:
+    """One section: the key that picks a kind (None: there is one kind only), and the kinds."""
+
+    kinds: Mapping[str, type[Any]]
+    key: str | None = None
+    default: str | None = None
+
+
+SECTIONS: Mapping[str, Section] = MappingProxyType(
+    {
+        "model": Section({"": ModelSettings}),
+        "trainable": Section({"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers}, "kind"),
+        "task": Section({"": TaskSettings}),
+        "estimator": Section({"spsa": Spsa}, "kind", "spsa"),
+        "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
+        "epsilon": Section({"constant": ConstantEpsilon}, "kind", "constant"),
+        "reuse": Section({"exact": Exact}, "policy", "exact"),
+        "engine": Section({"torch": TorchSettings}, "kind", "torch"),
+        "run": Section({"": RunSettings}),
+    }
+)
+"""A new policy, estimator or schedule is one file and one entry here."""

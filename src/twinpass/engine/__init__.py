@@ -1,0 +1,1 @@
+"""Engines score requests under lanes and own the weights that training changes."""

@@ -1,0 +1,48 @@
+"""The contract of an engine: score requests under lanes, apply updates, return to theta_0."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from twinpass.core import Lane, Request, Scores, Term
+
+
+class Engine(ABC):
+    """A model with trainable weights, wherever it lives.
+
+    The weights are ``theta_0`` plus the updates made since :meth:`reset`; scoring never changes them.
+    """
+
+    @property
+    @abstractmethod
+    def base_hash(self) -> str:
+        """Identifies the base checkpoint (hex digest), for the journal's header."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> int:
+        """How many numbers are trained."""
+
+    @abstractmethod
+    def effective_eps(self, eps: float) -> float:
+        """The eps that perturbations really use when ``eps`` is asked for."""
+
+    @abstractmethod
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+        """Log-probabilities of every request's completion under every lane.
+
+        Raises:
+            ModelError: a request does not fit the model's window, or the model returned NaN.
+        """
+
+    @abstractmethod
+    def update(self, terms: Sequence[Term]) -> None:
+        """``theta += scale * z(seed)`` for each term, in order."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Return to ``theta_0``, to the bit."""
+
+    @abstractmethod
+    def save(self, run: Path) -> Path:
+        """Write what was trained into the run folder (``adapter/`` or ``model/``); returns the folder written."""

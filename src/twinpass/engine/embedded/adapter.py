@@ -1,0 +1,107 @@
+"""LoRA adapters held beside an unmodified model, and PEFT's folder format for them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from twinpass.errors import ModelError
+from twinpass.perturb.kernels import fill
+from twinpass.perturb.noise import derive_seed, name_key
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """One module's adapter ``y += scale * (x A^T) B^T``: the names of A [rank, in] and B [out, rank]."""
+
+    a: str
+    b: str
+    scale: float
+
+
+class LoraAdapter:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the linear layers whose name ends in a target.
+
+    A ~ N(0, 1 / in) drawn from ``seed``, B = 0, so that training starts at the base model. Tensors are float32
+    whatever the model's dtype (float64 in a float64 model).
+
+    Args:
+        model: the base model; it is not changed.
+        targets: last parts of module names, such as ``q_proj``.
+
+    Raises:
+        ModelError: a target matches no linear layer.
+    """
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        self.rank, self.alpha, self.targets, self.seed = rank, alpha, tuple(targets), seed
+        self.tensors: dict[str, Tensor] = {}
+        self.modules: dict[str, LoraWeights] = {}
+        self._fan_in_fan_out = False
+        for path, module in model.named_modules():
+            if path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D):
+                self._attach(path, module)
+        self._require_matches(model)
+        self.reset()
+
+    def _attach(self, path: str, module: nn.Linear | Conv1D) -> None:
+        weight = module.weight
+        self._fan_in_fan_out |= isinstance(module, Conv1D)
+        rows, columns = weight.shape
+        features_in, features_out = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+        dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
+        lora = LoraWeights(f"{path}.lora_A.weight", f"{path}.lora_B.weight", self.alpha / self.rank)
+        self.modules[path] = lora
+        self.tensors[lora.a] = torch.zeros(self.rank, features_in, dtype=dtype)
+        self.tensors[lora.b] = torch.zeros(features_out, self.rank, dtype=dtype)
+
+    def _require_matches(self, model: nn.Module) -> None:
+        found = {path.rsplit(".", 1)[-1] for path in self.modules}
+        missing = sorted(set(self.targets) - found)
+        if missing:
+            linear = {p.rsplit(".", 1)[-1] for p, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+            raise ModelError(
+                f"trainable.targets {missing} match no linear layer of {type(model).__name__}; it has {sorted(linear)}"
+            )
+
+    def reset(self) -> None:
+        """Put the adapter back to its start: A from the seed, B zero."""
+        for lora in self.modules.values():
+            a = self.tensors[lora.a]
+            normal = torch.empty(a.numel(), dtype=torch.float32)
+            fill(normal.numpy(), derive_seed(self.seed, "lora_A"), name_key(lora.a), 0, "gaussian")
+            a.copy_(normal.view(a.shape)).mul_(a.shape[1] ** -0.5)
+            self.tensors[lora.b].zero_()
+
+    def peft_config(self, base: str) -> dict[str, Any]:
+        """The content of PEFT's ``adapter_config.json``."""
+        return {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "target_modules": list(self.targets),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": self._fan_in_fan_out,
+            "inference_mode": True,
+        }
+
+    def save(self, folder: Path, base: str) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        (folder / "adapter_config.json").write_text(json.dumps(self.peft_config(base), indent=2) + "\n")
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite the tensors in place, under the names they are trained by."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])

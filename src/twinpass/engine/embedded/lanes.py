@@ -1,0 +1,117 @@
+"""The weights of several lanes, formed piece by piece in a scratch buffer; the base weights are only read."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twinpass.core import Lane
+from twinpass.errors import UnsupportedModuleError
+from twinpass.perturb import kernels
+from twinpass.perturb.noise import Distribution
+from twinpass.perturb.parameters import Parameters, flat_view
+
+TILE = 1 << 20
+"""Elements of a weight matrix perturbed at a time: small enough for the cache, large enough for a fast product."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLayout:
+    """How lanes lie in a tensor: contiguous blocks of ``rows`` rows each, lane after lane."""
+
+    lanes: int
+    rows: int
+
+    def axis(self, tensor: Tensor) -> int | None:
+        """The axis that counts rows of all lanes (0, or 1 behind a batch axis of size 1); None if there is none."""
+        total = self.lanes * self.rows
+        if tensor.dim() > 0 and tensor.shape[0] == total:
+            return 0
+        if tensor.dim() > 1 and tensor.shape[0] == 1 and tensor.shape[1] == total:
+            return 1
+        return None
+
+    def require_axis(self, tensor: Tensor, module: str) -> int:
+        """Like :meth:`axis`, but a tensor without rows is an error that names the module."""
+        axis = self.axis(tensor)
+        if axis is None:
+            raise UnsupportedModuleError(
+                f"{module} got a tensor of shape {tuple(tensor.shape)}, which does not hold {self.lanes} lanes of "
+                f"{self.rows} rows: it mixes tokens; use estimator.perturbation = 'inplace', or leave it out of [trainable]"
+            )
+        return axis
+
+
+@dataclass(slots=True)
+class LaneWeights:
+    """Perturbed parameters on demand, for the lanes of one forward pass.
+
+    ``visited`` collects the names that were used, so that a parameter left out is noticed.
+    """
+
+    parameters: Parameters
+    distribution: Distribution
+    lanes: Sequence[Lane]
+    visited: set[str] = field(default_factory=set)
+    _scratch: Tensor | None = None
+
+    def tiles(self, name: str) -> Iterator[tuple[int, int, Tensor]]:
+        """``(first, last, weights [lanes, last - first, columns])`` over the rows of a matrix.
+
+        The buffer is reused: each tile is valid until the next is asked for.
+        """
+        rows, columns = self.parameters[name].shape
+        step = max(1, TILE // columns)
+        for first in range(0, rows, step):
+            last = min(rows, first + step)
+            tile = self._form(name, first * columns, last * columns)
+            yield first, last, tile.view(len(self.lanes), last - first, columns)
+
+    def whole(self, name: str) -> Tensor:
+        """All lanes' copies of a parameter [lanes, *shape], in memory of their own; for small ones."""
+        tensor = self.parameters[name]
+        return self._form(name, 0, tensor.numel()).view(len(self.lanes), *tensor.shape).clone()
+
+    def rows(self, name: str, ids: Tensor) -> Tensor:
+        """Rows of an embedding matrix: ``ids`` holds equally many for every lane, lane after lane, in any shape."""
+        self.visited.add(name)
+        table = self.parameters[name]
+        width = table.shape[1]
+        out = torch.empty((ids.numel(), width), dtype=table.dtype)
+        flat, target = self.parameters.flat[name].reshape(-1, width), flat_view(out).reshape(-1, width)
+        index = ids.reshape(-1).numpy().astype(np.int64)
+        key, _ = self.parameters.keys_of[name]
+        share = len(index) // len(self.lanes)
+        for i, lane in enumerate(self.lanes):
+            part = slice(i * share, (i + 1) * share)
+            if lane.probe is None:
+                target[part] = flat[index[part]]
+            else:
+                kernels.gather(flat, index[part], target[part], lane.scale, lane.probe.seed, key, self.distribution)
+        return out.view(*ids.shape, width)
+
+    def _form(self, name: str, start: int, stop: int) -> Tensor:
+        self.visited.add(name)
+        flat = self.parameters.flat[name][start:stop]
+        size = len(self.lanes) * (stop - start)
+        dtype = self.parameters[name].dtype
+        if self._scratch is None or self._scratch.numel() < size or self._scratch.dtype != dtype:
+            self._scratch = torch.empty(size, dtype=dtype)
+        out = self._scratch[:size].view(len(self.lanes), stop - start)
+        view = flat_view(out).reshape(out.shape)
+        key, _ = self.parameters.keys_of[name]
+        first = 0
+        while first < len(self.lanes):
+            probe = self.lanes[first].probe
+            last = first + 1
+            while last < len(self.lanes) and self.lanes[last].probe == probe:
+                last += 1
+            if probe is None:
+                view[first:last] = flat
+            else:
+                scales = np.array([lane.scale for lane in self.lanes[first:last]])
+                kernels.perturb(flat, view[first:last], scales, probe.seed, key, start, self.distribution)
+            first = last
+        return out

@@ -1,0 +1,259 @@
+"""The tandem forward: all lanes travel through the model together, each under its own weights.
+
+For the time of a forward pass, the modules that own trainable parameters run once a lane on that lane's rows.
+Linear layers, Hugging Face's ``Conv1D`` and embeddings have a fast path; any other leaf module runs through
+``torch.func.functional_call``. A module that owns trainable parameters *and* children is refused by name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from twinpass.engine.embedded.adapter import LoraWeights
+from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
+from twinpass.errors import MissedParameterError, UnsupportedModuleError
+from twinpass.perturb.parameters import Parameters
+
+
+class LaneModule(ABC):
+    """A module's forward for several lanes.
+
+    Args:
+        name: the module's path in the model, for messages.
+        module: the module; ``original`` is its own forward.
+        owned: local parameter names to the names they are trained under.
+    """
+
+    def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
+        self.name, self.module, self.owned = name, module, owned
+        self.original: Callable[..., Any] = module.forward
+
+    @abstractmethod
+    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
+        """What the module returns, with each lane's rows computed under that lane's weights."""
+
+    def bias(self, weights: LaneWeights, y: Tensor) -> Tensor:
+        """Add the bias, perturbed or not, to ``y`` [lanes, rows, out] in place."""
+        if "bias" in self.owned:
+            y += weights.whole(self.owned["bias"])[:, None]
+        elif isinstance(self.module.bias, Tensor):
+            y += self.module.bias.detach()
+        return y
+
+
+class LaneLinear(LaneModule):
+    """``nn.Linear``: one tile of W + eps z and W - eps z at a time, multiplied while it is in the cache."""
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
+        lanes = layout.lanes
+        if lanes > 1:
+            layout.require_axis(x, self.name)
+        rows = x.reshape(lanes, -1, x.shape[-1])
+        out_features = int(self.module.out_features)
+        if "weight" in self.owned:
+            y = torch.empty((lanes, rows.shape[1], out_features), dtype=x.dtype)
+            for first, last, tile in weights.tiles(self.owned["weight"]):
+                for lane in range(lanes):
+                    torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
+        else:
+            y = torch.nn.functional.linear(rows, self.module.weight)
+        return self.bias(weights, y).view(*x.shape[:-1], out_features)
+
+
+class LaneConv1D(LaneModule):
+    """GPT-2's ``Conv1D``: a linear layer with its weight stored as [in, out]."""
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
+        lanes = layout.lanes
+        if lanes > 1:
+            layout.require_axis(x, self.name)
+        rows = x.reshape(lanes, -1, x.shape[-1])
+        weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.module.weight
+        y = torch.matmul(rows, weight)
+        return self.bias(weights, y).view(*x.shape[:-1], y.shape[-1])
+
+
+class LaneEmbedding(LaneModule):
+    """An embedding of any kind: its own forward runs, only the table look-up inside it is perturbed."""
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
+        with _LookUp(self.module.weight, lambda ids: self._rows(weights, layout, ids)):
+            return self.original(*args, **kwargs)
+
+    def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:
+        if layout.lanes > 1:
+            layout.require_axis(ids, self.name)
+        return weights.rows(self.owned["weight"], ids)
+
+
+class LaneLeaf(LaneModule):
+    """Any leaf module that acts token by token: run once a lane on its slice of the rows."""
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
+        perturbed = {local: weights.whole(name) for local, name in self.owned.items()}
+        outputs = []
+        for lane in range(layout.lanes):
+            own = {local: tensor[lane] for local, tensor in perturbed.items()}
+            a, k = ([self._slice(layout, lane, v) for v in args], {n: self._slice(layout, lane, v) for n, v in kwargs.items()})
+            with _forward_of(self.module, self.original):
+                outputs.append(functional_call(self.module, own, tuple(a), k))
+        if layout.lanes == 1:
+            return outputs[0]
+        if not all(isinstance(output, Tensor) for output in outputs):
+            raise UnsupportedModuleError(f"{self.name} returns {type(outputs[0]).__name__}, not a tensor of rows; {_ELSE}")
+        single = LaneLayout(1, layout.rows)
+        return torch.cat(outputs, dim=single.require_axis(outputs[0], self.name))
+
+    def _slice(self, layout: LaneLayout, lane: int, value: Any) -> Any:
+        if layout.lanes == 1 or not isinstance(value, Tensor):
+            return value
+        return value.narrow(layout.require_axis(value, self.name), lane * layout.rows, layout.rows)
+
+
+class LaneLora(LaneModule):
+    """A linear layer with an adapter: the base product is shared by all lanes, the low-rank term is each lane's own."""
+
+    def __init__(self, name: str, module: nn.Module, lora: LoraWeights) -> None:
+        super().__init__(name, module, {})
+        self.lora = lora
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
+        if layout.lanes > 1:
+            layout.require_axis(x, self.name)
+        y: Tensor = self.original(x)
+        a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
+        rows = x.reshape(layout.lanes, -1, x.shape[-1]).to(a.dtype)
+        change = torch.bmm(torch.bmm(rows, a.transpose(1, 2)), b.transpose(1, 2))
+        return y + (change * self.lora.scale).to(y.dtype).view(y.shape)
+
+
+_ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
+
+
+class Tandem:
+    """A model prepared to run several lanes at once.
+
+    Args:
+        model: an unmodified causal language model; nothing stays changed in it after a pass.
+        parameters: what is perturbed (None: nothing; the model runs as it stands, with its adapters).
+        adapters: low-rank adapters by the path of the module they belong to.
+
+    Raises:
+        UnsupportedModuleError: a selected parameter belongs to a module that cannot run lane by lane.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> None:
+        self.parameters = parameters
+        self._modules = list(_lane_modules(model, parameters, adapters))
+        self._checked = False
+
+    @contextmanager
+    def running(self, weights: LaneWeights, layout: Callable[[], LaneLayout]) -> Iterator[None]:
+        """Inside the block the model computes ``weights.lanes``. ``layout`` is asked at every module.
+
+        Raises:
+            MissedParameterError: on the first perturbed pass, a selected parameter was never used.
+        """
+        perturbed = self.parameters is not None and any(lane.probe is not None for lane in weights.lanes)
+        if not perturbed and not any(isinstance(module, LaneLora) for module in self._modules):
+            yield
+            return
+        check = self.parameters if perturbed and not self._checked else None
+        with ExitStack() as stack:
+            if check is not None:
+                stack.enter_context(_RawUse(check))
+            for module in self._modules:
+                stack.enter_context(_forward_of(module.module, _bind(module, weights, layout)))
+            yield
+        if check is not None:
+            missed = [name for name in check if name not in weights.visited]
+            if missed:
+                raise MissedParameterError(
+                    f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
+                    "select only what the model uses, with trainable.kind = 'pattern'"
+                )
+            self._checked = True
+
+
+def _lane_modules(model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> Iterator[LaneModule]:
+    for path, module in model.named_modules():
+        if path in adapters:
+            yield LaneLora(path, module, adapters[path])
+        if parameters is None:
+            continue
+        owned = {}
+        for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
+            if (name := parameters.name_of(tensor)) is not None:
+                owned[local] = name
+        if owned:
+            yield _kind(path, module)(path, module, owned)
+
+
+def _kind(path: str, module: nn.Module) -> type[LaneModule]:
+    if isinstance(module, nn.Embedding):
+        return LaneEmbedding
+    if type(module).forward is nn.Linear.forward:
+        return LaneLinear
+    if isinstance(module, Conv1D):
+        return LaneConv1D
+    if any(True for _ in module.children()):
+        raise UnsupportedModuleError(
+            f"{path} ({type(module).__name__}) owns trainable parameters and child modules, so it cannot run lane by lane; {_ELSE}"
+        )
+    return LaneLeaf
+
+
+def _bind(module: LaneModule, weights: LaneWeights, layout: Callable[[], LaneLayout]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: module.forward(weights, layout(), *args, **kwargs)
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace one module's forward inside the block, without touching its class."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+class _LookUp(TorchFunctionMode):
+    """Answer look-ups in one table by ``rows(ids)``."""
+
+    def __init__(self, table: Tensor, rows: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._table, self._rows = table, rows
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.embedding and args[1] is self._table:
+            return self._rows(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class _RawUse(TorchFunctionMode):
+    """Refuse any use of a trainable parameter that no lane module saw: its perturbation would be silently lost."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__()
+        self._parameters = parameters
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") != "__get__":
+            for value in (*args, *(kwargs or {}).values()):
+                name = self._parameters.name_of(value) if isinstance(value, nn.Parameter) else None
+                if name is not None:
+                    raise UnsupportedModuleError(
+                        f"{name} is used by {getattr(func, '__name__', func)} outside the module that owns it; {_ELSE}"
+                    )
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,1 @@
+"""Estimators turn the losses of lanes into a gradient along probes."""

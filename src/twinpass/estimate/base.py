@@ -1,0 +1,39 @@
+"""The contract of an estimator."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import Estimate, Lane, Probe
+from twinpass.perturb.noise import Distribution
+from twinpass.settings import STRICT, Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Estimator(ABC):
+    """Which lanes to score for some probes, and what their losses say about the gradient.
+
+    Args:
+        probes: directions a step, q.
+        noise: distribution of the directions.
+        perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
+            lane to lane on an exact lattice, and eps is rounded to a power of two).
+    """
+
+    probes: Count = 1
+    noise: Distribution = "binomial"
+    perturbation: Literal["tandem", "inplace"] = "tandem"
+
+    def __post_init__(self) -> None:
+        if self.perturbation == "inplace" and self.noise == "gaussian":
+            raise ValueError("perturbation: 'inplace' needs noise on a grid; set noise to 'binomial' or 'rademacher'")
+
+    @abstractmethod
+    def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
+        """The weight variants to score."""
+
+    @abstractmethod
+    def estimate(self, probes: Sequence[Probe], eps: float, losses: Sequence[float]) -> Estimate:
+        """The gradient from ``losses``, which come in the order of :meth:`lanes`."""

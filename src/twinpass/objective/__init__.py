@@ -1,0 +1,1 @@
+"""Objectives turn examples into requests, and their scores into one number."""

@@ -1,0 +1,25 @@
+"""The contract of an objective."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from twinpass.core import Request, Score
+from twinpass.task.template import Example
+
+
+class Objective(ABC):
+    """What is minimised, and what is reported. Scores come in the order of the requests."""
+
+    metric_name: str
+
+    @abstractmethod
+    def requests(self, examples: Sequence[Example]) -> list[Request]:
+        """What has to be scored for a batch."""
+
+    @abstractmethod
+    def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
+        """The mean loss of the batch (nats); it need not be differentiable."""
+
+    @abstractmethod
+    def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
+        """The mean of the reported metric over the batch; larger is better."""

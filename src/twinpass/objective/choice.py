@@ -1,0 +1,38 @@
+"""Choose among answer options: cross-entropy over the options' log-probabilities, reported as accuracy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpass.core import Request, Score
+from twinpass.objective.base import Objective
+from twinpass.task.template import Example
+
+
+class Choice(Objective):
+    """An option's logit is the sum of its tokens' log-probabilities; the loss is the cross-entropy of the right one."""
+
+    metric_name = "accuracy"
+
+    def requests(self, examples: Sequence[Example]) -> list[Request]:
+        return [Request(example.prompt, option) for example in examples for option in example.options]
+
+    def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
+        losses = []
+        for example, logits in zip(examples, _logits(examples, scores), strict=True):
+            losses.append(np.logaddexp.reduce(logits) - logits[example.label])
+        return float(np.mean(losses))
+
+    def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
+        right = [
+            np.argmax(logits) == example.label
+            for example, logits in zip(examples, _logits(examples, scores), strict=True)
+        ]
+        return float(np.mean(right))
+
+
+def _logits(examples: Sequence[Example], scores: Sequence[Score]) -> list[NDArray[np.float64]]:
+    sums = np.array([score.sum() for score in scores])
+    bounds = np.cumsum([len(example.options) for example in examples])[:-1]
+    return np.split(sums, bounds)

@@ -1,0 +1,106 @@
+"""Exact in-place arithmetic: every weight is a whole number of quanta, so additions commute and undo to the bit.
+
+Each tensor gets a quantum ``range * 2**-24`` (float32; ``2**-53`` for float64), ``range`` a power of two with
+room for weights to double. Whole multiples of the quantum below ``range`` are exactly representable, and the
+integer-valued distributions (``binomial``, ``rademacher``: multiples of 1/4) with a power-of-two eps move weights by
+whole quanta. Updates ``scale * z`` that fall between two quanta are rounded stochastically from the term's seed,
+unbiased, and to the same integer whenever the term is added or taken back.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from twinpass.errors import LatticeError
+from twinpass.perturb import kernels
+from twinpass.perturb.noise import Distribution
+from twinpass.perturb.parameters import Parameters
+
+MANTISSA = {torch.float32: 24, torch.float64: 53}
+SMALLEST_RANGE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatticeTerm:
+    """``theta += perturbation * z + times * round(update * z)`` for the ``z`` of ``seed``."""
+
+    seed: int
+    perturbation: float = 0.0
+    update: float = 0.0
+    times: int = 1
+
+
+def power_of_two(eps: float) -> float:
+    """The power of two nearest to ``eps`` on a logarithmic scale: the eps that in-place mode really uses."""
+    return float(2.0 ** round(math.log2(eps)))
+
+
+class Lattice:
+    """The quanta of a set of parameters, and addition on them. Creating it rounds the weights to the lattice.
+
+    Raises:
+        LatticeError: bfloat16 weights (8 bits of mantissa cannot hold a perturbation), or Gaussian noise.
+    """
+
+    def __init__(self, parameters: Parameters, distribution: Distribution) -> None:
+        if distribution == "gaussian":
+            raise LatticeError("in-place mode needs noise on a grid: set estimator.noise to 'binomial' or 'rademacher'")
+        self.parameters = parameters
+        self.distribution: Distribution = distribution
+        self.quantum: dict[str, float] = {}
+        self._limit: dict[str, int] = {}
+        for name, tensor in parameters.items():
+            if tensor.dtype not in MANTISSA:
+                raise LatticeError(
+                    f"{name} is {tensor.dtype}: in-place mode restores exactly only in float32 or float64; "
+                    "set model.dtype = 'float32', or estimator.perturbation = 'tandem'"
+                )
+            largest = float(tensor.detach().abs().max())
+            reach = max(SMALLEST_RANGE, 2.0 ** math.ceil(math.log2(2 * largest))) if largest > 0 else SMALLEST_RANGE
+            self.quantum[name] = reach * 2.0 ** -MANTISSA[tensor.dtype]
+            self._limit[name] = 2 ** MANTISSA[tensor.dtype]
+        self.snap()
+
+    def snap(self) -> None:
+        """Round every weight to the nearest whole number of quanta: at most half a quantum off (1.2e-7 for |w| < 2)."""
+        for name, flat in self.parameters.flat.items():
+            quantum = flat.dtype.type(self.quantum[name])
+            np.divide(flat, quantum, out=flat)
+            np.rint(flat, out=flat)
+            np.multiply(flat, quantum, out=flat)
+
+    def add(self, terms: Sequence[LatticeTerm]) -> None:
+        """Add all terms in one pass over the weights.
+
+        Raises:
+            LatticeError: a perturbation is not a whole number of quanta, or a weight left the lattice's range.
+        """
+        if not terms:
+            return
+        seeds = np.array([term.seed for term in terms], np.uint64)
+        for name, flat in self.parameters.flat.items():
+            quantum = self.quantum[name]
+            exact = np.array([self._whole(name, term.perturbation / (4 * quantum)) for term in terms], np.int64)
+            update = np.array([term.update / quantum for term in terms], np.float64)
+            times = np.array([term.times for term in terms], np.int64)
+            key, rounding = self.parameters.keys_of[name]
+            outside = kernels.lattice_add(
+                flat, seeds, exact, update, times, key, rounding, quantum, self._limit[name], self.distribution
+            )
+            if outside:
+                raise LatticeError(
+                    f"{outside} weights of {name} grew beyond {quantum * self._limit[name]:g}, where in-place arithmetic "
+                    "is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
+                )
+
+    @staticmethod
+    def _whole(name: str, units: float) -> int:
+        if units != round(units):
+            raise LatticeError(
+                f"a perturbation of {name} is {units} times its grid, not a whole number; "
+                "eps must be a power of two that is not too small"
+            )
+        return round(units)

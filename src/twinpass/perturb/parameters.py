@@ -1,0 +1,97 @@
+"""The trainable tensors, under the names that the noise is addressed by."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twinpass.core import Term
+from twinpass.errors import ModelError
+from twinpass.perturb import kernels
+from twinpass.perturb.noise import Distribution, name_key
+
+DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+
+
+def flat_view(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as a flat NumPy array (bfloat16 as its bits in uint16), row-major, without a copy."""
+    data = tensor.detach()
+    return (data.view(torch.uint16) if data.dtype is torch.bfloat16 else data).numpy().reshape(-1)
+
+
+class Parameters(Mapping[str, Tensor]):
+    """An ordered mapping of names to trainable tensors; a tied tensor appears once, under its first name.
+
+    The values are detached aliases: they share the memory of the tensors given, not their identity.
+
+    Args:
+        tensors: contiguous CPU tensors of float32, float64 or bfloat16, updated in place.
+
+    Raises:
+        ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors:
+            raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
+        seen: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            if tensor.device.type != "cpu":
+                raise ModelError(f"{name} is on {tensor.device}: the torch engine trains on the CPU; use model.cpu()")
+            if tensor.dtype not in DTYPES:
+                raise ModelError(f"{name} is {tensor.dtype}: trainable weights must be float32, bfloat16 or float64")
+            if not tensor.is_contiguous():
+                raise ModelError(f"{name} is not contiguous in memory; replace it by its .contiguous() copy")
+            seen.setdefault(id(tensor), name)
+        self._owners = [tensors[name] for name in seen.values()]
+        self._tensors = {name: tensors[name].detach() for name in seen.values()}
+        self._name_of = seen
+        self.flat = {name: flat_view(tensor) for name, tensor in self._tensors.items()}
+        self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def name_of(self, tensor: Tensor) -> str | None:
+        """The name of a trainable tensor, or None for one that is not trained."""
+        return self._name_of.get(id(tensor))
+
+    @property
+    def numel(self) -> int:
+        """How many numbers are trained."""
+        return sum(tensor.numel() for tensor in self._tensors.values())
+
+    def add(self, terms: Sequence[Term], distribution: Distribution) -> None:
+        """``theta += sum_t scale_t * z_t``, term after term in one pass: the order decides the last bits.
+
+        float32 and float64 round to nearest; bfloat16 stochastically, from each term's seed, so that updates
+        smaller than half a step are not lost on average.
+        """
+        if not terms:
+            return
+        seeds = np.array([term.seed for term in terms], np.uint64)
+        scales = np.array([term.scale for term in terms], np.float64)
+        for name, flat in self.flat.items():
+            kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution)
+
+    def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite every tensor in place.
+
+        Raises:
+            ModelError: a tensor is missing or has another shape.
+        """
+        for name, tensor in self._tensors.items():
+            source = tensors.get(name)
+            if source is None or source.shape != tensor.shape:
+                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise ModelError(f"base weights: {name} is {found}, expected shape {tuple(tensor.shape)}")
+            tensor.copy_(source)

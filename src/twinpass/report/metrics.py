@@ -1,0 +1,83 @@
+"""``metrics.jsonl``: what happened in a run, a line each, for plots and people; the journal stays the truth."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.report.files import write_text
+from twinpass.report.listener import Listener
+
+
+class Metrics(Listener):
+    """Appends a line for every event. ``draws`` numbers steps through rollbacks, so a resumed run knows where to cut."""
+
+    def __init__(self, path: Path, draws: int, evaluations: int) -> None:
+        self._path = path
+        _cut(path, draws, evaluations)
+        self._file = path.open("a", encoding="utf-8")
+
+    def stepped(self, report: StepReport, seconds: float) -> None:
+        estimate = report.estimate
+        self._write(
+            event="step",
+            step=report.step,
+            loss=estimate.loss,
+            gradients=list(estimate.gradients),
+            clipped=list(report.clipped),
+            eps=estimate.eps,
+            lr=report.lr,
+            seconds=round(seconds, 6),
+            hit_rate=report.work.hit_rate,
+            token_layers={"demand": report.work.demand, "computed": report.work.computed},
+        )
+
+    def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        self._write(
+            event="evaluation",
+            step=step,
+            metric_name=evaluation.metric_name,
+            metric=evaluation.metric,
+            loss=evaluation.loss,
+            seconds=round(seconds, 6),
+        )
+
+    def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
+        self._write(event="rollback", step=step, to=rollback.to, reason=rollback.reason, lr_scale=lr_scale)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write(json.dumps(fields) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[Mapping[str, Any]]:
+    """The lines of a metrics file; a torn last line is left out."""
+    rows: list[Mapping[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _cut(path: Path, draws: int, evaluations: int) -> None:
+    """Keep what the journal knows of: the first ``draws`` steps and ``evaluations`` evaluations, in order."""
+    kept: list[Mapping[str, Any]] = []
+    left = {"step": draws, "evaluation": evaluations}
+    for row in read_metrics(path):
+        if left.get(row["event"], 1) <= 0:
+            break
+        if row["event"] in left:
+            left[row["event"]] -= 1
+        kept.append(row)
+    write_text(path, _lines(kept))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,92 @@
+"""Plots of a run, drawn from its metrics alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e2e8f0",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def draw_run(rows: Rows, metric_name: str, folder: Path) -> list[Path]:
+    """``loss.png``, ``<metric>.png`` and ``gradient.png`` in ``folder``; those without data are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = [row for row in rows if row["event"] == "step"]
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    rollbacks = [row["to"] for row in rows if row["event"] == "rollback"]
+    drawn = []
+    if steps:
+        drawn.append(_save(folder / "loss.png", lambda axes: _loss(axes, steps, rollbacks)))
+        drawn.append(_save(folder / "gradient.png", lambda axes: _gradient(axes, steps)))
+    if evaluations:
+        drawn.append(_save(folder / f"{metric_name}.png", lambda axes: _metric(axes, evaluations, metric_name)))
+    return drawn
+
+
+def _save(path: Path, draw: Any) -> Path:
+    with axes_of(path) as axes:
+        draw(axes)
+    return path
+
+
+@contextmanager
+def axes_of(path: Path) -> Iterator[Axes]:
+    """Axes in the house style, saved to ``path`` at the end of the block."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        yield figure.subplots()
+        figure.savefig(path, dpi=144)
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Mean over the last ``window`` values (fewer at the start)."""
+    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
+
+
+def _loss(axes: Axes, steps: Rows, rollbacks: Sequence[int]) -> None:
+    x, y = [row["step"] + 1 for row in steps], [row["loss"] for row in steps]
+    window = max(2, min(20, len(y) // 4))
+    axes.plot(x, y, ".", color=BLUE, alpha=0.25, markersize=5, label="a step")
+    axes.plot(x, smooth(y, window), color=BLUE, linewidth=2, label=f"mean of {window} steps")
+    for i, step in enumerate(rollbacks):
+        axes.axvline(step, color=ORANGE, linewidth=1, label="rolled back to here" if i == 0 else None)
+    axes.set(xlabel="step", ylabel="training loss (nats)", title="Loss, mean of both signs")
+    axes.legend()
+
+
+def _gradient(axes: Axes, steps: Rows) -> None:
+    x = [row["step"] + 1 for row in steps for _ in row["gradients"]]
+    raw = np.array([g for row in steps for g in row["gradients"]])
+    used = np.array([g for row in steps for g in row["clipped"]])
+    axes.plot(x, used, ".", color=BLUE, markersize=5, label="used")
+    cut = raw != used
+    if cut.any():
+        axes.plot(np.array(x)[cut], raw[cut], "x", color=ORANGE, markersize=6, label=f"before clipping ({cut.sum()})")
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.set(xlabel="step", ylabel="g = (L$_+$ - L$_-$) / (2 eps)", title="Projected gradient")
+    axes.legend()
+
+
+def _metric(axes: Axes, evaluations: Rows, metric_name: str) -> None:
+    x, y = [row["step"] for row in evaluations], [100 * row["metric"] for row in evaluations]
+    axes.plot(x, y, "o-", color=BLUE, linewidth=2)
+    for point, place in ((0, "bottom"), (len(x) - 1, "bottom")):
+        axes.annotate(f"{y[point]:.1f}%", (x[point], y[point]), textcoords="offset points", xytext=(0, 7), ha="center", va=place)
+    axes.margins(y=0.15)
+    axes.set(xlabel="step", ylabel=f"held-out {metric_name} (%)", title=f"Held-out {metric_name}")

@@ -1,0 +1,64 @@
+"""A live progress bar in the terminal, and one line an event that stays."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.report.listener import Listener
+
+
+class ProgressBar(Listener):
+    """Shows step, loss, projected gradient, eps, step time and hit rate while a run goes on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self._train = self._bars.add_task("training", total=None, visible=False, state="")
+        self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
+        self._mean: float | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def started(self, steps: int, done: int) -> None:
+        self._bars.update(self._train, total=steps, completed=done, visible=True)
+
+    def stepped(self, report: StepReport, seconds: float) -> None:
+        estimate = report.estimate
+        self._mean = estimate.loss if self._mean is None else 0.9 * self._mean + 0.1 * estimate.loss
+        size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
+        state = (
+            f"loss {self._mean:.3f}  |g| {size:.3g}  eps {estimate.eps:.2g}  "
+            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}"
+        )
+        self._bars.update(self._train, completed=report.step + 1, state=state)
+
+    def evaluating(self, done: int, total: int) -> None:
+        self._bars.update(self._held_out, completed=done, total=total, visible=done < total)
+
+    def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        when = "before training" if step == 0 else f"after step {step}"
+        self._console.print(
+            f"held-out {evaluation.metric_name} {when}: [bold]{evaluation.metric:.1%}[/bold]"
+            f"  (loss {evaluation.loss:.3f}, {evaluation.examples} rows, {seconds:.1f} s)"
+        )
+
+    def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
+        self._bars.update(self._train, completed=rollback.to)
+        self._console.print(
+            f"[yellow]step {step}: {rollback.reason}; back to step {rollback.to}, learning rate times {lr_scale:g}[/yellow]"
+        )

@@ -1,0 +1,1 @@
+"""Schedules of the learning rate and of eps, as pure functions of the step."""

@@ -1,0 +1,1 @@
+"""Rows of a file become tokenised examples."""

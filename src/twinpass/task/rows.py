@@ -1,0 +1,75 @@
+"""Read rows from JSON lines or CSV; every fault names file and row."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twinpass.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Named fields, and ``place`` ("reviews.jsonl, row 7") for messages."""
+
+    fields: dict[str, Any]
+    place: str
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """The first ``limit`` rows of a ``.jsonl`` or ``.csv`` file (all of them without a limit).
+
+    Raises:
+        DataError: the file is missing, empty or of another kind, or a row cannot be read.
+    """
+    readers = {".jsonl": _jsonl, ".csv": _csv}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: expected a file ending in {' or '.join(readers)}; convert it, one example a row")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; paths in a configuration are relative to the configuration file")
+    rows = []
+    for row in readers[path.suffix](path):
+        if limit is not None and len(rows) == limit:
+            break
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{path}: the file holds no rows")
+    if limit is not None and len(rows) < limit:
+        raise DataError(f"{path}: the configuration asks for {limit} rows, the file holds {len(rows)}")
+    return rows
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _json_row(path, number, line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, after row {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+
+
+def _json_row(path: Path, number: int, line: str) -> Row:
+    place = f"{path}, row {number}"
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
+    if not isinstance(fields, dict):
+        raise DataError(f'{place}: expected an object such as {{"text": "...", "label": 0}}, got {line.strip()[:40]}')
+    return Row(fields, place)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        try:
+            for number, fields in enumerate(reader, 1):
+                if None in fields or None in fields.values():
+                    raise DataError(f"{path}, row {number}: the header names {len(reader.fieldnames or ())} columns, the row differs")
+                yield Row(dict(fields), f"{path}, row {number}")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error

@@ -1,0 +1,27 @@
+"""Score held-out examples under the base lane."""
+
+from collections.abc import Callable, Sequence
+
+from twinpass.core import BASE, Evaluation
+from twinpass.engine.base import Engine
+from twinpass.objective.base import Objective
+from twinpass.task.template import Example
+
+BLOCK = 32
+
+
+def evaluate(
+    engine: Engine,
+    objective: Objective,
+    examples: Sequence[Example],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Metric and loss of the weights as they stand; ``progress`` is told how many examples are done."""
+    metric = loss = 0.0
+    for start in range(0, len(examples), BLOCK):
+        part = examples[start : start + BLOCK]
+        values = engine.score(objective.requests(part), [BASE]).values[0]
+        metric += objective.metric(part, values) * len(part)
+        loss += objective.loss(part, values) * len(part)
+        progress(start + len(part))
+    return Evaluation(objective.metric_name, metric / len(examples), loss / len(examples), len(examples))

@@ -1,0 +1,183 @@
+"""A run is its list of updates: an append-only journal of JSON lines, chained by checksums.
+
+``theta_t = theta_0 - sum_i lr_i g_i z_i``, so (seeds, eps, losses, gradients, lr) of every step rebuild the weights.
+Each line ends in ``check``, a hash of the line and of the check before it: an altered, lost or swapped line shows.
+A line is on the disk before the update it describes is made, so a crash at any point loses nothing.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from twinpass.core import Estimate, Probe, StepReport, Term, Work
+from twinpass.errors import JournalError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A journal read back: its header, its records, and how many bytes of the file are sound."""
+
+    header: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+    sound_bytes: int
+    check: str
+
+
+@dataclass(slots=True)
+class History:
+    """What the records add up to: the steps still in force after rollbacks, and the state derived from them.
+
+    ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own.
+    """
+
+    steps: list[StepReport] = field(default_factory=list)
+    evaluations: dict[int, float] = field(default_factory=dict)
+    draws: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> Self:
+        """Fold a journal's records."""
+        history = cls()
+        for record in records:
+            history.fold(record)
+        return history
+
+    def fold(self, record: Mapping[str, Any]) -> None:
+        """Take in one more record."""
+        if record["kind"] == "step":
+            self.steps.append(_report(record))
+            self.draws += 1
+        elif record["kind"] == "evaluation":
+            self.evaluations[record["step"]] = record["metric"]
+        else:
+            self.rollbacks += 1
+            self.draws += record["discarded"]
+            self.lr_scale = record["lr_scale"]
+            del self.steps[record["to"] :]
+            self.evaluations = {step: value for step, value in self.evaluations.items() if step <= record["to"]}
+
+    def terms(self, first: int = 0, last: int | None = None) -> list[Term]:
+        """The updates of steps ``first`` to ``last`` - 1, in order."""
+        return [term for step in self.steps[first:last] for term in step.terms]
+
+
+def step_record(report: StepReport) -> dict[str, Any]:
+    """A step as a journal line."""
+    estimate = report.estimate
+    return {
+        "kind": "step",
+        "step": report.step,
+        "seeds": [probe.seed for probe in estimate.probes],
+        "eps": estimate.eps,
+        "losses": [list(pair) for pair in estimate.losses],
+        "gradients": list(estimate.gradients),
+        "clipped": list(report.clipped),
+        "lr": report.lr,
+        "work": [report.work.demand, report.work.computed],
+    }
+
+
+def _report(record: Mapping[str, Any]) -> StepReport:
+    estimate = Estimate(
+        tuple(Probe(seed) for seed in record["seeds"]),
+        record["eps"],
+        tuple((plus, minus) for plus, minus in record["losses"]),
+        tuple(record["gradients"]),
+    )
+    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], Work(*record["work"]))
+
+
+class Journal:
+    """An open journal; use :meth:`create` or :meth:`open`."""
+
+    def __init__(self, path: Path, check: str) -> None:
+        self.path = path
+        self._check = check
+        self._file = path.open("ab")
+
+    @classmethod
+    def create(cls, path: Path, header: Mapping[str, Any]) -> Self:
+        """Begin a journal with its header.
+
+        Raises:
+            JournalError: there is one already.
+        """
+        if path.exists():
+            raise JournalError(f"{path} already holds a run; resume it, or choose another folder with run.out")
+        journal = cls(path, "")
+        journal.append({"kind": "header", "format": FORMAT, **header})
+        return journal
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[Self, Contents]:
+        """Continue a journal: a torn last line is cut off first."""
+        contents = read(path)
+        if contents.sound_bytes < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(contents.sound_bytes)
+        return cls(path, contents.check), contents
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record and wait until it is on the disk."""
+        body = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        self._check = _chain(self._check, body)
+        self._file.write(f'{body[:-1]},"check":"{self._check}"}}\n'.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read(path: Path) -> Contents:
+    """Read and verify a journal. A damaged last line is left out: its step simply runs again.
+
+    Raises:
+        JournalError: there is no journal, its format is unknown, or an inner line is damaged.
+    """
+    if not path.is_file():
+        raise JournalError(f"{path}: there is no journal here; give the folder of a run")
+    lines = path.read_bytes().splitlines(keepends=True)
+    records: list[Mapping[str, Any]] = []
+    check, sound = "", 0
+    for number, line in enumerate(lines, 1):
+        record, new = _parse(line, check)
+        if record is None:
+            if number == len(lines) and records:
+                break
+            raise JournalError(
+                f"{path}, line {number}: the checksum does not match, the line was damaged or changed; restore the file "
+                f"from a backup, or keep its first {number - 1} lines and resume from there"
+            )
+        records.append(record)
+        check, sound = new, sound + len(line)
+    if not records or records[0].get("kind") != "header":
+        raise JournalError(f"{path}: the file is empty or does not begin with a header; it is not a twinpass journal")
+    if records[0]["format"] != FORMAT:
+        raise JournalError(f"{path}: written in format {records[0]['format']}, this version reads {FORMAT}; use the version that wrote it")
+    return Contents(records[0], tuple(records[1:]), sound, check)
+
+
+def _parse(line: bytes, check: str) -> tuple[Mapping[str, Any] | None, str]:
+    body, separator, tail = line.rstrip(b"\n").rpartition(b',"check":"')
+    if not line.endswith(b'"}\n') or not separator:
+        return None, check
+    text = body.decode("utf-8", "replace") + "}"
+    expected = _chain(check, text)
+    if tail != f'{expected}"}}'.encode():
+        return None, check
+    record: Mapping[str, Any] = json.loads(text)
+    return record, expected
+
+
+def _chain(before: str, body: str) -> str:
+    return hashlib.blake2b(f"{before}{body}".encode(), digest_size=8).hexdigest()

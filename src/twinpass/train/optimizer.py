@@ -1,0 +1,44 @@
+"""Plain SGD along probes, with its learning-rate schedule and safeguards."""
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.schedule.learning_rate import ScheduleName, factor
+from twinpass.settings import STRICT, Count, Index, NonNegative, Positive
+from twinpass.train.safeguards import DivergenceGuard, MedianClip
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sgd:
+    """``theta -= lr_t / q * sum_k clip(g_k) z_k`` over ``steps`` minibatches of ``batch_size``.
+
+    ``lr_t`` follows ``schedule`` after ``warmup`` steps. ``clip`` and ``clip_window`` are those of
+    :class:`MedianClip`; ``guard_loss``, ``guard_metric`` and ``guard_window`` those of :class:`DivergenceGuard`.
+    A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times.
+    """
+
+    lr: Positive
+    steps: Count
+    batch_size: Count = 16
+    schedule: ScheduleName = "linear"
+    warmup: Index = 0
+    clip: NonNegative = 4.0
+    clip_window: Count = 100
+    guard_loss: NonNegative = 1.0
+    guard_metric: NonNegative = 0.15
+    guard_window: Count = 20
+    guard_lr: Positive = 0.5
+    guard_rollbacks: Index = 5
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of ``step``, before any slow-down by the guard."""
+        return self.lr * factor(self.schedule, step, self.steps, self.warmup)
+
+    @property
+    def clipping(self) -> MedianClip:
+        """The gradient clip."""
+        return MedianClip(self.clip, self.clip_window)
+
+    @property
+    def guard(self) -> DivergenceGuard:
+        """The divergence guard."""
+        return DivergenceGuard(self.guard_window, self.guard_loss, self.guard_metric)

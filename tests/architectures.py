@@ -1,0 +1,159 @@
+"""Tiny random models of every architecture family, and the plain computations that the engine is measured against."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from twinpass.core import BASE, Lane, Probe, Request, Score, Term
+from twinpass.perturb.noise import Distribution, reference
+
+VOCABULARY = 97
+WINDOW = 8
+"""The sliding window of those that have one; the longest request of :data:`REQUESTS` is three times as long."""
+
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+GROUPED = {**SIZES, **SPECIAL, "intermediate_size": 48, "num_key_value_heads": 2, "initializer_range": 0.25}
+GROUPED["max_position_embeddings"] = 64
+
+ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
+    "llama-untied": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+    "qwen2": lambda: Qwen2Config(**GROUPED, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=12, tie_word_embeddings=True),
+    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=WINDOW),
+    "gemma2": lambda: Gemma2Config(
+        **GROUPED,
+        head_dim=12,
+        query_pre_attn_scalar=10,
+        sliding_window=WINDOW,
+        attn_logit_softcapping=3.0,
+        final_logit_softcapping=5.0,
+    ),
+    "gpt2": lambda: GPT2Config(
+        **SPECIAL, vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.25
+    ),
+    "opt": lambda: OPTConfig(
+        **SIZES, bos_token_id=0, eos_token_id=0, pad_token_id=1, ffn_dim=48, max_position_embeddings=64, init_std=0.25
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(
+        **SIZES,
+        **SPECIAL,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        rotary_pct=0.5,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+    ),
+}
+"""Models that the packed pass runs."""
+
+FALLBACK: dict[str, Callable[[], PretrainedConfig]] = {
+    "bloom": lambda: BloomConfig(
+        **SPECIAL, vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.25
+    ),
+}
+"""Models that run by their own forward (ALiBi is no attention backend)."""
+
+REQUESTS = (
+    Request((5, 6, 7, 8), (9,)),
+    Request((5, 6, 7, 8), (10, 11, 12)),
+    Request((5, 6, 7, 8), (10, 11, 13, 14)),
+    Request((5, 6, 7, 8, 10), (11, 12)),
+    Request((40,), (41,)),
+    Request(tuple(range(20, 42)), (3, 4, 3)),
+    Request(tuple(range(20, 42)), (3, 90)),
+    Request(tuple(range(20, 35)), (2,)),
+    Request((5, 6, 7, 8), (9,)),
+)
+"""Shared prefixes, one inside another, options of one and of several tokens, a repetition, lengths from 1 to 24."""
+
+LANES = (
+    Lane(Probe(7), 1, 0.05),
+    Lane(Probe(7), -1, 0.05),
+    BASE,
+    Lane(Probe(2**63 + 9), 1, 0.03125),
+    Lane(Probe(8), -1, 0.0625),
+)
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """A random model whose norms and biases are random too, so that nothing in it is 0 or 1 by habit."""
+    config = (ARCHITECTURES | FALLBACK)[name]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter += 0.25 * torch.randn_like(parameter)
+    return model.to(dtype).eval()  # type: ignore[no-any-return, no-untyped-call]
+
+
+def bits(model: PreTrainedModel) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+class _Float64Softmax(TorchFunctionMode):
+    """Keep float64 where eager attention would fall to float32, so that the reference is as exact as its model."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.softmax and args[0].dtype is torch.float64:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+def naive(model: PreTrainedModel, requests: Sequence[Request]) -> list[Score]:
+    """One sequence at a time by the model's own forward (just as it stands where the engine runs that one too)."""
+    exact = nullcontext() if model.config.model_type in FALLBACK else _Float64Softmax()
+    scores = []
+    with torch.no_grad(), exact:
+        for request in requests:
+            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0, len(request.prompt) - 1 :]
+            logprobs = torch.log_softmax(logits, -1)[torch.arange(len(request.completion)), list(request.completion)]
+            scores.append(logprobs.double().numpy())
+    return scores
+
+
+def direction(name: str, tensor: Tensor, seed: int, noise: Distribution) -> Tensor:
+    """``z`` of one parameter, by the definition."""
+    z = torch.from_numpy(reference(seed, name, 0, tensor.numel(), noise).copy())
+    return z.view(tensor.shape).to(tensor.dtype)
+
+
+def shifted(model: PreTrainedModel, names: Sequence[str], terms: Sequence[Term], noise: Distribution) -> PreTrainedModel:
+    """A copy of the model whose weights really are ``theta + scale * z``."""
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for name in names:
+            parameter = copy.get_parameter(name)
+            for term in terms:
+                parameter += term.scale * direction(name, parameter, term.seed, noise)
+    return copy
+
+
+def in_lane(model: PreTrainedModel, names: Sequence[str], lane: Lane, noise: Distribution) -> PreTrainedModel:
+    """A copy of the model as ``lane`` sees it."""
+    terms = [] if lane.probe is None else [Term(lane.probe.seed, lane.scale)]
+    return shifted(model, names, terms, noise)

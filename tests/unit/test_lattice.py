@@ -1,0 +1,415 @@
+"""In-place arithmetic comes back exactly: against integers in plain NumPy, in any order, split and direction."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twinpass.core import BASE, Lane, Probe, Term
+from twinpass.errors import LatticeError
+from twinpass.perturb import noise
+from twinpass.perturb.inplace import InPlaceWeights
+from twinpass.perturb.lattice import Lattice, LatticeTerm, power_of_two
+from twinpass.perturb.noise import Distribution
+from twinpass.perturb.parameters import Parameters, flat_view
+
+EPS = 2.0**-10
+GRIDDED: tuple[Distribution, ...] = ("binomial", "rademacher")
+DTYPES = (torch.float32, torch.float64)
+BITS = {torch.float32: 24, torch.float64: 53}
+
+property_test = settings(deadline=None, max_examples=40)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_distribution = pytest.mark.parametrize("distribution", GRIDDED)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Waking a second thread costs more than these small tensors do, on a busy machine a hundred times more."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
+
+
+def bits(tensor: Tensor) -> NDArray[Any]:
+    flat = flat_view(tensor)
+    return flat.view(f"u{flat.itemsize}")
+
+
+def random_tensor(*shape: int, spread: float = 0.02, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    normal = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (normal * spread).to(dtype)
+
+
+def small_model(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Three tensors on three grids; the first needs more than one of the kernel's chunks."""
+    return {
+        "layers.0.weight": random_tensor(50, 99, dtype=dtype),
+        "norm.weight": random_tensor(130, spread=10.0, dtype=dtype, seed=1),
+        "bias": torch.zeros(7, dtype=dtype),
+    }
+
+
+class Ledger:
+    """The weights as whole numbers of quanta: base lattice plus journaled updates, independent of the kernels."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], distribution: Distribution) -> None:
+        self.distribution = distribution
+        self.quantum: dict[str, float] = {}
+        self.units: dict[str, NDArray[np.int64]] = {}
+        for name, tensor in tensors.items():
+            mantissa, exponent = math.frexp(2 * float(tensor.abs().max()))
+            reach = max(4.0, 2.0 ** (exponent - 1 if mantissa == 0.5 else exponent))
+            self.quantum[name] = reach * 2.0 ** -BITS[tensor.dtype]
+            weights = tensor.double().numpy().reshape(-1)
+            self.units[name] = np.rint(weights / self.quantum[name]).astype(np.int64)
+
+    def noise(self, name: str, seed: int) -> NDArray[np.float64]:
+        return noise.reference(seed, name, 0, self.units[name].size, self.distribution).astype(np.float64)
+
+    def add(self, terms: Sequence[Term], times: int = 1) -> None:
+        for term in terms:
+            for name, units in self.units.items():
+                u = noise.uniform_reference(term.seed, name, 0, units.size).astype(np.float64)
+                steps = np.floor(term.scale / self.quantum[name] * self.noise(name, term.seed) + u)
+                units += times * steps.astype(np.int64)
+
+    def assert_equals(self, tensors: Mapping[str, Tensor], lane: Lane = BASE) -> None:
+        for name, tensor in tensors.items():
+            units = self.units[name]
+            if lane.probe is not None:
+                quarter_steps = int(lane.scale / (4 * self.quantum[name]))
+                units = units + quarter_steps * (4 * self.noise(name, lane.probe.seed)).astype(np.int64)
+            expected = torch.from_numpy(units * self.quantum[name]).to(tensor.dtype)
+            assert np.array_equal(bits(tensor), bits(expected)), name
+
+
+def journal(step: int, q: int, lr: float = 1e-4) -> list[Term]:
+    """An update as training makes it: one term a probe, every tenth with a gradient of zero."""
+    seeds = [noise.derive_seed(1, "probe", step, k) for k in range(q)]
+    gradients = np.random.default_rng(step).normal(0, 1, q) * (step % 10 != 9)
+    return [Term(seed, -lr * float(g) / q) for seed, g in zip(seeds, gradients, strict=True)]
+
+
+class TestGrid:
+    @each_dtype
+    @pytest.mark.parametrize(
+        ("largest", "reach"),
+        [(0, 4), (1e-3, 4), (1.999, 4), (2, 4), (2.001, 8), (3.9, 8), (4, 8), (4.1, 16), (100, 256), (1e4, 2**15)],
+    )
+    def test_has_room_for_weights_to_double(self, largest: float, reach: float, dtype: torch.dtype) -> None:
+        weights = torch.tensor([0.0, -largest, largest / 3], dtype=dtype)
+        lattice = Lattice(Parameters({"w": weights}), "binomial")
+        assert lattice.quantum == {"w": reach * 2.0 ** -BITS[dtype]}
+
+    @each_dtype
+    @pytest.mark.parametrize("spread", [1e-7, 1e-3, 1.0, 37.0, 1e5])
+    def test_snapping_moves_at_most_half_a_quantum_and_only_once(self, spread: float, dtype: torch.dtype) -> None:
+        weights = random_tensor(3000, spread=spread, dtype=dtype)
+        before = weights.double().clone()
+        lattice = Lattice(Parameters({"w": weights}), "binomial")
+        quantum = lattice.quantum["w"]
+        snapped = weights.clone()
+        assert (snapped.double() - before).abs().max() <= quantum / 2
+        assert torch.equal(snapped.double() / quantum, (snapped.double() / quantum).round())
+
+        lattice.snap()
+        assert np.array_equal(bits(weights), bits(snapped))
+        assert Lattice(Parameters({"w": weights}), "binomial").quantum["w"] == quantum
+        assert np.array_equal(bits(weights), bits(snapped))
+
+    @pytest.mark.parametrize(
+        ("eps", "used"),
+        [(1e-3, 2**-10), (2**-10, 2**-10), (3e-3, 2**-8), (1e-4, 2**-13), (1.0, 1.0), (1.4, 1.0), (1.5, 2.0)],
+    )
+    def test_power_of_two(self, eps: float, used: float) -> None:
+        assert power_of_two(eps) == used
+
+    @property_test
+    @given(st.floats(1e-12, 1e6))
+    def test_power_of_two_is_the_nearest(self, eps: float) -> None:
+        used = power_of_two(eps)
+        assert math.frexp(used)[0] == 0.5
+        assert 0.7071 < used / eps < 1.4143
+
+
+class TestAddition:
+    @each_dtype
+    @each_distribution
+    def test_is_the_ledgers(self, dtype: torch.dtype, distribution: Distribution) -> None:
+        tensors = small_model(dtype)
+        ledger = Ledger(tensors, distribution)
+        terms = [Term(3, 1e-3), Term(2**63 + 1, -2e-8), Term(2**64 - 1, 0.01)]
+        lattice = Lattice(Parameters(tensors), distribution)
+        ledger.assert_equals(tensors)
+        lattice.add([LatticeTerm(term.seed, update=term.scale) for term in terms])
+        ledger.add(terms)
+        ledger.assert_equals(tensors)
+        lattice.add([LatticeTerm(5, perturbation=-EPS)])
+        ledger.assert_equals(tensors, Lane(Probe(5), -1, EPS))
+
+    @each_dtype
+    @each_distribution
+    def test_a_perturbation_is_exact(self, dtype: torch.dtype, distribution: Distribution) -> None:
+        tensors = small_model(dtype)
+        lattice = Lattice(Parameters(tensors), distribution)
+        before = {name: tensor.double().clone() for name, tensor in tensors.items()}
+        lattice.add([LatticeTerm(5, perturbation=EPS)])
+        for name, tensor in tensors.items():
+            z = torch.from_numpy(noise.reference(5, name, 0, tensor.numel(), distribution)).reshape(tensor.shape)
+            assert torch.equal(tensor.double() - before[name], EPS * z.double())
+
+    @property_test
+    @given(
+        st.lists(
+            st.builds(
+                LatticeTerm,
+                seed=st.sampled_from((1, 2, 2**63, 2**64 - 1)),
+                perturbation=st.integers(-3, 3).map(lambda n: n * EPS),
+                update=st.floats(-1e-3, 1e-3),
+                times=st.sampled_from((1, -1, 2)),
+            ),
+            min_size=1,
+            max_size=8,
+        ),
+        st.sampled_from(GRIDDED),
+        st.sampled_from(DTYPES),
+        st.randoms(use_true_random=False),
+    )
+    def test_any_order_and_split_gives_the_same_bits(
+        self, terms: list[LatticeTerm], distribution: Distribution, dtype: torch.dtype, random: Random
+    ) -> None:
+        together, apart = small_model(dtype), small_model(dtype)
+        Lattice(Parameters(together), distribution).add(terms)
+        shuffled = random.sample(terms, len(terms))
+        cut = random.randint(0, len(terms))
+        lattice = Lattice(Parameters(apart), distribution)
+        for part in (shuffled[:cut], shuffled[cut:]):
+            lattice.add(part)
+        for name in together:
+            assert np.array_equal(bits(together[name]), bits(apart[name]))
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_any_number_of_threads(self, threads: int) -> None:
+        tensors = {"w": random_tensor(30_000)}
+        ledger = Ledger(tensors, "binomial")
+        terms = journal(0, 3)
+        before = numba.get_num_threads()
+        try:
+            numba.set_num_threads(threads)
+        except ValueError:
+            pytest.skip(f"Numba was started with fewer than {threads} threads")
+        try:
+            Lattice(Parameters(tensors), "binomial").add([LatticeTerm(t.seed, update=t.scale) for t in terms])
+        finally:
+            numba.set_num_threads(before)
+        ledger.add(terms)
+        ledger.assert_equals(tensors)
+
+    @each_dtype
+    @each_distribution
+    @pytest.mark.parametrize("quanta", [0.3, -0.01, 0.5, -2.7])
+    def test_rounding_is_unbiased(self, quanta: float, dtype: torch.dtype, distribution: Distribution) -> None:
+        """Two two-sided z-tests at alpha 1e-6 each (|score| < 4.9): the residual's mean, and its correlation with
+        the sign of the update. The seeds are fixed, so the outcome is too.
+        """
+        count = 100_000
+        weights = torch.zeros(count, dtype=dtype)
+        lattice = Lattice(Parameters({"w": weights}), distribution)
+        quantum = lattice.quantum["w"]
+        lattice.add([LatticeTerm(23, update=quanta * quantum)])
+        wanted = quanta * noise.reference(23, "w", 0, count, distribution).astype(np.float64)
+        chance = wanted - np.floor(wanted)
+        moved = weights.double().numpy() / quantum
+        assert np.isin(moved - np.floor(wanted), (0, 1)).all()
+        deviation = math.sqrt(float((chance * (1 - chance)).sum()))
+        assert abs(float((moved - wanted).sum())) <= 4.9 * deviation
+        assert abs(float(((moved - wanted) * np.sign(wanted)).sum())) <= 4.9 * deviation
+
+    def test_updates_below_half_a_quantum_are_not_lost(self) -> None:
+        """The control of the test above: rounding to nearest would leave every one of these weights at zero."""
+        weights = torch.zeros(100_000)
+        lattice = Lattice(Parameters({"w": weights}), "rademacher")
+        lattice.add([LatticeTerm(23, update=0.3 * lattice.quantum["w"])])
+        assert 0.29 < float((weights != 0).double().mean()) < 0.31
+
+
+class TestRefusals:
+    def test_gaussian_noise(self) -> None:
+        with pytest.raises(LatticeError, match=r"in-place mode needs noise on a grid: .*'binomial' or 'rademacher'"):
+            Lattice(Parameters({"w": torch.zeros(2)}), "gaussian")
+
+    def test_bfloat16_weights(self) -> None:
+        tensors = {"good": torch.zeros(2), "layer.w": torch.zeros(2, dtype=torch.bfloat16)}
+        with pytest.raises(LatticeError, match=r"layer\.w is torch\.bfloat16: .* model\.dtype = 'float32'"):
+            Lattice(Parameters(tensors), "binomial")
+
+    @each_distribution
+    @pytest.mark.parametrize("eps", [1e-3, 0.1, 3e-3, 2.0**-30, math.pi])
+    def test_an_eps_between_the_quanta(self, eps: float, distribution: Distribution) -> None:
+        weights = random_tensor(100)
+        lattice = Lattice(Parameters({"layer.w": weights}), distribution)
+        before = weights.clone()
+        with pytest.raises(
+            LatticeError, match=r"perturbation of layer\.w is .* not a whole number; eps must be a power"
+        ):
+            InPlaceWeights(lattice).move_to(Lane(Probe(1), 1, eps))
+        assert torch.equal(weights, before)
+
+    def test_an_eps_too_small_for_one_tensor_only(self) -> None:
+        tensors = {"small.w": torch.ones(4), "large.w": torch.full((4,), 1000.0)}
+        lattice = Lattice(Parameters(tensors), "binomial")
+        with pytest.raises(LatticeError, match=r"perturbation of large\.w is 0\.0078125 times its grid"):
+            lattice.add([LatticeTerm(1, perturbation=2.0**-18)])
+
+    @each_dtype
+    @pytest.mark.parametrize(
+        "term",
+        [LatticeTerm(1, perturbation=4.0), LatticeTerm(1, update=3.5), LatticeTerm(1, update=-3.9, times=-1)],
+        ids=["perturbation", "update", "undo"],
+    )
+    def test_leaving_the_range(self, term: LatticeTerm, dtype: torch.dtype) -> None:
+        """From 2, with the range ending at 4, exactly the weights whose sign is positive leave it."""
+        tensors = {"calm": torch.zeros(3, dtype=dtype), "wild.w": torch.full((500,), 2.0, dtype=dtype)}
+        lattice = Lattice(Parameters(tensors), "rademacher")
+        outside = int((noise.reference(1, "wild.w", 0, 500, "rademacher") > 0).sum())
+        with pytest.raises(LatticeError, match=rf"^{outside} weights of wild\.w grew beyond 4, .* lower optimizer\.lr"):
+            lattice.add([term])
+
+    @each_dtype
+    def test_the_edge_of_the_range_is_inside(self, dtype: torch.dtype) -> None:
+        weights = torch.full((500,), 2.0, dtype=dtype)
+        lattice = Lattice(Parameters({"w": weights}), "rademacher")
+        lattice.add([LatticeTerm(1, perturbation=2.0)])
+        assert set(weights.tolist()) == {0.0, 4.0}
+        lattice.add([LatticeTerm(1, perturbation=-2.0)])
+        assert set(weights.tolist()) == {2.0}
+
+
+class TestWalk:
+    @pytest.mark.parametrize(
+        ("distribution", "dtype", "q", "steps"),
+        [
+            ("binomial", torch.float32, 1, 1000),
+            ("rademacher", torch.float32, 1, 1000),
+            ("binomial", torch.float64, 1, 1000),
+            ("rademacher", torch.float64, 2, 200),
+            ("binomial", torch.float32, 3, 200),
+        ],
+    )
+    def test_a_thousand_steps_are_the_base_plus_the_journal(
+        self, distribution: Distribution, dtype: torch.dtype, q: int, steps: int
+    ) -> None:
+        tensors = small_model(dtype)
+        ledger = Ledger(tensors, distribution)
+        weights = InPlaceWeights(Lattice(Parameters(tensors), distribution))
+        base = {name: bits(tensor).copy() for name, tensor in tensors.items()}
+        updates = [journal(step, q) for step in range(steps)]
+        for step, terms in enumerate(updates):
+            before = weights.passes
+            for term in terms:
+                for sign in (1, -1):
+                    lane = Lane(Probe(term.seed), sign, EPS)
+                    weights.move_to(lane)
+                    if step % 50 == 0:
+                        ledger.assert_equals(tensors, lane)
+            assert weights.passes - before == 2 * q
+            weights.update(terms)
+            ledger.add(terms)
+        weights.settle()
+        assert weights.passes == 2 * q * steps + 1
+        ledger.assert_equals(tensors)
+        assert not any(np.array_equal(bits(tensor), base[name]) for name, tensor in tensors.items())
+
+        random = Random(0)
+        for terms in random.sample(updates, steps):
+            weights.undo(random.sample(terms, q))
+            if random.random() < 0.2:
+                weights.move_to(Lane(Probe(terms[0].seed), random.choice((1, -1)), EPS))
+        weights.settle()
+        for name, tensor in tensors.items():
+            assert np.array_equal(bits(tensor), base[name]), name
+
+    def test_settling_every_step_gives_the_same_bits(self) -> None:
+        lazy, eager = small_model(), small_model()
+        for tensors, settles in ((lazy, False), (eager, True)):
+            weights = InPlaceWeights(Lattice(Parameters(tensors), "binomial"))
+            for step in range(50):
+                terms = journal(step, 1)
+                for sign in (1, -1):
+                    weights.move_to(Lane(Probe(terms[0].seed), sign, EPS))
+                    if settles:
+                        weights.settle()
+                weights.update(terms)
+                if settles:
+                    weights.settle()
+            weights.settle()
+        for name in lazy:
+            assert np.array_equal(bits(lazy[name]), bits(eager[name]))
+
+    @property_test
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(("plus", "minus", "settle", "update", "undo")),
+                st.sampled_from((1, 2, 2**63)),
+                st.sampled_from((1e-3, -3e-8, 0.0, 2e-5)),
+            ),
+            max_size=25,
+        ),
+        st.sampled_from(GRIDDED),
+        st.sampled_from(DTYPES),
+    )
+    def test_any_walk_ends_at_the_ledger(
+        self, moves: list[tuple[str, int, float]], distribution: Distribution, dtype: torch.dtype
+    ) -> None:
+        tensors = {"w": random_tensor(300, dtype=dtype), "v": random_tensor(5, spread=9.0, dtype=dtype)}
+        ledger = Ledger(tensors, distribution)
+        weights = InPlaceWeights(Lattice(Parameters(tensors), distribution))
+        for move, seed, scale in moves:
+            lane = Lane(Probe(seed), 1 if move == "plus" else -1, EPS)
+            if move == "update":
+                weights.update([Term(seed, scale)])
+                ledger.add([Term(seed, scale)])
+            elif move == "undo":
+                weights.undo([Term(seed, scale)])
+                ledger.add([Term(seed, scale)], -1)
+            elif move == "settle":
+                weights.settle()
+                ledger.assert_equals(tensors)
+            else:
+                weights.move_to(lane)
+                ledger.assert_equals(tensors, lane)
+        weights.settle()
+        ledger.assert_equals(tensors)
+
+    def test_standing_still_costs_no_pass(self) -> None:
+        weights = InPlaceWeights(Lattice(Parameters(small_model()), "binomial"))
+        weights.settle()
+        assert weights.passes == 0
+        for _ in range(2):
+            weights.move_to(Lane(Probe(1), 1, EPS))
+            assert weights.passes == 1
+        weights.update([])
+        for _ in range(2):
+            weights.settle()
+            assert weights.passes == 2
+
+    def test_tiny_negative_weights_come_back_to_the_bit(self) -> None:
+        """They snap to zero, whose sign must survive a round trip too."""
+        tensors = {"w": torch.tensor([-1e-9, -0.0, 0.0, 1e-9])}
+        weights = InPlaceWeights(Lattice(Parameters(tensors), "rademacher"))
+        base = bits(tensors["w"]).copy()
+        weights.move_to(Lane(Probe(1), 1, EPS))
+        weights.settle()
+        assert np.array_equal(bits(tensors["w"]), base)
