@@ -1,6 +1,6 @@
 """Tiny random models of every architecture family, and the plain computations that the engine is measured against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
@@ -30,10 +30,11 @@ VOCABULARY = 97
 WINDOW = 8
 """The sliding window of those that have one; the longest request of :data:`REQUESTS` is three times as long."""
 
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-GROUPED = {**SIZES, **SPECIAL, "intermediate_size": 48, "num_key_value_heads": 2, "initializer_range": 0.25}
-GROUPED["max_position_embeddings"] = 64
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+DENSE: dict[str, Any] = {**SIZES, **SPECIAL, "intermediate_size": 48, "initializer_range": 0.25}
+GROUPED: dict[str, Any] = {**DENSE, "num_key_value_heads": 2, "max_position_embeddings": 64}
+PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
 ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
@@ -56,13 +57,7 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
         **SIZES, bos_token_id=0, eos_token_id=0, pad_token_id=1, ffn_dim=48, max_position_embeddings=64, init_std=0.25
     ),
     "gpt_neox": lambda: GPTNeoXConfig(
-        **SIZES,
-        **SPECIAL,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        rotary_pct=0.5,
-        initializer_range=0.25,
-        tie_word_embeddings=False,
+        **DENSE, max_position_embeddings=64, rope_parameters=PARTLY_ROTATED, tie_word_embeddings=False
     ),
 }
 """Models that the packed pass runs."""
@@ -98,15 +93,15 @@ LANES = (
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """A random model whose norms and biases are random too, so that nothing in it is 0 or 1 by habit."""
-    config = (ARCHITECTURES | FALLBACK)[name]()
+    auto: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 1:
-                    parameter += 0.25 * torch.randn_like(parameter)
-    return model.to(dtype).eval()  # type: ignore[no-any-return, no-untyped-call]
+        model: Any = auto.from_config((ARCHITECTURES | FALLBACK)[name](), dtype=torch.float32)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.detach().add_(torch.randn_like(parameter), alpha=0.25)
+    built: PreTrainedModel = model.to(dtype).eval()
+    return built
 
 
 def bits(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -130,9 +125,9 @@ def naive(model: PreTrainedModel, requests: Sequence[Request]) -> list[Score]:
     scores = []
     with torch.no_grad(), exact:
         for request in requests:
-            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0, len(request.prompt) - 1 :]
-            logprobs = torch.log_softmax(logits, -1)[torch.arange(len(request.completion)), list(request.completion)]
-            scores.append(logprobs.double().numpy())
+            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0]
+            logprobs = torch.log_softmax(logits[len(request.prompt) - 1 :], -1).double().numpy()
+            scores.append(logprobs[range(len(request.completion)), request.completion])
     return scores
 
 
@@ -142,18 +137,18 @@ def direction(name: str, tensor: Tensor, seed: int, noise: Distribution) -> Tens
     return z.view(tensor.shape).to(tensor.dtype)
 
 
-def shifted(model: PreTrainedModel, names: Sequence[str], terms: Sequence[Term], noise: Distribution) -> PreTrainedModel:
+def shifted(
+    model: PreTrainedModel, names: Iterable[str], terms: Sequence[Term], noise: Distribution
+) -> PreTrainedModel:
     """A copy of the model whose weights really are ``theta + scale * z``."""
     copy = deepcopy(model)
-    with torch.no_grad():
-        for name in names:
-            parameter = copy.get_parameter(name)
-            for term in terms:
-                parameter += term.scale * direction(name, parameter, term.seed, noise)
+    for name in names:
+        parameter = copy.get_parameter(name).detach()
+        for term in terms:
+            parameter += term.scale * direction(name, parameter, term.seed, noise)
     return copy
 
 
-def in_lane(model: PreTrainedModel, names: Sequence[str], lane: Lane, noise: Distribution) -> PreTrainedModel:
+def in_lane(model: PreTrainedModel, names: Iterable[str], lane: Lane, noise: Distribution) -> PreTrainedModel:
     """A copy of the model as ``lane`` sees it."""
-    terms = [] if lane.probe is None else [Term(lane.probe.seed, lane.scale)]
-    return shifted(model, names, terms, noise)
+    return shifted(model, names, [] if lane.probe is None else [Term(lane.probe.seed, lane.scale)], noise)

@@ -4,19 +4,32 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, LANES, REQUESTS, WINDOW, bits, build, direction, in_lane, naive, shifted
+from architectures import (
+    ARCHITECTURES,
+    FALLBACK,
+    LANES,
+    REQUESTS,
+    WINDOW,
+    bits,
+    build,
+    direction,
+    in_lane,
+    naive,
+    shifted,
+)
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.core import BASE, Lane, Probe, Score, Term
-from twinpass.engine.embedded import engine as engine_module
 from twinpass.engine.embedded import attention, forward, lanes
+from twinpass.engine.embedded import engine as engine_module
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
@@ -26,6 +39,9 @@ DTYPES = [torch.float64, torch.float32]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-4}
 VISIBLE = 1e-4
 """The least change of some score that leaving one parameter out must make, 100 000 times the tolerance."""
+
+ROUNDED = 1e-5
+"""Weights that differ by one quantum (2**-51) may flip a rounding in norms that compute in float32 all the same."""
 
 BLIND = {"opt": r"\.k_proj\.bias$"}
 """Parameters without any effect: a key bias adds the same number to all of a query's scores; softmax takes it out."""
@@ -62,7 +78,8 @@ def assert_lanes(engine: TorchEngine, model: PreTrainedModel, tested: Sequence[L
     """Every lane scores like a copy of ``model`` whose weights are really those of the lane."""
     scores = engine.score(REQUESTS, tested)
     for lane, values in zip(tested, scores.values, strict=True):
-        assert deviation(values, naive(in_lane(model, list(engine.parameters), lane, engine.noise), REQUESTS)) < tolerance
+        plain = in_lane(model, engine.parameters, lane, engine.noise)
+        assert deviation(values, naive(plain, REQUESTS)) < tolerance
 
 
 def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
@@ -93,9 +110,9 @@ def test_base_lane_equals_the_model(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2"])
 def test_sliding_window_shows(name: str) -> None:
-    model, config = build(name), ARCHITECTURES[name]()
+    model, config, auto = build(name), cast(Any, ARCHITECTURES[name]()), cast(Any, AutoModelForCausalLM)
     config.sliding_window = 8 * WINDOW
-    wide = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    wide = auto.from_config(config, dtype=torch.float64)
     wide.load_state_dict(model.state_dict())
     for request, score, other in zip(REQUESTS, naive(model, REQUESTS), naive(wide, REQUESTS), strict=True):
         assert (deviation([score], [other]) > VISIBLE) == (len(request.inputs) > WINDOW)
@@ -169,11 +186,11 @@ def test_lora_lanes(name: str) -> None:
 
 
 CHOICES = {
-    "layers": (Layers(1, 2), r"\.1\."),
-    "biases": (Pattern(r"bias$"), r"bias$"),
-    "norms": (Pattern(r"norm|ln_"), r"norm|ln_"),
-    "tables": (Pattern(r"embed|wte|wpe"), r"embed|wte|wpe"),
-    "attention": (Pattern(r"\.0\..*(q_proj|c_attn|query_key_value)\.weight"), r"\.0\..*(q_proj|c_attn|query_key_value)\.w"),
+    "layers": r"\.1\.",
+    "biases": r"bias$",
+    "norms": r"norm|ln_",
+    "tables": r"embed|wte|wpe",
+    "weights": r"\.0\..*(q_proj|attn|query).*weight$",
 }
 WITHOUT_BIAS = {"llama", "qwen3", "mistral", "gemma2"}
 
@@ -183,9 +200,11 @@ WITHOUT_BIAS = {"llama", "qwen3", "mistral", "gemma2"}
     [(name, choice) for name in NAMES for choice in CHOICES if choice != "biases" or name not in WITHOUT_BIAS],
 )
 def test_chosen_parameters_only(name: str, choice: str) -> None:
-    model, (trainable, expected) = build(name), CHOICES[choice]
-    engine = engine_of(name, model, trainable)
-    assert list(engine.parameters) == [p for p, _ in model.named_parameters() if re.search(expected, p)]
+    model, pattern = build(name), CHOICES[choice]
+    engine = engine_of(name, model, Layers(1, 2) if choice == "layers" else Pattern(pattern))
+    assert list(engine.parameters) == [
+        parameter for parameter, _ in model.named_parameters() if re.search(pattern, parameter)
+    ]
     assert 0 < len(engine.parameters) < len(list(model.parameters()))
     assert_lanes(engine, model, LANES)
 
@@ -194,10 +213,10 @@ def test_chosen_parameters_only(name: str, choice: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "opt"])
 def test_tied_table_by_either_name(name: str, pattern: str) -> None:
     model = build(name)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     engine = engine_of(name, model, Pattern(pattern))
-    assert len(engine.parameters) == 1
-    assert next(iter(engine.parameters.values())).data_ptr() == model.get_output_embeddings().weight.data_ptr()
+    table = model.get_parameter("lm_head.weight")
+    assert [tensor.data_ptr() for tensor in engine.parameters.values()] == [table.data_ptr()]
+    assert table is cast(Any, model).get_input_embeddings().weight
     assert_lanes(engine, model, LANES)
 
 
@@ -228,10 +247,16 @@ def test_inplace_lanes(name: str, noise: Distribution, dtype: torch.dtype) -> No
 def test_inplace_update(name: str) -> None:
     model = build(name)
     engine = engine_of(name, model, perturbation="inplace")
-    plain = shifted(model, list(engine.parameters), TERMS, "binomial")
+    plain = shifted(model, engine.parameters, TERMS, "binomial")
     engine.score(REQUESTS, GRID_LANES[:1])
     engine.update(TERMS)
-    assert_lanes(engine, plain, GRID_LANES)
+    updated = engine.score(REQUESTS, GRID_LANES[1:2]).values[0]
+    engine.settle()
+    for path, parameter in plain.named_parameters():
+        torch.testing.assert_close(model.get_parameter(path), parameter, rtol=0, atol=1e-14)
+    settled = deepcopy(model)
+    assert deviation(updated, naive(in_lane(settled, engine.parameters, GRID_LANES[1], "binomial"), REQUESTS)) < 1e-9
+    assert_lanes(engine, settled, GRID_LANES)
 
 
 def test_inplace_lora() -> None:
@@ -248,29 +273,29 @@ def test_inplace_lora() -> None:
         assert deviation(values, naive(merged(model, moved, scale=2.0), REQUESTS)) < 1e-9
 
 
-@pytest.mark.parametrize("perturbation", ["tandem", "inplace"])
+@pytest.mark.parametrize(("perturbation", "tolerance"), [("tandem", 1e-9), ("inplace", ROUNDED)])
 @architectures
-def test_update_and_reset(name: str, perturbation: str) -> None:
+def test_update_and_reset(name: str, perturbation: str, tolerance: float) -> None:
     model = build(name)
     checkpoint = bits(model)
     engine = engine_of(name, model, perturbation=perturbation, reload=lambda: checkpoint)
     start = bits(model)
-    plain = shifted(model, list(engine.parameters), TERMS, "binomial")
+    plain = shifted(model, engine.parameters, TERMS, "binomial")
     engine.update(TERMS)
     scores = engine.score(REQUESTS, [BASE]).values[0]
-    assert deviation(scores, naive(plain, REQUESTS)) < 1e-9
+    assert deviation(scores, naive(plain, REQUESTS)) < tolerance
     assert deviation(scores, naive(build(name), REQUESTS)) > VISIBLE
     engine.reset()
     assert same(start, bits(model))
-    assert deviation(engine.score(REQUESTS, [BASE]).values[0], naive(build(name), REQUESTS)) < 1e-9
+    assert deviation(engine.score(REQUESTS, [BASE]).values[0], naive(build(name), REQUESTS)) < tolerance
 
 
-@pytest.mark.parametrize("where", ["head", "table"])
+@pytest.mark.parametrize("where", ["get_input_embeddings", "get_output_embeddings"])
 @architectures
 def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
     model = build(name)
     engine = engine_of(name, model)
-    module: nn.Module = model.get_output_embeddings() if where == "head" else model.get_input_embeddings()
+    module: nn.Module = getattr(model, where)()
 
     def fail(*_: object) -> None:
         raise RuntimeError("midway")
@@ -297,7 +322,7 @@ def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
     ],
 )
 @architectures
-def test_any_split_scores_alike(name: str, module: Any, limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_split(name: str, module: ModuleType, limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(name)
     engine = engine_of(name, model)
     whole = engine.score(REQUESTS, LANES).values

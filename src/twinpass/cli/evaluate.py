@@ -26,7 +26,11 @@ def add(commands: Any) -> None:
     command.add_argument("target", type=Path, metavar="CONFIG|RUN", help="a configuration file, or the folder of a run")
     command.add_argument("--step", type=int, metavar="N", help="a run's weights after N steps (default: the last)")
     command.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting of a configuration file"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a setting of a configuration file",
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     command.set_defaults(run=run)
@@ -36,7 +40,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate and print."""
     if args.target.is_dir():
         if args.set:
-            raise ConfigError("command line", ["--set changes a configuration file; a run is evaluated as it was trained"])
+            raise ConfigError(
+                "command line", ["--set changes a configuration file; a run is evaluated as it was trained"]
+            )
         session, step = restore(args.target, args.step, console)
     else:
         if args.step is not None:
@@ -45,7 +51,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     plan = session.plan
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluating", total=len(plan.held_out))
-        result = evaluate(session.engine, plan.objective, plan.held_out, lambda done: progress.update(bar, completed=done))
+        result = evaluate(
+            session.engine, plan.objective, plan.held_out, lambda done: progress.update(bar, completed=done)
+        )
     if args.json:
         print(json.dumps({"step": step, **asdict(result)}))
     else:

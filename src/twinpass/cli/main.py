@@ -22,7 +22,9 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    root = argparse.ArgumentParser("twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = argparse.ArgumentParser(
+        "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (train, evaluate, replay):
         module.add(commands)

@@ -23,10 +23,16 @@ def add(commands: Any) -> None:
         help="train as a configuration file says",
         description="Train a model with forward passes. Everything goes to the run folder (run.out); a crash loses nothing.",
     )
-    command.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml")
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml"
+    )
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, to the same bits")
     command.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting, such as optimizer.lr=1e-3"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a setting, such as optimizer.lr=1e-3",
     )
     command.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     command.set_defaults(run=run)
@@ -38,7 +44,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if (args.config is None) == (args.resume is None):
         raise ConfigError("command line", ["give either a CONFIG file, or --resume RUN"])
     if args.resume is not None and args.set:
-        raise ConfigError("command line", ["--resume continues a run as it began; --set cannot change it. Start a new run instead"])
+        raise ConfigError(
+            "command line", ["--resume continues a run as it began; --set cannot change it. Start a new run instead"]
+        )
     config = load_config(args.config, args.set) if args.config else load_config(args.resume / "config.toml")
     folder = RunFolder(args.resume or Path(config.run.out))
     if args.config:

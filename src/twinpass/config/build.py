@@ -52,5 +52,3 @@ def build(config: Config) -> Run:
         eval_every=config.run.eval_every,
     )
     return Run(engine, tokenizer, plan)
-
-

@@ -87,6 +87,8 @@ def _metric(axes: Axes, evaluations: Rows, metric_name: str) -> None:
     x, y = [row["step"] for row in evaluations], [100 * row["metric"] for row in evaluations]
     axes.plot(x, y, "o-", color=BLUE, linewidth=2)
     for point, place in ((0, "bottom"), (len(x) - 1, "bottom")):
-        axes.annotate(f"{y[point]:.1f}%", (x[point], y[point]), textcoords="offset points", xytext=(0, 7), ha="center", va=place)
+        axes.annotate(
+            f"{y[point]:.1f}%", (x[point], y[point]), textcoords="offset points", xytext=(0, 7), ha="center", va=place
+        )
     axes.margins(y=0.15)
     axes.set(xlabel="step", ylabel=f"held-out {metric_name} (%)", title=f"Held-out {metric_name}")

@@ -12,7 +12,7 @@ class Epsilon(ABC):
 
     @abstractmethod
     def at(self, step: int) -> float:
-        """eps at ``step``."""
+        """Eps at ``step``."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -28,7 +28,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     if path.suffix not in readers:
         raise DataError(f"{path}: expected a file ending in {' or '.join(readers)}; convert it, one example a row")
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; paths in a configuration are relative to the configuration file")
+        raise DataError(
+            f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
+        )
     rows = []
     for row in readers[path.suffix](path):
         if limit is not None and len(rows) == limit:
@@ -57,7 +59,9 @@ def _json_row(path: Path, number: int, line: str) -> Row:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
+        raise DataError(
+            f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
+        ) from error
     if not isinstance(fields, dict):
         raise DataError(f'{place}: expected an object such as {{"text": "...", "label": 0}}, got {line.strip()[:40]}')
     return Row(fields, place)
@@ -69,7 +73,9 @@ def _csv(path: Path) -> Iterator[Row]:
         try:
             for number, fields in enumerate(reader, 1):
                 if None in fields or None in fields.values():
-                    raise DataError(f"{path}, row {number}: the header names {len(reader.fieldnames or ())} columns, the row differs")
+                    raise DataError(
+                        f"{path}, row {number}: the header names {len(reader.fieldnames or ())} columns, the row differs"
+                    )
                 yield Row(dict(fields), f"{path}, row {number}")
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error

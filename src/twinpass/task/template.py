@@ -66,7 +66,9 @@ class Template:
         options = tuple(self._option(row, tokenizer, text + self.suffix, whole, option) for option in self.options)
         longest = len(whole) + max(len(option) for option in options)
         if window is not None and longest > window:
-            raise DataError(f"{row.place}: {longest} tokens, but the model's window holds {window}; shorten or drop the row")
+            raise DataError(
+                f"{row.place}: {longest} tokens, but the model's window holds {window}; shorten or drop the row"
+            )
         return Example(whole, options, self._label(row), _common(before, whole))
 
     def _field(self, row: Row, name: str) -> object:

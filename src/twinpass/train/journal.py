@@ -163,7 +163,9 @@ def read(path: Path) -> Contents:
     if not records or records[0].get("kind") != "header":
         raise JournalError(f"{path}: the file is empty or does not begin with a header; it is not a twinpass journal")
     if records[0]["format"] != FORMAT:
-        raise JournalError(f"{path}: written in format {records[0]['format']}, this version reads {FORMAT}; use the version that wrote it")
+        raise JournalError(
+            f"{path}: written in format {records[0]['format']}, this version reads {FORMAT}; use the version that wrote it"
+        )
     return Contents(records[0], tuple(records[1:]), sound, check)
 
 

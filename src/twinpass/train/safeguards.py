@@ -66,7 +66,9 @@ class DivergenceGuard:
         limit = means[best] + self.loss * max(means[best], means[0] / 4)
         if means[-1] <= limit:
             return None
-        return Rollback(best + self.window, f"mean loss {means[-1]:.3g} of the last {self.window} steps is above {limit:.3g}")
+        return Rollback(
+            best + self.window, f"mean loss {means[-1]:.3g} of the last {self.window} steps is above {limit:.3g}"
+        )
 
     def check_metric(self, history: History) -> Rollback | None:
         """A rollback to the best evaluation, if the last is far below it."""

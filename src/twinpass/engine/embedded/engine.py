@@ -158,7 +158,9 @@ class TorchEngine(Engine):
             if not request.prompt or not request.completion:
                 raise ModelError(f"request {i} has an empty prompt or completion; both need at least one token")
             if self.window is not None and len(request.inputs) > self.window:
-                raise ModelError(f"request {i} has {len(request.inputs)} tokens; the model's window holds {self.window}")
+                raise ModelError(
+                    f"request {i} has {len(request.inputs)} tokens; the model's window holds {self.window}"
+                )
 
 
 def _require_finite(model: PreTrainedModel) -> None:
@@ -166,7 +168,9 @@ def _require_finite(model: PreTrainedModel) -> None:
         if tensor.device.type != "cpu":
             raise ModelError(f"{name} is on {tensor.device}; the torch engine runs on the CPU for now: use model.cpu()")
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{name} holds NaN or infinite weights; the checkpoint is damaged, load it again from its source")
+            raise ModelError(
+                f"{name} holds NaN or infinite weights; the checkpoint is damaged, load it again from its source"
+            )
 
 
 def _hash(model: PreTrainedModel) -> str:

@@ -101,13 +101,18 @@ class LaneLeaf(LaneModule):
         outputs = []
         for lane in range(layout.lanes):
             own = {local: tensor[lane] for local, tensor in perturbed.items()}
-            a, k = ([self._slice(layout, lane, v) for v in args], {n: self._slice(layout, lane, v) for n, v in kwargs.items()})
+            a, k = (
+                [self._slice(layout, lane, v) for v in args],
+                {n: self._slice(layout, lane, v) for n, v in kwargs.items()},
+            )
             with _forward_of(self.module, self.original):
                 outputs.append(functional_call(self.module, own, tuple(a), k))
         if layout.lanes == 1:
             return outputs[0]
         if not all(isinstance(output, Tensor) for output in outputs):
-            raise UnsupportedModuleError(f"{self.name} returns {type(outputs[0]).__name__}, not a tensor of rows; {_ELSE}")
+            raise UnsupportedModuleError(
+                f"{self.name} returns {type(outputs[0]).__name__}, not a tensor of rows; {_ELSE}"
+            )
         single = LaneLayout(1, layout.rows)
         return torch.cat(outputs, dim=single.require_axis(outputs[0], self.name))
 
@@ -182,7 +187,9 @@ class Tandem:
             self._checked = True
 
 
-def _lane_modules(model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> Iterator[LaneModule]:
+def _lane_modules(
+    model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]
+) -> Iterator[LaneModule]:
     for path, module in model.named_modules():
         if path in adapters:
             yield LaneLora(path, module, adapters[path])

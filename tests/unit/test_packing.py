@@ -1,0 +1,116 @@
+"""The packed layout is the trie of the requests' inputs, each row on its request's path; chunks lose nothing."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinpass.core import Request
+from twinpass.engine.embedded.packing import Packed, Rows, chunks, pack
+
+tokens = st.integers(0, 2)
+requests = st.lists(
+    st.builds(
+        lambda prompt, completion: Request(tuple(prompt), tuple(completion)),
+        st.lists(tokens, min_size=1, max_size=8),
+        st.lists(tokens, min_size=1, max_size=4),
+    ),
+    max_size=12,
+)
+some_requests = requests.filter(bool)
+
+
+def path(packed: Packed, row: int) -> Rows:
+    """The rows that ``row`` may attend to, itself last."""
+    segment = next(segment for segment in packed.segments if segment.start <= row < segment.stop)
+    return segment.path[: len(segment.path) - (segment.stop - 1 - row)]
+
+
+def prefixes(batch: list[Request]) -> set[tuple[int, ...]]:
+    return {request.inputs[:n] for request in batch for n in range(1, len(request.inputs) + 1)}
+
+
+@given(some_requests)
+def test_paths_spell_the_inputs(batch: list[Request]) -> None:
+    packed = pack(batch)
+    for request, reads, targets in zip(batch, packed.reads, packed.targets, strict=True):
+        rows = path(packed, int(reads[-1]))
+        assert tuple(packed.tokens[rows]) == request.inputs
+        assert packed.positions[rows].tolist() == list(range(len(request.inputs)))
+        assert reads.tolist() == rows[len(request.prompt) - 1 :].tolist()
+        assert tuple(targets) == request.completion
+
+
+@given(some_requests)
+def test_one_row_for_every_distinct_prefix(batch: list[Request]) -> None:
+    packed = pack(batch)
+    spelled = {tuple(packed.tokens[path(packed, row)].tolist()) for row in range(packed.rows)}
+    assert spelled == prefixes(batch)
+    assert packed.rows == len(packed.tokens) == len(packed.positions) == len(spelled)
+
+
+@given(some_requests)
+def test_segments_tile_the_rows_parents_first(batch: list[Request]) -> None:
+    packed = pack(batch)
+    assert packed.segments[0].start == 0
+    assert packed.segments[-1].stop == packed.rows
+    assert all(left.stop == right.start < right.stop for left, right in pairwise(packed.segments))
+    for segment in packed.segments:
+        own, ancestors = np.arange(segment.start, segment.stop), segment.path[: segment.start - segment.stop]
+        assert segment.path.tolist() == [*ancestors, *own]
+        assert (np.diff(segment.path) > 0).all()
+        assert packed.positions[segment.path].tolist() == list(range(len(segment.path)))
+
+
+@given(some_requests)
+def test_order_does_not_change_the_rows(batch: list[Request]) -> None:
+    packed, backwards = pack(batch), pack(batch[::-1])
+    assert packed.tokens.tolist() == backwards.tokens.tolist()
+    assert [rows.tolist() for rows in packed.reads] == [rows.tolist() for rows in backwards.reads[::-1]]
+
+
+@given(requests, st.integers(1, 40))
+def test_chunks_cover_all_requests_in_order_within_the_budget(batch: list[Request], budget: int) -> None:
+    parts = list(chunks(batch, budget))
+    assert [index for part in parts for index in part] == list(range(len(batch)))
+    for part in parts:
+        assert len(part) == 1 or 0 < pack([batch[i] for i in part]).rows <= budget
+
+
+@given(some_requests)
+def test_a_large_budget_takes_everything_at_once(batch: list[Request]) -> None:
+    assert list(chunks(batch, sum(len(request.inputs) for request in batch))) == [range(len(batch))]
+
+
+def test_chunks_count_shared_prefixes_once() -> None:
+    batch = [Request(tuple(range(100)), (option, 1)) for option in range(5)]
+    assert list(chunks(batch, 102)) == [range(0, 2), range(2, 4), range(4, 5)]
+
+
+def test_layout_of_an_example() -> None:
+    packed = pack([Request((0, 1, 2), (3, 9)), Request((0, 1, 2), (4, 5, 9)), Request((0, 1), (6, 9))])
+    assert packed.tokens.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert packed.positions.tolist() == [0, 1, 2, 3, 3, 4, 2]
+    assert [segment.path.tolist() for segment in packed.segments] == [
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 4, 5],
+        [0, 1, 6],
+    ]
+    assert [rows.tolist() for rows in packed.reads] == [[2, 3], [2, 4, 5], [1, 6]]
+
+
+@pytest.mark.parametrize("depth", [3, 2000])
+def test_every_prefix_of_a_long_text(depth: int) -> None:
+    batch = [Request((7,) * n, (7,)) for n in range(1, depth)]
+    packed = pack(batch)
+    assert packed.rows == depth - 1
+    assert [rows.tolist() for rows in packed.reads] == [[row] for row in range(depth - 1)]
+
+
+def test_nothing() -> None:
+    assert pack([]).rows == 0
+    assert list(chunks([], 5)) == []
