@@ -1,0 +1,1 @@
+"""Noise as an addressable function, and what is done with it to weights."""

@@ -229,7 +229,7 @@ def _accumulate(w, seeds, scales, code, high, rounding):  # type: ignore[no-unty
 
 @njit(parallel=True, cache=True)
 def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit):  # type: ignore[no-untyped-def]
-    overflow = 0
+    overflow = np.int64(0)
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
         unit = lo // UNIT
@@ -247,7 +247,7 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
                 _draw_uniform(u, unit, units, seeds[t], rounding)
                 for i in range(hi - lo):
                     total[i] += times[t] * np.int64(np.floor(update[t] * np.float64(z[i]) + np.float64(u[i])))
-        bad = 0
+        bad = np.int64(0)
         for i in range(hi - lo):
             value = np.int64(np.rint(np.float64(w[lo + i]) / quantum)) + total[i]
             bad += np.int64(value > limit) + np.int64(value < -limit)

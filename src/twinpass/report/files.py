@@ -1,7 +1,6 @@
 """Files that are either the old or the new one, never half of each."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ def write_text(path: Path, text: str) -> None:
     """Write through a temporary file beside ``path`` and an atomic rename."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 Rows = Sequence[Mapping[str, Any]]
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
-STYLE = {
+STYLE: Any = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,

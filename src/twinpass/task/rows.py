@@ -31,7 +31,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         raise DataError(
             f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
         )
-    rows = []
+    rows: list[Row] = []
     for row in readers[path.suffix](path):
         if limit is not None and len(rows) == limit:
             break

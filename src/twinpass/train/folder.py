@@ -88,7 +88,7 @@ class RunFolder:
         rows = read_metrics(self.metrics)
         work = sum((step.work for step in history.steps), Work())
         evaluations = history.evaluations
-        summary = {
+        return {
             "metric_name": plan.objective.metric_name,
             "base_metric": evaluations.get(0),
             "final_metric": evaluations.get(len(history.steps)),
@@ -106,7 +106,6 @@ class RunFolder:
             "machine": machine(),
             "commit": commit(),
         }
-        return summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, the mark of a finished run."""

@@ -25,10 +25,8 @@ def measure(
 ) -> StepReport:
     """Everything of a step but its update, which is made once the report is in the journal.
 
-    Args:
-        step: counted from 0.
-        examples: the minibatch B.
-        probes: q directions, each the seed s that z ~ N(0, I) is sampled from.
+    ``step`` counts from 0, ``examples`` are the minibatch B, and each of the q ``probes`` is a seed s that z is
+    regenerated from; ``clip`` bounds the projected gradients.
     """
     lanes = estimator.lanes(probes, eps)
     scores = engine.score(objective.requests(examples), lanes)

@@ -151,7 +151,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _packed_attention)
 @contextmanager
 def packed_attention(model: PreTrainedModel, plan: AttentionPlan) -> Iterator[None]:
     """Run the model's attention by ``plan`` inside the block; its configuration is put back afterwards."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     token = _plan.set(plan)
     try:

@@ -57,16 +57,17 @@ class TorchEngine(Engine):
         seed: int = 0,
         reload: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
+        model.train(False)
         self.noise: Distribution = noise
         _require_finite(model)
-        self._base_hash = _hash(model)
         self._trained: Trained = trainable.attach(model, seed)
         self.parameters = self._trained.parameters
         self._reload = reload
         self._perturbation = perturbation
         self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
         self._inplace = self._place()
+        self._base_hash = _hash(model)
         self.packs = packable(model)
         if not self.packs:
             warnings.warn(

@@ -4,13 +4,13 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import ModelOutput
 
 from twinpass.core import Request, Score
 from twinpass.engine.embedded.attention import AttentionPlan, packed_attention
@@ -41,15 +41,15 @@ def score_packed(model: PreTrainedModel, packed: Packed, plan: AttentionPlan, ru
     targets = np.concatenate(packed.targets)
     values = np.empty((lanes, len(targets)))
     block = max(1, LOGITS_BYTES // (4 * lanes * _vocabulary(model)))
-    decoder = model.get_decoder()
+    decoder = _decoder(model)
     layout = LaneLayout(lanes, packed.rows)
     with torch.no_grad(), packed_attention(model, plan), running(lambda: layout):
-        hidden = decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        output = decoder(input_ids=ids, position_ids=positions, use_cache=False)
         for start in range(0, len(rows), block):
             wanted = torch.from_numpy(rows[start : start + block])
             layout = LaneLayout(lanes, len(wanted))
             index = (torch.arange(lanes)[:, None] * packed.rows + wanted).reshape(-1)
-            with _decoder_returns(decoder, hidden[:, index]):
+            with _decoder_returns(decoder, output, output.last_hidden_state[:, index]):
                 logits = model(input_ids=ids[:, index], use_cache=False).logits
             logprobs = _log_softmax(logits[0]).view(lanes, len(wanted), -1)
             here = np.flatnonzero((which >= start) & (which < start + len(wanted)))
@@ -81,7 +81,7 @@ def packable(model: PreTrainedModel) -> bool:
     """Whether the packed pass returns what the model's own forward returns, tried on a few short sequences."""
     if not getattr(model, "_supports_attention_backend", False):
         return False
-    if "position_ids" not in inspect.signature(model.get_decoder().forward).parameters:
+    if "position_ids" not in inspect.signature(_decoder(model).forward).parameters:
         return False
     top = min(_vocabulary(model), 512)
     tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))
@@ -99,13 +99,11 @@ def packable(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _decoder_returns(decoder: torch.nn.Module, hidden: Tensor) -> Iterator[None]:
+def _decoder_returns(decoder: torch.nn.Module, output: ModelOutput, hidden: Tensor) -> Iterator[None]:
     """Let the model's own head run on hidden states that the decoder has already computed."""
-
-    def forward(*args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=hidden)  # type: ignore[arg-type]
-
-    decoder.__dict__["forward"] = forward
+    part = copy(output)
+    part["last_hidden_state"] = hidden
+    decoder.__dict__["forward"] = lambda *args, **kwargs: part
     try:
         yield
     finally:
@@ -118,3 +116,8 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _vocabulary(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().vocab_size)
+
+
+def _decoder(model: PreTrainedModel) -> torch.nn.Module:
+    decoder: torch.nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    return decoder

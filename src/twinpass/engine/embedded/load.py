@@ -2,8 +2,10 @@
 
 import importlib.util
 import io
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +65,30 @@ def load(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrained
         ModelError: it cannot be found or read, or it is not a causal language model.
     """
     source = locate(path)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(**source.arguments)
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise ModelError(f"model.path: {path} is a {config.model_type} model without a causal language-model head")
-        with redirect_stderr(io.StringIO()):
+        with _quiet():
+            config = AutoConfig.from_pretrained(**source.arguments)
+            if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+                kind = config.model_type
+                raise ModelError(f"model.path: {path} is a {kind} model without a causal language-model head")
             model = AutoModelForCausalLM.from_pretrained(**source.arguments, dtype=DTYPES[dtype])
-        tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
+            tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model.path: {path} cannot be loaded: {first}") from error
+    return (_plain(model, path) if source.gguf else model), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loader's own progress bars and remarks off the terminal."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    return (_plain(model, path) if source.gguf else model), tokenizer
 
 
 def _plain(model: PreTrainedModel, path: str) -> PreTrainedModel:
@@ -97,4 +105,4 @@ def _plain(model: PreTrainedModel, path: str) -> PreTrainedModel:
         fresh.get_submodule(owner)._buffers[local] = buffers[name]
     fresh.tie_weights()
     fresh.name_or_path = path
-    return fresh.to(model.dtype)
+    return fresh

@@ -39,6 +39,12 @@ class LaneModule(ABC):
     def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
         """What the module returns, with each lane's rows computed under that lane's weights."""
 
+    @property
+    def weight(self) -> Tensor:
+        """The module's own, unperturbed weight."""
+        weight: Tensor = self.module.get_parameter("weight")
+        return weight
+
     def bias(self, weights: LaneWeights, y: Tensor) -> Tensor:
         """Add the bias, perturbed or not, to ``y`` [lanes, rows, out] in place."""
         if "bias" in self.owned:
@@ -56,14 +62,14 @@ class LaneLinear(LaneModule):
         if lanes > 1:
             layout.require_axis(x, self.name)
         rows = x.reshape(lanes, -1, x.shape[-1])
-        out_features = int(self.module.out_features)
+        out_features = self.weight.shape[0]
         if "weight" in self.owned:
             y = torch.empty((lanes, rows.shape[1], out_features), dtype=x.dtype)
             for first, last, tile in weights.tiles(self.owned["weight"]):
                 for lane in range(lanes):
                     torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
         else:
-            y = torch.nn.functional.linear(rows, self.module.weight)
+            y = torch.nn.functional.linear(rows, self.weight)
         return self.bias(weights, y).view(*x.shape[:-1], out_features)
 
 
@@ -75,7 +81,7 @@ class LaneConv1D(LaneModule):
         if lanes > 1:
             layout.require_axis(x, self.name)
         rows = x.reshape(lanes, -1, x.shape[-1])
-        weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.module.weight
+        weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
         y = torch.matmul(rows, weight)
         return self.bias(weights, y).view(*x.shape[:-1], y.shape[-1])
 
@@ -84,7 +90,7 @@ class LaneEmbedding(LaneModule):
     """An embedding of any kind: its own forward runs, only the table look-up inside it is perturbed."""
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
-        with _LookUp(self.module.weight, lambda ids: self._rows(weights, layout, ids)):
+        with _LookUp(self.weight, lambda ids: self._rows(weights, layout, ids)):
             return self.original(*args, **kwargs)
 
     def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:

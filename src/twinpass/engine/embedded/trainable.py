@@ -32,7 +32,7 @@ class Trained:
     def save(self, model: PreTrainedModel, run: Path) -> Path:
         """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face) into the run folder."""
         if self.adapter is not None:
-            self.adapter.save(run / "adapter", model.name_or_path)
+            self.adapter.save(run / "adapter", model.name_or_path or "")
             return run / "adapter"
         model.save_pretrained(run / "model")
         return run / "model"
