@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -49,6 +50,9 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
         sliding_window=WINDOW,
         attn_logit_softcapping=3.0,
         final_logit_softcapping=5.0,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **GROUPED, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
     ),
     "gpt2": lambda: GPT2Config(
         **SPECIAL, vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.25

@@ -1,6 +1,7 @@
 """Every architecture under every kind of training: the engine's scores are those of a plain loop over plain models."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -53,6 +54,7 @@ TARGETS = {
     "qwen3": ("q_proj", "gate_proj"),
     "mistral": ("k_proj", "v_proj"),
     "gemma2": ("q_proj", "o_proj", "down_proj"),
+    "gemma3": ("k_proj", "up_proj"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "opt": ("q_proj", "out_proj", "fc1"),
     "gpt_neox": ("query_key_value", "dense", "dense_4h_to_h"),
@@ -108,7 +110,7 @@ def test_base_lane_equals_the_model(name: str, dtype: torch.dtype) -> None:
     assert deviation(scores, naive(model, REQUESTS)) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
 def test_sliding_window_shows(name: str) -> None:
     model, config, auto = build(name), cast(Any, ARCHITECTURES[name]()), cast(Any, AutoModelForCausalLM)
     config.sliding_window = 8 * WINDOW
@@ -116,6 +118,18 @@ def test_sliding_window_shows(name: str) -> None:
     wide.load_state_dict(model.state_dict())
     for request, score, other in zip(REQUESTS, naive(model, REQUESTS), naive(wide, REQUESTS), strict=True):
         assert (deviation([score], [other]) > VISIBLE) == (len(request.inputs) > WINDOW)
+
+
+def test_long_and_short_requests_keep_their_own_rotary_scaling() -> None:
+    rotary = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": WINDOW}
+    config = ARCHITECTURES["llama"]()
+    config.rope_parameters = {**rotary, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float64)
+    model.load_state_dict(build("llama").state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = TorchEngine(model, Full())
+    assert_lanes(engine, model, LANES)
 
 
 @pytest.mark.parametrize("noise", DISTRIBUTIONS)
@@ -192,7 +206,7 @@ CHOICES = {
     "tables": r"embed|wte|wpe",
     "weights": r"\.0\..*(q_proj|attn|query).*weight$",
 }
-WITHOUT_BIAS = {"llama", "qwen3", "mistral", "gemma2"}
+WITHOUT_BIAS = {"llama", "qwen3", "mistral", "gemma2", "gemma3"}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +224,7 @@ def test_chosen_parameters_only(name: str, choice: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["lm_head", "embed_tokens|wte"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "opt"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gemma3", "gpt2", "opt"])
 def test_tied_table_by_either_name(name: str, pattern: str) -> None:
     model = build(name)
     engine = engine_of(name, model, Pattern(pattern))

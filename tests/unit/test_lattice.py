@@ -79,10 +79,10 @@ class Ledger:
 
     def add(self, terms: Sequence[Term], times: int = 1) -> None:
         for term in terms:
-            for name, units in self.units.items():
-                u = noise.uniform_reference(term.seed, name, 0, units.size).astype(np.float64)
-                steps = np.floor(term.scale / self.quantum[name] * self.noise(name, term.seed) + u)
-                units += times * steps.astype(np.int64)
+            for name, quantum in self.quantum.items():
+                u = noise.uniform_reference(term.seed, name, 0, self.units[name].size).astype(np.float64)
+                steps = np.floor(term.scale / quantum * self.noise(name, term.seed) + u)
+                self.units[name] += times * steps.astype(np.int64)
 
     def assert_equals(self, tensors: Mapping[str, Tensor], lane: Lane = BASE) -> None:
         for name, tensor in tensors.items():

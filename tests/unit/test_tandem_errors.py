@@ -43,16 +43,26 @@ class Borrower(nn.Module):
         return cast(Tensor, self.inner(x) + self.use(x, self.__dict__["weight"]))
 
 
-class Mixer(nn.Module):
-    """Its linear layer runs along the tokens."""
+class Turned(nn.Module):
+    """Its linear layer runs along the model's width, with the rows behind it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mix = nn.Linear(2, 2, dtype=torch.float64)
+        self.turned = nn.Linear(1, 1, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = self.mix(x[:, :2].transpose(1, 2)).transpose(1, 2)
-        return torch.cat([mixed, x[:, 2:]], dim=1)
+        return cast(Tensor, self.turned(x.permute(2, 0, 1)[..., None])[..., 0].permute(1, 2, 0))
+
+
+class Headed(nn.Module):
+    """Its norm runs on [batch, heads, tokens, width], as in Gemma 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(x.unflatten(-1, (4, 8)).transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
 class Pair(nn.Module):
@@ -146,16 +156,22 @@ def test_looking_at_a_weight_is_no_use(look: Callable[[Tensor], object]) -> None
     assert len(TorchEngine(borrowing(use), Full()).score(REQUESTS, [STEP]).values[0]) == len(REQUESTS)
 
 
-def test_tokens_mixed_by_a_trained_module() -> None:
-    engine = TorchEngine(llama(lambda _: Mixer()), Full(), perturbation="inplace")
-    engine.score(REQUESTS, [STEP])
-    model = llama(lambda _: Mixer())
-    with pytest.warns(UserWarning, match="LlamaForCausalLM does not give the same scores"):
-        engine = TorchEngine(model, Full())
-    long = [request for request in REQUESTS if len(request.inputs) > 1]
-    plain = in_lane(model, engine.parameters, STEP, "binomial")
-    for score, expected in zip(engine.score(long, [STEP]).values[0], naive(plain, long), strict=True):
-        assert score == pytest.approx(expected, abs=1e-9)
+def test_rows_that_cannot_be_told_apart() -> None:
+    engine = TorchEngine(llama(lambda _: Turned()), Full())
+    with pytest.raises(UnsupportedModuleError, match=r"layers\.0\.mlp\.turned got a tensor of shape .*'inplace'"):
+        engine.score(REQUESTS, LANES)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("lanes", [LANES[:1], LANES[:2], LANES[:4]])
+def test_heads_are_never_taken_for_rows(lanes: tuple[Lane, ...], count: int) -> None:
+    requests = [Request((5, 6), (7,)), *REQUESTS][:count]
+    model = llama(lambda _: Headed())
+    engine = TorchEngine(model, Full())
+    for lane, values in zip(lanes, engine.score(requests, lanes).values, strict=True):
+        plain = in_lane(model, engine.parameters, lane, "binomial")
+        for score, expected in zip(values, naive(plain, requests), strict=True):
+            assert score == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_leaf_must_return_rows() -> None:
@@ -174,7 +190,7 @@ def test_unused_parameter_is_missed() -> None:
         MissedParameterError, match=r"2 selected parameters .*model\.spare\.weight, model\.spare\.bias;"
     ):
         engine.score(REQUESTS, [STEP])
-    with pytest.raises(MissedParameterError, match="trainable.kind = 'pattern'"):
+    with pytest.raises(MissedParameterError, match=r"trainable\.kind = 'pattern'"):
         engine.score(REQUESTS, [STEP])
     assert len(TorchEngine(model, Pattern("layers")).score(REQUESTS, [STEP]).values) == 1
 

@@ -159,10 +159,16 @@ def _store_overload(w, i, x, u):  # type: ignore[no-untyped-def]
     return store
 
 
-@njit(inline="always")
 def _cast(w, x):  # type: ignore[no-untyped-def]
     """A scalar in the precision that elements of ``w`` are computed in."""
-    return np.float64(x) if w.itemsize == 8 else np.float32(x)
+    raise RuntimeError("for compiled code only")
+
+
+@overload(_cast, inline="always")
+def _cast_overload(w, x):  # type: ignore[no-untyped-def]
+    if w.dtype == types.float64:
+        return lambda w, x: np.float64(x)
+    return lambda w, x: np.float32(x)
 
 
 @njit(parallel=True, cache=True)
