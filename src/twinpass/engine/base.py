@@ -32,7 +32,9 @@ class Engine(ABC):
         """Log-probabilities of every request's completion under every lane.
 
         Raises:
-            ModelError: a request does not fit the model's window, or the model returned NaN.
+            ModelError: a request does not fit the model's window or vocabulary.
+
+        What the model returns is passed on as it is, also where it is not a finite number.
         """
 
     @abstractmethod

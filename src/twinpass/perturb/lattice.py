@@ -71,6 +71,7 @@ class Lattice:
             np.divide(flat, quantum, out=flat)
             np.rint(flat, out=flat)
             np.multiply(flat, quantum, out=flat)
+            np.add(flat, 0.0, out=flat)  # no negative zeros: addition would not bring them back
 
     def add(self, terms: Sequence[LatticeTerm]) -> None:
         """Add all terms in one pass over the weights.

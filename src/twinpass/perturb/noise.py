@@ -46,8 +46,7 @@ def name_key(name: str, purpose: str = "z") -> int:
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from a path such as (run seed, "probe", step, k); distinct paths give unrelated seeds."""
-    text = "/".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def philox(seed: int, high: int, blocks: U64) -> tuple[U32, U32, U32, U32]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from twinpass.core import BASE, Lane, Request, Score, Scores, Term, Work
+from twinpass.core import BASE, Lane, Probe, Request, Score, Scores, Term, Work
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.attention import AttentionPlan
 from twinpass.engine.embedded.forward import packable, score_packed, score_plain
@@ -68,6 +68,8 @@ class TorchEngine(Engine):
         self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
         self._inplace = self._place()
         self._base_hash = _hash(model)
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
+        self._rehearsed = False
         self.packs = packable(model)
         if not self.packs:
             warnings.warn(
@@ -94,6 +96,8 @@ class TorchEngine(Engine):
 
     def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
         self._require_fit(requests)
+        if not requests or not lanes:
+            return Scores([[] for _ in lanes], Work())
         layers = int(self.model.config.get_text_config().num_hidden_layers)
         demand = sum(len(request.inputs) for request in requests) * len(lanes) * layers
         values: list[list[Score]] = []
@@ -113,6 +117,7 @@ class TorchEngine(Engine):
         if not self.packs:
             plain = [score_plain(self.model, requests, self._running([lane])) for lane in lanes]
             return plain, len(lanes) * sum(len(request.inputs) for request in requests)
+        self._rehearse(lanes)
         values: list[list[Score]] = [[] for _ in lanes]
         rows = 0
         for part in chunks(requests, max(1, CHUNK_ROWS // len(lanes))):
@@ -122,6 +127,19 @@ class TorchEngine(Engine):
                 lane.extend(own)
             rows += packed.rows * len(lanes)
         return values, rows
+
+    def _rehearse(self, lanes: Sequence[Lane]) -> None:
+        """Run two lanes once with a number of rows like no other size in the model, so that modules learn their axes."""
+        if self._rehearsed or len(lanes) == 1 or self._perturbation == "inplace":
+            return
+        self._rehearsed = True
+        sizes = {size for tensor in self.model.state_dict().values() for size in tensor.shape}
+        sizes |= {value for value in self.model.config.get_text_config().to_dict().values() if isinstance(value, int)}
+        rows = next(n for n in range(11, len(sizes) + 12) if not sizes & {n, 2 * n})
+        packed = pack([Request((0,), tuple(i % self._vocabulary for i in range(rows)))])
+        probe = Probe(0)
+        pair = [Lane(probe, sign, 1e-3) for sign in (1, -1)]
+        score_packed(self.model, packed, AttentionPlan(packed, 2), self._running(pair))
 
     def _running(self, lanes: Sequence[Lane]) -> Callable[[Callable[[], LaneLayout]], AbstractContextManager[None]]:
         weights = LaneWeights(self.parameters, self.noise, lanes)
@@ -159,9 +177,15 @@ class TorchEngine(Engine):
             if not request.prompt or not request.completion:
                 raise ModelError(f"request {i} has an empty prompt or completion; both need at least one token")
             if self.window is not None and len(request.inputs) > self.window:
-                raise ModelError(
-                    f"request {i} has {len(request.inputs)} tokens; the model's window holds {self.window}"
-                )
+                count = len(request.inputs)
+                raise ModelError(f"request {i} has {count} tokens; the model's window holds {self.window}")
+            tokens = request.prompt + request.completion
+            for token in (min(tokens), max(tokens)):
+                if not 0 <= token < self._vocabulary:
+                    raise ModelError(
+                        f"request {i} has token {token}, the model's vocabulary is 0 to {self._vocabulary - 1}; "
+                        "the tokenizer belongs to another model"
+                    )
 
 
 def _require_finite(model: PreTrainedModel) -> None:

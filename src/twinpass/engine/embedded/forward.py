@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from twinpass.core import Request, Score
 from twinpass.engine.embedded.attention import AttentionPlan, packed_attention
@@ -19,6 +19,9 @@ from twinpass.engine.embedded.packing import Packed, pack
 
 LOGITS_BYTES = 64 << 20
 """Largest logits tensor; more positions are read in blocks."""
+
+BATCH_WIDE_ROTARY = ("dynamic", "longrope")
+"""Rotary scalings that follow the longest sequence of a batch: sequences cannot share a pass exactly."""
 
 Running = Callable[[Callable[[], LaneLayout]], AbstractContextManager[None]]
 """Opens the tandem around a pass; its argument tells how lanes lie in the rows at that moment."""
@@ -82,6 +85,8 @@ def packable(model: PreTrainedModel) -> bool:
     if not getattr(model, "_supports_attention_backend", False):
         return False
     if "position_ids" not in inspect.signature(_decoder(model).forward).parameters:
+        return False
+    if any(kind in str(getattr(model.config.get_text_config(), "rope_parameters", "")) for kind in BATCH_WIDE_ROTARY):
         return False
     top = min(_vocabulary(model), 512)
     tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))

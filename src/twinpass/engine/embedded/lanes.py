@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Lane
-from twinpass.errors import UnsupportedModuleError
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters, flat_view
@@ -24,24 +23,9 @@ class LaneLayout:
     lanes: int
     rows: int
 
-    def axis(self, tensor: Tensor) -> int | None:
-        """The axis that counts rows of all lanes (0, or 1 behind a batch axis of size 1); None if there is none."""
-        total = self.lanes * self.rows
-        if tensor.dim() > 0 and tensor.shape[0] == total:
-            return 0
-        if tensor.dim() > 1 and tensor.shape[0] == 1 and tensor.shape[1] == total:
-            return 1
-        return None
-
-    def require_axis(self, tensor: Tensor, module: str) -> int:
-        """Like :meth:`axis`, but a tensor without rows is an error that names the module."""
-        axis = self.axis(tensor)
-        if axis is None:
-            raise UnsupportedModuleError(
-                f"{module} got a tensor of shape {tuple(tensor.shape)}, which does not hold {self.lanes} lanes of "
-                f"{self.rows} rows: it mixes tokens; use estimator.perturbation = 'inplace', or leave it out of [trainable]"
-            )
-        return axis
+    def axes(self, tensor: Tensor) -> list[int]:
+        """The axes that could count the rows of all lanes."""
+        return [axis for axis, size in enumerate(tensor.shape) if size == self.lanes * self.rows]
 
 
 @dataclass(slots=True)

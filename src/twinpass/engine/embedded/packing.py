@@ -1,11 +1,10 @@
 """Pack a batch of token sequences into one row per distinct (prefix, token): no padding, nothing encoded twice.
 
-The sequences form a trie. Its edges are written one after another, parents before children::
+The sequences form a trie, whose edges are written one after another, depth first::
 
-    requests   A B C D | A B C E F | A B G          rows   0 1 2 | 3 | 4 5 | 6
-    trie       (A B C)--(D)                         token  A B C   D   E F   G     (split further: A B | C | ...)
-               |     `--(E F)
-               `(A B)--(G)
+    inputs   A B C D        trie  A B --- C --- D         rows    0 1 | 2 | 3 | 4 5 | 6
+             A B C E F             |      `---- E F       tokens  A B   C   D   E F   G
+             A B G                 `----- G
 
 Every row knows its position in its own sequence and the rows it may attend to: those on its path.
 """
@@ -57,24 +56,20 @@ def pack(requests: Sequence[Request]) -> Packed:
     segments: list[Segment] = []
     path_of: dict[tuple[int, ...], Rows] = {}
 
-    def emit(group: Sequence[tuple[int, ...]], depth: int, ancestors: Rows) -> None:
+    todo = [(tree, 0, np.empty(0, np.int64)) for tree in _by_token(unique, 0)][::-1]
+    while todo:
+        group, depth, path = todo.pop()
         first, last = group[0], group[-1]
         end = depth + _common(first[depth:], last[depth:])
-        path = ancestors
-        if end > depth:
-            start = len(tokens)
-            tokens.extend(first[depth:end])
-            positions.extend(range(depth, end))
-            path = np.concatenate([ancestors, np.arange(start, len(tokens))])
-            segments.append(Segment(start, len(tokens), path))
+        start = len(tokens)
+        tokens.extend(first[depth:end])
+        positions.extend(range(depth, end))
+        path = np.concatenate([path, np.arange(start, len(tokens))])
+        segments.append(Segment(start, len(tokens), path))
         if len(first) == end:
             path_of[first] = path
             group = group[1:]
-        for child in _by_token(group, end):
-            emit(child, end, path)
-
-    for tree in _by_token(unique, 0):
-        emit(tree, 0, np.empty(0, np.int64))
+        todo += [(child, end, path) for child in _by_token(group, end)][::-1]
     return Packed(
         np.array(tokens, np.int64),
         np.array(positions, np.int64),

@@ -6,7 +6,7 @@ Linear layers, Hugging Face's ``Conv1D`` and embeddings have a fast path; any ot
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,10 +34,27 @@ class LaneModule(ABC):
     def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
         self.name, self.module, self.owned = name, module, owned
         self.original: Callable[..., Any] = module.forward
+        self._axes: dict[int, int] = {}
 
     @abstractmethod
     def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
         """What the module returns, with each lane's rows computed under that lane's weights."""
+
+    def axis(self, layout: LaneLayout, tensor: Tensor) -> int:
+        """Which axis of ``tensor`` counts rows. Where sizes leave a choice, it is the axis seen before.
+
+        Raises:
+            UnsupportedModuleError: there is none, or no telling which.
+        """
+        axes, key = layout.axes(tensor), tensor.dim()
+        if len(axes) > 1 and self._axes.get(key) in axes:
+            return self._axes[key]
+        if len(axes) != 1:
+            raise UnsupportedModuleError(
+                f"{self.name} got a tensor of shape {tuple(tensor.shape)}, in which {layout.lanes} lanes of {layout.rows} "
+                f"rows cannot be told apart: it mixes tokens; {_ELSE}"
+            )
+        return self._axes.setdefault(key, axes[0])
 
     @property
     def weight(self) -> Tensor:
@@ -60,7 +77,7 @@ class LaneLinear(LaneModule):
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         lanes = layout.lanes
         if lanes > 1:
-            layout.require_axis(x, self.name)
+            self.axis(layout, x)
         rows = x.reshape(lanes, -1, x.shape[-1])
         out_features = self.weight.shape[0]
         if "weight" in self.owned:
@@ -79,7 +96,7 @@ class LaneConv1D(LaneModule):
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         lanes = layout.lanes
         if lanes > 1:
-            layout.require_axis(x, self.name)
+            self.axis(layout, x)
         rows = x.reshape(lanes, -1, x.shape[-1])
         weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
         y = torch.matmul(rows, weight)
@@ -95,7 +112,7 @@ class LaneEmbedding(LaneModule):
 
     def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:
         if layout.lanes > 1:
-            layout.require_axis(ids, self.name)
+            self.axis(layout, ids)
         return weights.rows(self.owned["weight"], ids)
 
 
@@ -115,17 +132,17 @@ class LaneLeaf(LaneModule):
                 outputs.append(functional_call(self.module, own, tuple(a), k))
         if layout.lanes == 1:
             return outputs[0]
-        if not all(isinstance(output, Tensor) for output in outputs):
-            raise UnsupportedModuleError(
-                f"{self.name} returns {type(outputs[0]).__name__}, not a tensor of rows; {_ELSE}"
-            )
-        single = LaneLayout(1, layout.rows)
-        return torch.cat(outputs, dim=single.require_axis(outputs[0], self.name))
+        rows = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        axis = self.axis(layout, rows)
+        if not all(isinstance(y, Tensor) and y.dim() > axis and y.shape[axis] == layout.rows for y in outputs):
+            kind = type(outputs[0]).__name__
+            raise UnsupportedModuleError(f"{self.name} returns {kind}, not a tensor of rows; {_ELSE}")
+        return torch.cat(outputs, dim=axis)
 
     def _slice(self, layout: LaneLayout, lane: int, value: Any) -> Any:
         if layout.lanes == 1 or not isinstance(value, Tensor):
             return value
-        return value.narrow(layout.require_axis(value, self.name), lane * layout.rows, layout.rows)
+        return value.narrow(self.axis(layout, value), lane * layout.rows, layout.rows)
 
 
 class LaneLora(LaneModule):
@@ -137,7 +154,7 @@ class LaneLora(LaneModule):
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         if layout.lanes > 1:
-            layout.require_axis(x, self.name)
+            self.axis(layout, x)
         y: Tensor = self.original(x)
         a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
         rows = x.reshape(layout.lanes, -1, x.shape[-1]).to(a.dtype)
@@ -262,11 +279,54 @@ class _RawUse(TorchFunctionMode):
         self._parameters = parameters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":
-            for value in (*args, *(kwargs or {}).values()):
-                name = self._parameters.name_of(value) if isinstance(value, nn.Parameter) else None
-                if name is not None:
-                    raise UnsupportedModuleError(
-                        f"{name} is used by {getattr(func, '__name__', func)} outside the module that owns it; {_ELSE}"
-                    )
+        if _name(func) not in _LOOKS:
+            for name in self._used((*args, *(kwargs or {}).values())):
+                raise UnsupportedModuleError(
+                    f"{name} is used by {_name(func)} outside the module that owns it; {_ELSE}"
+                )
         return func(*args, **(kwargs or {}))
+
+    def _used(self, values: Iterable[Any]) -> Iterator[str]:
+        for value in values:
+            if isinstance(value, list | tuple):
+                yield from self._used(value)
+            elif isinstance(value, nn.Parameter) and (name := self._parameters.name_of(value)) is not None:
+                yield name
+
+
+_LOOKS = frozenset(
+    [
+        "shape",
+        "dtype",
+        "device",
+        "layout",
+        "ndim",
+        "requires_grad",
+        "is_leaf",
+        "grad",
+        "is_cuda",
+        "is_sparse",
+        "is_quantized",
+        "is_meta",
+        "itemsize",
+        "nbytes",
+        "size",
+        "dim",
+        "numel",
+        "nelement",
+        "stride",
+        "element_size",
+        "is_contiguous",
+        "is_floating_point",
+        "is_complex",
+        "__len__",
+        "get_device",
+    ]
+)
+"""Properties and methods that look at a tensor, not at its values."""
+
+
+def _name(func: Any) -> str:
+    """A function's name, or the attribute's for a property."""
+    name: str = getattr(func, "__name__", str(func))
+    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
