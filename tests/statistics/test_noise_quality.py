@@ -3,7 +3,7 @@
 Every check turns 2**20 elements into a two-sided p-value. For noise as defined it falls below ``ALPHA`` with
 probability 1e-6, so all of the roughly 300 checks together raise a false alarm with probability below 1e-3. The
 seeds are fixed and the noise is a pure function of them: a check that passes today passes for ever, and the error
-rate is that of changing the noise. Shifts of a mean or a correlation of 0.7 % are found with probability 99 %.
+rate is that of changing the noise. Shifts of a mean or a correlation of 0.71 % are found with probability 99 %.
 
 That the checks can fail is shown by negative controls: each of them has to reject, at the same ``ALPHA``, a
 generator that is broken in the way it looks for.
@@ -128,7 +128,7 @@ def cells(draw: Draw, kind: Kind, seed: int) -> float:
             index = np.packbits(x > 0).astype(np.int64)
             probabilities = np.full(256, 1 / 256)
         case _:
-            u = stats.norm.cdf(x) if kind == "gaussian" else x / math.sqrt(12) + 0.5
+            u: F64 = stats.norm.cdf(x) if kind == "gaussian" else x / math.sqrt(12) + 0.5
             index = np.minimum((u * 1024).astype(np.int64), 1023)
             probabilities = np.full(1024, 1 / 1024)
     return p_of_counts(np.bincount(index, minlength=len(probabilities)), probabilities)
@@ -223,8 +223,10 @@ def skewed(draw: Draw, seed: int, name: str) -> F64:
 
 def mixed_scales(draw: Draw, seed: int, name: str) -> F64:
     """Variance 1, but half the values are drawn wider than the others."""
-    x = draw(seed, name)
-    return x * np.resize(np.sqrt([1.2, 0.8]), len(x))
+    x = draw(seed, name).copy()
+    x[0::2] *= math.sqrt(1.2)
+    x[1::2] *= math.sqrt(0.8)
+    return x
 
 
 def coarse(draw: Draw, seed: int, name: str) -> F64:
@@ -252,9 +254,10 @@ def repeated(lag: int, *, signs: bool = False) -> Defect:
     """Every second run of ``lag`` values repeats the one before it, if ``signs`` then with fair signs of its own."""
 
     def defect(draw: Draw, seed: int, name: str) -> F64:
-        runs = draw(seed, name).copy().reshape(-1, 2, lag)
+        x = draw(seed, name).copy()
+        runs = x[: len(x) // (2 * lag) * (2 * lag)].reshape(-1, 2, lag)
         runs[:, 1] = np.abs(runs[:, 0]) * np.sign(runs[:, 1]) if signs else runs[:, 0]
-        return runs.reshape(-1)
+        return x
 
     return defect
 
@@ -292,14 +295,12 @@ CONTROLS: list[tuple[str, Kind, Defect]] = [
     ("Kolmogorov-Smirnov", "gaussian", coarse),
     ("Kolmogorov-Smirnov", "uniform", coarse),
     ("low bits", "uniform", coarse),
-    *((f"lag {lag}", kind, repeated(lag)) for lag in (1, 2, 4, 32, 128) for kind in KINDS),
+    *((f"lag {lag}", kind, repeated(lag)) for lag in LAGS for kind in KINDS),
     *((label, kind, shared_between_seeds) for label in OTHER_SEEDS for kind in KINDS),
     *((label, kind, shared_between_names) for label in NAMES for kind in KINDS),
-    *((f"magnitude, lag {lag}", "gaussian", repeated(lag, signs=True)) for lag in (1, 2, 4, 32, 128)),
+    *((f"magnitude, lag {lag}", "gaussian", repeated(lag, signs=True)) for lag in LAGS),
     *((f"magnitude, {label}", "binomial", magnitudes_shared_between_seeds) for label in OTHER_SEEDS),
     *((f"magnitude, {label}", "gaussian", magnitudes_shared_between_names) for label in NAMES),
-    ("lag 3", "rademacher", repeated(4)),
-    ("magnitude, lag 3", "gaussian", repeated(4, signs=True)),
 ]
 
 
@@ -325,7 +326,7 @@ def test_every_check_has_a_negative_control() -> None:
 @pytest.mark.parametrize("check", ["mean", "variance", "cells", "positions", "lag 1", "seed + 1"])
 def test_error_rates_are_as_stated(check: str, kind: Kind) -> None:
     """p-values of 150 seeds are uniform, itself tested at ALPHA; those of a constant statistic are all 1."""
-    draw = stream(kind, 2**13)
+    draw = stream(kind, 2**15)
     p_values = np.array([CHECKS[check](draw, kind, noise.derive_seed("calibration", i)) for i in range(150)])
     if kind == "rademacher" and check == "variance":
         assert (p_values == 1).all()

@@ -56,6 +56,14 @@ class LaneModule(ABC):
             )
         return self._axes.setdefault(key, axes[0])
 
+    def split(self, layout: LaneLayout, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """``x`` [..., in] as [lanes, rows, in], and how to put [lanes, rows, out] back into its shape."""
+        axis = self.axis(layout, x) if layout.lanes > 1 else 0
+        moved = x.movedim(axis, 0)
+        shape = moved.shape[:-1]
+        back: Callable[[Tensor], Tensor] = lambda y: y.reshape(*shape, y.shape[-1]).movedim(0, axis)  # noqa: E731
+        return moved.reshape(layout.lanes, -1, x.shape[-1]), back
+
     @property
     def weight(self) -> Tensor:
         """The module's own, unperturbed weight."""
@@ -75,32 +83,24 @@ class LaneLinear(LaneModule):
     """``nn.Linear``: one tile of W + eps z and W - eps z at a time, multiplied while it is in the cache."""
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        lanes = layout.lanes
-        if lanes > 1:
-            self.axis(layout, x)
-        rows = x.reshape(lanes, -1, x.shape[-1])
-        out_features = self.weight.shape[0]
+        rows, back = self.split(layout, x)
         if "weight" in self.owned:
-            y = torch.empty((lanes, rows.shape[1], out_features), dtype=x.dtype)
+            y = torch.empty((layout.lanes, rows.shape[1], self.weight.shape[0]), dtype=x.dtype)
             for first, last, tile in weights.tiles(self.owned["weight"]):
-                for lane in range(lanes):
+                for lane in range(layout.lanes):
                     torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
         else:
             y = torch.nn.functional.linear(rows, self.weight)
-        return self.bias(weights, y).view(*x.shape[:-1], out_features)
+        return back(self.bias(weights, y))
 
 
 class LaneConv1D(LaneModule):
     """GPT-2's ``Conv1D``: a linear layer with its weight stored as [in, out]."""
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        lanes = layout.lanes
-        if lanes > 1:
-            self.axis(layout, x)
-        rows = x.reshape(lanes, -1, x.shape[-1])
+        rows, back = self.split(layout, x)
         weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
-        y = torch.matmul(rows, weight)
-        return self.bias(weights, y).view(*x.shape[:-1], y.shape[-1])
+        return back(self.bias(weights, torch.matmul(rows, weight)))
 
 
 class LaneEmbedding(LaneModule):
@@ -111,8 +111,10 @@ class LaneEmbedding(LaneModule):
             return self.original(*args, **kwargs)
 
     def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:
-        if layout.lanes > 1:
-            self.axis(layout, ids)
+        if layout.lanes > 1 and ids.numel() != ids.shape[self.axis(layout, ids)]:
+            raise UnsupportedModuleError(
+                f"{self.name} looks up ids of shape {tuple(ids.shape)}, not one a row; {_ELSE}"
+            )
         return weights.rows(self.owned["weight"], ids)
 
 
@@ -153,13 +155,11 @@ class LaneLora(LaneModule):
         self.lora = lora
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        if layout.lanes > 1:
-            self.axis(layout, x)
-        y: Tensor = self.original(x)
+        rows, back = self.split(layout, x)
         a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
-        rows = x.reshape(layout.lanes, -1, x.shape[-1]).to(a.dtype)
-        change = torch.bmm(torch.bmm(rows, a.transpose(1, 2)), b.transpose(1, 2))
-        return y + (change * self.lora.scale).to(y.dtype).view(y.shape)
+        change = torch.bmm(torch.bmm(rows.to(a.dtype), a.transpose(1, 2)), b.transpose(1, 2))
+        y: Tensor = self.original(x)
+        return y + back(change * self.lora.scale).to(y.dtype)
 
 
 _ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
