@@ -1,0 +1,176 @@
+"""Runs that must agree: uninterrupted, killed anywhere and resumed, replayed from the journal."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from twinpass.cli.main import main
+from twinpass.train.journal import History, read
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "lora-inplace": {"estimator": {"perturbation": "inplace"}},
+    "full": {"trainable": {"kind": "full"}},
+    "full-gaussian": {"trainable": {"kind": "full"}, "estimator": {"noise": "gaussian"}},
+    "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
+    "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
+    "layers": {"trainable": {"kind": "layers", "first": 1, "last": 2}},
+    "pattern": {"trainable": {"kind": "pattern", "pattern": "mlp|norm"}},
+    "plain-path": {"use": {"model": "bloom"}, "trainable": {"kind": "full"}},
+}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*/*.safetensors")
+    return load_file(file)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(params=KINDS)
+def finished(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A finished run of each kind."""
+    if request.param == "plain-path":
+        request.applymarker(pytest.mark.filterwarnings("ignore:BloomForCausalLM does not give the same scores"))
+    config = tiny.config(tmp_path, **KINDS[request.param])
+    assert main(["train", str(config), "--json"]) == 0
+    return tmp_path / "run"
+
+
+@pytest.mark.filterwarnings("ignore:BloomForCausalLM does not give the same scores")
+def test_killed_and_resumed_and_replayed(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "journal.jsonl").read_bytes()
+    final = weights(finished)
+    lines = whole.splitlines(keepends=True)
+    moments = [len(lines[0]), sum(map(len, lines[:4])), sum(map(len, lines[:6])) + 17]
+    for i, moment in enumerate(moments):
+        run = tmp_path / f"killed-{i}"
+        shutil.copytree(finished, run)
+        for name in ("adapter", "model", "plots", "summary.json"):
+            shutil.rmtree(run / name, ignore_errors=True)
+        (run / "summary.json").unlink(missing_ok=True)
+        (run / "journal.jsonl").write_bytes(whole[:moment])
+        assert main(["train", "--resume", str(run), "--json"]) == 0
+        assert (run / "journal.jsonl").read_bytes() == whole
+        assert same(weights(run), final)
+        events = [json.loads(line)["event"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert (events.count("step"), events.count("evaluation")) == (8, 4)
+    assert main(["replay", str(finished), "--out", str(tmp_path / "replayed"), "--json"]) == 0
+    assert same(weights(tmp_path / "replayed"), final)
+
+
+def test_a_step_in_the_middle(tmp_path: Path) -> None:
+    short = tiny.config(tmp_path / "short", optimizer={"steps": 4, "schedule": "constant"})
+    long = tiny.config(tmp_path / "long", optimizer={"steps": 8, "schedule": "constant"})
+    assert main(["train", str(short), "--json"]) == main(["train", str(long), "--json"]) == 0
+    assert main(["replay", str(tmp_path / "long/run"), "--step", "4", "--json"]) == 0
+    assert same(weights(tmp_path / "long/run/step-4"), weights(tmp_path / "short/run"))
+
+
+def test_the_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tiny.config(tmp_path)), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    run = tmp_path / "run"
+    assert summary == json.loads((run / "summary.json").read_text())
+    names = {file.name for file in run.iterdir()}
+    assert names == {"config.toml", "journal.jsonl", "metrics.jsonl", "summary.json", "adapter", "plots"}
+    assert {file.name for file in (run / "plots").iterdir()} == {"loss.png", "gradient.png", "accuracy.png"}
+    wanted = (
+        "metric_name base_metric final_metric steps train_seconds total_seconds hit_rate token_layers peak_rss_bytes"
+    )
+    assert set(wanted.split()) <= summary.keys()
+    layers, lanes = 2, 4
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    demand = sum(row["token_layers"]["demand"] for row in rows if row["event"] == "step")
+    assert summary["token_layers"]["demand"] == demand > 0
+    assert demand % (layers * lanes) == 0
+    assert summary["hit_rate"] == pytest.approx(1 - summary["token_layers"]["computed"] / demand)
+    assert main(["eval", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metric"] == summary["final_metric"]
+    assert main(["eval", str(run), "--step", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metric"] == summary["base_metric"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "full-inplace"])
+def test_divergence_rolls_back_and_stops(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = {"lr": 30.0, "steps": 60, "clip": 0.0, "guard_window": 4, "guard_metric": 0.0, "schedule": "constant"}
+    settings = {**KINDS[kind], "optimizer": {**wild, "guard_rollbacks": 2}}
+    if kind == "full-inplace":
+        settings["optimizer"]["lr"] = 0.3
+    config = tiny.config(tmp_path, **settings)
+    assert main(["train", str(config), "--json"]) == 1
+    assert "lower optimizer.lr" in capsys.readouterr().err
+    contents = read(tmp_path / "run/journal.jsonl")
+    rollbacks = [record for record in contents.records if record["kind"] == "rollback"]
+    assert [record["lr_scale"] for record in rollbacks] == [0.5, 0.25]
+    assert History.of(contents.records).lr_scale == 0.25
+    events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "rollback" for event in events) == 2
+    assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 1
+
+
+def test_resume_refuses_other_ground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny.config(tmp_path)
+    assert main(["train", str(config), "--json"]) == 0
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--json"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("lr = 0.001", "lr = 0.002"))
+    assert main(["train", "--resume", str(run), "--json"]) == 2
+    assert "config.toml was changed" in capsys.readouterr().err
+    (run / "config.toml").write_text(text)
+    tiny.save(tmp_path / "model", "qwen2")
+    assert main(["replay", str(run), "--json"]) == 2
+    assert "does not belong to this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "give either a CONFIG file, or --resume RUN"),
+        (["train", "nowhere.toml"], "cannot be read"),
+        (["train", "{config}", "--set", "optimizer.lr=fast"], "[optimizer] lr"),
+        (["train", "{config}", "--set", "task.train=none.jsonl"], "there is no such file"),
+        (["train", "{config}", "--set", "model.path=/no/such/model"], "there is no folder"),
+        (["train", "{config}", "--set", "task.prompt=Say {title}"], "row 1: the prompt uses {title}, the row has only"),
+        (["train", "{config}", "--set", "trainable.targets=['w']"], "match no linear layer"),
+        (["eval", "{config}", "--step", "3"], "--step needs the folder of a run"),
+        (["replay", "nowhere"], "there is no journal here"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny.config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([argument.replace("{config}", str(config)) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny.config(tmp_path)
+    model = tiny.model()
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight")[3] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    assert main(["train", str(config)]) == 2
+    assert "model.norm.weight holds NaN" in capsys.readouterr().err
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "t5", "architectures": ["T5Model"]}))
+    assert main(["train", str(config)]) == 2
+    assert "without a causal language-model head" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
