@@ -278,11 +278,12 @@ class TestRefusals:
         [LatticeTerm(1, perturbation=4.0), LatticeTerm(1, update=3.5), LatticeTerm(1, update=-3.9, times=-1)],
         ids=["perturbation", "update", "undo"],
     )
-    def test_leaving_the_range(self, term: LatticeTerm, dtype: torch.dtype) -> None:
-        """From 2, with the range ending at 4, exactly the weights whose sign is positive leave it."""
-        tensors = {"calm": torch.zeros(3, dtype=dtype), "wild.w": torch.full((500,), 2.0, dtype=dtype)}
+    @pytest.mark.parametrize("side", [1, -1])
+    def test_leaving_the_range(self, side: int, term: LatticeTerm, dtype: torch.dtype) -> None:
+        """From 2, with the range ending at 4, exactly the weights that move outwards leave it; likewise from -2."""
+        tensors = {"calm": torch.zeros(3, dtype=dtype), "wild.w": torch.full((500,), 2.0 * side, dtype=dtype)}
         lattice = Lattice(Parameters(tensors), "rademacher")
-        outside = int((noise.reference(1, "wild.w", 0, 500, "rademacher") > 0).sum())
+        outside = int((noise.reference(1, "wild.w", 0, 500, "rademacher") == side).sum())
         with pytest.raises(LatticeError, match=rf"^{outside} weights of wild\.w grew beyond 4, .* lower optimizer\.lr"):
             lattice.add([term])
 

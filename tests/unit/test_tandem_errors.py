@@ -63,7 +63,7 @@ class Headed(nn.Module):
         self.norm = nn.LayerNorm(8, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.norm(x.unflatten(-1, (4, 8)).transpose(1, 2)).transpose(1, 2).flatten(2))
+        return cast(Tensor, self.norm(x.view(*x.shape[:2], 4, 8).transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
 class Pair(nn.Module):

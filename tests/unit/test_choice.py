@@ -1,0 +1,97 @@
+"""The choice objective against the definition, written out by hand."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinpass.core import Request, Score
+from twinpass.objective.choice import Choice
+from twinpass.task.template import Example
+
+Logs = list[list[list[float]]]
+"""Log-probabilities by example, option and token."""
+
+
+def examples_of(logs: Logs, labels: Sequence[int]) -> list[Example]:
+    return [
+        Example((1, 2), tuple(tuple(range(len(tokens))) for tokens in options), label, 2)
+        for options, label in zip(logs, labels, strict=True)
+    ]
+
+
+def scores_of(logs: Logs) -> list[Score]:
+    return [np.array(tokens, dtype=np.float64) for options in logs for tokens in options]
+
+
+def cross_entropy(options: list[list[float]], label: int) -> float:
+    logits = [math.fsum(tokens) for tokens in options]
+    top = max(logits)
+    return top + math.log(math.fsum(math.exp(logit - top) for logit in logits)) - logits[label]
+
+
+def test_requests_are_every_option_of_every_example_in_order() -> None:
+    examples = [Example((1, 2), ((3,), (4, 5)), 0, 2), Example((6,), ((7,), (8,), (9, 9)), 2, 1)]
+    assert Choice().requests(examples) == [
+        Request((1, 2), (3,)),
+        Request((1, 2), (4, 5)),
+        Request((6,), (7,)),
+        Request((6,), (8,)),
+        Request((6,), (9, 9)),
+    ]
+
+
+def test_loss_of_probabilities_that_sum_to_one_is_minus_the_log_of_the_right_one() -> None:
+    logs = [[[math.log(0.2)], [math.log(0.5), math.log(0.5), math.log(0.5)], [math.log(0.675)]]]
+    for label, probability in enumerate((0.2, 0.125, 0.675)):
+        loss = Choice().loss(examples_of(logs, [label]), scores_of(logs))
+        assert loss == pytest.approx(-math.log(probability), rel=1e-14)
+
+
+def test_loss_normalises_over_the_options_only() -> None:
+    logs = [[[-10.0, -1.0], [-11.0]], [[-3.0], [-3.0], [-1.0, -2.0]]]
+    loss = Choice().loss(examples_of(logs, [0, 1]), scores_of(logs))
+    assert loss == pytest.approx((math.log(2) + math.log(3)) / 2, rel=1e-14)
+
+
+batches = st.lists(
+    st.lists(st.lists(st.floats(-1e3, 0.0), min_size=1, max_size=4), min_size=2, max_size=5), min_size=1, max_size=5
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(batches, st.data())
+def test_loss_and_accuracy_are_those_computed_by_hand(logs: Logs, data: st.DataObject) -> None:
+    labels = [data.draw(st.integers(0, len(options) - 1)) for options in logs]
+    examples, scores = examples_of(logs, labels), scores_of(logs)
+    losses = [cross_entropy(options, label) for options, label in zip(logs, labels, strict=True)]
+    assert Choice().loss(examples, scores) == pytest.approx(math.fsum(losses) / len(losses), rel=1e-9, abs=1e-9)
+
+    right = [
+        int(np.argmax([np.sum(tokens) for tokens in options])) == label
+        for options, label in zip(logs, labels, strict=True)
+    ]
+    assert Choice().metric(examples, scores) == pytest.approx(sum(right) / len(right))
+
+
+def test_very_unlikely_options_stay_finite() -> None:
+    logs = [[[-2e4], [-1e4]]]
+    assert Choice().loss(examples_of(logs, [0]), scores_of(logs)) == pytest.approx(1e4)
+    assert Choice().loss(examples_of(logs, [1]), scores_of(logs)) == 0.0
+
+
+def test_a_score_that_is_not_a_number_shows_in_the_loss() -> None:
+    logs = [[[math.nan], [-1.0]]]
+    with np.errstate(invalid="ignore"):
+        assert math.isnan(Choice().loss(examples_of(logs, [1]), scores_of(logs)))
+
+
+@pytest.mark.parametrize(("labels", "accuracy"), [((0, 2), 1.0), ((0, 1), 0.5), ((1, 0), 0.0)])
+def test_accuracy_counts_the_likeliest_option(labels: tuple[int, int], accuracy: float) -> None:
+    logs = [[[-0.1, -0.1], [-0.3]], [[-5.0], [-4.0], [-1.0, -1.0]]]
+    choice = Choice()
+    assert choice.metric_name == "accuracy"
+    assert choice.metric(examples_of(logs, labels), scores_of(logs)) == accuracy

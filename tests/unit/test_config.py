@@ -1,0 +1,325 @@
+"""A configuration is checked whole: every fault is named with section and key, or it loads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from twinpass.config.load import load_config, parse
+from twinpass.config.schema import SECTIONS, Config
+from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
+from twinpass.errors import ConfigError
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("**/*.toml"))
+Values = dict[str, Any]
+WriteConfig = Callable[[Values], Path]
+
+
+def minimal(**changes: Values) -> Values:
+    """The shortest valid configuration; ``changes`` add keys to its sections, and None removes one."""
+    values: Values = {
+        "model": {"path": "some/model"},
+        "trainable": {"kind": "full"},
+        "task": {"train": "train.jsonl", "eval": "eval.csv", "prompt": "{text}", "options": [" no", " yes"]},
+        "optimizer": {"lr": 1e-3, "steps": 10},
+        "run": {"out": "runs/it"},
+    }
+    for section, keys in changes.items():
+        merged = values.get(section, {}) | keys
+        values[section] = {key: value for key, value in merged.items() if value is not None}
+    return values
+
+
+def problems_of(values: Values) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(values, "it.toml", Path("/nowhere"))
+    return caught.value.problems
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteConfig:
+    def write_config(values: Values) -> Path:
+        path = tmp_path / "it.toml"
+        path.write_text(tomli_w.dumps(values), encoding="utf-8")
+        return path
+
+    return write_config
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_shipped_example_loads_and_finds_its_data(path: Path) -> None:
+    config = load_config(path)
+    assert config.source == str(path)
+    for data in (config.task.train, config.task.eval):
+        assert Path(data).is_file()
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+def test_defaults_are_filled_in() -> None:
+    config = parse(minimal(), "it.toml", Path("/nowhere"))
+    assert isinstance(config, Config)
+    assert (config.optimizer.lr, config.optimizer.batch_size) == (1e-3, 16)
+    assert (config.estimator.probes, config.estimator.perturbation) == (1, "tandem")
+    assert config.epsilon.at(3) == 1e-3
+    assert config.run.seed == 0
+    assert config.task.train_rows is None
+    assert set(config.values) == set(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        ({"kind": "full"}, Full),
+        ({"kind": "lora", "rank": 2, "targets": ["a"]}, Lora),
+        ({"kind": "pattern", "pattern": "mlp"}, Pattern),
+        ({"kind": "layers", "first": 0, "last": 2}, Layers),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
+)
+def test_kind_picks_the_class(keys: Values, kind: type) -> None:
+    assert type(parse(minimal(trainable=keys), "it.toml", Path("/nowhere")).trainable) is kind
+
+
+def test_an_integer_may_stand_for_a_float() -> None:
+    assert parse(minimal(optimizer={"lr": 1}), "it.toml", Path("/nowhere")).optimizer.lr == 1.0
+
+
+FAULTS: list[tuple[Values, tuple[str, ...]]] = [
+    # unknown names
+    ({"optimiser": {"lr": 1.0}}, ("[optimiser]: no such section", "did you mean 'optimizer'?", "trainable")),
+    ({"zzz": {"a": 1}}, ("[zzz]: no such section; there are model",)),
+    ({"optimizer": {"batchsize": 4}}, ("[optimizer] batchsize: no such key", "did you mean 'batch_size'?")),
+    ({"engine": {"qqq": 1}}, ("[engine] qqq: no such key",)),
+    ({"model": {"kind": "x"}}, ("[model] kind: no such key", "there are path, dtype")),
+    # kinds
+    ({"trainable": {"kind": "lorra"}}, ("[trainable] kind: there is no 'lorra'", "did you mean 'lora'?", "pattern")),
+    ({"trainable": {"kind": None}}, ("[trainable] kind: is missing", "choose from full, lora")),
+    ({"trainable": {"kind": 3}}, ("[trainable] kind: there is no 3",)),
+    ({"trainable": {"kind": ["full"]}}, ("[trainable] kind: there is no ['full']",)),
+    ({"reuse": {"policy": "exat"}}, ("[reuse] policy: there is no 'exat'", "did you mean 'exact'?")),
+    # missing keys
+    ({"optimizer": {"lr": None}}, ("[optimizer] lr: is missing",)),
+    ({"model": {"path": None}}, ("[model] path: is missing",)),
+    ({"trainable": {"kind": "layers", "first": 0}}, ("[trainable] last: is missing",)),
+    ({"run": {"out": None}}, ("[run] out: is missing",)),
+    ({"task": {"train": None}}, ("[task] train:",)),
+    ({"task": {"eval": None}}, ("[task] eval:",)),
+    # wrong types
+    ({"optimizer": {"lr": "fast"}}, ("[optimizer] lr:", "number", "got 'fast'")),
+    ({"optimizer": {"steps": 1.5}}, ("[optimizer] steps:", "integer", "got 1.5")),
+    ({"optimizer": {"steps": True}}, ("[optimizer] steps:", "integer", "got True")),
+    ({"run": {"out": 7}}, ("[run] out:", "string", "got 7")),
+    ({"task": {"options": " no"}}, ("[task] options:", "got ' no'")),
+    ({"task": {"options": [" no", 1]}}, ("[task] options.1:", "string", "got 1")),
+    ({"task": {"train": 5}}, ("[task] train:", "string", "got 5")),
+    # out of range
+    ({"optimizer": {"lr": 0.0}}, ("[optimizer] lr:", "greater than 0", "got 0.0")),
+    ({"optimizer": {"lr": float("nan")}}, ("[optimizer] lr:", "got nan")),
+    ({"optimizer": {"lr": float("inf")}}, ("[optimizer] lr:", "finite", "got inf")),
+    ({"optimizer": {"steps": 0}}, ("[optimizer] steps:", "got 0")),
+    ({"optimizer": {"clip": -1.0}}, ("[optimizer] clip:", "got -1.0")),
+    ({"optimizer": {"schedule": "square"}}, ("[optimizer] schedule:", "'linear'", "got 'square'")),
+    ({"epsilon": {"value": -1e-3}}, ("[epsilon] value:", "got -0.001")),
+    ({"estimator": {"probes": 0}}, ("[estimator] probes:", "got 0")),
+    ({"estimator": {"noise": "cauchy"}}, ("[estimator] noise:", "'rademacher'", "got 'cauchy'")),
+    ({"model": {"dtype": "float16"}}, ("[model] dtype:", "'bfloat16'", "got 'float16'")),
+    ({"model": {"path": ""}}, ("[model] path:", "got ''")),
+    ({"run": {"seed": -1}}, ("[run] seed:", "got -1")),
+    ({"task": {"train_rows": 0}}, ("[task] train_rows:", "got 0")),
+    # impossible combinations
+    ({"estimator": {"perturbation": "inplace", "noise": "gaussian"}}, ("[estimator] perturbation: 'inplace'", "rademacher")),
+    ({"trainable": {"kind": "layers", "first": 2, "last": 2}}, ("[trainable] first:", "last must be larger")),
+    ({"trainable": {"kind": "pattern", "pattern": "("}}, ("[trainable] pattern:", "not a regular expression")),
+    ({"task": {"options": [" yes"]}}, ("[task] options:", "at least two")),
+    ({"task": {"options": [" a", " a"]}}, ("[task] options:", "different")),
+    ({"task": {"options": [" a", ""]}}, ("[task] options:", "not empty")),
+    ({"task": {"labels": ["one"]}}, ("[task] labels:", "1 names for 2 options")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), FAULTS, ids=lambda value: None if isinstance(value, tuple) else str(value)
+)
+def test_a_fault_is_named_with_section_and_key(changes: Values, words: tuple[str, ...]) -> None:
+    (problem,) = problems_of(minimal(**changes))
+    assert problem.startswith(words[0])
+    for word in words:
+        assert word in problem
+
+
+@pytest.mark.parametrize("kind", ["full", "layers", "pattern"])
+def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
+    keys = {"layers": {"first": 0, "last": 1}, "pattern": {"pattern": "mlp"}}.get(kind, {})
+    values = minimal(
+        model={"dtype": "bfloat16"}, estimator={"perturbation": "inplace"}, trainable={"kind": kind, **keys}
+    )
+    (problem,) = problems_of(values)
+    assert problem.startswith("[estimator] perturbation: 'inplace'")
+    assert "[model] dtype" in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": {"perturbation": "inplace"}},
+        {"estimator": {"perturbation": "inplace"}, "model": {"dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
+        {"estimator": {"noise": "gaussian"}, "model": {"dtype": "bfloat16"}},
+    ],
+    ids=["inplace float32", "inplace adapters beside bfloat16", "tandem"],
+)
+def test_possible_combinations_are_let_through(changes: dict[str, Values]) -> None:
+    parse(minimal(**changes), "it.toml", Path("/nowhere"))
+
+
+def test_a_missing_section_is_reported_by_its_keys() -> None:
+    assert any(problem.startswith("[optimizer] lr: is missing") for problem in problems_of({"model": {"path": "m"}}))
+
+
+@pytest.mark.parametrize("value", ["text", 3, [1], [{"path": "m"}]])
+def test_a_section_must_be_a_table(value: object) -> None:
+    (problem,) = problems_of(minimal() | {"model": value})
+    assert problem == f"model: expected a section [model], got {value!r}"
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    values = minimal(
+        model={"dtype": "int8"},
+        trainable={"kind": "lowrank"},
+        task={"options": [" one"], "prompt": "{text}", "train": "x.jsonl"},
+        estimator={"perturbation": "inplace", "noise": "gaussian"},
+        optimizer={"lr": "x", "steps": 0, "stepz": 3},
+        epsilon={"value": 0.0},
+        run={"out": None},
+        modle={"path": "m"},
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(values, "it.toml", Path("/nowhere"))
+    starts = {problem.partition(":")[0] for problem in caught.value.problems}
+    assert starts == {
+        "[modle]",
+        "[model] dtype",
+        "[trainable] kind",
+        "[task] options",
+        "[estimator] perturbation",
+        "[optimizer] lr",
+        "[optimizer] steps",
+        "[optimizer] stepz",
+        "[epsilon] value",
+        "[run] out",
+    }
+    assert len(caught.value.problems) == 10
+    message = str(caught.value)
+    assert message.startswith("it.toml: 10 problems in the configuration:")
+    assert message.count("\n  - ") == 10
+
+
+def test_one_problem_is_counted_in_the_singular() -> None:
+    with pytest.raises(ConfigError, match=r"^it\.toml: 1 problem in the configuration:\n  - \[optimizer\] lr: "):
+        parse(minimal(optimizer={"lr": -1.0}), "it.toml", Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("optimizer.lr=2e-4", "optimizer", "lr", 2e-4),
+        ("optimizer.steps=7", "optimizer", "steps", 7),
+        ("optimizer.schedule=cosine", "optimizer", "schedule", "cosine"),
+        ('optimizer.schedule="cosine"', "optimizer", "schedule", "cosine"),
+        (" run.out = runs/other ", "run", "out", "runs/other"),
+        ("run.out=a=b", "run", "out", "a=b"),
+        ('task.options=[" bad", " good", " fine"]', "task", "options", (" bad", " good", " fine")),
+        ("task.suffix=", "task", "suffix", ""),
+        ("estimator.probes=3", "estimator", "probes", 3),
+    ],
+)
+def test_an_override_wins(write: WriteConfig, override: str, section: str, key: str, expected: object) -> None:
+    assert getattr(getattr(load_config(write(minimal()), [override]), section), key) == expected
+
+
+def test_the_last_override_wins_and_may_pick_a_kind(write: WriteConfig) -> None:
+    overrides = ["optimizer.lr=1", "trainable.kind=lora", "trainable.rank=3", "optimizer.lr=2"]
+    config = load_config(write(minimal()), overrides)
+    assert config.optimizer.lr == 2.0
+    assert config.trainable == Lora(rank=3)
+    assert config.values["trainable"] == {"kind": "lora", "rank": 3}
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr", "lr=3", "=3", "optimizer", ""])
+def test_an_override_with_bad_syntax_shows_how_to_write_it(write: WriteConfig, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(minimal()), [override, "optimizer.steps=0"])
+    syntax, steps = caught.value.problems
+    assert syntax.startswith(f"--set {override}: expected section.key=value")
+    assert steps.startswith("[optimizer] steps:")
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("optimzer.lr=3", "[optimzer]: no such section (did you mean 'optimizer'?)"),
+        ("optimizer.l=3", "[optimizer] l: no such key"),
+        ("optimizer.lr=fast", "[optimizer] lr:"),
+        ("optimizer.steps=3.5", "[optimizer] steps:"),
+    ],
+)
+def test_an_override_is_checked_like_the_file(write: WriteConfig, override: str, start: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(minimal()), [override])
+    assert [problem.startswith(start) for problem in caught.value.problems] == [True]
+
+
+@pytest.mark.parametrize("given", ["data/a.jsonl", "./data/a.jsonl", "data/x/../a.jsonl"])
+def test_data_paths_are_relative_to_the_configuration_file(
+    write: WriteConfig, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    path = write(minimal(task={"train": given}))
+    monkeypatch.chdir(path.parent.parent)
+    for name in (path, path.relative_to(path.parent.parent)):
+        config = load_config(name)
+        assert config.task.train == str(path.parent / "data/a.jsonl")
+        assert config.task.eval == str(path.parent / "eval.csv")
+        assert config.values["task"]["train"] == config.task.train
+        assert config.run.out == "runs/it"
+
+
+def test_absolute_and_home_paths_stay(write: WriteConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    config = load_config(write(minimal(task={"train": "/abs/a.jsonl", "eval": "~/b.csv"})))
+    assert (config.task.train, config.task.eval) == ("/abs/a.jsonl", str(home / "b.csv"))
+
+
+def test_the_given_values_are_not_changed() -> None:
+    values = {"trainable": {"kind": "full"}, **minimal(), "epsilon": {}}
+    parse(values, "it.toml", Path("/nowhere"))
+    assert values["epsilon"] == {}
+    assert values["task"]["train"] == "train.jsonl"
+
+
+def test_the_resolved_values_load_again_from_anywhere(write: WriteConfig, tmp_path: Path) -> None:
+    first = load_config(write(minimal()))
+    second = parse(first.values, first.source, tmp_path / "elsewhere")
+    assert second == first
+
+
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: 1 problem .*\n.*cannot be read: No such file"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_a_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"[model", b"model = ", b"a = 1\na = 2", b"\xff\xfe", b'x = "\xe9"'])
+def test_a_file_that_is_not_toml_is_reported(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "it.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(path)

@@ -1,0 +1,327 @@
+"""The journal gives back what was written, or says which line is damaged; a torn last line is no damage."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinpass.core import Estimate, Probe, StepReport, Work
+from twinpass.errors import JournalError
+from twinpass.train.journal import History, Journal, read, step_record
+
+Record = dict[str, Any]
+
+HEADER: Record = {"config": {"run": {"out": "runs/ä"}}, "check": 'x","check":"'}
+
+
+def report(step: int, seed: int = 7, loss: float = 1.0, lr: float = 1e-3) -> StepReport:
+    estimate = Estimate((Probe(seed), Probe(2**64 - 1 - seed)), 1e-3, ((loss, 0.5), (0.25, loss)), (loss / 3, -0.1))
+    return StepReport(step, estimate, (loss / 3, -0.05), lr, Work(100, 40))
+
+
+def evaluation(step: int, metric: float) -> Record:
+    return {"kind": "evaluation", "step": step, "metric": metric}
+
+
+def rollback(to: int, lr_scale: float, discarded: int = 0) -> Record:
+    return {"kind": "rollback", "to": to, "lr_scale": lr_scale, "discarded": discarded, "reason": "it “diverged”\n"}
+
+
+RECORDS: list[Record] = [
+    step_record(report(0)),
+    evaluation(1, 0.75),
+    step_record(report(1, loss=0.1 + 0.2)),
+    rollback(1, 0.5),
+    step_record(report(1, seed=9)),
+]
+
+
+def write(path: Path, records: Sequence[Mapping[str, Any]] = RECORDS) -> list[bytes]:
+    """A journal of ``records``; its lines."""
+    with closing(Journal.create(path, HEADER)) as journal:
+        for record in records:
+            journal.append(record)
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def plain(records: Sequence[Mapping[str, Any]]) -> list[Record]:
+    return [dict(record) for record in records]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.jsonl"
+
+
+def test_what_was_written_is_read_back(path: Path) -> None:
+    lines = write(path)
+    contents = read(path)
+    assert dict(contents.header) == {"kind": "header", "format": 1, **HEADER}
+    assert plain(contents.records) == RECORDS
+    assert contents.sound_bytes == path.stat().st_size
+    assert len(lines) == 1 + len(RECORDS)
+    for line in lines:
+        assert json.loads(line)["check"]
+
+
+def test_a_record_is_in_the_file_as_soon_as_append_returns(path: Path) -> None:
+    with closing(Journal.create(path, HEADER)) as journal:
+        for count, record in enumerate(RECORDS, 1):
+            journal.append(record)
+            assert plain(read(path).records) == RECORDS[:count]
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+seeds = st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> StepReport:
+    q = draw(st.integers(1, 3))
+    estimate = Estimate(
+        tuple(Probe(draw(seeds)) for _ in range(q)),
+        draw(finite),
+        tuple((draw(finite), draw(finite)) for _ in range(q)),
+        tuple(draw(finite) for _ in range(q)),
+    )
+    clipped = tuple(draw(finite) for _ in range(q))
+    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite), Work(draw(seeds), draw(seeds)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(reports(), max_size=3))
+def test_steps_come_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, steps: list[StepReport]) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    write(path, [step_record(step) for step in steps])
+    history = History.of(read(path).records)
+    assert history.steps == steps
+    assert repr(history.steps) == repr(steps)  # tells -0.0 from 0.0
+    assert repr(history.terms()) == repr([term for step in steps for term in step.terms])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_refused_and_leaves_the_journal_sound(path: Path, value: float) -> None:
+    with closing(Journal.create(path, HEADER)) as journal:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            journal.append(evaluation(0, value))
+        journal.append(RECORDS[0])
+    assert plain(read(path).records) == RECORDS[:1]
+
+
+def test_a_last_line_torn_at_any_byte_is_dropped_and_appending_continues(path: Path) -> None:
+    lines = write(path)
+    whole, kept = path.read_bytes(), len(b"".join(lines[:-1]))
+    for size in range(kept, len(whole)):
+        path.write_bytes(whole[:size])
+        contents = read(path)
+        assert (plain(contents.records), contents.sound_bytes) == (RECORDS[:-1], kept)
+        assert path.stat().st_size == size, "reading must not write"
+
+        journal, contents = Journal.open(path)
+        with closing(journal):
+            assert plain(contents.records) == RECORDS[:-1]
+            journal.append(RECORDS[-1])
+        assert path.read_bytes() == whole
+
+
+def test_a_file_cut_at_any_byte_holds_its_whole_lines(path: Path) -> None:
+    lines = write(path)
+    whole = b"".join(lines)
+    ends = [len(b"".join(lines[: count + 1])) for count in range(len(lines))]
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        if size < ends[0]:
+            with pytest.raises(JournalError, match=r"journal\.jsonl"):
+                read(path)
+        else:
+            assert plain(read(path).records) == RECORDS[: sum(end <= size for end in ends) - 1]
+
+
+def test_a_sound_journal_is_continued_to_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    lines = write(path)
+    other = tmp_path / "other.jsonl"
+    write(other, RECORDS[:2])
+    for record in RECORDS[2:]:
+        journal, _ = Journal.open(other)
+        with closing(journal):
+            journal.append(record)
+    assert other.read_bytes() == b"".join(lines)
+
+
+def test_a_damaged_byte_anywhere_in_an_inner_line_is_noticed(path: Path) -> None:
+    lines = write(path)
+    chance = random.Random(0)
+    for number in range(1, len(lines)):
+        line = lines[number - 1]
+        for at in range(len(line) - (number == len(lines) - 1)):
+            bad = bytearray(line)
+            bad[at] ^= chance.randrange(1, 256)
+            path.write_bytes(b"".join([*lines[: number - 1], bytes(bad), *lines[number:]]))
+            with pytest.raises(JournalError, match=rf"journal\.jsonl, line {number}: the checksum does not match"):
+                read(path)
+
+
+def swapped(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[3], lines[2], *lines[4:]]
+
+
+def removed(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], *lines[3:]]
+
+
+def repeated(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[1], *lines[2:]]
+
+
+def edited(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], lines[2].replace(b'"metric":0.75', b'"metric":0.76'), *lines[3:]]
+
+
+def blank(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:2], b"\n", *lines[2:]]
+
+
+@pytest.mark.parametrize("change", [swapped, removed, repeated, edited, blank])
+def test_lines_that_were_moved_or_changed_are_named_with_a_remedy(path: Path, change: Any) -> None:
+    lines = write(path, [RECORDS[0], RECORDS[1], *RECORDS[2:]])
+    damaged = b"".join(change(lines))
+    assert damaged != b"".join(lines)
+    path.write_bytes(damaged)
+    with pytest.raises(JournalError, match=r"line 3: .*restore the file from a backup, or keep its first 2 lines"):
+        read(path)
+    with pytest.raises(JournalError, match="line 3"):
+        Journal.open(path)
+    assert path.read_bytes() == damaged
+
+    path.write_bytes(b"".join(damaged.splitlines(keepends=True)[:2]))  # the remedy
+    assert plain(read(path).records) == RECORDS[:1]
+
+
+def test_a_removed_header_is_noticed(path: Path) -> None:
+    path.write_bytes(b"".join(write(path)[1:]))
+    with pytest.raises(JournalError, match="line 1"):
+        read(path)
+
+
+def test_lines_of_another_run_do_not_fit(path: Path, tmp_path: Path) -> None:
+    lines = write(path)
+    with closing(Journal.create(tmp_path / "other", {"config": {}})) as journal:
+        for record in RECORDS:
+            journal.append(record)
+    other = (tmp_path / "other").read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], *other[2:]]))
+    with pytest.raises(JournalError, match="line 3"):
+        read(path)
+
+
+def test_another_format_is_refused(path: Path) -> None:
+    with closing(Journal.create(path, {"format": 99})):
+        pass
+    with pytest.raises(JournalError, match="written in format 99, this version reads 1; use the version that wrote it"):
+        read(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"hello\n", b"hello", b'{"kind":"header"}\n', b"\x00\xff" * 50, b"{}\n{}\n"])
+def test_a_file_that_is_no_journal_is_refused(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    for opener in (read, Journal.open):
+        with pytest.raises(JournalError, match=r"journal\.jsonl"):
+            opener(path)
+    assert path.read_bytes() == data
+
+
+def test_an_empty_file_says_so(path: Path) -> None:
+    path.touch()
+    with pytest.raises(JournalError, match="the file is empty or does not begin with a header"):
+        read(path)
+
+
+def test_a_journal_that_begins_with_a_step_is_refused(path: Path) -> None:
+    with closing(Journal(path, "")) as journal:
+        journal.append(RECORDS[0])
+    with pytest.raises(JournalError, match="does not begin with a header"):
+        read(path)
+
+
+def test_a_missing_journal_is_reported(tmp_path: Path) -> None:
+    for place in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(JournalError, match="there is no journal here; give the folder of a run"):
+            read(place)
+
+
+@pytest.mark.parametrize("data", [b"", b"anything"])
+def test_create_refuses_a_file_that_exists(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match="already holds a run; resume it, or choose another folder"):
+        Journal.create(path, HEADER)
+    assert path.read_bytes() == data
+
+
+def test_history_of_nothing_is_the_start() -> None:
+    assert History.of([]) == History([], {}, 0, 0, 1.0)
+
+
+def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
+    steps = [report(step, seed=step) for step in range(4)]
+    history = History.of([evaluation(0, 0.5), *map(step_record, steps[:2]), evaluation(2, 0.9)])
+    for record in (*map(step_record, steps[2:]), evaluation(4, 0.1)):
+        history.fold(record)
+    assert (len(history.steps), history.draws, history.rollbacks, history.lr_scale) == (4, 4, 0, 1.0)
+
+    history.fold(rollback(2, 0.5))
+    assert history.steps == steps[:2]
+    assert history.evaluations == {0: 0.5, 2: 0.9}
+    assert (history.draws, history.rollbacks, history.lr_scale) == (4, 1, 0.5)
+
+    again = report(2, seed=77)
+    history.fold(step_record(again))
+    assert history.steps == [*steps[:2], again]
+    assert history.draws == 5
+
+    history.fold(rollback(0, 0.25, discarded=1))
+    assert history == History([], {0: 0.5}, 6, 2, 0.25)
+
+
+def test_an_evaluation_made_again_replaces_the_old() -> None:
+    assert History.of([evaluation(2, 0.5), evaluation(2, 0.75)]).evaluations == {2: 0.75}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_history_is_that_of_a_plain_list(data: st.DataObject) -> None:
+    history, draws = History(), 0
+    kept: list[StepReport] = []
+    records: list[Record] = []
+    for count in range(data.draw(st.integers(0, 15))):
+        if data.draw(st.integers(0, 3)):
+            step = report(len(kept), seed=count)
+            kept.append(step)
+            draws += 1
+            records.append(step_record(step))
+        else:
+            to, discarded = data.draw(st.integers(0, len(kept))), data.draw(st.integers(0, 1))
+            kept, draws = kept[:to], draws + discarded
+            records.append(rollback(to, 0.5, discarded))
+        history.fold(records[-1])
+    assert (history.steps, history.draws) == (kept, draws)
+    assert history == History.of(records)
+
+
+def test_terms_are_those_of_the_steps_in_order() -> None:
+    steps = [report(step, seed=step, lr=0.5) for step in range(3)]
+    history = History.of([step_record(step) for step in steps])
+    terms = [(term.seed, term.scale) for term in history.terms()]
+    expected = [
+        (probe.seed, -0.5 * gradient / 2)
+        for step in steps
+        for probe, gradient in zip(step.estimate.probes, step.clipped, strict=True)
+    ]
+    assert terms == expected
+    assert [(term.seed, term.scale) for term in history.terms(1, 2)] == expected[2:4]
+    assert history.terms(3) == []
