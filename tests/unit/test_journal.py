@@ -227,7 +227,9 @@ def test_another_format_is_refused(path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"hello\n", b"hello", b'{"kind":"header"}\n', b"\x00\xff" * 50, b"{}\n{}\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"hello\n", b"hello", b'{"kind":"header"}\n', b"\x00\xff" * 50, b"{}\n{}\n"]
+)
 def test_a_file_that_is_no_journal_is_refused(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     for opener in (read, Journal.open):

@@ -1,0 +1,299 @@
+"""Clip, divergence guard, learning rate and minibatches: pure functions, checked at their edges."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from twinpass.core import Estimate, Probe, Rollback, StepReport, Work
+from twinpass.estimate.spsa import Spsa
+from twinpass.schedule.epsilon import ConstantEpsilon
+from twinpass.schedule.learning_rate import ScheduleName, factor
+from twinpass.train.batches import batch
+from twinpass.train.journal import History
+from twinpass.train.optimizer import Sgd
+from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip
+
+SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine")
+property_test = settings(deadline=None, max_examples=60)
+
+
+def history_of(
+    gradients: Sequence[Sequence[float]] = (), losses: Sequence[float] = (), metrics: dict[int, float] | None = None
+) -> History:
+    """Steps with these gradients, or with these mean losses; the clipped gradients are all 0."""
+    rows = list(gradients) or [(0.0,)] * len(losses)
+    means = list(losses) or [1.0] * len(rows)
+    steps = []
+    for step, (row, loss) in enumerate(zip(rows, means, strict=True)):
+        probes = tuple(Probe(k) for k in range(len(row)))
+        estimate = Estimate(probes, 1e-3, ((loss + 0.25, loss - 0.25),) * len(row), tuple(row))
+        steps.append(StepReport(step, estimate, (0.0,) * len(row), 1e-3, Work()))
+    return History(steps, dict(metrics or {}), len(steps))
+
+
+# --- clip
+
+
+@pytest.mark.parametrize("count", range(SETTLED))
+def test_clip_waits_for_enough_gradients(count: int) -> None:
+    history = history_of([(1.0,)] * count)
+    assert MedianClip().limit(history) == math.inf
+    assert MedianClip()((1e30, -1e30), history) == (1e30, -1e30)
+
+
+def test_clip_brings_gradients_inside_the_limit_and_keeps_the_sign() -> None:
+    history = history_of([(g,) for g in (1.0, -2.0, 3.0, -4.0, 100.0)])
+    clip = MedianClip(factor=2.0)
+    assert clip.limit(history) == 6.0
+    assert clip((5.0, 7.0, -7.0, -6.0, 0.0), history) == (5.0, 6.0, -6.0, -6.0, 0.0)
+
+
+def test_clip_off_lets_everything_through() -> None:
+    assert MedianClip(factor=0.0)((1e30,), history_of([(1.0,)] * 50)) == (1e30,)
+
+
+def test_clip_sees_the_last_window_of_probes_and_the_gradients_before_clipping() -> None:
+    history = history_of([(1000.0,) * 3, (1000.0, 1.0, 2.0), (-3.0, -4.0, 5.0)])
+    assert MedianClip(factor=1.0, window=5).limit(history) == 3.0
+    assert MedianClip(factor=1.0, window=6).limit(history) == 3.5
+    assert MedianClip(factor=1.0, window=100).limit(history) == 1000.0
+
+
+def test_a_window_shorter_than_settled_never_clips() -> None:
+    assert MedianClip(window=SETTLED - 1).limit(history_of([(1.0,)] * 50)) == math.inf
+
+
+@property_test
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), max_size=12), st.integers(1, 20))
+def test_clip_limit_is_the_median_of_the_last_gradients(gradients: list[list[float]], window: int) -> None:
+    flat = [abs(g) for row in gradients for g in row][-window:]
+    expected = 4.0 * float(np.median(flat)) if len(flat) >= SETTLED else math.inf
+    assert MedianClip(4.0, window).limit(history_of(gradients)) == expected
+
+
+# --- divergence guard
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_guard_waits_for_more_than_a_window(count: int) -> None:
+    assert DivergenceGuard(window=3).check(history_of(losses=[10.0**step for step in range(count)])) is None
+
+
+def test_guard_goes_back_to_the_end_of_the_best_window() -> None:
+    losses = [1.0, 1.0, 0.5, 0.25, 0.5, 3.0]
+    rollback = DivergenceGuard(window=2).check_losses(history_of(losses=losses))
+    assert rollback == Rollback(4, "mean loss 1.75 of the last 2 steps is above 0.75")
+
+
+@pytest.mark.parametrize(("last", "diverged"), [(1.0, False), (1.001, True)])
+def test_guard_limit_is_relative_to_the_best_mean(last: float, diverged: bool) -> None:
+    history = history_of(losses=[1.0, 0.5, last])
+    assert (DivergenceGuard(window=1).check_losses(history) is not None) == diverged
+
+
+@pytest.mark.parametrize(("last", "diverged"), [(0.26, False), (0.262, True)])
+def test_guard_leaves_room_once_the_loss_is_near_zero(last: float, diverged: bool) -> None:
+    history = history_of(losses=[1.0, 0.011, last])
+    assert (DivergenceGuard(window=1).check_losses(history) is not None) == diverged
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({}, None),
+        ({0: 0.5}, None),
+        ({0: 0.5, 10: 0.9, 20: 0.76}, None),
+        ({0: 0.5, 10: 0.9, 20: 0.74}, 10),
+        ({0: 0.5, 10: 0.9, 20: 0.2, 30: 0.9}, None),
+        ({20: 0.1, 0: 0.9, 10: 0.9}, 0),
+    ],
+)
+def test_guard_goes_back_to_the_best_evaluation(metrics: dict[int, float], expected: int | None) -> None:
+    history = history_of(losses=[1.0] * 30, metrics=metrics)
+    for check in (DivergenceGuard().check_metric, DivergenceGuard().check):
+        rollback = check(history)
+        assert (None if rollback is None else rollback.to) == expected
+        assert rollback is None or f"at step {expected}" in rollback.reason
+
+
+def test_guard_is_switched_off_by_zero() -> None:
+    history = history_of(losses=[1.0] * 3 + [1e9] * 3, metrics={0: 1.0, 6: 0.0})
+    assert DivergenceGuard(window=2, loss=0.0, metric=0.0).check(history) is None
+    assert DivergenceGuard(window=2, metric=0.0).check(history) is not None
+    rollback = DivergenceGuard(window=2, loss=0.0).check(history)
+    assert rollback is not None
+    assert rollback.to == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "to"),
+    [([], 0), ([1.0], 0), ([1.0, 2.0], 2), ([1.0, 2.0, 0.5, 0.25, 4.0], 4)],
+)
+def test_a_loss_that_is_not_finite_goes_back_to_the_best_window_or_the_start(losses: list[float], to: int) -> None:
+    rollback = DivergenceGuard(window=2, loss=0.0).not_finite(history_of(losses=losses))
+    assert rollback == Rollback(to, "a loss was not a finite number")
+
+
+@property_test
+@given(
+    st.lists(st.floats(0.0, 50.0), max_size=30),
+    st.dictionaries(st.integers(0, 30), st.floats(0.0, 1.0), max_size=5),
+    st.integers(1, 6),
+)
+def test_guard_is_a_pure_function_and_is_content_after_its_rollback(
+    losses: list[float], metrics: dict[int, float], window: int
+) -> None:
+    history = history_of(losses=losses, metrics={step: m for step, m in metrics.items() if step <= len(losses)})
+    before, guard = copy.deepcopy(history), DivergenceGuard(window=window)
+    for _ in range(2 + len(metrics)):
+        rollback = guard.check(history)
+        assert guard.check(history) == rollback
+        assert history == before
+        assert 0 <= guard.not_finite(history).to <= len(history.steps)
+        if rollback is None:
+            return
+        last = max([len(history.steps), *history.evaluations])
+        assert 0 <= rollback.to <= last
+        history.fold({"kind": "rollback", "to": rollback.to, "lr_scale": 0.5, "discarded": 0})
+        before = copy.deepcopy(history)
+    raise AssertionError("the guard never came to rest")
+
+
+# --- learning rate
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_factor_starts_at_one_without_warmup(schedule: ScheduleName) -> None:
+    assert factor(schedule, 0, 10, 0) == 1.0
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_factor_ends_one_past_the_last_step(schedule: ScheduleName, end: float, warmup: int) -> None:
+    assert factor(schedule, 10, 10, warmup) == pytest.approx(end, abs=1e-15)
+    assert factor(schedule, 9, 10, warmup) > 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warmup_rises_to_one_and_then_the_schedule_begins(schedule: ScheduleName) -> None:
+    assert [factor(schedule, step, 10, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_shapes_have_their_known_midpoints() -> None:
+    assert [factor("linear", step, 10, 2) for step in (4, 6, 8)] == [0.75, 0.5, 0.25]
+    assert factor("cosine", 6, 10, 2) == pytest.approx(0.5)
+    assert factor("cosine", 4, 10, 2) == pytest.approx(0.5 + math.sqrt(0.125))
+    assert {factor("constant", step, 10, 0) for step in range(10)} == {1.0}
+
+
+@property_test
+@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.integers(0, 80))
+def test_factors_stay_in_range_and_never_rise_after_warmup(schedule: ScheduleName, steps: int, warmup: int) -> None:
+    factors = [factor(schedule, step, steps, warmup) for step in range(steps)]
+    assert all(0 < value <= 1 for value in factors)
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
+
+
+def test_lr_is_scaled_by_the_factor() -> None:
+    sgd = Sgd(lr=0.5, steps=10, warmup=2)
+    assert [sgd.lr_at(step) for step in (0, 1, 2, 6)] == [0.25, 0.5, 0.5, 0.25]
+
+
+# --- minibatches
+
+
+def drawn(count: int, size: int, seed: int, draws: int) -> list[int]:
+    return [i for draw in range(draws) for i in batch(range(count), size, seed, draw)]
+
+
+@property_test
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**32))
+def test_every_epoch_is_a_permutation(count: int, size: int, seed: int) -> None:
+    rows = drawn(count, size, seed, 3 * count)
+    assert len(rows) == 3 * count * size
+    for start in range(0, len(rows), count):
+        assert sorted(rows[start : start + count]) == list(range(count))
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_draw() -> None:
+    in_order = [batch(range(7), 3, 5, draw) for draw in range(20)]
+    assert [batch(range(7), 3, 5, draw) for draw in reversed(range(20))] == in_order[::-1]
+    assert drawn(7, 3, 5, 14) == drawn(7, 6, 5, 7) == drawn(7, 42, 5, 1)
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    first, second = batch(range(50), 50, 0, 0), batch(range(50), 50, 0, 1)
+    assert len({tuple(first), tuple(second), tuple(batch(range(50), 50, 1, 0)), tuple(range(50))}) == 4
+
+
+def test_a_batch_larger_than_the_data_repeats_it() -> None:
+    rows = batch("abc", 8, 0, 0)
+    assert len(rows) == 8
+    assert sorted(rows[:3]) == sorted(rows[3:6]) == ["a", "b", "c"]
+    assert set(rows[6:]) < set("abc")
+
+
+# --- settings
+
+BAD: list[tuple[Callable[..., object], str, object]] = [
+    (Sgd, "lr", 0.0),
+    (Sgd, "lr", -1.0),
+    (Sgd, "lr", math.inf),
+    (Sgd, "lr", math.nan),
+    (Sgd, "lr", "1"),
+    (Sgd, "lr", True),
+    (Sgd, "steps", 0),
+    (Sgd, "steps", 1.0),
+    (Sgd, "batch_size", 0),
+    (Sgd, "schedule", "step"),
+    (Sgd, "warmup", -1),
+    (Sgd, "clip", -0.5),
+    (Sgd, "clip_window", 0),
+    (Sgd, "guard_loss", -1.0),
+    (Sgd, "guard_metric", math.nan),
+    (Sgd, "guard_window", 0),
+    (Sgd, "guard_lr", 0.0),
+    (Sgd, "guard_rollbacks", -1),
+    (Sgd, "momentum", 0.9),
+    (Spsa, "probes", 0),
+    (Spsa, "probes", 1.5),
+    (Spsa, "noise", "uniform"),
+    (Spsa, "perturbation", "outplace"),
+    (Spsa, "sides", 2),
+    (MedianClip, "factor", -1.0),
+    (MedianClip, "window", 0),
+    (DivergenceGuard, "window", 0),
+    (DivergenceGuard, "loss", math.inf),
+    (ConstantEpsilon, "value", 0.0),
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), BAD)
+def test_settings_refuse_bad_values_and_name_the_key(kind: Callable[..., object], key: str, value: object) -> None:
+    needed: dict[str, Any] = {"lr": 1e-3, "steps": 10} if kind is Sgd else {}
+    with pytest.raises(ValidationError) as caught:
+        kind(**(needed | {key: value}))
+    (fault,) = caught.value.errors()
+    assert fault["loc"] == (key,)
+
+
+def test_inplace_needs_noise_on_a_grid() -> None:
+    with pytest.raises(ValidationError, match="set noise to 'binomial' or 'rademacher'"):
+        Spsa(noise="gaussian", perturbation="inplace")
+    assert Spsa(noise="rademacher", perturbation="inplace").perturbation == "inplace"
+
+
+def test_sgd_hands_its_settings_to_clip_and_guard() -> None:
+    sgd = Sgd(
+        lr=1.0, steps=1, clip=3.0, clip_window=7, guard_loss=2.0, guard_metric=0.3, guard_window=9
+    )  # fmt: skip
+    assert sgd.clipping == MedianClip(factor=3.0, window=7)
+    assert sgd.guard == DivergenceGuard(window=9, loss=2.0, metric=0.3)

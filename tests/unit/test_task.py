@@ -1,0 +1,296 @@
+"""Rows and templates: what is read is what the file says, and every fault names file and row."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from twinpass.errors import DataError
+from twinpass.task.rows import Row, read_rows
+from twinpass.task.template import Example, Template
+
+Write = Callable[[str, str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, data: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        return path
+
+    return write_file
+
+
+# --- rows
+
+JSONL = '{"text": "good", "label": 1}\n\n{"text": "bäd", "label": "no"}\n{"text": "x", "label": 0, "more": [1]}\n'
+CSV = 'text,label\n"good, very\ngood",1\nbäd,no\n"say ""x""",\n'
+
+
+def test_jsonl_rows_keep_types_skip_blank_lines_and_count_lines(write: Write) -> None:
+    path = write("a.jsonl", JSONL)
+    assert read_rows(path) == [
+        Row({"text": "good", "label": 1}, f"{path}, row 1"),
+        Row({"text": "bäd", "label": "no"}, f"{path}, row 3"),
+        Row({"text": "x", "label": 0, "more": [1]}, f"{path}, row 4"),
+    ]
+
+
+def test_csv_rows_are_text_with_quotes_and_line_breaks(write: Write) -> None:
+    path = write("a.csv", CSV)
+    assert read_rows(path) == [
+        Row({"text": "good, very\ngood", "label": "1"}, f"{path}, row 1"),
+        Row({"text": "bäd", "label": "no"}, f"{path}, row 2"),
+        Row({"text": 'say "x"', "label": ""}, f"{path}, row 3"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.jsonl", JSONL), ("a.csv", CSV)])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_limit_takes_the_first_rows(write: Write, name: str, data: str, limit: int) -> None:
+    path = write(name, data)
+    assert read_rows(path, limit) == read_rows(path)[:limit]
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.jsonl", JSONL), ("a.csv", CSV)])
+def test_limit_larger_than_the_file_is_refused(write: Write, name: str, data: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: the configuration asks for 4 rows, the file holds 3"):
+        read_rows(write(name, data), 4)
+
+
+def test_a_last_line_without_line_break_and_windows_line_breaks_are_read(write: Write) -> None:
+    assert [row.fields for row in read_rows(write("a.jsonl", '{"a": 1}\r\n{"a": 2}'))] == [{"a": 1}, {"a": 2}]
+    assert [row.fields for row in read_rows(write("a.csv", "a\r\n1\r\n2"))] == [{"a": "1"}, {"a": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": 1\n', ["row 2: not valid JSON", "column"]),
+        ("a.jsonl", '\n\n{"a": 1} {"b": 2}\n', ["row 3: not valid JSON"]),
+        ("a.jsonl", '{"a": 1}\n["a"]\n', ["row 2: expected an object", 'got ["a"]']),
+        ("a.jsonl", '"' + "x" * 500 + '"\n', ["row 1: expected an object"]),
+        ("a.jsonl", "null\n", ["row 1: expected an object", "got null"]),
+        ("a.jsonl", "", ["the file holds no rows"]),
+        ("a.jsonl", "\n \n", ["the file holds no rows"]),
+        ("a.jsonl", b'{"a": "\xe9"}\n', ["row", "not UTF-8", "save the file as UTF-8"]),
+        ("a.csv", "", ["the file holds no rows"]),
+        ("a.csv", "text,label\n", ["the file holds no rows"]),
+        ("a.csv", "text,label\na,1\nb\n", ["row 2: the header names 2 columns, the row differs"]),
+        ("a.csv", "text,label\na,1,2\n", ["row 1: the header names 2 columns, the row differs"]),
+        ("a.csv", 'text,label\n"a" b,1\n', ["line", "expected after"]),
+        ("a.csv", 'text,label\n"a,1\n', ["line", "unexpected end of data"]),
+        ("a.csv", b"text,label\n\xe9,1\n", ["line", "utf-8"]),
+        ("a.txt", "a\n", ["expected a file ending in .jsonl or .csv"]),
+        ("a", "a\n", ["expected a file ending in .jsonl or .csv"]),
+    ],
+)
+def test_an_unusable_file_is_named_with_its_row(write: Write, name: str, data: str | bytes, words: list[str]) -> None:
+    path = write(name, data)
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert len(message) < len(str(path)) + 200
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.csv"])
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{name}: there is no such file; .* relative to the configuration file"):
+            read_rows(tmp_path / name)
+        (tmp_path / name).mkdir(exist_ok=True)
+
+
+# --- templates
+
+
+def words(*vocabulary: str, eos: bool = False) -> PreTrainedTokenizerBase:
+    """Words between white space, with ids in the order given; 0 is unknown, 1 the end of a text."""
+    ids = {word: i for i, word in enumerate(("[UNK]", "[EOS]", *vocabulary))}
+    core = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    core.pre_tokenizer = WhitespaceSplit()
+    if eos:
+        core.post_processor = TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="[EOS]")
+
+
+def letters(*merges: tuple[str, str]) -> PreTrainedTokenizerBase:
+    """BPE over single characters with these merges; a blank begins a new piece, as in GPT-2."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz:. \n"
+    ids = {token: i for i, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    core = Tokenizer(BPE(vocab=ids, merges=list(merges)))
+    core.pre_tokenizer = Split(Regex(r" ?[^ ]+| +"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+WORDS = ("it", "was", "Review:", "Mood:", "bad", "good")
+IT, WAS, REVIEW, MOOD, BAD, GOOD = range(2, 8)
+
+
+def template(**changes: Any) -> Template:
+    keys: dict[str, Any] = {"prompt": "Review: {text}\n", "suffix": "Mood:", "options": (" bad", " good")}
+    return Template(**(keys | changes))
+
+
+def row(label: object = 0, **fields: object) -> Row:
+    return Row({"text": "it was", "label": label} | fields, "a.jsonl, row 7")
+
+
+def encode(chosen: Template, one: Row, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Example:
+    (example,) = chosen.encode([one], tokenizer, window)
+    return example
+
+
+def test_a_row_becomes_prompt_options_label_and_suffix_start() -> None:
+    example = encode(template(), row(1), words(*WORDS))
+    assert example == Example((REVIEW, IT, WAS, MOOD), ((BAD,), (GOOD,)), 1, 3)
+
+
+def test_the_prompt_may_use_several_fields_and_escaped_braces() -> None:
+    chosen = template(prompt="{a} {{it}} {b} ", suffix="")
+    assert chosen.fields == ("a", "b")
+    tokenizer = words(*WORDS, "{it}", "3")
+    assert encode(chosen, row(a="was", b=3), tokenizer).prompt == (WAS, 8, 9)
+
+
+def test_options_may_have_several_tokens_and_different_lengths() -> None:
+    example = encode(template(options=(" bad", " was good", " it was bad")), row(2), words(*WORDS))
+    assert example.options == ((BAD,), (WAS, GOOD), (IT, WAS, BAD))
+
+
+def test_the_end_token_that_a_tokenizer_adds_is_left_out() -> None:
+    assert encode(template(), row(), words(*WORDS, eos=True)) == encode(template(), row(), words(*WORDS))
+
+
+def test_rows_are_encoded_in_order() -> None:
+    examples = template().encode([row(1), row(0), row(1)], words(*WORDS), None)
+    assert [example.label for example in examples] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("label", "labels", "expected"),
+    [
+        (0, (), 0),
+        (1, (), 1),
+        ("1", (), 1),
+        ("good", (), 1),
+        (" good", (), 1),
+        ("bad", (), 0),
+        ("neg", ("neg", "pos"), 0),
+        ("pos", ("neg", "pos"), 1),
+        ("good", ("neg", "pos"), 1),
+        (1, ("neg", "pos"), 1),
+        ("1", ("1", "0"), 0),
+        ("bad", ("good", "bad"), 1),
+    ],
+)
+def test_a_label_is_an_index_a_text_or_a_name(label: object, labels: tuple[str, ...], expected: int) -> None:
+    assert encode(template(labels=labels), row(label), words(*WORDS)).label == expected
+
+
+@pytest.mark.parametrize("label", [2, -1, "2", "-1", "", "great", "Good", True, False, None, 1.0, [1], {"a": 1}])
+def test_a_label_outside_the_options_names_the_row(label: object) -> None:
+    with pytest.raises(DataError) as caught:
+        encode(template(), row(label), words(*WORDS))
+    assert str(caught.value).startswith(f"a.jsonl, row 7: label is {label!r}, expected 0 to 1 or one of")
+
+
+def test_the_label_may_have_another_name() -> None:
+    assert encode(template(label="mood"), row("none", mood="good"), words(*WORDS)).label == 1
+    with pytest.raises(DataError, match=r"row 7: .*mood"):
+        encode(template(label="mood"), row(0), words(*WORDS))
+
+
+def test_a_missing_field_is_named_with_those_there_are() -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl, row 7: the prompt uses \{title\}, the row has only text, label"):
+        encode(template(prompt="{title}: {text}"), row(), words(*WORDS))
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_an_empty_prompt_names_the_row(text: str) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl, row 7: the prompt is empty"):
+        encode(template(), row(text=text), words(*WORDS))
+
+
+def test_one_of_several_fields_may_be_empty() -> None:
+    assert encode(template(prompt="{a} {text}"), row(a=""), words(*WORDS)).prompt == (IT, WAS, MOOD)
+
+
+def test_a_row_must_fit_the_window_with_its_longest_option() -> None:
+    chosen = template(options=(" bad", " was good"))
+    assert len(encode(chosen, row(), words(*WORDS), 6).prompt) == 4
+    with pytest.raises(DataError, match=r"a\.jsonl, row 7: 6 tokens, but the model's window holds 5"):
+        encode(chosen, row(), words(*WORDS), 5)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "option"),
+    [
+        (words(*WORDS), "bad"),
+        (letters((":", "b")), "bad"),
+        (letters((":", "\n")), "\nb"),
+        (words(*WORDS), " "),
+    ],
+    ids=["one word", "merged", "merged line break", "nothing left"],
+)
+def test_an_option_that_melts_into_the_prompt_is_refused(tokenizer: PreTrainedTokenizerBase, option: str) -> None:
+    chosen = template(prompt="{text} ", suffix="mood:", options=(" x", option))
+    with pytest.raises(DataError) as caught:
+        encode(chosen, row(), tokenizer)
+    start = f"a.jsonl, row 7: option {option!r} melts into the last token of the prompt"
+    assert str(caught.value).startswith(start)
+
+
+def test_an_option_that_does_not_melt_is_let_through() -> None:
+    tokenizer = letters((":", "b"), (" ", "b"))
+    example = encode(template(prompt="{text}", suffix="m:", options=(" b", " c")), row(), tokenizer)
+    assert [tokenizer.convert_ids_to_tokens(list(option)) for option in example.options] == [[" b"], [" ", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "suffix", "merges", "tokens", "start"),
+    [
+        ("{text}", ":", [], ["i", "t", ":"], 2),
+        ("{text}", "", [], ["i", "t"], 2),
+        ("{text}", "s:", [("t", "s")], ["i", "ts", ":"], 1),
+        ("{text}", "s:", [("t", "s"), ("i", "ts")], ["its", ":"], 0),
+        ("{text}", "s:", [("i", "t"), ("it", "s")], ["its", ":"], 0),
+        ("{text} ", "s:", [(" ", "s")], ["i", "t", " s", ":"], 2),
+    ],
+)
+def test_the_suffix_starts_at_the_first_token_that_it_changes(
+    prompt: str, suffix: str, merges: list[tuple[str, str]], tokens: list[str], start: int
+) -> None:
+    tokenizer = letters(*merges)
+    example = encode(template(prompt=prompt, suffix=suffix, options=(" b", " c")), row(text="it"), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(example.prompt)) == tokens
+    assert example.suffix_start == start
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": (" a",)},
+        {"options": (" a", " a")},
+        {"options": (" a", "")},
+        {"labels": ("a",)},
+        {"prompt": ""},
+        {"prompt": 3},
+        {"colour": "red"},
+    ],
+    ids=str,
+)
+def test_a_bad_template_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        template(**changes)
