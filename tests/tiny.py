@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 import torch
@@ -19,7 +19,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+    make: Any = PreTrainedTokenizerFast
+    return cast(PreTrainedTokenizerFast, make(tokenizer_object=inner, unk_token="[UNK]"))
 
 
 def model(name: str = "llama") -> PreTrainedModel:

@@ -104,7 +104,7 @@ def test_divergence_rolls_back_and_stops(
     kind: str, lr: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild: dict[str, Any] = {
-        "lr": 0.3,
+        "lr": lr,
         "steps": 60,
         "clip": 0.0,
         "guard_window": 4,

@@ -1,5 +1,7 @@
 """Two-sided SPSA against the exact directional derivative, in float64: the error falls with the square of eps."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,8 @@ def directional(engine: TorchEngine, noise: Distribution) -> np.ndarray:
             logprobs = torch.log_softmax(model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1], -1)
             logits.append(logprobs[range(len(option)), option].sum())
         losses.append(torch.logsumexp(torch.stack(logits), 0) - logits[example.label])
-    torch.stack(losses).mean().backward()
+    mean: Any = torch.stack(losses).mean()
+    mean.backward()
     slopes = np.zeros(len(PROBES))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None

@@ -154,9 +154,9 @@ def test_a_fault_is_named_with_section_and_key(changes: Values, words: tuple[str
 
 @pytest.mark.parametrize("kind", ["full", "layers", "pattern"])
 def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
-    keys = {"layers": {"first": 0, "last": 1}, "pattern": {"pattern": "mlp"}}.get(kind, {})
+    kinds: dict[str, Values] = {"full": {}, "layers": {"first": 0, "last": 1}, "pattern": {"pattern": "mlp"}}
     values = minimal(
-        model={"dtype": "bfloat16"}, estimator={"perturbation": "inplace"}, trainable={"kind": kind, **keys}
+        model={"dtype": "bfloat16"}, estimator={"perturbation": "inplace"}, trainable={"kind": kind, **kinds[kind]}
     )
     (problem,) = problems_of(values)
     assert problem.startswith("[estimator] perturbation: 'inplace'")

@@ -115,6 +115,11 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, name: str) -> Non
 # --- templates
 
 
+def wrap(core: Tokenizer, **special: str) -> PreTrainedTokenizerBase:
+    make: Callable[..., PreTrainedTokenizerBase] = PreTrainedTokenizerFast
+    return make(tokenizer_object=core, **special)
+
+
 def words(*vocabulary: str, eos: bool = False) -> PreTrainedTokenizerBase:
     """Words between white space, with ids in the order given; 0 is unknown, 1 the end of a text."""
     ids = {word: i for i, word in enumerate(("[UNK]", "[EOS]", *vocabulary))}
@@ -122,7 +127,7 @@ def words(*vocabulary: str, eos: bool = False) -> PreTrainedTokenizerBase:
     core.pre_tokenizer = WhitespaceSplit()
     if eos:
         core.post_processor = TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="[EOS]")
+    return wrap(core, unk_token="[UNK]", eos_token="[EOS]")
 
 
 def letters(*merges: tuple[str, str]) -> PreTrainedTokenizerBase:
@@ -131,7 +136,7 @@ def letters(*merges: tuple[str, str]) -> PreTrainedTokenizerBase:
     ids = {token: i for i, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
     core = Tokenizer(BPE(vocab=ids, merges=list(merges)))
     core.pre_tokenizer = Split(Regex(r" ?[^ ]+| +"), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=core)
+    return wrap(core)
 
 
 WORDS = ("it", "was", "Review:", "Mood:", "bad", "good")
@@ -224,7 +229,7 @@ def test_an_empty_prompt_names_the_row(text: str) -> None:
 
 
 def test_one_of_several_fields_may_be_empty() -> None:
-    assert encode(template(prompt="{a} {text}"), row(a=""), words(*WORDS)).prompt == (IT, WAS, MOOD)
+    assert encode(template(prompt="{a} {text} "), row(a=""), words(*WORDS)).prompt == (IT, WAS, MOOD)
 
 
 def test_a_row_must_fit_the_window_with_its_longest_option() -> None:

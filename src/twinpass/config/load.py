@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.schema import SECTIONS, Config, Section
+from twinpass.engine.embedded.trainable import Lora
 from twinpass.errors import ConfigError
 
 Values = dict[str, dict[str, Any]]
@@ -56,8 +57,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             if owner == name and isinstance(given.get(key), str):
                 resolved[name][key] = str((folder / Path(given[key]).expanduser()).resolve())
         built[name] = _build(name, section, resolved[name], found)
-    if not found:
-        found += _combinations(built)
+    found += _combinations(built)
     if found:
         raise ConfigError(source, found)
     return Config(**built, source=source, values=resolved)
@@ -95,11 +95,10 @@ def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> st
 
 def _combinations(built: Mapping[str, Any]) -> list[str]:
     problems = []
-    for key in ("train", "eval"):
-        if not getattr(built["task"], key):
-            problems.append(f"[task] {key}: is missing; give the path of a .jsonl or .csv file")
-    adapters = type(built["trainable"]).__name__ == "Lora"
-    if built["estimator"].perturbation == "inplace" and built["model"].dtype == "bfloat16" and not adapters:
+    trainable, estimator, model = built.get("trainable"), built.get("estimator"), built.get("model")
+    inplace = estimator is not None and estimator.perturbation == "inplace"
+    whole = trainable is not None and not isinstance(trainable, Lora)
+    if inplace and whole and model is not None and model.dtype == "bfloat16":
         problems.append(
             "[estimator] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
             "use 'tandem', or [model] dtype = \"float32\""
@@ -116,7 +115,10 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    values.setdefault(section, {})[key] = value
+    keys = values.setdefault(section, {})
+    if not isinstance(keys, dict):
+        return f"--set {override}: {section} is not a section in the file; write it as [{section}]"
+    keys[key] = value
     return None
 
 

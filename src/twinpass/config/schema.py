@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass as record
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -30,8 +31,8 @@ class ModelSettings:
 class TaskSettings(Template):
     """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used."""
 
-    train: Text = ""
-    eval: Text = ""
+    train: Text = field(kw_only=True)
+    eval: Text = field(kw_only=True)
     train_rows: Count | None = None
     eval_rows: Count | None = None
 

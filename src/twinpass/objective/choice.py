@@ -20,8 +20,9 @@ class Choice(Objective):
 
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         losses = []
-        for example, logits in zip(examples, _logits(examples, scores), strict=True):
-            losses.append(np.logaddexp.reduce(logits) - logits[example.label])
+        with np.errstate(invalid="ignore"):
+            for example, logits in zip(examples, _logits(examples, scores), strict=True):
+                losses.append(np.logaddexp.reduce(logits) - logits[example.label])
         return float(np.mean(losses))
 
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:

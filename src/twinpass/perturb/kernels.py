@@ -5,10 +5,12 @@ stays in cache and is consumed at once, so ``z`` never exists as a whole. Weight
 bit patterns in uint16. Nothing here uses fast-math: the results are the same bits for any thread count and split.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
@@ -262,9 +264,24 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
     return overflow
 
 
+SERIAL = 1 << 15
+"""Below this many elements waking a second thread costs more than it gives."""
+
+
+@contextmanager
+def _threads(elements: int) -> Iterator[None]:
+    before = get_num_threads()
+    set_num_threads(1 if elements < SERIAL else before)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
 def fill(out: F32, seed: int, key: int, start: int, distribution: Distribution) -> None:
     """``out[:] = z[start : start + out.size]`` of the parameter whose :func:`name_key` is ``key``."""
-    _fill(out, start, CODES[distribution], np.uint64(seed), np.uint64(key))
+    with _threads(out.size):
+        _fill(out, start, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
 def perturb(
@@ -278,9 +295,10 @@ def perturb(
 ) -> None:
     """``out[l] = w + scales[l] * z[start : start + w.size]``: one read and one draw for all lanes of a probe.
 
-    ``w`` has shape [n], ``out`` [lanes, n] of the same dtype; bfloat16 rounds to nearest (ties upwards).
+    ``w`` has shape [n], ``out`` [lanes, n] of the same dtype; bfloat16 rounds to nearest (ties away from zero).
     """
-    _perturb(w, out, scales, start, CODES[distribution], np.uint64(seed), np.uint64(key))
+    with _threads(out.size):
+        _perturb(w, out, scales, start, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
 def gather(
@@ -293,7 +311,8 @@ def gather(
     distribution: Distribution,
 ) -> None:
     """``out[r] = (w + scale * z)[rows[r]]`` for an embedding ``w`` [vocabulary, width]; draws only those rows."""
-    _gather(w, rows, out, scale, CODES[distribution], np.uint64(seed), np.uint64(key))
+    with _threads(out.size):
+        _gather(w, rows, out, scale, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
 def accumulate(
@@ -305,7 +324,8 @@ def accumulate(
     distribution: Distribution,
 ) -> None:
     """``w += scales[t] * z(seeds[t])`` term after term in one pass; bfloat16 rounds stochastically, from the seed."""
-    _accumulate(w, seeds, scales, CODES[distribution], np.uint64(key), np.uint64(rounding_key))
+    with _threads(w.size * seeds.size):
+        _accumulate(w, seeds, scales, CODES[distribution], np.uint64(key), np.uint64(rounding_key))
 
 
 def lattice_add(
@@ -328,4 +348,5 @@ def lattice_add(
     quanta, so the additions commute and are undone by their negatives.
     """
     keys = (CODES[distribution], np.uint64(key), np.uint64(rounding_key))
-    return int(_lattice(w, seeds, exact, update, times, *keys, quantum, limit))
+    with _threads(w.size * seeds.size):
+        return int(_lattice(w, seeds, exact, update, times, *keys, quantum, limit))

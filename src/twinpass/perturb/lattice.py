@@ -58,7 +58,9 @@ class Lattice:
                     f"{name} is {tensor.dtype}: in-place mode restores exactly only in float32 or float64; "
                     "set model.dtype = 'float32', or estimator.perturbation = 'tandem'"
                 )
-            largest = float(tensor.detach().abs().max())
+            largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+            if not largest < 2.0**100:
+                raise LatticeError(f"{name} holds {largest}: the lattice needs finite weights below 2**100")
             reach = max(SMALLEST_RANGE, 2.0 ** math.ceil(math.log2(2 * largest))) if largest > 0 else SMALLEST_RANGE
             self.quantum[name] = reach * 2.0 ** -MANTISSA[tensor.dtype]
             self._limit[name] = 2 ** MANTISSA[tensor.dtype]
@@ -81,24 +83,26 @@ class Lattice:
         """
         if not terms:
             return
+        if not all(math.isfinite(term.update) and math.isfinite(term.perturbation) for term in terms):
+            raise LatticeError("an update or perturbation is not a finite number; lower optimizer.lr")
         seeds = np.array([term.seed for term in terms], np.uint64)
+        times = np.array([term.times for term in terms], np.int64)
+        exact = {name: np.array([self._whole(name, t.perturbation) for t in terms], np.int64) for name in self.quantum}
         for name, flat in self.parameters.flat.items():
-            quantum = self.quantum[name]
-            exact = np.array([self._whole(name, term.perturbation / (4 * quantum)) for term in terms], np.int64)
-            update = np.array([term.update / quantum for term in terms], np.float64)
-            times = np.array([term.times for term in terms], np.int64)
+            quantum, limit = self.quantum[name], self._limit[name]
+            update = np.clip([term.update / quantum for term in terms], -limit, limit)
             key, rounding = self.parameters.keys_of[name]
             outside = kernels.lattice_add(
-                flat, seeds, exact, update, times, key, rounding, quantum, self._limit[name], self.distribution
+                flat, seeds, exact[name], update, times, key, rounding, quantum, limit, self.distribution
             )
             if outside:
                 raise LatticeError(
-                    f"{outside} weights of {name} grew beyond {quantum * self._limit[name]:g}, where in-place arithmetic "
+                    f"{outside} weights of {name} grew beyond {quantum * limit:g}, where in-place arithmetic "
                     "is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
                 )
 
-    @staticmethod
-    def _whole(name: str, units: float) -> int:
+    def _whole(self, name: str, perturbation: float) -> int:
+        units = perturbation / (4 * self.quantum[name])
         if units != round(units):
             raise LatticeError(
                 f"a perturbation of {name} is {units} times its grid, not a whole number; "

@@ -46,6 +46,10 @@ class Parameters(Mapping[str, Tensor]):
             if not tensor.is_contiguous():
                 raise ModelError(f"{name} is not contiguous in memory; replace it by its .contiguous() copy")
             seen.setdefault(id(tensor), name)
+        places: dict[int, str] = {}
+        for name in seen.values():
+            if tensors[name].numel() and (other := places.setdefault(tensors[name].data_ptr(), name)) != name:
+                raise ModelError(f"{name} and {other} share memory but are not one tensor; tie them as one parameter")
         self._owners = [tensors[name] for name in seen.values()]
         self._tensors = {name: tensors[name].detach() for name in seen.values()}
         self._name_of = seen
@@ -94,4 +98,5 @@ class Parameters(Mapping[str, Tensor]):
             if source is None or source.shape != tensor.shape:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
                 raise ModelError(f"base weights: {name} is {found}, expected shape {tuple(tensor.shape)}")
-            tensor.copy_(source)
+        for name, tensor in self._tensors.items():
+            tensor.copy_(tensors[name])

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         raise DataError(
             f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
         )
-    rows: list[Row] = []
-    for row in readers[path.suffix](path):
-        if limit is not None and len(rows) == limit:
-            break
-        rows.append(row)
+    rows = list(islice(readers[path.suffix](path), limit))
     if not rows:
         raise DataError(f"{path}: the file holds no rows")
     if limit is not None and len(rows) < limit:
@@ -46,7 +43,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
 def _jsonl(path: Path) -> Iterator[Row]:
     number = 0
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _json_row(path, number, line)
@@ -68,7 +65,7 @@ def _json_row(path: Path, number: int, line: str) -> Row:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         try:
             for number, fields in enumerate(reader, 1):

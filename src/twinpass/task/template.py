@@ -37,6 +37,13 @@ class Template:
     labels: Texts = ()
 
     def __post_init__(self) -> None:
+        try:
+            parts = list(Formatter().parse(self.prompt))
+        except ValueError as error:
+            raise ValueError(f"prompt: {error}; write fields as {{name}}, and literal braces doubled") from error
+        for _, name, format_spec, conversion in parts:
+            if name is not None and (not name.isidentifier() or format_spec or conversion):
+                raise ValueError(f"prompt: fields are plain names such as {{text}}, not {{{name}}} with anything more")
         if len(self.options) < 2:
             raise ValueError(f"options: expected at least two answers to choose from, got {list(self.options)}")
         if len(set(self.options)) < len(self.options) or not all(self.options):

@@ -152,8 +152,12 @@ def read(path: Path) -> Contents:
     for number, line in enumerate(lines, 1):
         record, new = _parse(line, check)
         if record is None:
-            if number == len(lines) and records:
+            if number == len(lines) and records and line.count(b'"check":"') <= 1:
                 break
+            if number == len(lines) == 1:
+                raise JournalError(
+                    f"{path}: the run ended before its header was written; delete the file and start again"
+                )
             raise JournalError(
                 f"{path}, line {number}: the checksum does not match, the line was damaged or changed; restore the file "
                 f"from a backup, or keep its first {number - 1} lines and resume from there"
