@@ -1,5 +1,6 @@
 """The folder of a run: where everything lies, and how a run begins, resumes and ends."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ class RunFolder:
 
 def header(values: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
     """What a journal has to be replayed with."""
-    return {"base": engine.base_hash, "noise": ALGORITHM, "trained": engine.trained, "config": _without_none(values)}
+    config = json.loads(json.dumps(_without_none(values)))
+    return {"base": engine.base_hash, "noise": ALGORITHM, "trained": engine.trained, "config": config}
 
 
 def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
