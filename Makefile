@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: install demo test check clean
+.PHONY: help install demo test check bench-noise bench-memory bench-lattice clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
