@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -27,7 +28,8 @@ from transformers import (
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
 from twinpass.perturb.noise import Distribution, reference
 
-torch.set_num_threads(1)  # a second thread gains nothing here, and each product waits 16 ms for it on a busy machine
+numba.get_num_threads()  # starts Numba's threads, which sets the number of PyTorch's as well
+torch.set_num_threads(1)  # a second one gains nothing here, and on a busy machine each product waits 16 ms for it
 
 VOCABULARY = 97
 WINDOW = 8
