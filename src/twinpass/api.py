@@ -9,6 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.config.encode import encode
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Lora, Trainable
 from twinpass.estimate.base import Estimator
@@ -16,6 +17,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.progress import ProgressBar
+from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.task.rows import Row
 from twinpass.task.template import Template
@@ -40,6 +42,7 @@ def finetune(
     estimator: Estimator | None = None,
     optimizer: Sgd | None = None,
     epsilon: Epsilon | None = None,
+    reuse: Policy | None = None,
     seed: int = 0,
     eval_every: int = 0,
     resume: bool = False,
@@ -52,7 +55,7 @@ def finetune(
 
     Args:
         model: a causal language model on the CPU. Its weights are trained in place, unless ``trainable`` is
-            :class:`Lora`: then they stay as they are, and the adapter lies in ``out/adapter``.
+            :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``.
         held_out: rows to report the accuracy on, before and after.
         out: the run folder; it must be new, unless ``resume`` continues the run in it.
@@ -75,9 +78,12 @@ def finetune(
     base = folder.path / "base.safetensors"
     if resume and base.exists():
         model.load_state_dict(load_file(base), strict=False)
+    encoded = encode(template, trainable, _rows(train, "train"), _rows(held_out, "held_out"), model, tokenizer)
     engine = TorchEngine(
         model,
         trainable,
+        reuse=reuse,
+        invocation=encoded.invocation,
         noise=estimator.noise,
         perturbation=estimator.perturbation,
         seed=derive_seed(seed, "adapter"),
@@ -88,8 +94,8 @@ def finetune(
         objective=Choice(),
         epsilon=epsilon,
         optimizer=optimizer,
-        train=template.encode(_rows(train, "train"), tokenizer, engine.window),
-        held_out=template.encode(_rows(held_out, "held_out"), tokenizer, engine.window),
+        train=encoded.train,
+        held_out=encoded.held_out,
         seed=seed,
         eval_every=eval_every,
     )

@@ -5,8 +5,8 @@ direction, ``eps`` the perturbation scale, ``lr`` the learning rate, ``g`` the p
 ``(L(theta + eps z) - L(theta - eps z)) / (2 eps)``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,31 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsVersion:
+    """The weights that a token's keys and values were computed with, in layers below ``layers``.
+
+    ``base`` is the checkpoint's hash, ``updates`` counts the updates that touched those layers since, ``lane`` is the
+    variant, and ``adapted`` says whether adapters acted.
+    """
+
+    base: str
+    layers: int
+    updates: int = 0
+    lane: Lane = BASE
+    adapted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for the log-probability of every completion token, given the prompt and the tokens before it."""
+    """Ask for the log-probability of every completion token, given the prompt and the tokens before it.
+
+    ``active_from`` is the activation point: activated adapters act on the tokens from this one on. Other trainable
+    weights act everywhere and do not look at it.
+    """
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    active_from: int = 0
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -65,15 +85,18 @@ Score = NDArray[np.float64]
 class Work:
     """Forward work in token-layers: one token through one decoder layer.
 
-    ``demand`` is what scoring every sequence of every lane on its own, unpadded, would take;
-    ``computed`` is what really ran.
+    ``demand`` is what scoring every sequence of every lane on its own, unpadded, would take; ``computed`` is what
+    really ran; ``reused`` tells by source where the difference came from.
     """
 
     demand: int = 0
     computed: int = 0
+    reused: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.demand + other.demand, self.computed + other.computed)
+        sources = {*self.reused, *other.reused}
+        reused = {name: self.reused.get(name, 0) + other.reused.get(name, 0) for name in sorted(sources)}
+        return Work(self.demand + other.demand, self.computed + other.computed, reused)
 
     @property
     def hit_rate(self) -> float:
@@ -82,11 +105,21 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Keys and values in bytes: held now, evicted and spilled to disk since the engine was made."""
+
+    held: int = 0
+    evicted: int = 0
+    spilled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
-    """What an engine returns: ``values[lane][request]``, and the work it took."""
+    """What an engine returns: ``values[lane][request]``, the work it took, and what its cache holds after it."""
 
     values: Sequence[Sequence[Score]]
     work: Work
+    cache: Held = Held()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +142,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did: its estimate, the gradients after clipping, ``lr``, and the work."""
+    """What one step did: its estimate, the gradients after clipping, ``lr``, the work, and what the cache holds."""
 
     step: int
     estimate: Estimate
     clipped: tuple[float, ...]
     lr: float
     work: Work
+    cache: Held = Held()
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -37,6 +37,18 @@ class LatticeError(TwinpassError):
     """A value or scalar does not fit the lattice on which in-place arithmetic is exact."""
 
 
+class CacheError(TwinpassError):
+    """The KV cache cannot do what it was asked for."""
+
+
+class CacheFullError(CacheError):
+    """More tokens have to be held at once than the cache has room for."""
+
+
+class StaleKVError(CacheError):
+    """Keys and values computed under one weights version were about to be used under another."""
+
+
 class JournalError(TwinpassError):
     """A run's journal is damaged or belongs to another run."""
 

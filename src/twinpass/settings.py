@@ -1,8 +1,9 @@
 """How settings are declared: frozen dataclasses that check themselves, in Python and from a configuration file."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=True, validate_default=True)
 """Unknown keys and wrong types are errors; an integer may stand for a float, nothing else is converted."""
@@ -14,3 +15,18 @@ Index = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
+    if found is None:
+        raise ValueError(f"expected a size such as 2GiB, 512MiB or a number of bytes, got {value!r}")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+"""A size in bytes, or a text such as "2GiB"; units are powers of 1,024."""

@@ -29,8 +29,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.core import BASE, Lane, Probe, Score, Term
-from twinpass.engine.embedded import attention, forward, lanes
-from twinpass.engine.embedded import engine as engine_module
+from twinpass.engine.embedded import attention, lanes, passes
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
@@ -325,11 +324,8 @@ def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
 @pytest.mark.parametrize(
     ("module", "limit", "value"),
     [
-        (engine_module, "CHUNK_ROWS", 1),
-        (engine_module, "CHUNK_ROWS", 30),
-        (engine_module, "CHUNK_ROWS", 110),
-        (forward, "LOGITS_BYTES", 1),
-        (forward, "LOGITS_BYTES", 4 * 97 * len(LANES) * 3),
+        (passes, "LOGITS_BYTES", 1),
+        (passes, "LOGITS_BYTES", 4 * 97 * len(LANES) * 3),
         (lanes, "TILE", 1),
         (lanes, "TILE", 200),
         (attention, "BUCKET_ELEMENTS", 1),
@@ -342,6 +338,17 @@ def test_any_split(name: str, module: ModuleType, limit: str, value: int, monkey
     whole = engine.score(REQUESTS, LANES).values
     monkeypatch.setattr(module, limit, value)
     for lane, expected in zip(engine.score(REQUESTS, LANES).values, whole, strict=True):
+        assert deviation(lane, expected) < 1e-9
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 30, 110])
+@architectures
+def test_any_chunk(name: str, chunk_rows: int) -> None:
+    model = build(name)
+    whole = engine_of(name, model).score(REQUESTS, LANES)
+    cut = engine_of(name, model, chunk_rows=chunk_rows).score(REQUESTS, LANES)
+    assert cut.work == whole.work
+    for lane, expected in zip(cut.values, whole.values, strict=True):
         assert deviation(lane, expected) < 1e-9
 
 

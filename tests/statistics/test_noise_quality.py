@@ -10,12 +10,12 @@ generator that is broken in the way it looks for.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Literal
 
-import numba
+import numeric
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,14 +40,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 NAMES = {"next layer": "model.layers.2.mlp.up_proj.weight", "other part": "model.layers.1.mlp.up_proj.bias"}
 LAGS = (1, 2, 3, 4, 32, 128)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, waking a second thread costs more than it gives."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
+one_thread = numeric.one_thread
 
 
 @lru_cache(maxsize=16)

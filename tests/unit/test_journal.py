@@ -154,17 +154,34 @@ def test_a_sound_journal_is_continued_to_the_same_bytes(path: Path, tmp_path: Pa
     assert other.read_bytes() == b"".join(lines)
 
 
-def test_a_damaged_byte_anywhere_in_an_inner_line_is_noticed(path: Path) -> None:
+def test_a_damaged_byte_anywhere_is_noticed(path: Path) -> None:
+    """Except for the last line break: without it the last line counts as torn."""
     lines = write(path)
     chance = random.Random(0)
-    for number in range(1, len(lines)):
-        line = lines[number - 1]
-        for at in range(len(line) - (number == len(lines) - 1)):
+    for number, line in enumerate(lines, 1):
+        for at in range(len(line) - (number == len(lines))):
             bad = bytearray(line)
             bad[at] ^= chance.randrange(1, 256)
             path.write_bytes(b"".join([*lines[: number - 1], bytes(bad), *lines[number:]]))
             with pytest.raises(JournalError, match=rf"journal\.jsonl, line {number}: the checksum does not match"):
                 read(path)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\n", b"\0" * 50])
+def test_a_last_record_that_was_cut_off_is_dropped_whatever_follows(path: Path, rest: bytes) -> None:
+    lines = write(path)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:40] + rest)
+    assert plain(read(path).records) == RECORDS[:-1]
+
+
+def test_a_damaged_last_line_is_named_and_left_in_the_file(path: Path) -> None:
+    lines = write(path)
+    damaged = b"".join(lines[:-1]) + lines[-1].replace(b'"step":1', b'"step":2')
+    path.write_bytes(damaged)
+    for opener in (read, Journal.open):
+        with pytest.raises(JournalError, match=r"line 6: .*restore the file from a backup, or keep its first 5 lines"):
+            opener(path)
+    assert path.read_bytes() == damaged
 
 
 def swapped(lines: list[bytes]) -> list[bytes]:

@@ -1,11 +1,11 @@
 """In-place arithmetic comes back exactly: against integers in plain NumPy, in any order, split and direction."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-import numba
+import numeric
 import numpy as np
 import pytest
 import torch
@@ -32,18 +32,11 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_distribution = pytest.mark.parametrize("distribution", GRIDDED)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Waking a second thread costs more than these small tensors do, on a busy machine a hundred times more."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
+one_thread, threads = numeric.one_thread, numeric.threads
 
 
 def bits(tensor: Tensor) -> NDArray[Any]:
-    flat = flat_view(tensor)
-    return flat.view(f"u{flat.itemsize}")
+    return numeric.bits(flat_view(tensor))
 
 
 def random_tensor(*shape: int, spread: float = 0.02, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -199,20 +192,11 @@ class TestAddition:
         for name in together:
             assert np.array_equal(bits(together[name]), bits(apart[name]))
 
-    @pytest.mark.parametrize("threads", [1, 2])
     def test_any_number_of_threads(self, threads: int) -> None:
         tensors = {"w": random_tensor(30_000)}
         ledger = Ledger(tensors, "binomial")
         terms = journal(0, 3)
-        before = numba.get_num_threads()
-        try:
-            numba.set_num_threads(threads)
-        except ValueError:
-            pytest.skip(f"Numba was started with fewer than {threads} threads")
-        try:
-            Lattice(Parameters(tensors), "binomial").add([LatticeTerm(t.seed, update=t.scale) for t in terms])
-        finally:
-            numba.set_num_threads(before)
+        Lattice(Parameters(tensors), "binomial").add([LatticeTerm(t.seed, update=t.scale) for t in terms])
         ledger.add(terms)
         ledger.assert_equals(tensors)
 
@@ -284,8 +268,26 @@ class TestRefusals:
         tensors = {"calm": torch.zeros(3, dtype=dtype), "wild.w": torch.full((500,), 2.0 * side, dtype=dtype)}
         lattice = Lattice(Parameters(tensors), "rademacher")
         outside = int((noise.reference(1, "wild.w", 0, 500, "rademacher") == side).sum())
-        with pytest.raises(LatticeError, match=rf"^{outside} weights of wild\.w grew beyond 4, .* lower optimizer\.lr"):
+        with pytest.raises(
+            LatticeError, match=rf"^{outside} weights of wild\.w would grow beyond 4, .* lower optimizer\.lr"
+        ):
             lattice.add([term])
+
+    @each_dtype
+    @each_distribution
+    def test_a_refused_addition_moves_nothing(self, distribution: Distribution, dtype: torch.dtype) -> None:
+        """The second tensor has chunks that would fit and chunks that would not; the third is never reached."""
+        wild = torch.zeros(20_000, dtype=dtype)
+        wild[5000:12_000] = 2.0
+        calm, late = random_tensor(5000, spread=3.0, dtype=dtype), random_tensor(30, dtype=dtype)
+        tensors = {"calm": calm, "wild": wild, "late": late}
+        step = 0.75 if distribution == "binomial" else 2.5
+        lattice = Lattice(Parameters(tensors), distribution)
+        before = {name: bits(tensor).copy() for name, tensor in tensors.items()}
+        with pytest.raises(LatticeError, match=r"weights of wild would grow beyond 4"):
+            lattice.add([LatticeTerm(1, update=1e-4, times=-1), LatticeTerm(2, perturbation=EPS, update=step)])
+        for name, tensor in tensors.items():
+            assert np.array_equal(bits(tensor), before[name]), name
 
     @each_dtype
     def test_the_edge_of_the_range_is_inside(self, dtype: torch.dtype) -> None:
@@ -391,6 +393,31 @@ class TestWalk:
             else:
                 weights.move_to(lane)
                 ledger.assert_equals(tensors, lane)
+        weights.settle()
+        ledger.assert_equals(tensors)
+
+    @each_dtype
+    def test_a_refused_move_leaves_the_walk_where_it_was(self, dtype: torch.dtype) -> None:
+        calm, wild = random_tensor(5000, spread=3.0, dtype=dtype), torch.full((5000,), 2.0, dtype=dtype)
+        tensors = {"calm": calm, "wild": wild}
+        ledger = Ledger(tensors, "binomial")
+        weights = InPlaceWeights(Lattice(Parameters(tensors), "binomial"))
+        here, next_lane = Lane(Probe(1), 1, EPS), Lane(Probe(1), -1, EPS)
+        weights.move_to(here)
+
+        weights.update([Term(2, 1e-4)])
+        with pytest.raises(LatticeError, match="weights of wild"):
+            weights.move_to(Lane(Probe(3), 1, 2.0))
+        ledger.assert_equals(tensors, here)
+        weights.move_to(next_lane)
+        ledger.add([Term(2, 1e-4)])
+        ledger.assert_equals(tensors, next_lane)
+
+        weights.update([Term(4, 3.0)])
+        with pytest.raises(LatticeError, match="weights of wild"):
+            weights.settle()
+        ledger.assert_equals(tensors, next_lane)
+        weights.undo([Term(4, 3.0)])
         weights.settle()
         ledger.assert_equals(tensors)
 

@@ -2,23 +2,24 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
-from typing import Any
+from textwrap import dedent
 
-import numba
+import numeric
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numeric import Array, bits
 
 from twinpass.perturb import kernels, noise
 from twinpass.perturb.noise import DISTRIBUTIONS, F32, Distribution
-
-Array = NDArray[Any]
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 SEEDS = (0, 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**63 + 12345, 2**64 - 1)
@@ -37,29 +38,7 @@ each_distribution = pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Waking a second thread costs more than these small tensors do, on a busy machine a hundred times more."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    count: int = request.param
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(count)
-    except ValueError:
-        pytest.skip(f"Numba was started with fewer than {count} threads")
-    yield count
-    numba.set_num_threads(before)
-
-
-def bits(values: Array) -> Array:
-    return values.view(f"u{values.itemsize}")
+one_thread, threads = numeric.one_thread, numeric.threads
 
 
 def filled(seed: int, name: str, start: int, stop: int, distribution: Distribution) -> F32:
@@ -230,6 +209,22 @@ class TestFill:
     def test_any_number_of_threads(self, threads: int, distribution: Distribution) -> None:
         z = filled(3, NAME, 1001, 60_000, distribution)
         assert np.array_equal(bits(z), bits(noise.reference(3, NAME, 1001, 60_000, distribution)))
+
+
+class TestThreads:
+    @pytest.mark.parametrize(("of_torch", "of_numba"), [(1, 2), (2, 1)])
+    def test_a_kernel_leaves_the_number_of_torchs_threads_alone(self, of_torch: int, of_numba: int) -> None:
+        """In a process of its own, because Numba's threads are started once."""
+        code = f"""
+            import numpy, torch
+            torch.set_num_threads({of_torch})
+            from twinpass.perturb import kernels
+            assert torch.get_num_threads() == {of_torch}, "after the import"
+            kernels.fill(numpy.empty(10**6, numpy.float32), 1, 2, 0, "binomial")
+            assert torch.get_num_threads() == {of_torch}, "after a kernel"
+        """
+        environment = os.environ | {"NUMBA_NUM_THREADS": str(of_numba)}
+        subprocess.run([sys.executable, "-c", dedent(code)], env=environment, check=True)
 
 
 class TestValues:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpass.core import Request
-from twinpass.engine.embedded.packing import Packed, Rows, chunks, pack
+from twinpass.engine.embedded.packing import Packed, Reads, Rows, groups, mark, pack, unmark
 
 tokens = st.integers(0, 2)
 requests = st.lists(
@@ -20,6 +20,11 @@ requests = st.lists(
     max_size=12,
 )
 some_requests = requests.filter(bool)
+
+
+def packed_of(batch: list[Request]) -> tuple[Packed, Reads]:
+    packed = pack(request.inputs for request in batch)
+    return packed, Reads.of(batch, [packed.path_of[request.inputs] for request in batch])
 
 
 def path(packed: Packed, row: int) -> Rows:
@@ -34,8 +39,8 @@ def prefixes(batch: list[Request]) -> set[tuple[int, ...]]:
 
 @given(some_requests)
 def test_paths_spell_the_inputs(batch: list[Request]) -> None:
-    packed = pack(batch)
-    for request, reads, targets in zip(batch, packed.reads, packed.targets, strict=True):
+    packed, wanted = packed_of(batch)
+    for request, reads, targets in zip(batch, wanted.rows, wanted.targets, strict=True):
         rows = path(packed, int(reads[-1]))
         assert tuple(packed.tokens[rows]) == request.inputs
         assert packed.positions[rows].tolist() == list(range(len(request.inputs)))
@@ -45,7 +50,7 @@ def test_paths_spell_the_inputs(batch: list[Request]) -> None:
 
 @given(some_requests)
 def test_one_row_for_every_distinct_prefix(batch: list[Request]) -> None:
-    packed = pack(batch)
+    packed, _ = packed_of(batch)
     spelled = {tuple(packed.tokens[path(packed, row)].tolist()) for row in range(packed.rows)}
     assert spelled == prefixes(batch)
     assert packed.rows == len(packed.tokens) == len(packed.positions) == len(spelled)
@@ -53,7 +58,7 @@ def test_one_row_for_every_distinct_prefix(batch: list[Request]) -> None:
 
 @given(some_requests)
 def test_segments_tile_the_rows_parents_first(batch: list[Request]) -> None:
-    packed = pack(batch)
+    packed, _ = packed_of(batch)
     assert packed.segments[0].start == 0
     assert packed.segments[-1].stop == packed.rows
     assert all(left.stop == right.start < right.stop for left, right in pairwise(packed.segments))
@@ -66,31 +71,40 @@ def test_segments_tile_the_rows_parents_first(batch: list[Request]) -> None:
 
 @given(some_requests)
 def test_order_does_not_change_the_rows(batch: list[Request]) -> None:
-    packed, backwards = pack(batch), pack(batch[::-1])
+    (packed, reads), (backwards, reversed_reads) = packed_of(batch), packed_of(batch[::-1])
     assert packed.tokens.tolist() == backwards.tokens.tolist()
-    assert [rows.tolist() for rows in packed.reads] == [rows.tolist() for rows in backwards.reads[::-1]]
+    assert [rows.tolist() for rows in reads.rows] == [rows.tolist() for rows in reversed_reads.rows[::-1]]
 
 
 @given(requests, st.integers(1, 40))
-def test_chunks_cover_all_requests_in_order_within_the_budget(batch: list[Request], budget: int) -> None:
-    parts = list(chunks(batch, budget))
-    assert [index for part in parts for index in part] == list(range(len(batch)))
+def test_groups_cover_everything_in_order_within_the_budget(batch: list[Request], budget: int) -> None:
+    inputs = [request.inputs for request in batch]
+    parts = list(groups(inputs, budget))
+    assert [sequence for part in parts for sequence in inputs[part]] == inputs
     for part in parts:
-        assert len(part) == 1 or 0 < pack([batch[i] for i in part]).rows <= budget
+        assert len(inputs[part]) == 1 or 0 < pack(inputs[part]).rows <= budget
 
 
 @given(some_requests)
 def test_a_large_budget_takes_everything_at_once(batch: list[Request]) -> None:
-    assert list(chunks(batch, sum(len(request.inputs) for request in batch))) == [range(len(batch))]
+    inputs = [request.inputs for request in batch]
+    assert list(groups(inputs, sum(len(sequence) for sequence in inputs))) == [slice(0, len(batch))]
 
 
-def test_chunks_count_shared_prefixes_once() -> None:
-    batch = [Request(tuple(range(100)), (option, 1)) for option in range(5)]
-    assert list(chunks(batch, 102)) == [range(0, 2), range(2, 4), range(4, 5)]
+def test_groups_count_shared_prefixes_once() -> None:
+    batch = [(*range(100), option) for option in range(5)]
+    assert list(groups(batch, 102)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+@given(st.lists(st.integers(0, 9), max_size=9), st.integers(0, 9))
+def test_marks_tell_the_activation_point_and_come_off(sequence: list[int], active_from: int) -> None:
+    marked = mark(tuple(sequence), active_from)
+    assert [token < 0 for token in marked] == [i < active_from for i in range(len(sequence))]
+    assert unmark(np.array(marked, np.int64)).tolist() == sequence
 
 
 def test_layout_of_an_example() -> None:
-    packed = pack([Request((0, 1, 2), (3, 9)), Request((0, 1, 2), (4, 5, 9)), Request((0, 1), (6, 9))])
+    packed, reads = packed_of([Request((0, 1, 2), (3, 9)), Request((0, 1, 2), (4, 5, 9)), Request((0, 1), (6, 9))])
     assert packed.tokens.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert packed.positions.tolist() == [0, 1, 2, 3, 3, 4, 2]
     assert [segment.path.tolist() for segment in packed.segments] == [
@@ -100,17 +114,17 @@ def test_layout_of_an_example() -> None:
         [0, 1, 2, 4, 5],
         [0, 1, 6],
     ]
-    assert [rows.tolist() for rows in packed.reads] == [[2, 3], [2, 4, 5], [1, 6]]
+    assert [rows.tolist() for rows in reads.rows] == [[2, 3], [2, 4, 5], [1, 6]]
 
 
 @pytest.mark.parametrize("depth", [3, 2000])
 def test_every_prefix_of_a_long_text(depth: int) -> None:
     batch = [Request((7,) * n, (7,)) for n in range(1, depth)]
-    packed = pack(batch)
+    packed, reads = packed_of(batch)
     assert packed.rows == depth - 1
-    assert [rows.tolist() for rows in packed.reads] == [[row] for row in range(depth - 1)]
+    assert [rows.tolist() for rows in reads.rows] == [[row] for row in range(depth - 1)]
 
 
 def test_nothing() -> None:
     assert pack([]).rows == 0
-    assert list(chunks([], 5)) == []
+    assert list(groups([], 5)) == []

@@ -66,12 +66,12 @@ def test_clip_sees_the_last_window_of_probes_and_the_gradients_before_clipping()
     assert MedianClip(factor=1.0, window=100).limit(history) == 5.0
 
 
-def test_a_window_shorter_than_settled_never_clips() -> None:
-    assert MedianClip(window=SETTLED - 1).limit(history_of([(1.0,)] * 50)) == math.inf
+def test_the_shortest_window_clips() -> None:
+    assert MedianClip(window=SETTLED).limit(history_of([(1.0,)] * 50)) == 4.0
 
 
 @property_test
-@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), max_size=12), st.integers(1, 20))
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3), max_size=12), st.integers(SETTLED, 20))
 def test_clip_limit_is_the_median_of_the_last_gradients(gradients: list[list[float]], window: int) -> None:
     flat = [abs(g) for row in gradients for g in row][-window:]
     expected = 4.0 * float(np.median(flat)) if len(flat) >= SETTLED else math.inf
@@ -256,7 +256,7 @@ BAD: list[tuple[Callable[..., object], str, object]] = [
     (Sgd, "schedule", "step"),
     (Sgd, "warmup", -1),
     (Sgd, "clip", -0.5),
-    (Sgd, "clip_window", 0),
+    (Sgd, "clip_window", SETTLED - 1),
     (Sgd, "guard_loss", -1.0),
     (Sgd, "guard_metric", math.nan),
     (Sgd, "guard_window", 0),
@@ -269,7 +269,7 @@ BAD: list[tuple[Callable[..., object], str, object]] = [
     (Spsa, "perturbation", "outplace"),
     (Spsa, "sides", 2),
     (MedianClip, "factor", -1.0),
-    (MedianClip, "window", 0),
+    (MedianClip, "window", SETTLED - 1),
     (DivergenceGuard, "window", 0),
     (DivergenceGuard, "loss", math.inf),
     (ConstantEpsilon, "value", 0.0),

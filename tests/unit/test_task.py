@@ -86,6 +86,7 @@ def test_a_last_line_without_line_break_and_windows_line_breaks_are_read(write: 
         ("a.csv", "text,label\n", ["the file holds no rows"]),
         ("a.csv", "text,label\na,1\nb\n", ["row 2: the header names 2 columns, the row differs"]),
         ("a.csv", "text,label\na,1,2\n", ["row 1: the header names 2 columns, the row differs"]),
+        ("a.csv", "text,label,text\na,1,b\n", ["the header names the column 'text' twice; rename or remove"]),
         ("a.csv", 'text,label\n"a" b,1\n', ["line", "expected after"]),
         ("a.csv", 'text,label\n"a,1\n', ["line", "unexpected end of data"]),
         ("a.csv", b"text,label\n\xe9,1\n", ["line", "utf-8"]),
@@ -110,6 +111,31 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, name: str) -> Non
         with pytest.raises(DataError, match=rf"{name}: there is no such file; .* relative to the configuration file"):
             read_rows(tmp_path / name)
         (tmp_path / name).mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("[" * 10**5 + "]" * 10**5, "nested too deep"), ("9" * 5000, "a number has too many digits; write it as a text")],
+    ids=["nested", "digits"],
+)
+def test_json_beyond_what_python_reads_names_the_row(write: Write, value: str, words: str) -> None:
+    with pytest.raises(DataError, match=rf"a\.jsonl, row 2: {words}"):
+        read_rows(write("a.jsonl", f'{{"a": 1}}\n{{"a": {value}}}\n'))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a\0b.jsonl", "there is no such file"),
+        ("~nosuchuser/x.jsonl", "there is no such file"),
+        ("x" * 300 + ".jsonl", "cannot be read: File name too long"),
+    ],
+    ids=["NUL", "no such user", "too long"],
+)
+def test_a_path_that_cannot_be_is_refused(name: str, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_rows(Path(name))
+    assert str(caught.value).startswith(f"{name}: {words}")
 
 
 # --- templates
@@ -211,6 +237,11 @@ def test_a_label_outside_the_options_names_the_row(label: object) -> None:
     assert str(caught.value).startswith(f"a.jsonl, row 7: label is {label!r}, expected 0 to 1 or one of")
 
 
+def test_a_label_of_thousands_of_digits_names_the_row() -> None:
+    with pytest.raises(DataError, match=r"^a\.jsonl, row 7: label is '9{39}, expected 0 to 1"):
+        encode(template(), row("9" * 5000), words(*WORDS))
+
+
 def test_the_label_may_have_another_name() -> None:
     assert encode(template(label="mood"), row("none", mood="good"), words(*WORDS)).label == 1
     with pytest.raises(DataError, match=r"row 7: .*mood"):
@@ -220,6 +251,12 @@ def test_the_label_may_have_another_name() -> None:
 def test_a_missing_field_is_named_with_those_there_are() -> None:
     with pytest.raises(DataError, match=r"a\.jsonl, row 7: the prompt uses \{title\}, the row has only text, label"):
         encode(template(prompt="{title}: {text}"), row(), words(*WORDS))
+
+
+def test_null_in_a_field_of_the_prompt_names_row_and_field() -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl, row 7: the prompt uses \{text\}, which is null; write \"\""):
+        encode(template(), row(text=None), words(*WORDS))
+    assert encode(template(), row(unused=None), words(*WORDS)) == encode(template(), row(), words(*WORDS))
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])

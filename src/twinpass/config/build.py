@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from twinpass.config.encode import encode
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
@@ -33,9 +34,13 @@ def build(config: Config) -> Run:
     train = read_rows(Path(task.train), task.train_rows)
     held_out = read_rows(Path(task.eval), task.eval_rows)
     model, tokenizer = load(config.model.path, config.model.dtype)
+    encoded = encode(config.task, config.trainable, train, held_out, model, tokenizer)
     engine = TorchEngine(
         model,
         config.trainable,
+        reuse=config.reuse,
+        chunk_rows=config.engine.chunk_rows,
+        invocation=encoded.invocation,
         noise=config.estimator.noise,
         perturbation=config.estimator.perturbation,
         seed=derive_seed(config.run.seed, "adapter"),
@@ -46,8 +51,8 @@ def build(config: Config) -> Run:
         objective=Choice(),
         epsilon=config.epsilon,
         optimizer=config.optimizer,
-        train=task.encode(train, tokenizer, engine.window),
-        held_out=task.encode(held_out, tokenizer, engine.window),
+        train=encoded.train,
+        held_out=encoded.held_out,
         seed=config.run.seed,
         eval_every=config.run.eval_every,
     )

@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
+from twinpass.engine.embedded.engine import CHUNK_ROWS
+from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
+from twinpass.reuse.activated import Activated as ActivatedPolicy
+from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
+from twinpass.reuse.invariant import Invariant
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import STRICT, Count, Index, Text
 from twinpass.task.template import Template
@@ -39,7 +43,9 @@ class TaskSettings(Template):
 
 @dataclass(frozen=True, config=STRICT)
 class TorchSettings:
-    """The embedded engine: a Hugging Face model in this process."""
+    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens at a time."""
+
+    chunk_rows: Count = CHUNK_ROWS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,12 +86,16 @@ class Section:
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
         "model": Section({"": ModelSettings}),
-        "trainable": Section({"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers}, "kind"),
+        "trainable": Section(
+            {"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers, "activated": Activated}, "kind"
+        ),
         "task": Section({"": TaskSettings}),
         "estimator": Section({"spsa": Spsa}, "kind", "spsa"),
         "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
         "epsilon": Section({"constant": ConstantEpsilon}, "kind", "constant"),
-        "reuse": Section({"exact": Exact}, "policy", "exact"),
+        "reuse": Section(
+            {"auto": Auto, "exact": Exact, "invariant": Invariant, "activated": ActivatedPolicy}, "policy", "auto"
+        ),
         "engine": Section({"torch": TorchSettings}, "kind", "torch"),
         "run": Section({"": RunSettings}),
     }

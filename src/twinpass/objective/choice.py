@@ -16,7 +16,9 @@ class Choice(Objective):
     metric_name = "accuracy"
 
     def requests(self, examples: Sequence[Example]) -> list[Request]:
-        return [Request(example.prompt, option) for example in examples for option in example.options]
+        return [
+            Request(example.prompt, option, example.suffix_start) for example in examples for option in example.options
+        ]
 
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         losses = []

@@ -24,7 +24,11 @@ class InPlaceWeights:
         self.passes = 0
 
     def move_to(self, lane: Lane) -> None:
-        """Bring the weights to ``theta + lane.scale * z`` with all updates applied, in at most one pass."""
+        """Bring the weights to ``theta + lane.scale * z`` with all updates applied, in at most one pass.
+
+        Raises:
+            LatticeError: a weight would leave the lattice's range. The weights, and the updates that wait, are as before.
+        """
         shift: dict[int, float] = {}
         if self._at.probe is not None:
             shift[self._at.probe.seed] = -self._at.scale

@@ -10,120 +10,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numba import get_num_threads, njit, prange, set_num_threads
 from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import F32, UNIT, Distribution
 
 CHUNK = 4096
-CODES: dict[Distribution, int] = {"gaussian": 0, "binomial": 1, "rademacher": 2}
-
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
-_LOW, _S32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-_f, _u, _i = np.float32, np.uint32, np.int32
+_f, _u = np.float32, np.uint32
 
 
-@njit(inline="always")
-def _philox(seed, high, block):  # type: ignore[no-untyped-def]
-    c0, c1 = _u(block), _u(block >> _S32)
-    c2, c3 = _u(high), _u(high >> _S32)
-    k0, k1 = _u(seed), _u(seed >> _S32)
-    for _ in range(10):
-        p0 = _M0 * np.uint64(c0)
-        p1 = _M1 * np.uint64(c2)
-        c0, c2 = _u(_u(p1 >> _S32) ^ c1 ^ k0), _u(_u(p0 >> _S32) ^ c3 ^ k1)
-        c1, c3 = _u(p1), _u(p0)
-        k0, k1 = _u(k0 + _W0), _u(k1 + _W1)
-    return c0, c1, c2, c3
+def _start_threads() -> None:
+    """Start Numba's threads now. They share OpenMP with torch's, and starting them sets how many torch uses."""
+    before = torch.get_num_threads()
+    get_num_threads()
+    torch.set_num_threads(before)
 
 
-@njit(inline="always")
-def _popcount(x):  # type: ignore[no-untyped-def]
-    x = _u(x - (_u(x >> _u(1)) & _u(0x55555555)))
-    x = _u(_u(x & _u(0x33333333)) + (_u(x >> _u(2)) & _u(0x33333333)))
-    x = _u(_u(x + _u(x >> _u(4))) & _u(0x0F0F0F0F))
-    return _i(_u(x * _u(0x01010101)) >> _u(24))
-
-
-@njit(inline="always")
-def _log(x):  # type: ignore[no-untyped-def]
-    bits = _f(x).view(np.uint32)
-    exponent = _i(bits >> _u(23)) - _i(126)
-    mantissa = _u((bits & _u(0x007FFFFF)) | _u(0x3F000000)).view(np.float32)
-    small = mantissa < _f(0.70710678118654752440)
-    e = _f(exponent - _i(small))
-    m = mantissa + mantissa - _f(1) if small else mantissa - _f(1)
-    y = _f(7.0376836292e-2)
-    y = y * m + _f(-1.1514610310e-1)
-    y = y * m + _f(1.1676998740e-1)
-    y = y * m + _f(-1.2420140846e-1)
-    y = y * m + _f(1.4249322787e-1)
-    y = y * m + _f(-1.6668057665e-1)
-    y = y * m + _f(2.0000714765e-1)
-    y = y * m + _f(-2.4999993993e-1)
-    y = y * m + _f(3.3333331174e-1)
-    z = m * m
-    y = y * m * z
-    y = y + e * _f(-2.12194440e-4)
-    y = y - _f(0.5) * z
-    return m + y + e * _f(0.693359375)
-
-
-@njit(inline="always")
-def _box_muller(radius, angle):  # type: ignore[no-untyped-def]
-    uniform = _f(radius) * _f(2**-32) + _f(2**-33)
-    r = np.sqrt(_f(-2) * _log(uniform))
-    x = _f(_i(angle & _u(0x3FFFFFFF)) - _i(1 << 29)) * _f(np.pi / 2 * 2**-30)
-    t = x * x
-    s = ((_f(-1.9515295891e-4) * t + _f(8.3321608736e-3)) * t + _f(-1.6666654611e-1)) * t * x + x
-    c = ((_f(2.443315711809948e-5) * t + _f(-1.388731625493765e-3)) * t + _f(4.166664568298827e-2)) * t * t
-    c = c - _f(0.5) * t + _f(1)
-    quarter = angle >> _u(30)
-    swap = (quarter & _u(1)) == _u(1)
-    a = s if swap else c
-    b = c if swap else s
-    a = -a if (quarter == _u(1)) | (quarter == _u(2)) else a
-    b = -b if quarter >= _u(2) else b
-    return _f(r * a), _f(r * b)
-
-
-@njit
-def _draw(buffer, unit, units, code, seed, high):  # type: ignore[no-untyped-def]
-    """``buffer[:units * UNIT] = z[unit * UNIT : (unit + units) * UNIT]``."""
-    if code == 1:
-        first = np.uint64(unit) * np.uint64(UNIT // 2)
-        for j in range(units * (UNIT // 2)):
-            x0, x1, x2, x3 = _philox(seed, high, first + np.uint64(j))
-            buffer[2 * j] = _f(_popcount(x0) + _popcount(x1) - _i(32)) * _f(0.25)
-            buffer[2 * j + 1] = _f(_popcount(x2) + _popcount(x3) - _i(32)) * _f(0.25)
-    elif code == 0:
-        first = np.uint64(unit) * np.uint64(UNIT // 4)
-        for j in range(units * (UNIT // 4)):
-            x0, x1, x2, x3 = _philox(seed, high, first + np.uint64(j))
-            buffer[4 * j], buffer[4 * j + 1] = _box_muller(x0, x1)
-            buffer[4 * j + 2], buffer[4 * j + 3] = _box_muller(x2, x3)
-    else:
-        for j in range(units):
-            words = _philox(seed, high, np.uint64(unit) + np.uint64(j))
-            for w in range(4):
-                for b in range(32):
-                    sign = (words[w] >> _u(b)) & _u(1)
-                    buffer[128 * j + 32 * w + b] = _f(_i(2) * _i(sign) - _i(1))
-
-
-@njit
-def _draw_uniform(buffer, unit, units, seed, high):  # type: ignore[no-untyped-def]
-    """``buffer[:units * UNIT]`` = the rounding stream ``u`` of the same elements, in [0, 1)."""
-    first = np.uint64(unit) * np.uint64(UNIT // 4)
-    for j in range(units * (UNIT // 4)):
-        x0, x1, x2, x3 = _philox(seed, high, first + np.uint64(j))
-        buffer[4 * j] = _f(x0 >> _u(8)) * _f(2**-24)
-        buffer[4 * j + 1] = _f(x1 >> _u(8)) * _f(2**-24)
-        buffer[4 * j + 2] = _f(x2 >> _u(8)) * _f(2**-24)
-        buffer[4 * j + 3] = _f(x3 >> _u(8)) * _f(2**-24)
+_start_threads()
 
 
 def _load(w, i):  # type: ignore[no-untyped-def]
@@ -180,7 +87,7 @@ def _fill(out, start, code, seed, high):  # type: ignore[no-untyped-def]
         unit = (start + lo) // UNIT
         units = (start + hi + UNIT - 1) // UNIT - unit
         z = np.empty(CHUNK + 2 * UNIT, np.float32)
-        _draw(z, unit, units, code, seed, high)
+        draw(z, unit, units, code, seed, high)
         offset = start + lo - unit * UNIT
         for i in range(hi - lo):
             out[lo + i] = z[offset + i]
@@ -193,7 +100,7 @@ def _perturb(w, out, scales, start, code, seed, high):  # type: ignore[no-untype
         unit = (start + lo) // UNIT
         units = (start + hi + UNIT - 1) // UNIT - unit
         z = np.empty(CHUNK + 2 * UNIT, np.float32)
-        _draw(z, unit, units, code, seed, high)
+        draw(z, unit, units, code, seed, high)
         offset = start + lo - unit * UNIT
         for lane in range(out.shape[0]):
             row = out[lane]
@@ -211,7 +118,7 @@ def _gather(w, rows, out, scale, code, seed, high):  # type: ignore[no-untyped-d
         unit = start // UNIT
         units = (start + width + UNIT - 1) // UNIT - unit
         z = np.empty(width + 2 * UNIT, np.float32)
-        _draw(z, unit, units, code, seed, high)
+        draw(z, unit, units, code, seed, high)
         offset = start - unit * UNIT
         source, target = w[rows[r]], out[r]
         for i in range(width):
@@ -227,18 +134,20 @@ def _accumulate(w, seeds, scales, code, high, rounding):  # type: ignore[no-unty
         z = np.empty(CHUNK, np.float32)
         u = np.empty(CHUNK, np.float32)
         for t in range(seeds.size):
-            _draw(z, unit, units, code, seeds[t], high)
+            draw(z, unit, units, code, seeds[t], high)
             if w.itemsize == 2:
-                _draw_uniform(u, unit, units, seeds[t], rounding)
+                draw_uniform(u, unit, units, seeds[t], rounding)
             scale = _cast(w, scales[t])
             for i in range(hi - lo):
                 _store(w, lo + i, _load(w, lo + i) + scale * z[i], u[i])
 
 
 @njit(parallel=True, cache=True)
-def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit):  # type: ignore[no-untyped-def]
+def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck):  # type: ignore[no-untyped-def]
     overflow = np.int64(0)
-    for c in prange((w.size + CHUNK - 1) // CHUNK):
+    for c in prange(stuck.size):
+        if stuck[c]:
+            continue
         lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
         unit = lo // UNIT
         units = (hi + UNIT - 1) // UNIT - unit
@@ -246,20 +155,23 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
         u = np.empty(CHUNK, np.float32)
         total = np.zeros(CHUNK, np.int64)
         for t in range(seeds.size):
-            _draw(z, unit, units, code, seeds[t], high)
+            draw(z, unit, units, code, seeds[t], high)
             whole = np.int64(exact[t])
             if whole != 0:
                 for i in range(hi - lo):
                     total[i] += whole * np.int64(_f(4) * z[i])
             if update[t] != 0.0:
-                _draw_uniform(u, unit, units, seeds[t], rounding)
+                draw_uniform(u, unit, units, seeds[t], rounding)
                 for i in range(hi - lo):
                     total[i] += times[t] * np.int64(np.floor(update[t] * np.float64(z[i]) + np.float64(u[i])))
         bad = np.int64(0)
         for i in range(hi - lo):
-            value = np.int64(np.rint(np.float64(w[lo + i]) / quantum)) + total[i]
-            bad += np.int64(value > limit) + np.int64(value < -limit)
-            w[lo + i] = np.float64(value) * quantum
+            total[i] += np.int64(np.rint(np.float64(w[lo + i]) / quantum))
+            bad += np.int64(total[i] > limit) + np.int64(total[i] < -limit)
+        if bad == 0:
+            for i in range(hi - lo):
+                w[lo + i] = np.float64(total[i]) * quantum
+        stuck[c] = bad > 0
         overflow += bad
     return overflow
 
@@ -342,11 +254,15 @@ def lattice_add(
 ) -> int:
     """``w += quantum * sum_t (exact[t] * 4 z_t + times[t] * floor(update[t] * z_t + u_t))``, in place.
 
-    Returns how many weights left the lattice's range of ``limit`` quanta.
+    Returns how many weights would leave the lattice's range of ``limit`` quanta; unless that is 0, none is moved.
 
     ``z_t`` is a multiple of 1/4, ``u_t`` the rounding stream of the same seed: every sum is a whole number of
     quanta, so the additions commute and are undone by their negatives.
     """
     keys = (CODES[distribution], np.uint64(key), np.uint64(rounding_key))
+    stuck = np.zeros(-(-w.size // CHUNK), np.bool_)  # the chunks that stay where they are
     with _threads(w.size * seeds.size):
-        return int(_lattice(w, seeds, exact, update, times, *keys, quantum, limit))
+        outside = int(_lattice(w, seeds, exact, update, times, *keys, quantum, limit, stuck))
+        if outside:
+            _lattice(w, seeds, -exact, update, -times, *keys, quantum, limit, stuck)
+    return outside

@@ -76,30 +76,41 @@ class Lattice:
             np.add(flat, 0.0, out=flat)  # no negative zeros: addition would not bring them back
 
     def add(self, terms: Sequence[LatticeTerm]) -> None:
-        """Add all terms in one pass over the weights.
+        """Add all terms in one pass over the weights, or none of them.
 
         Raises:
-            LatticeError: a perturbation is not a whole number of quanta, or a weight left the lattice's range.
+            LatticeError: a perturbation is not a whole number of quanta, or a weight would leave the lattice's range.
         """
         if not terms:
             return
         if not all(math.isfinite(term.update) and math.isfinite(term.perturbation) for term in terms):
             raise LatticeError("an update or perturbation is not a finite number; lower optimizer.lr")
-        seeds = np.array([term.seed for term in terms], np.uint64)
-        times = np.array([term.times for term in terms], np.int64)
-        exact = {name: np.array([self._whole(name, t.perturbation) for t in terms], np.int64) for name in self.quantum}
-        for name, flat in self.parameters.flat.items():
-            quantum, limit = self.quantum[name], self._limit[name]
-            update = np.clip([term.update / quantum for term in terms], -limit, limit)
-            key, rounding = self.parameters.keys_of[name]
-            outside = kernels.lattice_add(
-                flat, seeds, exact[name], update, times, key, rounding, quantum, limit, self.distribution
-            )
-            if outside:
+        whole = {name: [self._whole(name, term.perturbation) for term in terms] for name in self.quantum}
+        moved: list[str] = []
+        for name in self.quantum:
+            if outside := self._move(name, terms, whole[name], 1):
+                for earlier in moved:
+                    self._move(earlier, terms, whole[earlier], -1)
                 raise LatticeError(
-                    f"{outside} weights of {name} grew beyond {quantum * limit:g}, where in-place arithmetic "
-                    "is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
+                    f"{outside} weights of {name} would grow beyond {self.quantum[name] * self._limit[name]:g}, where "
+                    "in-place arithmetic is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
                 )
+            moved.append(name)
+
+    def _move(self, name: str, terms: Sequence[LatticeTerm], whole: Sequence[int], sign: int) -> int:
+        """Add ``sign`` times the terms to one tensor; or nothing, and return how many weights would not fit."""
+        quantum, limit = self.quantum[name], self._limit[name]
+        return kernels.lattice_add(
+            self.parameters.flat[name],
+            np.array([term.seed for term in terms], np.uint64),
+            sign * np.array(whole, np.int64),
+            np.clip([term.update / quantum for term in terms], -limit, limit),
+            sign * np.array([term.times for term in terms], np.int64),
+            *self.parameters.keys_of[name],
+            quantum,
+            limit,
+            self.distribution,
+        )
 
     def _whole(self, name: str, perturbation: float) -> int:
         units = perturbation / (4 * self.quantum[name])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Metrics(Listener):
             seconds=round(seconds, 6),
             hit_rate=report.work.hit_rate,
             token_layers={"demand": report.work.demand, "computed": report.work.computed},
+            reused_by_source=dict(report.work.reused),
+            kv_bytes=asdict(report.cache),
         )
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:

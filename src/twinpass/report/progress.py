@@ -1,12 +1,13 @@
 """A live progress bar in the terminal, and one line an event that stays."""
 
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.core import Evaluation, Held, Rollback, StepReport, Work
 from twinpass.report.listener import Listener
 
 
@@ -45,7 +46,7 @@ class ProgressBar(Listener):
         size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
         state = (
             f"loss {self._mean:.3f}  |g| {size:.3g}  eps {estimate.eps:.2g}  "
-            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}"
+            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{_cache(report.cache)}"
         )
         self._bars.update(self._train, completed=report.step + 1, state=state)
 
@@ -64,3 +65,15 @@ class ProgressBar(Listener):
         self._console.print(
             f"[yellow]step {step}: {rollback.reason}; back to step {rollback.to}, learning rate times {lr_scale:g}[/yellow]"
         )
+
+
+def _sources(work: Work) -> str:
+    """Where the reuse came from, in shares of the demand."""
+    shares = [f"{name} {count / work.demand:.0%}" for name, count in work.reused.items() if count]
+    return f" ({', '.join(shares)})" if len(shares) > 1 else ""
+
+
+def _cache(cache: Held) -> str:
+    """What the KV cache holds, if anything."""
+    parts = [f"{name} {size / 2**20:.0f} MiB" for name, size in asdict(cache).items() if size]
+    return f"  KV {', '.join(parts)}" if parts else ""

@@ -1,13 +1,17 @@
-"""Within a lane, every prefix that sequences share is computed once; nothing crosses lanes or steps."""
+"""Within a lane, every prefix that sequences share is computed once; nothing is kept from step to step."""
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.reuse.base import Policy
+from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.settings import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class Exact(Policy):
-    """Exact sharing, the default: scores are those of encoding every sequence on its own."""
+    """Exact: scores are those of encoding every sequence on its own.
 
-    bias_order = None
+    Before an activation point all lanes are the same, so that there they share one computation.
+    """
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        return Sharing("activated", "before_activation", trains.layers, kept=False) if trains.activated else None

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,11 +28,14 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     readers = {".jsonl": _jsonl, ".csv": _csv}
     if path.suffix not in readers:
         raise DataError(f"{path}: expected a file ending in {' or '.join(readers)}; convert it, one example a row")
-    if not path.is_file():
-        raise DataError(
-            f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
-        )
-    rows = list(islice(readers[path.suffix](path), limit))
+    try:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
+            )
+        rows = list(islice(readers[path.suffix](path), limit))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; give a file that can be opened") from error
     if not rows:
         raise DataError(f"{path}: the file holds no rows")
     if limit is not None and len(rows) < limit:
@@ -59,6 +62,10 @@ def _json_row(path: Path, number: int, line: str) -> Row:
         raise DataError(
             f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{place}: nested too deep to be read; write one flat object a line") from error
+    except ValueError as error:
+        raise DataError(f"{place}: a number has too many digits; write it as a text, in quotes") from error
     if not isinstance(fields, dict):
         raise DataError(f'{place}: expected an object such as {{"text": "...", "label": 0}}, got {line.strip()[:40]}')
     return Row(fields, place)
@@ -68,6 +75,7 @@ def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         try:
+            _require_distinct(path, reader.fieldnames or ())
             for number, fields in enumerate(reader, 1):
                 if None in fields or None in fields.values():
                     raise DataError(
@@ -76,3 +84,9 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield Row(dict(fields), f"{path}, row {number}")
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error
+
+
+def _require_distinct(path: Path, columns: Sequence[str]) -> None:
+    for i, column in enumerate(columns):
+        if column in columns[:i]:
+            raise DataError(f"{path}: the header names the column {column!r} twice; rename or remove one of them")

@@ -65,8 +65,8 @@ class Template:
         return [self._encode(row, tokenizer, window) for row in rows]
 
     def _encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, window: int | None) -> Example:
-        values = {name: self._field(row, name) for name in self.fields}
-        if values and not any(str(value).strip() for value in values.values()):
+        values = {name: self._text(row, name) for name in self.fields}
+        if values and not any(value.strip() for value in values.values()):
             raise DataError(f"{row.place}: the prompt is empty, {' and '.join(values)} hold no text")
         text = self.prompt.format_map(values)
         before, whole = _ids(tokenizer, text), _ids(tokenizer, text + self.suffix)
@@ -83,6 +83,14 @@ class Template:
             raise DataError(f"{row.place}: the prompt uses {{{name}}}, the row has only {', '.join(row.fields)}")
         return row.fields[name]
 
+    def _text(self, row: Row, name: str) -> str:
+        value = self._field(row, name)
+        if value is None:
+            raise DataError(
+                f'{row.place}: the prompt uses {{{name}}}, which is null; write "" for no text, or drop the row'
+            )
+        return str(value)
+
     def _option(
         self, row: Row, tokenizer: PreTrainedTokenizerBase, context: str, ids: tuple[int, ...], option: str
     ) -> tuple[int, ...]:
@@ -95,14 +103,15 @@ class Template:
 
     def _label(self, row: Row) -> int:
         value = self._field(row, self.label)
-        for names in (self.labels, self.options, tuple(option.strip() for option in self.options)):
+        stripped = tuple(option.strip() for option in self.options)
+        indices = tuple(str(i) for i in range(len(self.options)))
+        for names in (self.labels, self.options, stripped, indices):
             if value in names:
                 return names.index(str(value))
-        number = int(value) if isinstance(value, str) and value.isdecimal() else value
-        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.options):
-            return number
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.options):
+            return value
         known = list(self.labels or self.options)
-        raise DataError(f"{row.place}: {self.label} is {value!r}, expected 0 to {len(known) - 1} or one of {known}")
+        raise DataError(f"{row.place}: {self.label} is {value!r:.40}, expected 0 to {len(known) - 1} or one of {known}")
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

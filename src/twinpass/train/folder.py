@@ -101,6 +101,8 @@ class RunFolder:
             "evaluation_seconds": sum(row["seconds"] for row in rows if row["event"] == "evaluation"),
             "hit_rate": work.hit_rate,
             "token_layers": {"demand": work.demand, "computed": work.computed},
+            "reused_by_source": dict(work.reused),
+            "kv_bytes": next((row["kv_bytes"] for row in reversed(rows) if row["event"] == "step"), None),
             "peak_rss_bytes": peak_rss_bytes(),
             "weights": str(weights),
             "versions": versions(),

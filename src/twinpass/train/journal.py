@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,7 +81,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
-        "work": [report.work.demand, report.work.computed],
+        "work": asdict(report.work),
     }
 
 
@@ -92,7 +92,7 @@ def _report(record: Mapping[str, Any]) -> StepReport:
         tuple((plus, minus) for plus, minus in record["losses"]),
         tuple(record["gradients"]),
     )
-    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], Work(*record["work"]))
+    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], Work(**record["work"]))
 
 
 class Journal:
@@ -139,10 +139,10 @@ class Journal:
 
 
 def read(path: Path) -> Contents:
-    """Read and verify a journal. A damaged last line is left out: its step simply runs again.
+    """Read and verify a journal. A torn last line is left out: its step simply runs again.
 
     Raises:
-        JournalError: there is no journal, its format is unknown, or an inner line is damaged.
+        JournalError: there is no journal, its format is unknown, or a whole line is damaged.
     """
     if not path.is_file():
         raise JournalError(f"{path}: there is no journal here; give the folder of a run")
@@ -152,9 +152,9 @@ def read(path: Path) -> Contents:
     for number, line in enumerate(lines, 1):
         record, new = _parse(line, check)
         if record is None:
-            if number == len(lines) and records and line.count(b'"check":"') <= 1:
-                break
-            if number == len(lines) == 1:
+            if number == len(lines) and _torn(line):
+                if records:
+                    break
                 raise JournalError(
                     f"{path}: the run ended before its header was written; delete the file and start again"
                 )
@@ -171,6 +171,13 @@ def read(path: Path) -> Contents:
             f"{path}: written in format {records[0]['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
     return Contents(records[0], tuple(records[1:]), sound, check)
+
+
+def _torn(line: bytes) -> bool:
+    """Whether this is one record without its end: no line break, or no check before it."""
+    checks = line.count(b'"check":"')
+    ended = line.endswith(b"\n" if checks else b'"}\n')
+    return checks <= 1 and not ended
 
 
 def _parse(line: bytes, check: str) -> tuple[Mapping[str, Any] | None, str]:

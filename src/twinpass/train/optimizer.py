@@ -4,7 +4,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.settings import STRICT, Count, Index, NonNegative, Positive
-from twinpass.train.safeguards import DivergenceGuard, MedianClip
+from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,7 +22,7 @@ class Sgd:
     schedule: ScheduleName = "linear"
     warmup: Index = 0
     clip: NonNegative = 4.0
-    clip_window: Count = 100
+    clip_window: ClipWindow = 100
     guard_loss: NonNegative = 1.0
     guard_metric: NonNegative = 0.15
     guard_window: Count = 20

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Rollback
@@ -13,13 +15,15 @@ from twinpass.train.journal import History
 SETTLED = 5
 """Gradients that must have been seen before their median means something."""
 
+ClipWindow = Annotated[int, Field(ge=SETTLED)]
+
 
 @dataclass(frozen=True, config=STRICT)
 class MedianClip:
     """Clip |g| at ``factor`` times the median |g| of the last ``window`` probes. ``factor`` 0 switches it off."""
 
     factor: NonNegative = 4.0
-    window: Count = 100
+    window: ClipWindow = 100
 
     def limit(self, history: History) -> float:
         """The largest |g| let through now."""

@@ -32,7 +32,7 @@ def measure(
     scores = engine.score(objective.requests(examples), lanes)
     losses = [objective.loss(examples, values) for values in scores.values]
     estimate = estimator.estimate(probes, eps, losses)
-    return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work)
+    return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work, scores.cache)
 
 
 def apply(engine: Engine, report: StepReport) -> None:

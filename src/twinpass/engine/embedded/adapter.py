@@ -34,13 +34,22 @@ class LoraAdapter:
     Args:
         model: the base model; it is not changed.
         targets: last parts of module names, such as ``q_proj``.
+        invocation: for an activated adapter, the tokens from which on it acts.
 
     Raises:
         ModelError: a target matches no linear layer.
     """
 
-    def __init__(self, model: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
-        self.rank, self.alpha, self.targets, self.seed = rank, alpha, tuple(targets), seed
+    def __init__(
+        self,
+        model: nn.Module,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str],
+        seed: int,
+        invocation: tuple[int, ...] = (),
+    ) -> None:
+        self.rank, self.alpha, self.targets, self.seed, self.invocation = rank, alpha, tuple(targets), seed, invocation
         self.tensors: dict[str, Tensor] = {}
         self.modules: dict[str, LoraWeights] = {}
         self._fan_in_fan_out = False
@@ -92,6 +101,7 @@ class LoraAdapter:
             "bias": "none",
             "fan_in_fan_out": self._fan_in_fan_out,
             "inference_mode": True,
+            **({"alora_invocation_tokens": list(self.invocation)} if self.invocation else {}),
         }
 
     def save(self, folder: Path, base: str) -> None:

@@ -1,8 +1,8 @@
 """Attention over packed rows, plugged into unmodified Hugging Face models through their attention registry.
 
-Each segment of the trie attends to its path. Segments of like shape are stacked into buckets, gathered to a small
-padded tensor and run as two batched matrix products; query heads that share a key head are folded into rows, so
-grouped keys are never copied out.
+Each piece of the trie attends to its path: rows of the same pass, and tokens whose keys and values lie in the pool.
+Pieces of like shape are stacked into buckets, gathered to a small padded tensor and run as two batched matrix
+products; query heads that share a key head are folded into rows, so grouped keys are never copied out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from twinpass.engine.embedded.packing import Packed
+from twinpass.cache.pool import Pool
+from twinpass.engine.embedded.packing import Rows
 
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21
@@ -25,8 +26,20 @@ BUCKET_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Queries [n] that look at the same keys [m], and their distance [n, m] (negative: must not look).
+
+    Queries are rows of the pass, all lanes counted through; so are keys, and ``-1 - s`` stands for slot ``s``.
+    """
+
+    queries: Rows
+    keys: Rows
+    distance: Rows
+
+
+@dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` segments of like shape: query rows [S, n], key rows [S, m], distance [S, n, m] (negative: masked)."""
+    """``S`` pieces of like shape: query rows [S, n], keys [S, m], distance [S, n, m]; ``valid`` [S, n] is no padding."""
 
     queries: Tensor
     keys: Tensor
@@ -42,19 +55,25 @@ class Bucket:
 
 
 class AttentionPlan:
-    """Which rows attend to which, for all lanes of a packed batch, and what the model asked for while it ran.
+    """Which rows attend to which in one pass, and what the model asked for while it ran.
 
     Args:
-        packed: the batch of one lane.
-        lanes: how many copies of it, one after another, make up the rows.
+        pieces: every row of the pass is a query of exactly one.
+        rows: how many rows the pass has, all lanes together.
+        pool: where the slots of the pieces' keys are read.
+        store: rows whose keys and values are written to the pool, and their slots.
     """
 
-    def __init__(self, packed: Packed, lanes: int) -> None:
-        self.lanes = lanes
+    def __init__(self, pieces: Sequence[Piece], rows: int, pool: Pool, store: tuple[Rows, Rows]) -> None:
+        self.pool = pool
         self.windows: set[int | None] = set()
+        self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
-        order = sorted(packed.segments, key=lambda s: (s.stop - s.start, len(s.path)), reverse=True)
-        self.buckets = [_bucket(packed, group, lanes) for group in _alike(order, lanes)]
+        slots = np.unique(np.concatenate([-1 - piece.keys[piece.keys < 0] for piece in pieces]))
+        self.slots = torch.from_numpy(slots)
+        self.stored_rows, self.stored_slots = (torch.from_numpy(part) for part in store)
+        order = sorted(pieces, key=lambda piece: piece.distance.shape, reverse=True)
+        self.buckets = [_bucket(group, slots, rows) for group in _alike(order)]
 
     def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """The mask of bucket ``index``, built once for all layers with the same window."""
@@ -63,44 +82,47 @@ class AttentionPlan:
             self._bias[key] = self.buckets[index].bias(window, dtype)
         return self._bias[key]
 
+    def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write what is to be kept of [rows, heads, width] keys and values, and put those from the pool behind them."""
+        self.layer_bytes[layer] = sum(t[0].numel() * t.element_size() for t in (keys, values))
+        if len(self.stored_rows):
+            self.pool.write(layer, self.stored_slots, keys[self.stored_rows], values[self.stored_rows])
+        if not len(self.slots):
+            return keys, values
+        older_keys, older_values = self.pool.read(layer, self.slots)
+        return torch.cat([keys, older_keys]), torch.cat([values, older_values])
 
-def _alike(order: Sequence[Any], lanes: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for segment in order:
-        n, m = segment.stop - segment.start, len(segment.path)
+
+def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
+    group: list[Piece] = []
+    for piece in order:
+        n, m = piece.distance.shape
         if group:
-            top_n, top_m = group[0].stop - group[0].start, max(len(s.path) for s in group)
-            size = (len(group) + 1) * lanes * top_n * max(top_m, m)
+            top_n, top_m = group[0].distance.shape[0], max(other.distance.shape[1] for other in group)
+            size = (len(group) + 1) * top_n * max(top_m, m)
             if n < 0.75 * top_n or not 0.75 * top_m <= m <= 1.34 * top_m or size > BUCKET_ELEMENTS:
                 yield group
                 group = []
-        group.append(segment)
+        group.append(piece)
     if group:
         yield group
 
 
-def _bucket(packed: Packed, group: Sequence[Any], lanes: int) -> Bucket:
-    n = max(s.stop - s.start for s in group)
-    m = max(len(s.path) for s in group)
+def _bucket(group: Sequence[Piece], slots: Rows, rows: int) -> Bucket:
+    n = max(piece.distance.shape[0] for piece in group)
+    m = max(piece.distance.shape[1] for piece in group)
     queries = np.zeros((len(group), n), np.int64)
     keys = np.zeros((len(group), m), np.int64)
     distance = np.full((len(group), n, m), -1, np.int64)
     valid = np.zeros((len(group), n), bool)
-    for i, s in enumerate(group):
-        length = s.stop - s.start
-        queries[i, :length] = np.arange(s.start, s.stop)
-        keys[i, : len(s.path)] = s.path
-        valid[i, :length] = True
-        own = packed.positions[s.start : s.stop]
-        distance[i, :length, : len(s.path)] = own[:, None] - packed.positions[s.path][None, :]
-        distance[i, length:, 0] = 0
-    offsets = np.arange(lanes)[:, None, None] * packed.rows
-    return Bucket(
-        torch.from_numpy((queries[None] + offsets).reshape(-1, n)),
-        torch.from_numpy((keys[None] + offsets).reshape(-1, m)),
-        torch.from_numpy(np.tile(distance, (lanes, 1, 1))),
-        torch.from_numpy(np.tile(valid, (lanes, 1))),
-    )
+    for i, piece in enumerate(group):
+        own, others = piece.distance.shape
+        queries[i, :own] = piece.queries
+        keys[i, :others] = np.where(piece.keys < 0, rows + np.searchsorted(slots, -1 - piece.keys), piece.keys)
+        distance[i, :own, :others] = piece.distance
+        distance[i, own:, 0] = 0
+        valid[i, :own] = True
+    return Bucket(*(torch.from_numpy(part) for part in (queries, keys, distance, valid)))
 
 
 _plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
@@ -117,13 +139,14 @@ def _packed_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The registry's contract: query [1, H, N, D], key and value [1, K, N, D] -> ([1, N, H, D], no weights)."""
+    """The registry's contract: query [B, H, N, D], key and value [B, K, N, D] -> ([B, N, H, D], no weights)."""
     plan = _plan.get()
     plan.windows.add(sliding_window)
-    q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
     share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
+    k, v = plan.exchange(int(module.layer_idx), k, v)  # type: ignore[arg-type]
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype)
     for index, bucket in enumerate(plan.buckets):
         count, n = bucket.queries.shape
@@ -138,7 +161,7 @@ def _packed_attention(
         result = torch.matmul(weights, v[bucket.keys].transpose(1, 2)).view(count, groups, share, n, -1)
         result = result.permute(0, 3, 1, 2, 4).reshape(count, n, heads, -1)
         out[bucket.queries[bucket.valid]] = result[bucket.valid]
-    return out.unsqueeze(0), None
+    return out.view(query.shape[0], -1, heads, out.shape[2]), None
 
 
 def _accurate(tensor: Tensor) -> torch.dtype:

@@ -3,7 +3,6 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -11,24 +10,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from twinpass.core import BASE, Lane, Probe, Request, Score, Scores, Term, Work
+from twinpass.cache.spill import Spill
+from twinpass.core import BASE, Held, Lane, Request, Score, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine
-from twinpass.engine.embedded.attention import AttentionPlan
-from twinpass.engine.embedded.forward import packable, score_packed, score_plain
-from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
-from twinpass.engine.embedded.packing import chunks, pack
+from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.lanes import LaneWeights
+from twinpass.engine.embedded.passes import Running
+from twinpass.engine.embedded.plain import score_plain
+from twinpass.engine.embedded.scorer import PackedScorer
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
+from twinpass.engine.embedded.trial import Trial, scorer
 from twinpass.errors import ModelError
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import flat_view
+from twinpass.reuse.auto import Auto
+from twinpass.reuse.base import Policy, Sharing, Trains
 
 Perturbation = Literal["tandem", "inplace"]
 
 CHUNK_ROWS = 4096
-"""Rows of one lane that run at once; larger batches are cut, so that memory does not grow with them."""
+"""Rows, of all lanes together, that run at once; larger batches are cut, so that memory does not grow with them."""
 
 
 class TorchEngine(Engine):
@@ -40,6 +44,9 @@ class TorchEngine(Engine):
         noise: distribution of ``z``.
         perturbation: ``tandem`` runs both signs together and never writes weights while scoring; ``inplace`` walks
             the weights from lane to lane on an exact lattice, for modules that the tandem forward does not know.
+        reuse: which forward work is shared, and how large the KV cache is.
+        chunk_rows: rows that run at once.
+        invocation: the tokens that activate an activated adapter; they are saved with it.
         seed: where new adapter weights come from.
         reload: returns the base checkpoint's tensors by name, for :meth:`reset`; adapters do not need it.
 
@@ -54,6 +61,9 @@ class TorchEngine(Engine):
         *,
         noise: Distribution = "binomial",
         perturbation: Perturbation = "tandem",
+        reuse: Policy | None = None,
+        chunk_rows: int = CHUNK_ROWS,
+        invocation: tuple[int, ...] = (),
         seed: int = 0,
         reload: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
@@ -61,22 +71,45 @@ class TorchEngine(Engine):
         model.train(False)
         self.noise: Distribution = noise
         _require_finite(model)
-        self._trained: Trained = trainable.attach(model, seed)
+        self._causal = CausalModel(model)
+        self._trained: Trained = trainable.attach(model, seed, invocation)
         self.parameters = self._trained.parameters
         self._reload = reload
         self._perturbation = perturbation
         self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
         self._inplace = self._place()
         self._base_hash = _hash(model)
-        self._vocabulary = int(model.config.get_text_config().vocab_size)
-        self._rehearsed = False
-        self.packs = packable(model)
-        if not self.packs:
+        self._updates = 0
+        policy = reuse or Auto()
+        sharing = self._sharing(policy)
+        trial = Trial.of(self._causal, sharing.layers if sharing is not None and sharing.tokens == "all" else 0)
+        if not trial.packs and sharing is not None and sharing.tokens == "all":
+            trial, sharing = Trial.of(self._causal, 0), None
+        self.packs = trial.packs
+        self._scorer: PackedScorer | None = None
+        if trial.packs:
+            self._scorer = scorer(self._causal, trial, sharing, policy, chunk_rows, self._spill(policy))
+        else:
             warnings.warn(
-                f"{type(model).__name__} does not give the same scores when its batch is packed; "
-                "sequences run by its own forward instead: exact, but slower",
+                f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
+                "sequences run by its own forward instead: exact, but slower, and nothing is reused",
                 stacklevel=2,
             )
+
+    def _sharing(self, policy: Policy) -> Sharing | None:
+        names = list(self._trained.adapters or self.parameters)
+        first = min(self._causal.layer_of(name) for name in names)
+        try:
+            return policy.sharing(Trains(self._causal.depth, first, self._trained.activated))
+        except ValueError as error:
+            raise ModelError(f"[reuse] does not fit [trainable]: {error}") from error
+
+    def _spill(self, policy: Policy) -> Spill | None:
+        folder = getattr(policy, "spill", None)
+        if folder is None:
+            return None
+        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "model": type(self.model).__name__}
+        return Spill(Path(folder).expanduser(), identity, self._causal.depth)
 
     @property
     def base_hash(self) -> str:
@@ -89,7 +122,7 @@ class TorchEngine(Engine):
     @property
     def window(self) -> int | None:
         """The longest input the model takes, where its configuration says."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return self._causal.window
 
     def effective_eps(self, eps: float) -> float:
         return eps if self._inplace is None else power_of_two(eps)
@@ -98,58 +131,58 @@ class TorchEngine(Engine):
         self._require_fit(requests)
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
-        layers = int(self.model.config.get_text_config().num_hidden_layers)
-        demand = sum(len(request.inputs) for request in requests) * len(lanes) * layers
-        values: list[list[Score]] = []
-        rows = 0
         if self._inplace is None:
-            values, rows = self._pass(requests, lanes)
+            values, work = self._pass(requests, lanes, lanes)
         else:
+            values, work = [], Work()
             for lane in lanes:
                 self._inplace.move_to(lane)
-                part, count = self._pass(requests, [BASE])
+                part, took = self._pass(requests, [BASE], [lane])
                 values += part
-                rows += count
-        return Scores(values, Work(demand, rows * layers))
+                work += took
+        return Scores(values, work, Held() if self._scorer is None else self._scorer.held)
 
-    def _pass(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> tuple[list[list[Score]], int]:
-        """``[lane][request]`` scores, and how many rows ran for them."""
-        if not self.packs:
-            plain = [score_plain(self.model, requests, self._running([lane])) for lane in lanes]
-            return plain, len(lanes) * sum(len(request.inputs) for request in requests)
-        self._rehearse(lanes)
-        values: list[list[Score]] = [[] for _ in lanes]
-        rows = 0
-        for part in chunks(requests, max(1, CHUNK_ROWS // len(lanes))):
-            packed = pack([requests[i] for i in part])
-            scores = score_packed(self.model, packed, AttentionPlan(packed, len(lanes)), self._running(lanes))
-            for lane, own in zip(values, scores, strict=True):
-                lane.extend(own)
-            rows += packed.rows * len(lanes)
-        return values, rows
+    def _pass(
+        self, requests: Sequence[Request], lanes: Sequence[Lane], versions: Sequence[Lane]
+    ) -> tuple[list[list[Score]], Work]:
+        """``[lane][request]`` scores of ``lanes`` over the weights in memory, which are together ``versions``."""
+        if self._scorer is None:
+            return self._pass_plain(requests, lanes)
+        weights, running = self._tandem_of(lanes)
+        own = [self._version(lane) for lane in versions]
+        values, work = self._scorer.score(requests, own, WeightsVersion(self._base_hash, self._causal.depth), running)
+        self._tandem.check(weights)
+        return values, work
 
-    def _rehearse(self, lanes: Sequence[Lane]) -> None:
-        """Run two lanes once with a number of rows like no other size in the model, so that modules learn their axes."""
-        if self._rehearsed or len(lanes) == 1 or self._perturbation == "inplace":
-            return
-        self._rehearsed = True
-        sizes = {size for tensor in self.model.state_dict().values() for size in tensor.shape}
-        sizes |= {value for value in self.model.config.get_text_config().to_dict().values() if isinstance(value, int)}
-        rows = next(n for n in range(11, len(sizes) + 12) if not sizes & {n, 2 * n})
-        packed = pack([Request((0,), tuple(i % self._vocabulary for i in range(rows)))])
-        probe = Probe(0)
-        pair = [Lane(probe, sign, 1e-3) for sign in (1, -1)]
-        score_packed(self.model, packed, AttentionPlan(packed, 2), self._running(pair))
+    def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> tuple[list[list[Score]], Work]:
+        starts = [request.active_from if self._trained.activated else 0 for request in requests]
+        values = []
+        for lane in lanes:
+            weights, running = self._tandem_of([lane])
+            values.append(score_plain(self._causal, requests, starts, running))
+            self._tandem.check(weights)
+        rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
+        return values, Work(rows, rows)
 
-    def _running(self, lanes: Sequence[Lane]) -> Callable[[Callable[[], LaneLayout]], AbstractContextManager[None]]:
+    def _tandem_of(self, lanes: Sequence[Lane]) -> tuple[LaneWeights, Running]:
         weights = LaneWeights(self.parameters, self.noise, lanes)
-        return lambda layout: self._tandem.running(weights, layout)
+        return weights, lambda layout: self._tandem.running(weights, layout)
+
+    def _version(self, lane: Lane) -> WeightsVersion:
+        return WeightsVersion(self._base_hash, self._causal.depth, self._updates, lane, bool(self._trained.adapters))
 
     def update(self, terms: Sequence[Term]) -> None:
+        self._moved()
         if self._inplace is None:
             self.parameters.add(terms, self.noise)
         else:
             self._inplace.update(terms)
+
+    def _moved(self) -> None:
+        """The weights are about to change: what was computed with them is forgotten."""
+        if self._scorer is not None:
+            self._scorer.forget(self._version(BASE))
+        self._updates += 1
 
     def settle(self) -> None:
         """Bring the weights in memory to ``theta``, with every update applied (they wait in in-place mode)."""
@@ -157,6 +190,7 @@ class TorchEngine(Engine):
             self._inplace.settle()
 
     def reset(self) -> None:
+        self._moved()
         if self._trained.adapter is not None:
             self._trained.adapter.reset()
         elif self._reload is not None:
@@ -176,14 +210,19 @@ class TorchEngine(Engine):
         for i, request in enumerate(requests):
             if not request.prompt or not request.completion:
                 raise ModelError(f"request {i} has an empty prompt or completion; both need at least one token")
+            if self._trained.activated and not 0 <= request.active_from < len(request.prompt):
+                raise ModelError(
+                    f"request {i} activates its adapter at token {request.active_from} of a prompt of {len(request.prompt)}; "
+                    "the last token of the prompt, at least, has to follow the activation point: give the task a suffix"
+                )
             if self.window is not None and len(request.inputs) > self.window:
                 count = len(request.inputs)
                 raise ModelError(f"request {i} has {count} tokens; the model's window holds {self.window}")
             tokens = request.prompt + request.completion
             for token in (min(tokens), max(tokens)):
-                if not 0 <= token < self._vocabulary:
+                if not 0 <= token < self._causal.vocabulary:
                     raise ModelError(
-                        f"request {i} has token {token}, the model's vocabulary is 0 to {self._vocabulary - 1}; "
+                        f"request {i} has token {token}, the model's vocabulary is 0 to {self._causal.vocabulary - 1}; "
                         "the tokenizer belongs to another model"
                     )
 

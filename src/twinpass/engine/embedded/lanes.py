@@ -18,14 +18,21 @@ TILE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class LaneLayout:
-    """How lanes lie in a tensor: contiguous blocks of ``rows`` rows each, lane after lane."""
+    """How lanes lie in a pass's tensors: ``lanes`` along the first axis, each with ``rows`` rows.
+
+    Adapters act on rows from ``active_from`` on; only the model's own forward, one lane at a time, sets it.
+    """
 
     lanes: int
     rows: int
+    active_from: int = 0
 
-    def axes(self, tensor: Tensor) -> list[int]:
-        """The axes that could count the rows of all lanes."""
-        return [axis for axis, size in enumerate(tensor.shape) if size == self.lanes * self.rows]
+    def splits(self, tensor: Tensor) -> bool:
+        """Whether the first axis counts lanes, or all rows lane after lane."""
+        if self.lanes == 1:
+            return True
+        first, *others = tensor.shape
+        return first == self.lanes * self.rows or (first == self.lanes and self.rows in others)
 
 
 @dataclass(slots=True)

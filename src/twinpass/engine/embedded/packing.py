@@ -9,7 +9,7 @@ The sequences form a trie, whose edges are written one after another, depth firs
 Every row knows its position in its own sequence and the rows it may attend to: those on its path.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from twinpass.core import Request
 
 Rows = NDArray[np.int64]
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +32,46 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A packed batch of ``R`` rows: ``tokens`` and ``positions`` [R], its segments, and what to read where.
-
-    ``reads[i]`` holds the rows whose outputs predict request ``i``'s completion, ``targets[i]`` the tokens predicted.
-    """
+    """A packed batch of ``R`` rows: ``tokens`` and ``positions`` [R], its segments, and the rows of each sequence."""
 
     tokens: Rows
     positions: Rows
     segments: tuple[Segment, ...]
-    reads: tuple[Rows, ...]
-    targets: tuple[Rows, ...]
+    path_of: Mapping[Tokens, Rows]
 
     @property
     def rows(self) -> int:
-        """Rows that run, per lane."""
+        """Rows that one lane has."""
         return len(self.tokens)
 
 
-def pack(requests: Sequence[Request]) -> Packed:
-    """Merge the requests' inputs into a trie and lay it out in rows, depth first."""
-    unique = sorted({request.inputs for request in requests})
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What to read where: request ``i``'s completion token ``targets[i][j]`` is predicted by row ``rows[i][j]``."""
+
+    rows: tuple[Rows, ...]
+    targets: tuple[Rows, ...]
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], paths: Sequence[Rows]) -> "Reads":
+        """The reads of requests whose inputs lie on ``paths``."""
+        rows = tuple(path[len(request.prompt) - 1 :] for request, path in zip(requests, paths, strict=True))
+        return cls(rows, tuple(np.array(request.completion, np.int64) for request in requests))
+
+
+def pack(sequences: Iterable[Tokens]) -> Packed:
+    """Merge sequences into a trie and lay it out in rows, depth first."""
+    unique = sorted({sequence for sequence in sequences if sequence})
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
-    path_of: dict[tuple[int, ...], Rows] = {}
+    path_of: dict[Tokens, Rows] = {(): np.empty(0, np.int64)}
 
     todo = [(tree, 0, np.empty(0, np.int64)) for tree in _by_token(unique, 0)][::-1]
     while todo:
         group, depth, path = todo.pop()
         first, last = group[0], group[-1]
-        end = depth + _common(first[depth:], last[depth:])
+        end = depth + common(first[depth:], last[depth:])
         start = len(tokens)
         tokens.extend(first[depth:end])
         positions.extend(range(depth, end))
@@ -70,32 +81,35 @@ def pack(requests: Sequence[Request]) -> Packed:
             path_of[first] = path
             group = group[1:]
         todo += [(child, end, path) for child in _by_token(group, end)][::-1]
-    return Packed(
-        np.array(tokens, np.int64),
-        np.array(positions, np.int64),
-        tuple(segments),
-        tuple(path_of[r.inputs][len(r.prompt) - 1 :] for r in requests),
-        tuple(np.array(r.completion, np.int64) for r in requests),
-    )
+    return Packed(np.array(tokens, np.int64), np.array(positions, np.int64), tuple(segments), path_of)
 
 
-def chunks(requests: Sequence[Request], budget: int) -> Iterator[range]:
-    """Split a batch into runs of requests whose packed rows stay near ``budget`` (one request may exceed it)."""
+def groups(sequences: Sequence[Tokens], budget: int) -> Iterator[slice]:
+    """Cut a batch into runs whose packed rows stay within about ``budget`` (one sequence may exceed it)."""
     start, rows = 0, 0
-    previous: tuple[int, ...] = ()
-    for index, request in enumerate(requests):
-        inputs = request.inputs
-        new = len(inputs) - (_common(previous, inputs) if index > start else 0)
+    previous: Tokens = ()
+    for index, sequence in enumerate(sequences):
+        new = len(sequence) - (common(previous, sequence) if index > start else 0)
         if index > start and rows + new > budget:
-            yield range(start, index)
-            start, rows, new = index, 0, len(inputs)
+            yield slice(start, index)
+            start, rows, new = index, 0, len(sequence)
         rows += new
-        previous = inputs
-    if requests:
-        yield range(start, len(requests))
+        previous = sequence
+    if sequences:
+        yield slice(start, len(sequences))
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def mark(sequence: Tokens, active_from: int) -> Tokens:
+    """Tell tokens before the activation point from those after it, as the same prefix means something else there."""
+    return tuple(-1 - token for token in sequence[:active_from]) + sequence[active_from:]
+
+
+def unmark(tokens: Rows) -> Rows:
+    """The token ids of marked tokens."""
+    return np.where(tokens < 0, -1 - tokens, tokens)
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     length = min(len(a), len(b))
     if a[:length] == b[:length]:
@@ -103,7 +117,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(length) if a[i] != b[i])
 
 
-def _by_token(group: Sequence[tuple[int, ...]], depth: int) -> Iterator[Sequence[tuple[int, ...]]]:
+def _by_token(group: Sequence[Tokens], depth: int) -> Iterator[Sequence[Tokens]]:
     """Cut a sorted group where the token at ``depth`` changes."""
     start = 0
     for i in range(1, len(group) + 1):

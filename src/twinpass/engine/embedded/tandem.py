@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from twinpass.engine.embedded.adapter import LoraWeights
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
+from twinpass.engine.embedded.patching import forward_of
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.perturb.parameters import Parameters
 
@@ -34,35 +35,27 @@ class LaneModule(ABC):
     def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
         self.name, self.module, self.owned = name, module, owned
         self.original: Callable[..., Any] = module.forward
-        self._axes: dict[int, int] = {}
 
     @abstractmethod
     def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
         """What the module returns, with each lane's rows computed under that lane's weights."""
 
-    def axis(self, layout: LaneLayout, tensor: Tensor) -> int:
-        """Which axis of ``tensor`` counts rows. Where sizes leave a choice, it is the axis seen before.
+    def require_lanes(self, layout: LaneLayout, tensor: Tensor) -> None:
+        """Make sure that the first axis of ``tensor`` tells lanes apart.
 
         Raises:
-            UnsupportedModuleError: there is none, or no telling which.
+            UnsupportedModuleError: it does not.
         """
-        axes, key = layout.axes(tensor), tensor.dim()
-        if len(axes) > 1 and self._axes.get(key) in axes:
-            return self._axes[key]
-        if len(axes) != 1:
+        if not layout.splits(tensor):
             raise UnsupportedModuleError(
                 f"{self.name} got a tensor of shape {tuple(tensor.shape)}, in which {layout.lanes} lanes of {layout.rows} "
                 f"rows cannot be told apart: it mixes tokens; {_ELSE}"
             )
-        return self._axes.setdefault(key, axes[0])
 
-    def split(self, layout: LaneLayout, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """``x`` [..., in] as [lanes, rows, in], and how to put [lanes, rows, out] back into its shape."""
-        axis = self.axis(layout, x) if layout.lanes > 1 else 0
-        moved = x.movedim(axis, 0)
-        shape = moved.shape[:-1]
-        back: Callable[[Tensor], Tensor] = lambda y: y.reshape(*shape, y.shape[-1]).movedim(0, axis)  # noqa: E731
-        return moved.reshape(layout.lanes, -1, x.shape[-1]), back
+    def split(self, layout: LaneLayout, x: Tensor) -> Tensor:
+        """``x`` [..., in] as [lanes, rows, in]."""
+        self.require_lanes(layout, x)
+        return x.reshape(layout.lanes, -1, x.shape[-1])
 
     @property
     def weight(self) -> Tensor:
@@ -83,7 +76,7 @@ class LaneLinear(LaneModule):
     """``nn.Linear``: one tile of W + eps z and W - eps z at a time, multiplied while it is in the cache."""
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows, back = self.split(layout, x)
+        rows = self.split(layout, x)
         if "weight" in self.owned:
             y = torch.empty((layout.lanes, rows.shape[1], self.weight.shape[0]), dtype=x.dtype)
             for first, last, tile in weights.tiles(self.owned["weight"]):
@@ -91,16 +84,16 @@ class LaneLinear(LaneModule):
                     torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
         else:
             y = torch.nn.functional.linear(rows, self.weight)
-        return back(self.bias(weights, y))
+        return self.bias(weights, y).view(*x.shape[:-1], -1)
 
 
 class LaneConv1D(LaneModule):
     """GPT-2's ``Conv1D``: a linear layer with its weight stored as [in, out]."""
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows, back = self.split(layout, x)
+        rows = self.split(layout, x)
         weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
-        return back(self.bias(weights, torch.matmul(rows, weight)))
+        return self.bias(weights, torch.matmul(rows, weight)).view(*x.shape[:-1], -1)
 
 
 class LaneEmbedding(LaneModule):
@@ -111,10 +104,7 @@ class LaneEmbedding(LaneModule):
             return self.original(*args, **kwargs)
 
     def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:
-        if layout.lanes > 1 and ids.numel() != ids.shape[self.axis(layout, ids)]:
-            raise UnsupportedModuleError(
-                f"{self.name} looks up ids of shape {tuple(ids.shape)}, not one a row; {_ELSE}"
-            )
+        self.require_lanes(layout, ids)
         return weights.rows(self.owned["weight"], ids)
 
 
@@ -126,25 +116,25 @@ class LaneLeaf(LaneModule):
         outputs = []
         for lane in range(layout.lanes):
             own = {local: tensor[lane] for local, tensor in perturbed.items()}
-            a, k = (
-                [self._slice(layout, lane, v) for v in args],
-                {n: self._slice(layout, lane, v) for n, v in kwargs.items()},
-            )
-            with _forward_of(self.module, self.original):
-                outputs.append(functional_call(self.module, own, tuple(a), k))
+            part = [self._slice(layout, lane, value) for value in args]
+            named = {name: self._slice(layout, lane, value) for name, value in kwargs.items()}
+            with forward_of(self.module, self.original):
+                outputs.append(functional_call(self.module, own, tuple(part), named))
         if layout.lanes == 1:
             return outputs[0]
-        rows = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        axis = self.axis(layout, rows)
-        if not all(isinstance(y, Tensor) and y.dim() > axis and y.shape[axis] == layout.rows for y in outputs):
+        if not all(isinstance(y, Tensor) and self._is_slice(layout, y) for y in outputs):
             kind = type(outputs[0]).__name__
             raise UnsupportedModuleError(f"{self.name} returns {kind}, not a tensor of rows; {_ELSE}")
-        return torch.cat(outputs, dim=axis)
+        return torch.cat(outputs)
 
     def _slice(self, layout: LaneLayout, lane: int, value: Any) -> Any:
         if layout.lanes == 1 or not isinstance(value, Tensor):
             return value
-        return value.narrow(self.axis(layout, value), lane * layout.rows, layout.rows)
+        self.require_lanes(layout, value)
+        return value.chunk(layout.lanes)[lane]
+
+    def _is_slice(self, layout: LaneLayout, y: Tensor) -> bool:
+        return y.dim() > 0 and (y.shape[0] == layout.rows or (y.shape[0] == 1 and layout.rows in y.shape[1:]))
 
 
 class LaneLora(LaneModule):
@@ -155,11 +145,14 @@ class LaneLora(LaneModule):
         self.lora = lora
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows, back = self.split(layout, x)
+        rows = self.split(layout, x)
         a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
-        change = torch.bmm(torch.bmm(rows.to(a.dtype), a.transpose(1, 2)), b.transpose(1, 2))
+        change = torch.bmm(torch.bmm(rows.to(a.dtype), a.transpose(1, 2)), b.transpose(1, 2)) * self.lora.scale
+        change = change.view(*x.shape[:-1], -1)
+        if layout.active_from:
+            change.view(-1, layout.rows, change.shape[-1])[:, : layout.active_from] = 0
         y: Tensor = self.original(x)
-        return y + back(change * self.lora.scale).to(y.dtype)
+        return y + change.to(y.dtype)
 
 
 _ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
@@ -183,31 +176,36 @@ class Tandem:
         self._checked = False
 
     @contextmanager
-    def running(self, weights: LaneWeights, layout: Callable[[], LaneLayout]) -> Iterator[None]:
-        """Inside the block the model computes ``weights.lanes``. ``layout`` is asked at every module.
-
-        Raises:
-            MissedParameterError: on the first perturbed pass, a selected parameter was never used.
-        """
-        perturbed = self.parameters is not None and any(lane.probe is not None for lane in weights.lanes)
-        if not perturbed and not any(isinstance(module, LaneLora) for module in self._modules):
+    def running(self, weights: LaneWeights, layout: LaneLayout) -> Iterator[None]:
+        """Inside the block the model computes ``weights.lanes``, which lie in its tensors as ``layout`` says."""
+        if not self._perturbs(weights) and not any(isinstance(module, LaneLora) for module in self._modules):
             yield
             return
-        check = self.parameters if perturbed and not self._checked else None
         with ExitStack() as stack:
-            if check is not None:
-                stack.enter_context(_RawUse(check))
+            if self.parameters is not None and not self._checked:
+                stack.enter_context(_RawUse(self.parameters))
             for module in self._modules:
-                stack.enter_context(_forward_of(module.module, _bind(module, weights, layout)))
+                stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
             yield
-        if check is not None:
-            missed = [name for name in check if name not in weights.visited]
-            if missed:
-                raise MissedParameterError(
-                    f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
-                    "select only what the model uses, with trainable.kind = 'pattern'"
-                )
-            self._checked = True
+
+    def check(self, weights: LaneWeights) -> None:
+        """Called after all passes of a batch.
+
+        Raises:
+            MissedParameterError: a selected parameter was perturbed and never used.
+        """
+        if self.parameters is None or self._checked or not self._perturbs(weights):
+            return
+        missed = [name for name in self.parameters if name not in weights.visited]
+        if missed:
+            raise MissedParameterError(
+                f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
+                "select only what the model uses, with trainable.kind = 'pattern'"
+            )
+        self._checked = True
+
+    def _perturbs(self, weights: LaneWeights) -> bool:
+        return self.parameters is not None and any(lane.probe is not None for lane in weights.lanes)
 
 
 def _lane_modules(
@@ -240,22 +238,8 @@ def _kind(path: str, module: nn.Module) -> type[LaneModule]:
     return LaneLeaf
 
 
-def _bind(module: LaneModule, weights: LaneWeights, layout: Callable[[], LaneLayout]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: module.forward(weights, layout(), *args, **kwargs)
-
-
-@contextmanager
-def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace one module's forward inside the block, without touching its class."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
+def _bind(module: LaneModule, weights: LaneWeights, layout: LaneLayout) -> Callable[..., Any]:
+    return lambda *args, **kwargs: module.forward(weights, layout, *args, **kwargs)
 
 
 class _LookUp(TorchFunctionMode):

@@ -5,13 +5,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.engine.embedded.adapter import LoraAdapter, LoraWeights
+from twinpass.engine.embedded.causal import CausalModel
 from twinpass.errors import ModelError
 from twinpass.perturb.parameters import Parameters
 from twinpass.settings import STRICT, Count, Index, Positive, Text, Texts
@@ -23,6 +25,7 @@ class Trained:
 
     parameters: Parameters
     adapter: LoraAdapter | None = None
+    activated: bool = False
 
     @property
     def adapters(self) -> dict[str, LoraWeights]:
@@ -42,15 +45,15 @@ class Trainable(ABC):
     """A choice of weights."""
 
     @abstractmethod
-    def attach(self, model: PreTrainedModel, seed: int) -> Trained:
-        """Pick the tensors out of ``model``, or make new ones from ``seed``."""
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        """Pick the tensors out of ``model``, or make new ones from ``seed``, activated by ``invocation``."""
 
 
 @settings(frozen=True, config=STRICT)
 class Full(Trainable):
     """Every parameter of the model."""
 
-    def attach(self, model: PreTrainedModel, seed: int) -> Trained:
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         return Trained(Parameters(_named(model, lambda name: True)))
 
 
@@ -66,7 +69,7 @@ class Pattern(Trainable):
         except re.error as error:
             raise ValueError(f"pattern: {self.pattern!r} is not a regular expression: {error}") from error
 
-    def attach(self, model: PreTrainedModel, seed: int) -> Trained:
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         expression = re.compile(self.pattern)
         chosen = _named(model, lambda name: expression.search(name) is not None)
         if not chosen:
@@ -86,11 +89,13 @@ class Layers(Trainable):
         if self.first >= self.last:
             raise ValueError(f"first: layers {self.first} to {self.last} - 1 are none; last must be larger than first")
 
-    def attach(self, model: PreTrainedModel, seed: int) -> Trained:
-        count = int(model.config.get_text_config().num_hidden_layers)
-        if not 0 <= self.first < self.last <= count:
-            raise ModelError(f"trainable: layers {self.first} to {self.last} are not in the model's range 0 to {count}")
-        prefix = _layers_prefix(model, count)
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        causal = CausalModel(model)
+        if self.last > causal.depth:
+            raise ModelError(
+                f"trainable: layers {self.first} to {self.last} are not in the model's range 0 to {causal.depth}"
+            )
+        prefix = f"{causal.layers_path}."
 
         def inside(name: str) -> bool:
             index = name.removeprefix(prefix).split(".", 1)[0]
@@ -107,9 +112,24 @@ class Lora(Trainable):
     alpha: Positive = 16.0
     targets: Texts = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-    def attach(self, model: PreTrainedModel, seed: int) -> Trained:
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed)
         return Trained(Parameters(adapter.tensors), adapter)
+
+
+@settings(frozen=True, config=STRICT)
+class Activated(Lora):
+    """Activated LoRA (Greenewald et al. 2025, arXiv 2504.12397): adapters that act from the activation point on.
+
+    That is where the task's suffix begins, or else the last place in the prompt where the token ids ``invocation``
+    stand. Every token before it is read by the base model, so that its keys and values never change.
+    """
+
+    invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
+
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation)
+        return Trained(Parameters(adapter.tensors), adapter, activated=True)
 
 
 def _named(model: PreTrainedModel, chosen: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -122,11 +142,3 @@ def _named(model: PreTrainedModel, chosen: Callable[[str], bool]) -> dict[str, T
             tensors[first] = tensor
     order = [name for name in names.values() if name in tensors]
     return {name: tensors[name] for name in order}
-
-
-def _layers_prefix(model: PreTrainedModel, count: int) -> str:
-    for path, module in model.named_modules():
-        children: Any = list(module.named_children())
-        if len(children) == count and [name for name, _ in children] == [str(i) for i in range(count)]:
-            return f"{path}."
-    raise ModelError(f"{type(model).__name__} has no list of {count} decoder layers; use trainable.kind = 'pattern'")

@@ -1,0 +1,175 @@
+"""Keys and values on disk, for weights that never change: found again by the next run over the same model.
+
+A folder of shards, each a safetensors file written once: ``keys`` and ``values`` [layers, rows, heads, width]. Its
+metadata names the weights, a checksum, and which token sequences the rows belong to. Shards are memory-mapped and
+verified when first read; a damaged or foreign one is left out, and what it held is computed again.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+import warnings
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twinpass.cache.pool import Pool
+from twinpass.cache.tree import RadixTree, Slots, Tokens
+
+FORMAT = "twinpass-kv-1"
+
+
+@dataclass(slots=True)
+class Shard:
+    """One file: rows ``start`` to ``stop`` of all that is on disk."""
+
+    path: Path
+    start: int
+    stop: int
+    check: str
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of a shard, from ``row`` on: they hold ``tokens[start:]``, the tokens before ``start`` are elsewhere."""
+
+    tokens: Tokens
+    start: int
+    row: int
+
+
+class Spill:
+    """Keys and values of one model in one folder.
+
+    Args:
+        folder: made if it is not there. Several models may share it, and several runs at once.
+        identity: what makes keys and values the same: hash of the base checkpoint, dtype.
+        layers: how many layers are stored.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str], layers: int) -> None:
+        self.folder, self.layers = folder, layers
+        self.written = 0
+        self.identity = json.dumps(dict(sorted(identity.items())))
+        self._prefix = hashlib.blake2b(self.identity.encode(), digest_size=8).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._bad: set[Path] = set()
+        self._load()
+
+    def fetch(self, tokens: Tokens, wanted: Slots, slots: Slots, pool: Pool) -> Slots:
+        """Bring what is on disk of ``tokens[i]``, ``i`` in ``wanted``, into the pool's ``slots[i]``; returns those i."""
+        while True:
+            rows = self._tree.match(self._prefix, tokens).slots
+            found = wanted[wanted < len(rows)]
+            if not [shard for shard in self._shards_of(rows[found]) if not self._verify(shard)]:
+                break
+            self._load()
+        for shard in self._shards_of(rows[found]):
+            here = found[(rows[found] >= shard.start) & (rows[found] < shard.stop)]
+            local = torch.from_numpy(rows[here] - shard.start)
+            into = torch.from_numpy(slots[here])
+            with safe_open(shard.path, framework="pt") as file:
+                keys, values = (_rows(file.get_slice(name), local) for name in ("keys", "values"))
+            for layer in range(self.layers):
+                pool.write(layer, into, keys[layer], values[layer])
+        return found
+
+    def store(self, sequences: Sequence[tuple[Tokens, int]], slots: Slots, pool: Pool) -> None:
+        """Write a shard.
+
+        Args:
+            sequences: tokens, and the index from which on they are new; the tokens before are on disk or come first.
+            slots: where the new tokens of all sequences lie in the pool, one after another.
+        """
+        at = torch.from_numpy(slots)
+        pairs = [pool.read(layer, at) for layer in range(self.layers)]
+        tensors = {"keys": torch.stack([k for k, _ in pairs]), "values": torch.stack([v for _, v in pairs])}
+        runs, row = list[Run](), 0
+        for tokens, start in sequences:
+            runs.append(Run(tokens, start, row))
+            row += len(tokens) - start
+        check = _check(tensors)
+        metadata = {"format": FORMAT, "identity": self.identity, "check": check, "runs": json.dumps([astuple(run) for run in runs])}
+        path = self.folder / f"{self._prefix}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
+        part = path.with_suffix(".part")
+        save_file(tensors, part, metadata=metadata)
+        part.replace(path)
+        self.written += path.stat().st_size
+        self._add(path, check, runs, row, verified=True)
+
+    def _load(self) -> None:
+        """Index the shards, those of other models and damaged ones left out."""
+        self._tree, self._shards, self._rows = RadixTree(), list[Shard](), 0
+        for path in sorted(self.folder.glob(f"{self._prefix}-*.safetensors")):
+            if path in self._bad:
+                continue
+            try:
+                with safe_open(path, framework="pt") as file:
+                    metadata = file.metadata() or {}
+                    layers, count = file.get_slice("keys").get_shape()[:2]
+                if (metadata["format"], metadata["identity"], layers) != (FORMAT, self.identity, self.layers):
+                    raise ValueError("it was written for another model")
+                runs = [Run(tuple(tokens), start, row) for tokens, start, row in json.loads(metadata["runs"])]
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                self._reject(path, f"{error}")
+                continue
+            self._add(path, metadata["check"], runs, count, verified=False)
+
+    def _add(self, path: Path, check: str, runs: Sequence[Run], count: int, *, verified: bool) -> None:
+        shard = Shard(path, self._rows, self._rows + count, check, verified)
+        for run in runs:
+            before = self._tree.match(self._prefix, run.tokens).slots
+            if len(before) >= run.start:
+                first = shard.start + run.row - run.start
+                rows = np.arange(first, first + len(run.tokens))
+                rows[: len(before)] = before
+                self._tree.insert(self._prefix, run.tokens, rows)
+        self._shards.append(shard)
+        self._rows = shard.stop
+
+    def _shards_of(self, rows: Slots) -> list[Shard]:
+        starts = [shard.start for shard in self._shards]
+        return [self._shards[i] for i in sorted({bisect_right(starts, row) - 1 for row in rows.tolist()})]
+
+    def _verify(self, shard: Shard) -> bool:
+        if shard.verified:
+            return True
+        try:
+            with safe_open(shard.path, framework="pt") as file:
+                shard.verified = _check({name: file.get_tensor(name) for name in ("keys", "values")}) == shard.check
+        except (SafetensorError, OSError) as error:
+            self._reject(shard.path, f"{error}")
+            return False
+        if not shard.verified:
+            self._reject(shard.path, "its checksum does not match")
+        return shard.verified
+
+    def _reject(self, path: Path, reason: str) -> None:
+        self._bad.add(path)
+        warnings.warn(f"{path} cannot be used, what it holds is computed again: {reason}", stacklevel=4)
+
+
+def _rows(file: Any, rows: Tensor) -> Tensor:
+    """Rows of a mapped tensor [layers, rows, ...], reading no more than the range they lie in."""
+    first, last = int(rows.min()), int(rows.max())
+    part: Tensor = file[:, first : last + 1]
+    return part[:, rows - first]
+
+
+def _check(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""An unmodified Hugging Face causal language model, run in parts: some of its decoder layers, then its head."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from twinpass.engine.embedded.patching import forward_of
+from twinpass.errors import ModelError
+
+
+class CausalModel:
+    """The parts of a model.
+
+    Args:
+        model: any ``AutoModelForCausalLM``; nothing stays changed in it after a pass.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        config = model.config.get_text_config()
+        self.vocabulary = int(config.vocab_size)
+        self.depth = int(config.num_hidden_layers)
+        self.window: int | None = getattr(config, "max_position_embeddings", None)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """What turns tokens into hidden states."""
+        decoder: nn.Module = self.model.get_decoder()  # type: ignore[no-untyped-call]
+        return decoder
+
+    @property
+    def layers_path(self) -> str:
+        """The path of the list of decoder layers.
+
+        Raises:
+            ModelError: there is none of the length that the configuration gives.
+        """
+        path: str
+        for path, module in self.model.named_modules():
+            names = [name for name, _ in module.named_children()]
+            if names == [str(i) for i in range(self.depth)] and isinstance(module, nn.ModuleList):
+                return path
+        raise ModelError(
+            f"{type(self.model).__name__} has no list of {self.depth} decoder layers; use trainable.kind = 'pattern'"
+        )
+
+    def layer_of(self, name: str) -> int:
+        """The decoder layer that a module or parameter belongs to; 0 for one outside, which may act before all."""
+        try:
+            prefix = f"{self.layers_path}."
+        except ModelError:
+            return 0
+        return int(name.removeprefix(prefix).split(".", 1)[0]) if name.startswith(prefix) else 0
+
+    def decode(
+        self, ids: Tensor, positions: Tensor, first: int = 0, last: int | None = None, hidden: Tensor | None = None
+    ) -> ModelOutput:
+        """Run layers ``first`` to ``last`` - 1 (and the final norm), from embeddings or from ``hidden`` [B, N, size].
+
+        With ``last`` below the depth, ``last_hidden_state`` is what enters layer ``last``, without the norm.
+        """
+        last = self.depth if last is None else last
+        seen: list[Tensor] = []
+        with ExitStack() as stack:
+            if first > 0 or last < self.depth:
+                layers = self.model.get_submodule(self.layers_path)
+                for i, layer in enumerate(layers.children()):
+                    if i == first and hidden is not None:
+                        stack.enter_context(forward_of(layer, _with_hidden(layer.forward, hidden)))
+                    elif not first <= i < last:
+                        stack.enter_context(forward_of(layer, _skipped(seen if i == last else None)))
+            output: ModelOutput = self.decoder(input_ids=ids, position_ids=positions, use_cache=False)
+        if seen:
+            output["last_hidden_state"] = seen[0]
+        return output
+
+    def head(self, ids: Tensor, output: ModelOutput, hidden: Tensor) -> Tensor:
+        """Logits [B, N, vocabulary] of ``hidden`` [B, N, size], states that the decoder has computed already."""
+        part = copy(output)
+        part["last_hidden_state"] = hidden
+        with forward_of(self.decoder, lambda *args, **kwargs: part):
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """The model's own forward on sequences of equal length [B, N]."""
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities, in float32 at least."""
+    return torch.log_softmax(logits, -1, dtype=torch.float64 if logits.dtype is torch.float64 else torch.float32)
+
+
+def _skipped(seen: list[Tensor] | None) -> Callable[..., Any]:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if seen is not None:
+            seen.append(hidden_states)
+        return hidden_states
+
+    return forward
+
+
+def _with_hidden(original: Callable[..., Any], hidden: Tensor) -> Callable[..., Any]:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return original(hidden, *args, **kwargs)
+
+    return forward

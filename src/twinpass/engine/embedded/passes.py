@@ -1,0 +1,210 @@
+"""Run a packed batch through the model in chunks, reading and writing keys and values where the cache says."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twinpass.cache.pool import Pool
+from twinpass.cache.prefix_cache import PrefixCache, Reservation
+from twinpass.core import Score, WeightsVersion
+from twinpass.engine.embedded.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.causal import CausalModel, log_softmax
+from twinpass.engine.embedded.lanes import LaneLayout
+from twinpass.engine.embedded.packing import Packed, Reads, Rows, Segment, unmark
+
+LOGITS_BYTES = 64 << 20
+"""Largest logits tensor; more positions are read in blocks."""
+
+Running = Callable[[LaneLayout], AbstractContextManager[None]]
+"""Opens the tandem around a pass."""
+
+
+def alone(layout: LaneLayout) -> AbstractContextManager[None]:
+    """A pass of the model as it is."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one run through some of the layers computes, for all its lanes.
+
+    Args:
+        packed: the trie; every lane has the same.
+        versions: each lane's weights.
+        fresh: rows to compute [R]; the keys and values of all others are in ``slots``.
+        slots: where each row's keys and values are, or go to, [lanes, R]; -1 for those not kept.
+        first, last: the layers that run.
+        hidden: slots of the states that enter layer ``first`` [R], unless it begins with the embeddings.
+        shared: the version of marked rows, which are before the activation point and the same for all lanes.
+    """
+
+    packed: Packed
+    versions: Sequence[WeightsVersion]
+    fresh: NDArray[np.bool_]
+    slots: Rows
+    first: int
+    last: int
+    hidden: Rows | None = None
+    shared: WeightsVersion | None = None
+
+    def require_own(self, cache: PrefixCache) -> None:
+        """Make sure that every slot belongs to the weights it is about to be used with.
+
+        Raises:
+            StaleKVError: one does not.
+        """
+        marked = self.packed.tokens < 0
+        for version, slots in zip(self.versions, self.slots, strict=True):
+            cache.check(version, slots[~marked & (slots >= 0)])
+            cache.check(self.shared, slots[marked])
+        if self.hidden is not None:
+            cache.check(self.shared, self.hidden)
+
+
+@dataclass
+class Passes:
+    """Runs batches on one model, cache and pool.
+
+    ``rows`` counts (row, layer) pairs that ran: the token-layers computed.
+    """
+
+    causal: CausalModel
+    cache: PrefixCache
+    pool: Pool
+    chunk_rows: int
+    computed: int = 0
+    windows: set[int | None] = field(default_factory=set)
+    layer_bytes: dict[int, int] = field(default_factory=dict)
+
+    def run(self, batch: Batch, running: Running, reads: Reads | None = None) -> list[list[Score]]:
+        """Compute the fresh rows; ``[lane][request]`` log-probabilities of what ``reads`` asks for."""
+        batch.require_own(self.cache)
+        lanes = len(batch.versions)
+        result = _Result(lanes, reads or Reads((), ()))
+        chunks = _Chunks(batch, max(1, self.chunk_rows // lanes))
+        with self.cache.reservation() as scratch, torch.no_grad():
+            for index, rows in enumerate(chunks.rows):
+                self._make_room(batch, scratch, chunks.needed_after(index))
+                self._chunk(batch, running, chunks, index, rows, result)
+                done = chunks.last_needed_by(index)
+                scratch.drop(batch.slots[:, done].reshape(-1))
+                batch.slots[:, done] = -1
+        return result.split()
+
+    def _make_room(self, batch: Batch, scratch: Reservation, rows: Rows) -> None:
+        """Slots for rows that a later chunk looks at and that nobody keeps."""
+        for lane, version in enumerate(batch.versions):
+            batch.slots[lane, rows] = scratch.take(version, len(rows))
+
+    def _chunk(
+        self, batch: Batch, running: Running, chunks: "_Chunks", index: int, rows: Rows, result: "_Result"
+    ) -> None:
+        lanes, packed = len(batch.versions), batch.packed
+        pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
+        kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
+        store = (kept, batch.slots[:, rows].reshape(-1)[kept])
+        plan = AttentionPlan(pieces, lanes * len(rows), self.pool, store)
+        ids = torch.from_numpy(np.tile(unmark(packed.tokens[rows]), (lanes, 1)))
+        positions = torch.from_numpy(np.tile(packed.positions[rows], (lanes, 1)))
+        hidden = None
+        if batch.hidden is not None:
+            hidden = self.pool.read_hidden(torch.from_numpy(batch.hidden[rows]))
+            hidden = hidden.expand(lanes, *hidden.shape).contiguous()
+        with packed_attention(self.causal.model, plan), running(LaneLayout(lanes, len(rows))):
+            output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
+        self.computed += lanes * len(rows) * (batch.last - batch.first)
+        self.windows |= plan.windows
+        self.layer_bytes |= plan.layer_bytes
+        states: Tensor = output["last_hidden_state"]
+        if batch.last < self.causal.depth:
+            self.pool.write_hidden(torch.from_numpy(batch.slots[0, rows]), states[0])
+        for wanted in result.wanted(rows, max(1, LOGITS_BYTES // (4 * lanes * self.causal.vocabulary))):
+            at = torch.from_numpy(np.searchsorted(rows, wanted))
+            with running(LaneLayout(lanes, len(wanted))):
+                logits = self.causal.head(ids[:, at], output, states[:, at])
+            result.put(wanted, log_softmax(logits).numpy())
+
+
+class _Chunks:
+    """The fresh rows of a batch cut into runs, and which rows later runs look at."""
+
+    def __init__(self, batch: Batch, size: int) -> None:
+        self._batch = batch
+        fresh = np.flatnonzero(batch.fresh)
+        self.rows = [fresh[start : start + size] for start in range(0, len(fresh), size)]
+        self._chunk_of = np.full(batch.packed.rows, -1, np.int64)
+        for index, rows in enumerate(self.rows):
+            self._chunk_of[rows] = index
+        self._until = np.full(batch.packed.rows, -1, np.int64)
+        for segment in batch.packed.segments:
+            last = self._chunk_of[segment.start : segment.stop].max()
+            self._until[segment.path] = np.maximum(self._until[segment.path], last)
+        self._unkept = batch.slots[0] < 0
+
+    def needed_after(self, index: int) -> Rows:
+        """Rows of chunk ``index`` that need a slot for later chunks and have none."""
+        return np.flatnonzero((self._chunk_of == index) & (self._until > index) & self._unkept)
+
+    def last_needed_by(self, index: int) -> Rows:
+        """Rows that were given a slot for later chunks, of which ``index`` is the last."""
+        return np.flatnonzero((self._until == index) & (self._chunk_of < index) & (self._chunk_of >= 0) & self._unkept)
+
+    def pieces(self, segment: Segment, index: int, rows: Rows) -> Iterator[Piece]:
+        """What the segment's rows in chunk ``index`` look at: one piece a lane, or one for all if most is shared."""
+        own = segment.start + np.flatnonzero(self._chunk_of[segment.start : segment.stop] == index)
+        if not len(own):
+            return
+        batch, lanes = self._batch, len(self._batch.versions)
+        path = segment.path[: len(segment.path) - (segment.stop - 1 - own[-1])]
+        positions = batch.packed.positions
+        distance = positions[own][:, None] - positions[path][None, :]
+        here = self._chunk_of[path] == index
+        local, queries = np.searchsorted(rows, path), np.searchsorted(rows, own)
+        keys = [np.where(here, lane * len(rows) + local, -1 - batch.slots[lane, path]) for lane in range(lanes)]
+        shared = next((i for i in range(len(path)) if any(k[i] != keys[0][i] for k in keys)), len(path))
+        if lanes == 1 or shared < (lanes - 1) * (len(path) - shared):
+            for lane in range(lanes):
+                yield Piece(lane * len(rows) + queries, keys[lane], distance)
+            return
+        blocks = [np.full((len(own), lanes * (len(path) - shared)), -1) for _ in range(lanes)]
+        for lane, block in enumerate(blocks):
+            width = len(path) - shared
+            block[:, lane * width : (lane + 1) * width] = distance[:, shared:]
+        yield Piece(
+            np.concatenate([lane * len(rows) + queries for lane in range(lanes)]),
+            np.concatenate([keys[0][:shared], *(k[shared:] for k in keys)]),
+            np.concatenate([np.concatenate([distance[:, :shared], block], axis=1) for block in blocks]),
+        )
+
+
+class _Result:
+    """Log-probabilities as they come in, chunk by chunk."""
+
+    def __init__(self, lanes: int, reads: Reads) -> None:
+        self._reads = reads
+        rows = np.concatenate([np.empty(0, np.int64), *reads.rows])
+        self._rows, self._which = np.unique(rows, return_inverse=True)
+        self._targets = np.concatenate([np.empty(0, np.int64), *reads.targets])
+        self._values = np.full((lanes, len(rows)), np.nan)
+
+    def wanted(self, rows: Rows, block: int) -> Iterator[Rows]:
+        """Those of ``rows`` (sorted) that are read, in blocks."""
+        wanted = np.intersect1d(self._rows, rows, assume_unique=True)
+        for start in range(0, len(wanted), block):
+            yield wanted[start : start + block]
+
+    def put(self, wanted: Rows, logprobs: NDArray[np.floating]) -> None:
+        """Take in log-probabilities [lanes, len(wanted), vocabulary]."""
+        first, last = np.searchsorted(self._rows, [wanted[0], wanted[-1]])
+        here = np.flatnonzero((self._which >= first) & (self._which <= last))
+        self._values[:, here] = logprobs[:, np.searchsorted(wanted, self._rows[self._which[here]]), self._targets[here]]
+
+    def split(self) -> list[list[Score]]:
+        """Values by lane and request."""
+        bounds = np.cumsum([len(targets) for targets in self._reads.targets])[:-1]
+        return [np.split(lane, bounds) if len(self._reads.rows) else [] for lane in self._values]

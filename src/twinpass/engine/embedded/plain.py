@@ -1,0 +1,32 @@
+"""Score by the model's own forward, one lane at a time, where a model cannot be packed."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from twinpass.core import Request, Score
+from twinpass.engine.embedded.causal import CausalModel, log_softmax
+from twinpass.engine.embedded.lanes import LaneLayout
+from twinpass.engine.embedded.passes import LOGITS_BYTES, Running
+
+
+def score_plain(
+    causal: CausalModel, requests: Sequence[Request], starts: Sequence[int], running: Running
+) -> list[Score]:
+    """Run sequences of equal length together, without padding; ``starts`` are their activation points."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (request, start) in enumerate(zip(requests, starts, strict=True)):
+        alike[len(request.inputs), start].append(i)
+    scores: dict[int, Score] = {}
+    for (length, active_from), members in alike.items():
+        step = max(1, LOGITS_BYTES // (4 * length * causal.vocabulary))
+        for first in range(0, len(members), step):
+            part = members[first : first + step]
+            with torch.no_grad(), running(LaneLayout(1, length, active_from)):
+                logits = causal.logits(torch.tensor([requests[i].inputs for i in part]))
+            for i, row in zip(part, logits, strict=True):
+                request = requests[i]
+                logprobs = log_softmax(row[len(request.prompt) - 1 :])
+                scores[i] = logprobs[range(len(request.completion)), request.completion].double().numpy()
+    return [scores[i] for i in range(len(requests))]

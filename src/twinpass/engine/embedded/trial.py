@@ -1,0 +1,93 @@
+"""Try a model on a few short sequences: does the packed pass return what its own forward returns?"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from twinpass.cache.pool import Pool
+from twinpass.cache.prefix_cache import PrefixCache
+from twinpass.cache.spill import Spill
+from twinpass.core import Request, WeightsVersion
+from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.passes import Passes, alone
+from twinpass.engine.embedded.plain import score_plain
+from twinpass.engine.embedded.scorer import PackedScorer
+from twinpass.reuse.base import Policy, Sharing
+
+BATCH_WIDE_ROTARY = ("dynamic", "longrope")
+"""Rotary scalings that follow the longest sequence of a batch: sequences cannot share a pass exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Whether a model ``packs``, the ``reason`` if not, and the bytes of a token's keys and values by layer."""
+
+    packs: bool
+    reason: str = ""
+    layer_bytes: tuple[int, ...] = ()
+    hidden_bytes: int = 0
+
+    @classmethod
+    def of(cls, causal: CausalModel, cut: int) -> "Trial":
+        """Try a model, with what lies below layer ``cut`` run apart."""
+        if reason := _obstacle(causal):
+            return cls(False, reason)
+        top = min(causal.vocabulary, 512)
+        tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))
+        requests = [Request(tokens[:6], tokens[6:9]), Request(tokens[:4], tokens[9:]), Request(tokens[5:9], tokens[:2])]
+        version = WeightsVersion("trial", causal.depth)
+        sharing = Sharing("trial", "all", cut, kept=False) if cut else None
+        passes = Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4)
+        try:
+            packed, _ = PackedScorer(passes, sharing).score(requests, [version], WeightsVersion("trial", cut), alone)
+        except Exception as error:  # any model's own code runs here
+            return cls(False, f"{type(error).__name__}: {error}")
+        if sorted(passes.layer_bytes) != list(range(causal.depth)):
+            return cls(False, "its attention does not go through the attention registry, layer by layer")
+        if _slides(causal) and passes.windows <= {None}:
+            return cls(False, "its attention does not pass its sliding window on")
+        dtype = causal.model.dtype
+        tolerance = {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.25)
+        plain = score_plain(causal, requests, [0] * len(requests), alone)
+        if not all(np.allclose(a, b, rtol=0, atol=tolerance) for a, b in zip(packed[0], plain, strict=True)):
+            return cls(False, "the scores differ")
+        size = int(causal.model.config.get_text_config().hidden_size) * dtype.itemsize if cut else 0
+        return cls(True, "", tuple(passes.layer_bytes[i] for i in range(causal.depth)), size)
+
+
+def scorer(
+    causal: CausalModel, trial: Trial, sharing: Sharing | None, policy: Policy, chunk_rows: int, spill: Spill | None
+) -> PackedScorer:
+    """A scorer whose cache has the policy's size."""
+    cut = sharing.layers if sharing is not None and sharing.tokens == "all" else 0
+    below, above = trial.layer_bytes[:cut], trial.layer_bytes[cut:]
+    slot_bytes = max(sum(below), sum(above)) + trial.hidden_bytes
+    slots = policy.budget // slot_bytes
+    passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
+    return PackedScorer(passes, sharing, slot_bytes, spill)
+
+
+def _obstacle(causal: CausalModel) -> str:
+    """Why there is no use in trying, if so."""
+    config: Any = causal.model.config.get_text_config()
+    if not getattr(causal.model, "_supports_attention_backend", False):
+        return "its attention does not go through the attention registry"
+    try:
+        parameters = inspect.signature(causal.decoder.forward).parameters
+    except AttributeError:
+        return "it has no decoder of its own"
+    if "position_ids" not in parameters:
+        return "it takes no position_ids"
+    if any(kind in str(getattr(config, "rope_parameters", "")) for kind in BATCH_WIDE_ROTARY):
+        return "its rotary embedding follows the longest sequence of a batch"
+    if getattr(config, "attention_chunk_size", None):
+        return "its attention is chunked"
+    return ""
+
+
+def _slides(causal: CausalModel) -> bool:
+    config: Any = causal.model.config.get_text_config()
+    return getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)

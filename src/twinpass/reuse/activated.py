@@ -1,0 +1,22 @@
+"""Before the activation point the base model runs, whose keys and values hold for all lanes, steps, epochs and runs."""
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.settings import STRICT, Text
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Activated(Policy):
+    """Exact, for activated adapters (aLoRA, Greenewald et al. 2025, arXiv 2504.12397).
+
+    Args:
+        spill: a folder that keys and values are also written to, and found in by the next run.
+    """
+
+    spill: Text | None = None
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        if not trains.activated:
+            raise ValueError("the weights act on every token; use trainable.kind = 'activated', or another policy")
+        return Sharing("activated", "before_activation", trains.layers, kept=True)

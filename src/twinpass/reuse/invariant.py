@@ -1,0 +1,21 @@
+"""Below the first perturbed layer all lanes are the same, and stay so from step to step."""
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.settings import STRICT
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Invariant(Policy):
+    """Exact: layers that no perturbation touches run once for all lanes, and are kept until an update touches them."""
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        if trains.activated:
+            raise ValueError("activated adapters share more than layers; use policy = 'activated'")
+        if trains.first == 0:
+            raise ValueError(
+                "nothing lies below the first trained layer; train upper layers only (trainable.kind = 'layers'), "
+                "or use policy = 'exact'"
+            )
+        return Sharing("invariant", "all", trains.first, kept=True)
