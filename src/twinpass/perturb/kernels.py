@@ -164,14 +164,14 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
                 draw_uniform(u, unit, units, seeds[t], rounding)
                 for i in range(hi - lo):
                     total[i] += times[t] * np.int64(np.floor(update[t] * np.float64(z[i]) + np.float64(u[i])))
-        bad = np.int64(0)
+        before, bad = w[lo:hi].copy(), np.int64(0)
         for i in range(hi - lo):
-            total[i] += np.int64(np.rint(np.float64(w[lo + i]) / quantum))
-            bad += np.int64(total[i] > limit) + np.int64(total[i] < -limit)
-        if bad == 0:
-            for i in range(hi - lo):
-                w[lo + i] = np.float64(total[i]) * quantum
-        stuck[c] = bad > 0
+            value = np.int64(np.rint(np.float64(w[lo + i]) / quantum)) + total[i]
+            bad += np.int64(value > limit) + np.int64(value < -limit)
+            w[lo + i] = np.float64(value) * quantum
+        if bad > 0:
+            w[lo:hi] = before
+            stuck[c] = True
         overflow += bad
     return overflow
 
