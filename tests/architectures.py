@@ -6,6 +6,8 @@ from copy import deepcopy
 from typing import Any
 
 import numba
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -26,6 +28,8 @@ from transformers import (
 )
 
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Full, Trainable
 from twinpass.perturb.noise import Distribution, reference
 
 numba.get_num_threads()  # starts Numba's threads, which sets the number of PyTorch's as well
@@ -77,6 +81,21 @@ FALLBACK: dict[str, Callable[[], PretrainedConfig]] = {
 }
 """Models that run by their own forward (ALiBi is no attention backend)."""
 
+TARGETS = {
+    "llama": ("q_proj", "v_proj", "down_proj"),
+    "llama-untied": ("k_proj", "up_proj", "lm_head"),
+    "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qwen3": ("q_proj", "gate_proj"),
+    "mistral": ("k_proj", "v_proj"),
+    "gemma2": ("q_proj", "o_proj", "down_proj"),
+    "gemma3": ("k_proj", "up_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "opt": ("q_proj", "out_proj", "fc1"),
+    "gpt_neox": ("query_key_value", "dense", "dense_4h_to_h"),
+    "bloom": ("query_key_value", "dense_h_to_4h"),
+}
+"""Modules that adapters are put on, different kinds in each model."""
+
 REQUESTS = (
     Request((5, 6, 7, 8), (9,)),
     Request((5, 6, 7, 8), (10, 11, 12)),
@@ -117,7 +136,7 @@ def bits(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-class _Float64Softmax(TorchFunctionMode):
+class Float64Softmax(TorchFunctionMode):
     """Keep float64 where eager attention would fall to float32, so that the reference is as exact as its model."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +148,7 @@ class _Float64Softmax(TorchFunctionMode):
 
 def naive(model: PreTrainedModel, requests: Sequence[Request]) -> list[Score]:
     """One sequence at a time by the model's own forward (just as it stands where the engine runs that one too)."""
-    exact = nullcontext() if model.config.model_type in FALLBACK else _Float64Softmax()
+    exact = nullcontext() if model.config.model_type in FALLBACK else Float64Softmax()
     scores = []
     with torch.no_grad(), exact:
         for request in requests:
@@ -160,3 +179,13 @@ def shifted(
 def in_lane(model: PreTrainedModel, names: Iterable[str], lane: Lane, noise: Distribution) -> PreTrainedModel:
     """A copy of the model as ``lane`` sees it."""
     return shifted(model, names, [] if lane.probe is None else [Term(lane.probe.seed, lane.scale)], noise)
+
+
+def engine_of(name: str, model: PreTrainedModel, trainable: Trainable | None = None, **options: Any) -> TorchEngine:
+    with pytest.warns(UserWarning, match=f"{type(model).__name__} does not") if name in FALLBACK else nullcontext():
+        return TorchEngine(model, trainable or Full(), **options)
+
+
+def deviation(scores: Sequence[Score], expected: Sequence[Score]) -> float:
+    assert [len(score) for score in scores] == [len(score) for score in expected]
+    return max(float(np.abs(a - b).max()) for a, b in zip(scores, expected, strict=True))

@@ -3,12 +3,11 @@
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from types import ModuleType
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from architectures import (
@@ -16,10 +15,13 @@ from architectures import (
     FALLBACK,
     LANES,
     REQUESTS,
+    TARGETS,
     WINDOW,
     bits,
     build,
+    deviation,
     direction,
+    engine_of,
     in_lane,
     naive,
     shifted,
@@ -28,10 +30,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import BASE, Lane, Probe, Score, Term
+from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded import attention, lanes, passes
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
+from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
@@ -46,33 +48,10 @@ ROUNDED = 1e-5
 BLIND = {"opt": r"\.k_proj\.bias$"}
 """Parameters without any effect: a key bias adds the same number to all of a query's scores; softmax takes it out."""
 
-TARGETS = {
-    "llama": ("q_proj", "v_proj", "down_proj"),
-    "llama-untied": ("k_proj", "up_proj", "lm_head"),
-    "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "qwen3": ("q_proj", "gate_proj"),
-    "mistral": ("k_proj", "v_proj"),
-    "gemma2": ("q_proj", "o_proj", "down_proj"),
-    "gemma3": ("k_proj", "up_proj"),
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
-    "opt": ("q_proj", "out_proj", "fc1"),
-    "gpt_neox": ("query_key_value", "dense", "dense_4h_to_h"),
-    "bloom": ("query_key_value", "dense_h_to_4h"),
-}
 TERMS = [Term(3, 0.125), Term(2**62 + 1, -0.07), Term(3, 0.01)]
 GRID_LANES = [Lane(Probe(7), 1, 2**-4), Lane(Probe(7), -1, 2**-4), BASE, Lane(Probe(9), -1, 2**-5)]
 
 architectures = pytest.mark.parametrize("name", NAMES)
-
-
-def engine_of(name: str, model: PreTrainedModel, trainable: Trainable | None = None, **options: Any) -> TorchEngine:
-    with pytest.warns(UserWarning, match=f"{type(model).__name__} does not") if name in FALLBACK else nullcontext():
-        return TorchEngine(model, trainable or Full(), **options)
-
-
-def deviation(scores: Sequence[Score], expected: Sequence[Score]) -> float:
-    assert [len(score) for score in scores] == [len(score) for score in expected]
-    return max(float(np.abs(a - b).max()) for a, b in zip(scores, expected, strict=True))
 
 
 def assert_lanes(engine: TorchEngine, model: PreTrainedModel, tested: Sequence[Lane], tolerance: float = 1e-9) -> None:

@@ -157,13 +157,15 @@ def test_looking_at_a_weight_is_no_use(look: Callable[[Tensor], object]) -> None
     assert len(TorchEngine(borrowing(use), Full()).score(REQUESTS, [STEP]).values[0]) == len(REQUESTS)
 
 
-def test_rows_are_found_behind_other_axes() -> None:
+def test_lanes_behind_other_axes_are_refused_by_name_with_a_way_out() -> None:
     model = llama(lambda _: Turned())
     engine = TorchEngine(model, Full())
-    for lane, values in zip(LANES, engine.score(REQUESTS, LANES).values, strict=True):
-        plain = in_lane(model, engine.parameters, lane, "binomial")
-        for score, expected in zip(values, naive(plain, REQUESTS), strict=True):
-            assert score == pytest.approx(expected, abs=1e-9)
+    with pytest.raises(UnsupportedModuleError, match=r"mlp\.turned got a tensor.*cannot be told apart.*'inplace'"):
+        engine.score(REQUESTS, LANES)
+    engine = TorchEngine(model, Full(), perturbation="inplace")
+    plain = in_lane(model, engine.parameters, STEP, "binomial")
+    for score, expected in zip(engine.score(REQUESTS, [STEP]).values[0], naive(plain, REQUESTS), strict=True):
+        assert score == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 4])

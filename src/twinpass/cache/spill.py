@@ -99,7 +99,12 @@ class Spill:
             runs.append(Run(tokens, start, row))
             row += len(tokens) - start
         check = _check(tensors)
-        metadata = {"format": FORMAT, "identity": self.identity, "check": check, "runs": json.dumps([astuple(run) for run in runs])}
+        metadata = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "check": check,
+            "runs": json.dumps([astuple(run) for run in runs]),
+        }
         path = self.folder / f"{self._prefix}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         part = path.with_suffix(".part")
         save_file(tensors, part, metadata=metadata)

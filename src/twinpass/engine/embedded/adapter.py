@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from twinpass.engine.embedded.causal import CausalModel
 from twinpass.errors import ModelError
 from twinpass.perturb.kernels import fill
 from twinpass.perturb.noise import derive_seed, name_key
@@ -35,6 +37,7 @@ class LoraAdapter:
         model: the base model; it is not changed.
         targets: last parts of module names, such as ``q_proj``.
         invocation: for an activated adapter, the tokens from which on it acts.
+        first: the first decoder layer that gets adapters.
 
     Raises:
         ModelError: a target matches no linear layer.
@@ -42,19 +45,23 @@ class LoraAdapter:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         rank: int,
         alpha: float,
         targets: Sequence[str],
         seed: int,
         invocation: tuple[int, ...] = (),
+        first: int = 0,
     ) -> None:
         self.rank, self.alpha, self.targets, self.seed, self.invocation = rank, alpha, tuple(targets), seed, invocation
         self.tensors: dict[str, Tensor] = {}
         self.modules: dict[str, LoraWeights] = {}
         self._fan_in_fan_out = False
+        causal = CausalModel(model)
+        self._layers = range(first, causal.depth) if first else None
         for path, module in model.named_modules():
-            if path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D):
+            target = path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D)
+            if target and (not first or causal.layer_of(path) >= first):
                 self._attach(path, module)
         self._require_matches(model)
         self.reset()
@@ -70,7 +77,7 @@ class LoraAdapter:
         self.tensors[lora.a] = torch.zeros(self.rank, features_in, dtype=dtype)
         self.tensors[lora.b] = torch.zeros(features_out, self.rank, dtype=dtype)
 
-    def _require_matches(self, model: nn.Module) -> None:
+    def _require_matches(self, model: PreTrainedModel) -> None:
         found = {path.rsplit(".", 1)[-1] for path in self.modules}
         missing = sorted(set(self.targets) - found)
         if missing:
@@ -101,6 +108,7 @@ class LoraAdapter:
             "bias": "none",
             "fan_in_fan_out": self._fan_in_fan_out,
             "inference_mode": True,
+            **({"layers_to_transform": list(self._layers)} if self._layers else {}),
             **({"alora_invocation_tokens": list(self.invocation)} if self.invocation else {}),
         }
 

@@ -124,6 +124,11 @@ class TorchEngine(Engine):
         """The longest input the model takes, where its configuration says."""
         return self._causal.window
 
+    @property
+    def cache_slot_bytes(self) -> int:
+        """Bytes that one token's keys and values take in the cache; 0 where there is none."""
+        return 0 if self._scorer is None else self._scorer.slot_bytes
+
     def effective_eps(self, eps: float) -> float:
         return eps if self._inplace is None else power_of_two(eps)
 

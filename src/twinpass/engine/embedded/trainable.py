@@ -106,14 +106,18 @@ class Layers(Trainable):
 
 @settings(frozen=True, config=STRICT)
 class Lora(Trainable):
-    """Low-rank adapters of ``rank`` on the ``targets``, scaled by ``alpha / rank``; the base model stays untouched."""
+    """Low-rank adapters of ``rank`` on the ``targets``, scaled by ``alpha / rank``; the base model stays untouched.
+
+    They sit on the decoder layers from ``first`` on, counted from 0.
+    """
 
     rank: Count = 8
     alpha: Positive = 16.0
     targets: Texts = ("q_proj", "k_proj", "v_proj", "o_proj")
+    first: Index = 0
 
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
-        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed)
+        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, first=self.first)
         return Trained(Parameters(adapter.tensors), adapter)
 
 
@@ -128,7 +132,7 @@ class Activated(Lora):
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
 
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
-        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation)
+        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation, self.first)
         return Trained(Parameters(adapter.tensors), adapter, activated=True)
 
 
