@@ -148,7 +148,7 @@ class StepReport:
     estimate: Estimate
     clipped: tuple[float, ...]
     lr: float
-    work: Work
+    work: Work = Work()
     cache: Held = Held()
 
     @property

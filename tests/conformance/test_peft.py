@@ -2,29 +2,64 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from architectures import deviation
 from peft import PeftModel
+from transformers import PreTrainedModel
 
-from twinpass.core import BASE, Probe, Request, Term
+from twinpass.core import BASE, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Lora
+from twinpass.engine.embedded.trainable import Activated, Lora, Trainable
+from twinpass.errors import ModelError
 
-TARGETS = {"llama": ("q_proj", "v_proj", "down_proj"), "gpt2": ("c_attn", "c_proj"), "opt": ("q_proj", "fc1")}
+TARGETS = {"llama": ("q_proj", "v_proj", "down_proj"), "qwen2": ("q_proj", "k_proj"), "gpt2": ("c_attn", "c_proj"), "opt": ("q_proj", "fc1")}
+INVOCATION = (3, 9)
+PROMPT = (1, 7, 3, 9, 5, 3, 9)
+REQUEST = Request(PROMPT, (2, 4, 6), active_from=5)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_peft_gives_the_same_scores(name: str, tmp_path: Path) -> None:
-    engine = TorchEngine(tiny.model(name), Lora(rank=4, alpha=8.0, targets=TARGETS[name]), seed=5)
-    request = Request((1, 7, 3, 9), (2, 4, 6))
-    before = engine.score([request], [BASE]).values[0][0]
-    engine.update([Term(Probe(k).seed, 0.05) for k in range(3)])
-    trained = engine.score([request], [BASE]).values[0][0]
-    assert abs(trained - before).max() > 1e-2
-    engine.save(tmp_path)
-    loaded = PeftModel.from_pretrained(tiny.model(name), str(tmp_path / "adapter")).eval()
+def peft_scores(model: PreTrainedModel, adapter: Path, request: Request) -> Score:
+    """What PEFT makes of a saved adapter."""
+    loaded = PeftModel.from_pretrained(model, str(adapter)).eval()
     with torch.no_grad():
         logits = loaded(input_ids=torch.tensor([request.prompt + request.completion])).logits[0]
-    logprobs = torch.log_softmax(logits[3:-1], -1)[range(3), request.completion]
-    assert trained == pytest.approx(logprobs.double().numpy(), abs=1e-4)
+    logprobs = torch.log_softmax(logits[len(request.prompt) - 1 : -1], -1)
+    return np.asarray(logprobs[range(len(request.completion)), request.completion].double())
+
+
+def train(model: PreTrainedModel, trainable: Trainable, folder: Path) -> Score:
+    """Move the adapter far from its start, save it, and return its scores."""
+    engine = TorchEngine(model, trainable, seed=5, invocation=INVOCATION)
+    before = engine.score([REQUEST], [BASE]).values[0]
+    engine.update([Term(k, 0.05) for k in range(3)])
+    (trained,) = engine.score([REQUEST], [BASE]).values[0]
+    assert deviation([trained], before) > 1e-2
+    engine.save(folder)
+    return trained
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", TARGETS)
+def test_lora(name: str, first: int, tmp_path: Path) -> None:
+    trained = train(tiny.model(name), Lora(rank=4, alpha=8.0, targets=TARGETS[name], first=first), tmp_path)
+    assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_activated(name: str, tmp_path: Path) -> None:
+    """PEFT finds the activation point by itself: the last place where the invocation tokens stand."""
+    trained = train(tiny.model(name), Activated(rank=4, alpha=8.0, targets=TARGETS[name]), tmp_path)
+    assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
+    (tmp_path / "lora").mkdir()
+    whole = train(tiny.model(name), Lora(rank=4, alpha=8.0, targets=TARGETS[name]), tmp_path / "lora")
+    assert deviation([trained], [whole]) > 1e-2
+
+
+def test_activated_adapters_are_saved_with_their_tokens_or_not_at_all(tmp_path: Path) -> None:
+    engine = TorchEngine(tiny.model(), Activated(2, 4.0))
+    with pytest.raises(ModelError, match="invocation tokens"):
+        engine.save(tmp_path)
+    assert not list(tmp_path.iterdir())

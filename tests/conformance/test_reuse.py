@@ -336,7 +336,7 @@ def test_spill_and_eviction_together(name: str, tmp_path: Path) -> None:
     model = build(name)
     trainable = Activated(4, 8.0, TARGETS[name])
     size = TorchEngine(model, trainable).cache_slot_bytes
-    policy = activated.Activated(budget=48 * size, spill=str(tmp_path), page_size=2)
+    policy = activated.Activated(budget=23 * size, spill=str(tmp_path), page_size=2)
     engine, plain = TorchEngine(model, trainable, reuse=policy), without_cache(build(name), trainable)
     for _ in range(3):
         for part in (PROMPTS[:4], PROMPTS[4:6], PROMPTS[6:]):

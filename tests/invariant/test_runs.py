@@ -21,6 +21,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
     "layers": {"trainable": {"kind": "layers", "first": 1, "last": 2}},
+    "activated": {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}},
+    "activated-pages": {
+        "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+        "reuse": {"page_size": 2, "budget": "24KiB"},
+    },
+    "activated-exact": {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}, "reuse": {"policy": "exact"}},
     "pattern": {"trainable": {"kind": "pattern", "pattern": "mlp|norm"}},
     "plain-path": {"use": {"model": "bloom"}, "trainable": {"kind": "full"}},
 }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinpass.core import Estimate, Probe, StepReport, Work
+from twinpass.core import Estimate, Probe, StepReport
 from twinpass.errors import JournalError
 from twinpass.train.journal import History, Journal, read, step_record
 
@@ -22,7 +22,7 @@ HEADER: Record = {"config": {"run": {"out": "runs/ä"}}, "check": 'x","check":"'
 
 def report(step: int, seed: int = 7, loss: float = 1.0, lr: float = 1e-3) -> StepReport:
     estimate = Estimate((Probe(seed), Probe(2**64 - 1 - seed)), 1e-3, ((loss, 0.5), (0.25, loss)), (loss / 3, -0.1))
-    return StepReport(step, estimate, (loss / 3, -0.05), lr, Work(100, 40))
+    return StepReport(step, estimate, (loss / 3, -0.05), lr)
 
 
 def evaluation(step: int, metric: float) -> Record:
@@ -91,7 +91,7 @@ def reports(draw: st.DrawFn) -> StepReport:
         tuple(draw(finite) for _ in range(q)),
     )
     clipped = tuple(draw(finite) for _ in range(q))
-    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite), Work(draw(seeds), draw(seeds)))
+    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite))
 
 
 @settings(deadline=None, max_examples=40)
@@ -283,7 +283,7 @@ def test_create_refuses_a_file_that_exists(path: Path, data: bytes) -> None:
 
 
 def test_history_of_nothing_is_the_start() -> None:
-    assert History.of([]) == History([], {}, 0, 0, 1.0)
+    assert History.of([]) == History([], {}, 0, [], 0, 1.0)
 
 
 def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
@@ -304,7 +304,7 @@ def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
     assert history.draws == 5
 
     history.fold(rollback(0, 0.25, discarded=1))
-    assert history == History([], {0: 0.5}, 6, 2, 0.25)
+    assert history == History([], {0: 0.5}, 6, [None, 0, 1, None, 2, 3, None, 4, 5], 2, 0.25)
 
 
 def test_an_evaluation_made_again_replaces_the_old() -> None:

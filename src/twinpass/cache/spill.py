@@ -1,8 +1,9 @@
 """Keys and values on disk, for weights that never change: found again by the next run over the same model.
 
 A folder of shards, each a safetensors file written once: ``keys`` and ``values`` [layers, rows, heads, width]. Its
-metadata names the weights, a checksum, and which token sequences the rows belong to. Shards are memory-mapped and
-verified when first read; a damaged or foreign one is left out, and what it held is computed again.
+metadata names the weights, which token sequences the rows belong to, and checksums of both. The metadata is verified
+when a folder is opened, the tensors, which are memory-mapped, when they are first read; a damaged or foreign shard is
+left out, and what it held is computed again.
 """
 
 import hashlib
@@ -105,6 +106,7 @@ class Spill:
             "check": check,
             "runs": json.dumps([astuple(run) for run in runs]),
         }
+        metadata["seal"] = _seal(metadata)
         path = self.folder / f"{self._prefix}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         part = path.with_suffix(".part")
         save_file(tensors, part, metadata=metadata)
@@ -124,6 +126,8 @@ class Spill:
                     layers, count = file.get_slice("keys").get_shape()[:2]
                 if (metadata["format"], metadata["identity"], layers) != (FORMAT, self.identity, self.layers):
                     raise ValueError("it was written for another model")
+                if metadata["seal"] != _seal(metadata):
+                    raise ValueError("its metadata do not match their checksum")
                 runs = [Run(tuple(tokens), start, row) for tokens, start, row in json.loads(metadata["runs"])]
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 self._reject(path, f"{error}")
@@ -147,7 +151,7 @@ class Spill:
         return [self._shards[i] for i in sorted({bisect_right(starts, row) - 1 for row in rows.tolist()})]
 
     def _verify(self, shard: Shard) -> bool:
-        if shard.verified:
+        if shard.verified and shard.path.exists():
             return True
         try:
             with safe_open(shard.path, framework="pt") as file:
@@ -178,3 +182,8 @@ def _check(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _seal(metadata: Mapping[str, str]) -> str:
+    text = json.dumps([metadata[name] for name in ("format", "identity", "check", "runs")])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -38,6 +38,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def warm(self, requests: Sequence[Request]) -> None:
+        """Bring what is kept from step to step to where scoring ``requests`` would leave it.
+
+        A run that is resumed asks for it, so that it continues with the same bits of keys and values.
+        """
+
+    @abstractmethod
     def update(self, terms: Sequence[Term]) -> None:
         """``theta += scale * z(seed)`` for each term, in order."""
 

@@ -11,6 +11,9 @@ class Listener:
     def started(self, steps: int, done: int) -> None:
         """The loop begins with ``done`` of ``steps`` behind it."""
 
+    def warming(self, done: int, total: int) -> None:
+        """A resumed run has rebuilt ``done`` of ``total`` parts of its cache."""
+
     def stepped(self, report: StepReport, seconds: float) -> None:
         """A step was made."""
 
@@ -33,6 +36,10 @@ class Listeners(Listener):
     def started(self, steps: int, done: int) -> None:
         for member in self._members:
             member.started(steps, done)
+
+    def warming(self, done: int, total: int) -> None:
+        for member in self._members:
+            member.warming(done, total)
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         for member in self._members:

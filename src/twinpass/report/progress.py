@@ -25,6 +25,7 @@ class ProgressBar(Listener):
             console=console,
         )
         self._train = self._bars.add_task("training", total=None, visible=False, state="")
+        self._cache = self._bars.add_task("rebuilding cache", total=None, visible=False, state="")
         self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
         self._mean: float | None = None
 
@@ -49,6 +50,9 @@ class ProgressBar(Listener):
             f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{_cache(report.cache)}"
         )
         self._bars.update(self._train, completed=report.step + 1, state=state)
+
+    def warming(self, done: int, total: int) -> None:
+        self._bars.update(self._cache, completed=done, total=total, visible=done < total)
 
     def evaluating(self, done: int, total: int) -> None:
         self._bars.update(self._held_out, completed=done, total=total, visible=done < total)

@@ -1,6 +1,6 @@
 """Score held-out examples under the base lane."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from twinpass.core import BASE, Evaluation
 from twinpass.engine.base import Engine
@@ -8,6 +8,12 @@ from twinpass.objective.base import Objective
 from twinpass.task.template import Example
 
 BLOCK = 32
+
+
+def blocks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """The examples as they are scored, :data:`BLOCK` at a time."""
+    for start in range(0, len(examples), BLOCK):
+        yield examples[start : start + BLOCK]
 
 
 def evaluate(
@@ -18,10 +24,11 @@ def evaluate(
 ) -> Evaluation:
     """Metric and loss of the weights as they stand; ``progress`` is told how many examples are done."""
     metric = loss = 0.0
-    for start in range(0, len(examples), BLOCK):
-        part = examples[start : start + BLOCK]
+    done = 0
+    for part in blocks(examples):
         values = engine.score(objective.requests(part), [BASE]).values[0]
         metric += objective.metric(part, values) * len(part)
         loss += objective.loss(part, values) * len(part)
-        progress(start + len(part))
+        done += len(part)
+        progress(done)
     return Evaluation(objective.metric_name, metric / len(examples), loss / len(examples), len(examples))

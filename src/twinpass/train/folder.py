@@ -87,7 +87,8 @@ class RunFolder:
 
     def _summary(self, engine: Engine, plan: Plan, history: History, weights: Path) -> dict[str, Any]:
         rows = read_metrics(self.metrics)
-        work = sum((step.work for step in history.steps), Work())
+        steps = [row for row in rows if row["event"] == "step"]
+        work = sum((Work(**row["token_layers"], reused=row["reused_by_source"]) for row in steps), Work())
         evaluations = history.evaluations
         return {
             "metric_name": plan.objective.metric_name,
@@ -97,12 +98,12 @@ class RunFolder:
             "rollbacks": history.rollbacks,
             "trained_parameters": engine.trained,
             "held_out": len(plan.held_out),
-            "train_seconds": sum(row["seconds"] for row in rows if row["event"] == "step"),
+            "train_seconds": sum(row["seconds"] for row in steps),
             "evaluation_seconds": sum(row["seconds"] for row in rows if row["event"] == "evaluation"),
             "hit_rate": work.hit_rate,
             "token_layers": {"demand": work.demand, "computed": work.computed},
             "reused_by_source": dict(work.reused),
-            "kv_bytes": next((row["kv_bytes"] for row in reversed(rows) if row["event"] == "step"), None),
+            "kv_bytes": steps[-1]["kv_bytes"] if steps else None,
             "peak_rss_bytes": peak_rss_bytes(),
             "weights": str(weights),
             "versions": versions(),

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from twinpass.core import Estimate, Probe, StepReport, Term, Work
+from twinpass.core import Estimate, Probe, StepReport, Term
 from twinpass.errors import JournalError
 
 FORMAT = 1
@@ -33,12 +33,14 @@ class Contents:
 class History:
     """What the records add up to: the steps still in force after rollbacks, and the state derived from them.
 
-    ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own.
+    ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own. ``events`` lists
+    what was scored, in order: the number of a draw, or None for an evaluation.
     """
 
     steps: list[StepReport] = field(default_factory=list)
     evaluations: dict[int, float] = field(default_factory=dict)
     draws: int = 0
+    events: list[int | None] = field(default_factory=list)
     rollbacks: int = 0
     lr_scale: float = 1.0
 
@@ -54,11 +56,14 @@ class History:
         """Take in one more record."""
         if record["kind"] == "step":
             self.steps.append(_report(record))
+            self.events.append(self.draws)
             self.draws += 1
         elif record["kind"] == "evaluation":
             self.evaluations[record["step"]] = record["metric"]
+            self.events.append(None)
         else:
             self.rollbacks += 1
+            self.events += range(self.draws, self.draws + record["discarded"])
             self.draws += record["discarded"]
             self.lr_scale = record["lr_scale"]
             del self.steps[record["to"] :]
@@ -70,7 +75,7 @@ class History:
 
 
 def step_record(report: StepReport) -> dict[str, Any]:
-    """A step as a journal line."""
+    """A step as a journal line: what decides the run's course, not what it took."""
     estimate = report.estimate
     return {
         "kind": "step",
@@ -81,7 +86,6 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
-        "work": asdict(report.work),
     }
 
 
@@ -92,7 +96,7 @@ def _report(record: Mapping[str, Any]) -> StepReport:
         tuple((plus, minus) for plus, minus in record["losses"]),
         tuple(record["gradients"]),
     )
-    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], Work(**record["work"]))
+    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"])
 
 
 class Journal:

@@ -16,7 +16,7 @@ from twinpass.report.listener import Listener
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.task.template import Example
 from twinpass.train.batches import batch
-from twinpass.train.evaluate import evaluate
+from twinpass.train.evaluate import blocks, evaluate
 from twinpass.train.journal import History, Journal, step_record
 from twinpass.train.optimizer import Sgd
 from twinpass.train.step import apply, measure
@@ -60,6 +60,7 @@ class Trainer:
             DivergedError: the run diverged more often than the optimizer allows.
         """
         steps = self.plan.optimizer.steps
+        self._warm()
         self.engine.update(self.history.terms())
         self.listener.started(steps, len(self.history.steps))
         while True:
@@ -72,6 +73,18 @@ class Trainer:
                 self._step(done)
             else:
                 return self.history
+
+    def _warm(self) -> None:
+        """Let a resumed run's engine see again what it has scored, in the same batches."""
+        plan, events = self.plan, self.history.events
+        for done, draw in enumerate(events, 1):
+            for examples in blocks(plan.held_out) if draw is None else [self._batch(draw)]:
+                self.engine.warm(plan.objective.requests(examples))
+            self.listener.warming(done, len(events))
+
+    def _batch(self, draw: int) -> list[Example]:
+        plan = self.plan
+        return batch(plan.train, plan.optimizer.batch_size, plan.seed, draw)
 
     def _evaluation_due(self, done: int) -> bool:
         plan = self.plan
@@ -94,7 +107,7 @@ class Trainer:
             plan.objective,
             lambda gradients: plan.optimizer.clipping(gradients, self.history),
             step=step,
-            examples=batch(plan.train, plan.optimizer.batch_size, plan.seed, draw),
+            examples=self._batch(draw),
             probes=[Probe(derive_seed(plan.seed, "probe", draw, k)) for k in range(plan.estimator.probes)],
             eps=self.engine.effective_eps(plan.epsilon.at(step)),
             lr=plan.optimizer.lr_at(step) * self.history.lr_scale,

@@ -155,7 +155,7 @@ class TorchEngine(Engine):
             return self._pass_plain(requests, lanes)
         weights, running = self._tandem_of(lanes)
         own = [self._version(lane) for lane in versions]
-        values, work = self._scorer.score(requests, own, WeightsVersion(self._base_hash, self._causal.depth), running)
+        values, work = self._scorer.score(requests, own, self._shared_version, running)
         self._tandem.check(weights)
         return values, work
 
@@ -172,6 +172,15 @@ class TorchEngine(Engine):
     def _tandem_of(self, lanes: Sequence[Lane]) -> tuple[LaneWeights, Running]:
         weights = LaneWeights(self.parameters, self.noise, lanes)
         return weights, lambda layout: self._tandem.running(weights, layout)
+
+    def warm(self, requests: Sequence[Request]) -> None:
+        if self._scorer is not None:
+            self._scorer.warm(requests, self._shared_version)
+
+    @property
+    def _shared_version(self) -> WeightsVersion:
+        sharing = None if self._scorer is None else self._scorer.sharing
+        return WeightsVersion(self._base_hash, 0 if sharing is None else sharing.layers)
 
     def _version(self, lane: Lane) -> WeightsVersion:
         return WeightsVersion(self._base_hash, self._causal.depth, self._updates, lane, bool(self._trained.adapters))

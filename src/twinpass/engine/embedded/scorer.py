@@ -72,6 +72,13 @@ class PackedScorer:
                 self._cache.invalidate(shared)
         return values, work
 
+    def warm(self, requests: Sequence[Request], version: WeightsVersion) -> None:
+        """Find or compute what lanes would share and keep."""
+        if self.sharing is not None and self.sharing.kept:
+            for part in self._groups(requests):
+                with ExitStack() as stack:
+                    self._share(part, version, stack)
+
     def forget(self, version: WeightsVersion) -> None:
         """Weights that will not come back."""
         self._cache.invalidate(version)

@@ -35,6 +35,8 @@ class Trained:
     def save(self, model: PreTrainedModel, run: Path) -> Path:
         """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face) into the run folder."""
         if self.adapter is not None:
+            if self.activated and not self.adapter.invocation:
+                raise ModelError("an activated adapter is saved with its invocation tokens: give them to the engine")
             self.adapter.save(run / "adapter", model.name_or_path or "")
             return run / "adapter"
         model.save_pretrained(run / "model")

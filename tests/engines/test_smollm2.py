@@ -1,0 +1,123 @@
+"""The real model, SmolLM2-135M: adapters that PEFT loads, lanes in float32, a chain of exact moves, what is reused."""
+
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import deviation
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.core import BASE, Lane, Probe, Request, Score, Term
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern
+from twinpass.objective.choice import Choice
+from twinpass.task.rows import read_rows
+from twinpass.task.template import Example, Template
+
+DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
+SIGNS = [Lane(Probe(3), 1, 2**-10), Lane(Probe(3), -1, 2**-10)]
+TERMS = [Term(k, 0.01) for k in range(3)]
+CHOICE = Choice()
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load("smollm2")
+
+
+@pytest.fixture(scope="module")
+def model(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> PreTrainedModel:
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def examples(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> list[Example]:
+    template = Template(
+        prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
+    )
+    return template.encode(read_rows(DATA, 4), loaded[1], None)
+
+
+def plain(model: Any, requests: list[Request]) -> list[Score]:
+    """Each sequence on its own, by the model's own forward."""
+    scores = []
+    for request in requests:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0]
+        logprobs = torch.log_softmax(logits[len(request.prompt) - 1 :], -1)
+        scores.append(np.asarray(logprobs[range(len(request.completion)), request.completion].double()))
+    return scores
+
+
+def same_bits(model: PreTrainedModel, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_both_signs_at_once_equal_weights_really_moved(model: PreTrainedModel, examples: list[Example]) -> None:
+    requests, before = CHOICE.requests(examples), deepcopy(model.state_dict())
+    engine = TorchEngine(model, Full())
+    scores = engine.score(requests, [*SIGNS, BASE]).values
+    assert same_bits(model, before)
+    for lane, values in zip([*SIGNS, BASE], scores, strict=True):
+        moved = deepcopy(model)
+        if lane.probe is not None:
+            TorchEngine(moved, Full()).update([Term(lane.probe.seed, lane.scale)])
+        expected = plain(moved, requests)
+        assert deviation(values, expected) < 1e-3
+        assert abs(CHOICE.loss(examples, values) - CHOICE.loss(examples, expected)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Lora, Activated])
+def test_peft_loads_adapters_to_the_same_scores(
+    kind: type[Lora], model: PreTrainedModel, examples: list[Example], tmp_path: Path
+) -> None:
+    invocation = examples[0].prompt[examples[0].suffix_start :]
+    engine = TorchEngine(model, kind(8, 16.0), invocation=invocation)
+    requests = CHOICE.requests(examples)
+    before = engine.score(requests, [BASE]).values[0]
+    engine.update(TERMS)
+    trained = engine.score(requests, [BASE]).values[0]
+    assert deviation(trained, before) > 0.1
+    engine.save(tmp_path)
+    loaded = PeftModel.from_pretrained(deepcopy(model), str(tmp_path / "adapter")).eval()
+    assert deviation(trained, plain(loaded, requests)) < 1e-4
+
+
+def test_in_place_moves_come_back_to_the_bit(model: PreTrainedModel, examples: list[Example]) -> None:
+    own = deepcopy(model)
+    engine = TorchEngine(own, Pattern(r"layers\.(0|29)\.|norm"), perturbation="inplace")
+    engine.settle()
+    before = deepcopy(own.state_dict())
+    for _ in range(3):
+        engine.score(CHOICE.requests(examples[:1]), SIGNS)
+    engine.settle()
+    assert same_bits(own, before)
+
+
+def test_every_epoch_after_the_first_reuses_the_prompts(model: PreTrainedModel, examples: list[Example]) -> None:
+    requests = CHOICE.requests(examples)
+    engine = TorchEngine(model, Activated(8, 16.0))
+    works = [engine.score(requests, SIGNS).work for _ in range(3)]
+    suffix = len(examples[0].prompt) - examples[0].suffix_start
+    assert [work.computed for work in works[1:]] == [2 * 30 * suffix * len(examples)] * 2
+    assert all(later.hit_rate > 0.9 for later in works[1:])
+    assert works[0].hit_rate < works[1].hit_rate
+
+
+def test_layers_below_the_trained_ones_run_once(model: PreTrainedModel, examples: list[Example]) -> None:
+    requests = CHOICE.requests(examples)
+    engine = TorchEngine(deepcopy(model), Layers(20, 30))
+    first, later = (engine.score(requests, SIGNS) for _ in range(2))
+    rows = later.work.computed // (2 * 10)
+    assert (first.work.computed, first.work.reused["invariant"]) == ((20 + 2 * 10) * rows, 20 * rows)
+    assert later.work.reused["invariant"] == 2 * 20 * rows
+    assert all(deviation(a, b) < 1e-4 for a, b in pairwise([first.values[0], later.values[0]]))
+    engine.update([Term(3, SIGNS[0].scale)])
+    assert deviation(engine.score(requests, [BASE]).values[0], plain(engine.model, requests)) < 1e-3
