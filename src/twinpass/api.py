@@ -98,6 +98,7 @@ def finetune(
         held_out=encoded.held_out,
         seed=seed,
         eval_every=eval_every,
+        block_at=trainable.block_at,
     )
     values = {
         "template": asdict(template),

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One direction ``z``, named by the seed it is regenerated from (an integer in [0, 2**64))."""
+    """One direction ``z``, named by the seed it is regenerated from (an integer in [0, 2**64)).
+
+    It is zero outside of ``block``, a number that the trainable weights give a part of themselves; None: all of them.
+    """
 
     seed: int
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,16 @@ BASE = Lane()
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A change of the weights: ``theta += scale * z(seed)``, the only kind of change that MeZO makes."""
+    """A change of the weights: ``theta += scale * z``, ``z`` that of a probe; the only kind of change that MeZO makes."""
 
     seed: int
     scale: float
+    block: int | None = None
+
+    @property
+    def probe(self) -> Probe:
+        """The direction."""
+        return Probe(self.seed, self.block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,8 @@ class StepReport:
         """The update ``theta -= lr / q * sum_k clipped[k] * z_k`` as a list of terms."""
         q = len(self.clipped)
         return tuple(
-            Term(probe.seed, -self.lr * g / q) for probe, g in zip(self.estimate.probes, self.clipped, strict=True)
+            Term(probe.seed, -self.lr * g / q, probe.block)
+            for probe, g in zip(self.estimate.probes, self.clipped, strict=True)
         )
 
 

@@ -15,7 +15,12 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Lora, Trainable
 from twinpass.errors import ModelError
 
-TARGETS = {"llama": ("q_proj", "v_proj", "down_proj"), "qwen2": ("q_proj", "k_proj"), "gpt2": ("c_attn", "c_proj"), "opt": ("q_proj", "fc1")}
+TARGETS = {
+    "llama": ("q_proj", "v_proj", "down_proj"),
+    "qwen2": ("q_proj", "k_proj"),
+    "gpt2": ("c_attn", "c_proj"),
+    "opt": ("q_proj", "fc1"),
+}
 INVOCATION = (3, 9)
 PROMPT = (1, 7, 3, 9, 5, 3, 9)
 REQUEST = Request(PROMPT, (2, 4, 6), active_from=5)

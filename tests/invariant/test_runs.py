@@ -21,6 +21,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
     "layers": {"trainable": {"kind": "layers", "first": 1, "last": 2}},
+    "blocks": {"trainable": {"kind": "layers", "first": 0, "last": 2, "block": 1, "every": 2}},
+    "blocks-inplace": {
+        "trainable": {"kind": "layers", "first": 0, "last": 2, "block": 1},
+        "estimator": {"perturbation": "inplace"},
+    },
     "activated": {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}},
     "activated-pages": {
         "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},

@@ -304,7 +304,11 @@ def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
     assert history.draws == 5
 
     history.fold(rollback(0, 0.25, discarded=1))
-    assert history == History([], {0: 0.5}, 6, [None, 0, 1, None, 2, 3, None, 4, 5], 2, 0.25)
+    assert history == History([], {0: 0.5}, 6, history.events, 2, 0.25)
+    assert [(event.kind, event.step, event.draw) for event in history.events] == [
+        ("evaluation", 0, 0), ("draw", 0, 0), ("draw", 1, 1), ("evaluation", 2, 0), ("draw", 2, 2), ("draw", 3, 3),
+        ("evaluation", 4, 0), ("rollback", 2, 0), ("draw", 2, 4), ("draw", 3, 5), ("rollback", 0, 0),
+    ]  # fmt: skip
 
 
 def test_an_evaluation_made_again_replaces_the_old() -> None:

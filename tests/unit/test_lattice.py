@@ -145,10 +145,10 @@ class TestAddition:
         terms = [Term(3, 1e-3), Term(2**63 + 1, -2e-8), Term(2**64 - 1, 0.01)]
         lattice = Lattice(Parameters(tensors), distribution)
         ledger.assert_equals(tensors)
-        lattice.add([LatticeTerm(term.seed, update=term.scale) for term in terms])
+        lattice.add([LatticeTerm(term.probe, update=term.scale) for term in terms])
         ledger.add(terms)
         ledger.assert_equals(tensors)
-        lattice.add([LatticeTerm(5, perturbation=-EPS)])
+        lattice.add([LatticeTerm(Probe(5), perturbation=-EPS)])
         ledger.assert_equals(tensors, Lane(Probe(5), -1, EPS))
 
     @each_dtype
@@ -157,7 +157,7 @@ class TestAddition:
         tensors = small_model(dtype)
         lattice = Lattice(Parameters(tensors), distribution)
         before = {name: tensor.double().clone() for name, tensor in tensors.items()}
-        lattice.add([LatticeTerm(5, perturbation=EPS)])
+        lattice.add([LatticeTerm(Probe(5), perturbation=EPS)])
         for name, tensor in tensors.items():
             z = torch.from_numpy(noise.reference(5, name, 0, tensor.numel(), distribution)).reshape(tensor.shape)
             assert torch.equal(tensor.double() - before[name], EPS * z.double())
@@ -167,7 +167,7 @@ class TestAddition:
         st.lists(
             st.builds(
                 LatticeTerm,
-                seed=st.sampled_from((1, 2, 2**63, 2**64 - 1)),
+                probe=st.builds(Probe, st.sampled_from((1, 2, 2**63, 2**64 - 1))),
                 perturbation=st.integers(-3, 3).map(lambda n: n * EPS),
                 update=st.floats(-1e-3, 1e-3),
                 times=st.sampled_from((1, -1, 2)),
@@ -196,7 +196,7 @@ class TestAddition:
         tensors = {"w": random_tensor(30_000)}
         ledger = Ledger(tensors, "binomial")
         terms = journal(0, 3)
-        Lattice(Parameters(tensors), "binomial").add([LatticeTerm(t.seed, update=t.scale) for t in terms])
+        Lattice(Parameters(tensors), "binomial").add([LatticeTerm(t.probe, update=t.scale) for t in terms])
         ledger.add(terms)
         ledger.assert_equals(tensors)
 
@@ -211,7 +211,7 @@ class TestAddition:
         weights = torch.zeros(count, dtype=dtype)
         lattice = Lattice(Parameters({"w": weights}), distribution)
         quantum = lattice.quantum["w"]
-        lattice.add([LatticeTerm(23, update=quanta * quantum)])
+        lattice.add([LatticeTerm(Probe(23), update=quanta * quantum)])
         wanted = quanta * noise.reference(23, "w", 0, count, distribution).astype(np.float64)
         chance = wanted - np.floor(wanted)
         moved = weights.double().numpy() / quantum
@@ -224,7 +224,7 @@ class TestAddition:
         """The control of the test above: rounding to nearest would leave every one of these weights at zero."""
         weights = torch.zeros(100_000)
         lattice = Lattice(Parameters({"w": weights}), "rademacher")
-        lattice.add([LatticeTerm(23, update=0.3 * lattice.quantum["w"])])
+        lattice.add([LatticeTerm(Probe(23), update=0.3 * lattice.quantum["w"])])
         assert 0.29 < float((weights != 0).double().mean()) < 0.31
 
 
@@ -254,12 +254,16 @@ class TestRefusals:
         tensors = {"small.w": torch.ones(4), "large.w": torch.full((4,), 1000.0)}
         lattice = Lattice(Parameters(tensors), "binomial")
         with pytest.raises(LatticeError, match=r"perturbation of large\.w is 0\.0078125 times its grid"):
-            lattice.add([LatticeTerm(1, perturbation=2.0**-18)])
+            lattice.add([LatticeTerm(Probe(1), perturbation=2.0**-18)])
 
     @each_dtype
     @pytest.mark.parametrize(
         "term",
-        [LatticeTerm(1, perturbation=4.0), LatticeTerm(1, update=3.5), LatticeTerm(1, update=-3.9, times=-1)],
+        [
+            LatticeTerm(Probe(1), perturbation=4.0),
+            LatticeTerm(Probe(1), update=3.5),
+            LatticeTerm(Probe(1), update=-3.9, times=-1),
+        ],
         ids=["perturbation", "update", "undo"],
     )
     @pytest.mark.parametrize("side", [1, -1])
@@ -285,7 +289,9 @@ class TestRefusals:
         lattice = Lattice(Parameters(tensors), distribution)
         before = {name: bits(tensor).copy() for name, tensor in tensors.items()}
         with pytest.raises(LatticeError, match=r"weights of wild would grow beyond 4"):
-            lattice.add([LatticeTerm(1, update=1e-4, times=-1), LatticeTerm(2, perturbation=EPS, update=step)])
+            lattice.add(
+                [LatticeTerm(Probe(1), update=1e-4, times=-1), LatticeTerm(Probe(2), perturbation=EPS, update=step)]
+            )
         for name, tensor in tensors.items():
             assert np.array_equal(bits(tensor), before[name]), name
 
@@ -293,9 +299,9 @@ class TestRefusals:
     def test_the_edge_of_the_range_is_inside(self, dtype: torch.dtype) -> None:
         weights = torch.full((500,), 2.0, dtype=dtype)
         lattice = Lattice(Parameters({"w": weights}), "rademacher")
-        lattice.add([LatticeTerm(1, perturbation=2.0)])
+        lattice.add([LatticeTerm(Probe(1), perturbation=2.0)])
         assert set(weights.tolist()) == {0.0, 4.0}
-        lattice.add([LatticeTerm(1, perturbation=-2.0)])
+        lattice.add([LatticeTerm(Probe(1), perturbation=-2.0)])
         assert set(weights.tolist()) == {2.0}
 
 

@@ -55,5 +55,6 @@ def build(config: Config) -> Run:
         held_out=encoded.held_out,
         seed=config.run.seed,
         eval_every=config.run.eval_every,
+        block_at=config.trainable.block_at,
     )
     return Run(engine, tokenizer, plan)

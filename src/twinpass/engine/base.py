@@ -1,10 +1,10 @@
 """The contract of an engine: score requests under lanes, apply updates, return to theta_0."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
-from twinpass.core import Lane, Request, Scores, Term
+from twinpass.core import Lane, Probe, Request, Scores, Term
 
 
 class Engine(ABC):
@@ -38,8 +38,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def warm(self, requests: Sequence[Request]) -> None:
-        """Bring what is kept from step to step to where scoring ``requests`` would leave it.
+    def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
+        """Bring what is kept from step to step to where scoring ``requests`` under ``probes`` left it.
+
+        ``since`` are the blocks updated after that; what they have made stale is not computed again.
 
         A run that is resumed asks for it, so that it continues with the same bits of keys and values.
         """

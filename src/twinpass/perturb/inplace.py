@@ -6,7 +6,7 @@ an update waits until the next lane is asked for, and restore, update and next p
 
 from collections.abc import Sequence
 
-from twinpass.core import BASE, Lane, Term
+from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.perturb.lattice import Lattice, LatticeTerm
 
 
@@ -29,13 +29,15 @@ class InPlaceWeights:
         Raises:
             LatticeError: a weight would leave the lattice's range. The weights, and the updates that wait, are as before.
         """
-        shift: dict[int, float] = {}
+        shift: dict[Probe, float] = {}
         if self._at.probe is not None:
-            shift[self._at.probe.seed] = -self._at.scale
+            shift[self._at.probe] = -self._at.scale
         if lane.probe is not None:
-            shift[lane.probe.seed] = shift.get(lane.probe.seed, 0.0) + lane.scale
-        terms = [LatticeTerm(term.seed, shift.pop(term.seed, 0.0), term.scale, times) for term, times in self._pending]
-        terms += [LatticeTerm(seed, perturbation) for seed, perturbation in shift.items() if perturbation]
+            shift[lane.probe] = shift.get(lane.probe, 0.0) + lane.scale
+        terms = [
+            LatticeTerm(term.probe, shift.pop(term.probe, 0.0), term.scale, times) for term, times in self._pending
+        ]
+        terms += [LatticeTerm(probe, perturbation) for probe, perturbation in shift.items() if perturbation]
         if terms:
             self._lattice.add(terms)
             self.passes += 1

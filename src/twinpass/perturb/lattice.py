@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from twinpass.core import Probe
 from twinpass.errors import LatticeError
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
@@ -25,9 +26,9 @@ SMALLEST_RANGE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class LatticeTerm:
-    """``theta += perturbation * z + times * round(update * z)`` for the ``z`` of ``seed``."""
+    """``theta += perturbation * z + times * round(update * z)`` for the ``z`` of ``probe``."""
 
-    seed: int
+    probe: Probe
     perturbation: float = 0.0
     update: float = 0.0
     times: int = 1
@@ -85,12 +86,14 @@ class Lattice:
             return
         if not all(math.isfinite(term.update) and math.isfinite(term.perturbation) for term in terms):
             raise LatticeError("an update or perturbation is not a finite number; lower optimizer.lr")
-        whole = {name: [self._whole(name, term.perturbation) for term in terms] for name in self.quantum}
+        moves = self.parameters.moves
+        own = {name: [term for term in terms if moves(name, term.probe.block)] for name in self.quantum}
+        whole = {name: [self._whole(name, term.perturbation) for term in chosen] for name, chosen in own.items()}
         moved: list[str] = []
         for name in self.quantum:
-            if outside := self._move(name, terms, whole[name], 1):
+            if outside := self._move(name, own[name], whole[name], 1):
                 for earlier in moved:
-                    self._move(earlier, terms, whole[earlier], -1)
+                    self._move(earlier, own[earlier], whole[earlier], -1)
                 raise LatticeError(
                     f"{outside} weights of {name} would grow beyond {self.quantum[name] * self._limit[name]:g}, where "
                     "in-place arithmetic is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
@@ -99,10 +102,12 @@ class Lattice:
 
     def _move(self, name: str, terms: Sequence[LatticeTerm], whole: Sequence[int], sign: int) -> int:
         """Add ``sign`` times the terms to one tensor; or nothing, and return how many weights would not fit."""
+        if not terms:
+            return 0
         quantum, limit = self.quantum[name], self._limit[name]
         return kernels.lattice_add(
             self.parameters.flat[name],
-            np.array([term.seed for term in terms], np.uint64),
+            np.array([term.probe.seed for term in terms], np.uint64),
             sign * np.array(whole, np.int64),
             np.clip([term.update / quantum for term in terms], -limit, limit),
             sign * np.array([term.times for term in terms], np.int64),

@@ -29,12 +29,13 @@ class Parameters(Mapping[str, Tensor]):
 
     Args:
         tensors: contiguous CPU tensors of float32, float64 or bfloat16, updated in place.
+        blocks: the block that each tensor is in, for training block by block.
 
     Raises:
         ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], blocks: Mapping[str, int] | None = None) -> None:
         if not tensors:
             raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
         seen: dict[int, str] = {}
@@ -53,6 +54,7 @@ class Parameters(Mapping[str, Tensor]):
         self._owners = [tensors[name] for name in seen.values()]
         self._tensors = {name: tensors[name].detach() for name in seen.values()}
         self._name_of = seen
+        self._blocks = blocks or {}
         self.flat = {name: flat_view(tensor) for name, tensor in self._tensors.items()}
         self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
 
@@ -70,6 +72,15 @@ class Parameters(Mapping[str, Tensor]):
         return self._name_of.get(id(tensor))
 
     @property
+    def blocks(self) -> tuple[int | None, ...]:
+        """The blocks that can be perturbed on their own; (None,) if there is one only."""
+        return tuple(sorted(set(self._blocks.values()))) or (None,)
+
+    def moves(self, name: str, block: int | None) -> bool:
+        """Whether a direction of ``block`` is other than zero in a tensor."""
+        return block is None or self._blocks.get(name) == block
+
+    @property
     def numel(self) -> int:
         """How many numbers are trained."""
         return sum(tensor.numel() for tensor in self._tensors.values())
@@ -82,10 +93,12 @@ class Parameters(Mapping[str, Tensor]):
         """
         if not terms:
             return
-        seeds = np.array([term.seed for term in terms], np.uint64)
-        scales = np.array([term.scale for term in terms], np.float64)
         for name, flat in self.flat.items():
-            kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution)
+            own = [term for term in terms if self.moves(name, term.block)]
+            seeds = np.array([term.seed for term in own], np.uint64)
+            scales = np.array([term.scale for term in own], np.float64)
+            if own:
+                kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution)
 
     def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite every tensor in place.

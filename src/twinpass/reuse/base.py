@@ -13,13 +13,15 @@ from twinpass.settings import STRICT, Bytes, Count
 class Trains:
     """What is trained, as far as reuse depends on it.
 
-    The model has ``layers`` decoder layers, the first that any perturbation touches is ``first`` (counted from 0);
-    with ``activated`` adapters, tokens before the activation point run under the base model's weights.
+    The model has ``layers`` decoder layers, the first that the perturbation touches is ``first`` (counted from 0),
+    which ``varies`` where blocks of layers take turns; with ``activated`` adapters, tokens before the activation point
+    run under the base model's weights.
     """
 
     layers: int
     first: int
     activated: bool = False
+    varies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,16 @@ from twinpass.settings import STRICT
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Invariant(Policy):
-    """Exact: layers that no perturbation touches run once for all lanes, and are kept until an update touches them."""
+    """Exact: layers that no perturbation touches run once for all lanes, and are kept until an update touches them.
+
+    Blocks of layers that take turns, as in LeZO and block-coordinate MeZO, each share what lies below them.
+    """
 
     def sharing(self, trains: Trains) -> Sharing | None:
         if trains.activated:
             raise ValueError("activated adapters share more than layers; use policy = 'activated'")
+        if trains.first == 0 and trains.varies:
+            return None
         if trains.first == 0:
             raise ValueError(
                 "nothing lies below the first trained layer; train upper layers only (trainable.kind = 'layers'), "

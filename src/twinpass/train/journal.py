@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from twinpass.core import Estimate, Probe, StepReport, Term
 from twinpass.errors import JournalError
@@ -29,18 +29,27 @@ class Contents:
     check: str
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Batch number ``draw`` was scored, the held-out rows were, or the weights went back; after ``step`` steps."""
+
+    kind: Literal["draw", "evaluation", "rollback"]
+    step: int
+    draw: int = 0
+
+
 @dataclass(slots=True)
 class History:
     """What the records add up to: the steps still in force after rollbacks, and the state derived from them.
 
     ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own. ``events`` lists
-    what was scored, in order: the number of a draw, or None for an evaluation.
+    all that happened, in order.
     """
 
     steps: list[StepReport] = field(default_factory=list)
     evaluations: dict[int, float] = field(default_factory=dict)
     draws: int = 0
-    events: list[int | None] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     rollbacks: int = 0
     lr_scale: float = 1.0
 
@@ -56,14 +65,16 @@ class History:
         """Take in one more record."""
         if record["kind"] == "step":
             self.steps.append(_report(record))
-            self.events.append(self.draws)
+            self.events.append(Event("draw", record["step"], self.draws))
             self.draws += 1
         elif record["kind"] == "evaluation":
             self.evaluations[record["step"]] = record["metric"]
-            self.events.append(None)
+            self.events.append(Event("evaluation", record["step"]))
         else:
             self.rollbacks += 1
-            self.events += range(self.draws, self.draws + record["discarded"])
+            if record["discarded"]:
+                self.events.append(Event("draw", len(self.steps), self.draws))
+            self.events.append(Event("rollback", record["to"]))
             self.draws += record["discarded"]
             self.lr_scale = record["lr_scale"]
             del self.steps[record["to"] :]
@@ -81,6 +92,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "kind": "step",
         "step": report.step,
         "seeds": [probe.seed for probe in estimate.probes],
+        "block": estimate.probes[0].block,
         "eps": estimate.eps,
         "losses": [list(pair) for pair in estimate.losses],
         "gradients": list(estimate.gradients),
@@ -91,7 +103,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
 
 def _report(record: Mapping[str, Any]) -> StepReport:
     estimate = Estimate(
-        tuple(Probe(seed) for seed in record["seeds"]),
+        tuple(Probe(seed, record.get("block")) for seed in record["seeds"]),
         record["eps"],
         tuple((plus, minus) for plus, minus in record["losses"]),
         tuple(record["gradients"]),

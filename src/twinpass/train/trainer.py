@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Plan:
     held_out: Sequence[Example]
     seed: int = 0
     eval_every: int = 0
+    block_at: Callable[[int], int | None] = lambda step: None
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Trainer:
             DivergedError: the run diverged more often than the optimizer allows.
         """
         steps = self.plan.optimizer.steps
-        self._warm()
         self.engine.update(self.history.terms())
+        self._warm()
         self.listener.started(steps, len(self.history.steps))
         while True:
             done = len(self.history.steps)
@@ -75,12 +76,28 @@ class Trainer:
                 return self.history
 
     def _warm(self) -> None:
-        """Let a resumed run's engine see again what it has scored, in the same batches."""
+        """Let a resumed run's engine see again what it scored, in the same batches, as far as that still holds."""
         plan, events = self.plan, self.history.events
-        for done, draw in enumerate(events, 1):
-            for examples in blocks(plan.held_out) if draw is None else [self._batch(draw)]:
-                self.engine.warm(plan.objective.requests(examples))
+        since: list[set[int | None]] = [set()]
+        for event in reversed(events):
+            block = None if event.kind == "rollback" else plan.block_at(event.step)
+            since.append(since[-1] | ({block} if event.kind != "evaluation" else set()))
+        for done, event in enumerate(events, 1):
+            after = since[len(events) - done + 1]
+            if event.kind == "draw":
+                self._warm_one(self._batch(event.draw), self._probes(event.step, event.draw), after)
+            elif event.kind == "evaluation":
+                for examples in blocks(plan.held_out):
+                    self._warm_one(examples, [], after)
             self.listener.warming(done, len(events))
+
+    def _warm_one(self, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]) -> None:
+        self.engine.warm(self.plan.objective.requests(examples), probes, since)
+
+    def _probes(self, step: int, draw: int) -> list[Probe]:
+        plan = self.plan
+        block = plan.block_at(step)
+        return [Probe(derive_seed(plan.seed, "probe", draw, k), block) for k in range(plan.estimator.probes)]
 
     def _batch(self, draw: int) -> list[Example]:
         plan = self.plan
@@ -108,7 +125,7 @@ class Trainer:
             lambda gradients: plan.optimizer.clipping(gradients, self.history),
             step=step,
             examples=self._batch(draw),
-            probes=[Probe(derive_seed(plan.seed, "probe", draw, k)) for k in range(plan.estimator.probes)],
+            probes=self._probes(step, draw),
             eps=self.engine.effective_eps(plan.epsilon.at(step)),
             lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
         )

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, Lane, Request, Score, Scores, Term, WeightsVersion, Work
+from twinpass.core import BASE, Held, Lane, Probe, Request, Score, Scores, Term, Work
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.lanes import LaneWeights
+from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import PackedScorer
+from twinpass.engine.embedded.scorer import Common, PackedScorer
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.embedded.trial import Trial, scorer
@@ -79,16 +80,16 @@ class TorchEngine(Engine):
         self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
         self._inplace = self._place()
         self._base_hash = _hash(model)
-        self._updates = 0
-        policy = reuse or Auto()
-        sharing = self._sharing(policy)
-        trial = Trial.of(self._causal, sharing.layers if sharing is not None and sharing.tokens == "all" else 0)
-        if not trial.packs and sharing is not None and sharing.tokens == "all":
-            trial, sharing = Trial.of(self._causal, 0), None
+        self._policy = reuse or Auto()
+        self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
+        cuts = {self._cut(block) for block in (None, *self.parameters.blocks)}
+        trial = Trial.of(self._causal, max(cuts))
+        if not trial.packs and max(cuts):
+            trial = Trial.of(self._causal, 0)
         self.packs = trial.packs
         self._scorer: PackedScorer | None = None
         if trial.packs:
-            self._scorer = scorer(self._causal, trial, sharing, policy, chunk_rows, self._spill(policy))
+            self._scorer = scorer(self._causal, trial, cuts, self._policy, chunk_rows, self._spill(self._policy))
         else:
             warnings.warn(
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
@@ -96,13 +97,19 @@ class TorchEngine(Engine):
                 stacklevel=2,
             )
 
-    def _sharing(self, policy: Policy) -> Sharing | None:
-        names = list(self._trained.adapters or self.parameters)
-        first = min(self._causal.layer_of(name) for name in names)
+    def _sharing(self, block: int | None) -> Sharing | None:
+        """What lanes share that perturb ``block``."""
+        varies = len(self.parameters.blocks) > 1
+        trains = Trains(self._causal.depth, self._ledger.first[block], self._trained.activated, varies)
         try:
-            return policy.sharing(Trains(self._causal.depth, first, self._trained.activated))
+            return self._policy.sharing(trains)
         except ValueError as error:
             raise ModelError(f"[reuse] does not fit [trainable]: {error}") from error
+
+    def _cut(self, block: int | None) -> int:
+        """The layer below which all tokens are shared; 0: none."""
+        sharing = self._sharing(block)
+        return sharing.layers if sharing is not None and sharing.tokens == "all" else 0
 
     def _spill(self, policy: Policy) -> Spill | None:
         folder = getattr(policy, "spill", None)
@@ -154,8 +161,9 @@ class TorchEngine(Engine):
         if self._scorer is None:
             return self._pass_plain(requests, lanes)
         weights, running = self._tandem_of(lanes)
-        own = [self._version(lane) for lane in versions]
-        values, work = self._scorer.score(requests, own, self._shared_version, running)
+        own = [self._ledger.lane(lane) for lane in versions]
+        blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
+        values, work = self._scorer.score(requests, own, self._common(blocks), running)
         self._tandem.check(weights)
         return values, work
 
@@ -173,30 +181,31 @@ class TorchEngine(Engine):
         weights = LaneWeights(self.parameters, self.noise, lanes)
         return weights, lambda layout: self._tandem.running(weights, layout)
 
-    def warm(self, requests: Sequence[Request]) -> None:
-        if self._scorer is not None:
-            self._scorer.warm(requests, self._shared_version)
+    def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
+        if self._scorer is None:
+            return
+        common = self._common({probe.block for probe in probes} or {None})
+        if common is not None and not self._ledger.changes_below(common.version.layers, since):
+            self._scorer.warm(requests, common)
 
-    @property
-    def _shared_version(self) -> WeightsVersion:
-        sharing = None if self._scorer is None else self._scorer.sharing
-        return WeightsVersion(self._base_hash, 0 if sharing is None else sharing.layers)
-
-    def _version(self, lane: Lane) -> WeightsVersion:
-        return WeightsVersion(self._base_hash, self._causal.depth, self._updates, lane, bool(self._trained.adapters))
+    def _common(self, blocks: Set[int | None]) -> Common | None:
+        """What lanes share that perturb these blocks."""
+        sharing = self._sharing(min(blocks, key=lambda block: self._ledger.first[block]))
+        return None if sharing is None else Common(sharing, self._ledger.shared(sharing.layers))
 
     def update(self, terms: Sequence[Term]) -> None:
-        self._moved()
+        self._moved({term.block for term in terms})
         if self._inplace is None:
             self.parameters.add(terms, self.noise)
         else:
             self._inplace.update(terms)
 
-    def _moved(self) -> None:
+    def _moved(self, blocks: Set[int | None]) -> None:
         """The weights are about to change: what was computed with them is forgotten."""
+        base = self._ledger.lane(BASE)
+        stale = self._ledger.change(blocks)
         if self._scorer is not None:
-            self._scorer.forget(self._version(BASE))
-        self._updates += 1
+            self._scorer.forget([base, *stale])
 
     def settle(self) -> None:
         """Bring the weights in memory to ``theta``, with every update applied (they wait in in-place mode)."""
@@ -204,7 +213,7 @@ class TorchEngine(Engine):
             self._inplace.settle()
 
     def reset(self) -> None:
-        self._moved()
+        self._moved({None})
         if self._trained.adapter is not None:
             self._trained.adapter.reset()
         elif self._reload is not None:

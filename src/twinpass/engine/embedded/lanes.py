@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twinpass.core import Lane
+from twinpass.core import Lane, Probe
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters, flat_view
@@ -48,6 +48,17 @@ class LaneWeights:
     visited: set[str] = field(default_factory=set)
     _scratch: Tensor | None = None
 
+    @property
+    def perturbed(self) -> list[str]:
+        """Names of the parameters that some lane has a value of its own of."""
+        blocks = {lane.probe.block for lane in self.lanes if lane.probe is not None}
+        return [name for name in self.parameters if any(self.parameters.moves(name, block) for block in blocks)]
+
+    def _probe(self, name: str, lane: Lane) -> Probe | None:
+        """The lane's direction, if it moves this parameter."""
+        moved = lane.probe is not None and self.parameters.moves(name, lane.probe.block)
+        return lane.probe if moved else None
+
     def tiles(self, name: str) -> Iterator[tuple[int, int, Tensor]]:
         """``(first, last, weights [lanes, last - first, columns])`` over the rows of a matrix.
 
@@ -77,10 +88,10 @@ class LaneWeights:
         share = len(index) // len(self.lanes)
         for i, lane in enumerate(self.lanes):
             part = slice(i * share, (i + 1) * share)
-            if lane.probe is None:
+            if (probe := self._probe(name, lane)) is None:
                 target[part] = flat[index[part]]
             else:
-                kernels.gather(flat, index[part], target[part], lane.scale, lane.probe.seed, key, self.distribution)
+                kernels.gather(flat, index[part], target[part], lane.scale, probe.seed, key, self.distribution)
         return out.view(*ids.shape, width)
 
     def _form(self, name: str, start: int, stop: int) -> Tensor:
@@ -95,9 +106,9 @@ class LaneWeights:
         key, _ = self.parameters.keys_of[name]
         first = 0
         while first < len(self.lanes):
-            probe = self.lanes[first].probe
+            probe = self._probe(name, self.lanes[first])
             last = first + 1
-            while last < len(self.lanes) and self.lanes[last].probe == probe:
+            while last < len(self.lanes) and self._probe(name, self.lanes[last]) == probe:
                 last += 1
             if probe is None:
                 view[first:last] = flat

@@ -61,8 +61,9 @@ class Batch:
         marked = self.packed.tokens < 0
         for version, slots in zip(self.versions, self.slots, strict=True):
             cache.check(version, slots[~marked & (slots >= 0)])
-            cache.check(self.shared, slots[marked])
-        if self.hidden is not None:
+            if self.shared is not None:
+                cache.check(self.shared, slots[marked])
+        if self.shared is not None and self.hidden is not None:
             cache.check(self.shared, self.hidden)
 
 

@@ -16,6 +16,14 @@ from twinpass.reuse.base import Sharing
 
 
 @dataclass(frozen=True, slots=True)
+class Common:
+    """What lanes share, and the weights it is computed with, which the model has as it is."""
+
+    sharing: Sharing
+    version: WeightsVersion
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """What lanes share of a group: its trie, and the slots of all its rows [R]."""
 
@@ -28,25 +36,26 @@ class PackedScorer:
 
     Args:
         passes: runs batches.
-        sharing: what lanes share, or None.
         slot_bytes: bytes of one token's keys and values, for reports.
         spill: where shared keys and values are also kept on disk.
     """
 
-    def __init__(
-        self, passes: Passes, sharing: Sharing | None, slot_bytes: int = 0, spill: Spill | None = None
-    ) -> None:
-        self.passes, self.sharing, self.slot_bytes, self.spill = passes, sharing, slot_bytes, spill
+    def __init__(self, passes: Passes, slot_bytes: int = 0, spill: Spill | None = None) -> None:
+        self.passes, self.slot_bytes, self.spill = passes, slot_bytes, spill
         self._causal, self._cache = passes.causal, passes.cache
 
     def score(
-        self, requests: Sequence[Request], versions: Sequence[WeightsVersion], shared: WeightsVersion, running: Running
+        self,
+        requests: Sequence[Request],
+        versions: Sequence[WeightsVersion],
+        common: Common | None,
+        running: Running,
     ) -> tuple[list[list[Score]], Work]:
         """``[lane][request]`` log-probabilities, and the work they took.
 
         Args:
             versions: each lane's weights, which ``running`` makes the model compute.
-            shared: the weights of what lanes share, which the model computes as it is.
+            common: what lanes share, or None.
 
         Raises:
             CacheFullError: the cache's budget is too small for a request.
@@ -54,8 +63,8 @@ class PackedScorer:
         values: list[list[Score]] = [[] for _ in versions]
         work = Work()
         try:
-            for part in self._groups(requests):
-                scores, took = self._group(part, versions, shared, running)
+            for part in self._groups(requests, common):
+                scores, took = self._group(part, versions, common, running)
                 work += took
                 for lane, own in zip(values, scores, strict=True):
                     lane.extend(own)
@@ -65,23 +74,22 @@ class PackedScorer:
                 f"({self._cache.capacity * self.slot_bytes} bytes), or train on shorter prompts"
             ) from error
         finally:
-            for version in versions:
-                if version.lane != BASE:
-                    self._cache.invalidate(version)
-            if self.sharing is not None and not self.sharing.kept:
-                self._cache.invalidate(shared)
+            self.forget([version for version in versions if version.lane != BASE])
+            if common is not None and not common.sharing.kept:
+                self.forget([common.version])
         return values, work
 
-    def warm(self, requests: Sequence[Request], version: WeightsVersion) -> None:
+    def warm(self, requests: Sequence[Request], common: Common) -> None:
         """Find or compute what lanes would share and keep."""
-        if self.sharing is not None and self.sharing.kept:
-            for part in self._groups(requests):
+        if common.sharing.kept:
+            for part in self._groups(requests, common):
                 with ExitStack() as stack:
-                    self._share(part, version, stack)
+                    self._share(part, common, stack)
 
-    def forget(self, version: WeightsVersion) -> None:
+    def forget(self, versions: Sequence[WeightsVersion]) -> None:
         """Weights that will not come back."""
-        self._cache.invalidate(version)
+        for version in versions:
+            self._cache.invalidate(version)
 
     @property
     def held(self) -> Held:
@@ -90,35 +98,40 @@ class PackedScorer:
         spilled = 0 if self.spill is None else self.spill.written
         return Held(self._cache.held * size, self._cache.evicted * size, spilled)
 
-    def _groups(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    def _groups(self, requests: Sequence[Request], common: Common | None) -> Iterator[Sequence[Request]]:
         """What is shared has to be in the cache all at once: so many requests at a time as leave half of it free."""
-        if self.sharing is None:
+        if common is None:
             yield requests
             return
-        for part in groups([self._shared_tokens(request) for request in requests], self._cache.capacity // 2):
+        sequences = [_shared_tokens(request, common) for request in requests]
+        for part in groups(sequences, self._cache.capacity // 2):
             yield requests[part]
 
     def _group(
-        self, requests: Sequence[Request], versions: Sequence[WeightsVersion], version: WeightsVersion, running: Running
+        self,
+        requests: Sequence[Request],
+        versions: Sequence[WeightsVersion],
+        common: Common | None,
+        running: Running,
     ) -> tuple[list[list[Score]], Work]:
-        started = self.passes.computed
-        with ExitStack() as stack:
-            shared = self._share(requests, version, stack) if self.sharing is not None else None
-            ran_shared = self.passes.computed - started
-            packed = pack([self._marked(request) for request in requests])
-            values = self._run_lanes(requests, packed, versions, shared, version, running, stack)
-        computed = self.passes.computed - started
+        started, reused = self.passes.computed, dict[str, int]()
         lanes, depth = len(versions), self._causal.depth
+        with ExitStack() as stack:
+            shared = None
+            if common is not None:
+                shared = self._share(requests, common, stack)
+                ran = self.passes.computed - started
+                reused[common.sharing.source] = lanes * shared.packed.rows * common.sharing.layers - ran
+            values = self._run_lanes(requests, versions, common, shared, running, stack)
+        computed = self.passes.computed - started
         demand = lanes * depth * sum(len(request.inputs) for request in requests)
-        reused = {}
-        if self.sharing is not None and shared is not None:
-            reused[self.sharing.source] = lanes * shared.packed.rows * self.sharing.layers - ran_shared
         reused["shared_prefix"] = demand - computed - sum(reused.values())
         return values, Work(demand, computed, reused)
 
-    def _share(self, requests: Sequence[Request], version: WeightsVersion, stack: ExitStack) -> Shared:
+    def _share(self, requests: Sequence[Request], common: Common, stack: ExitStack) -> Shared:
         """Find or compute what lanes share; it stays until ``stack`` closes."""
-        sequences = sorted({self._shared_tokens(request) for request in requests} - {()})
+        version = common.version
+        sequences = sorted({_shared_tokens(request, common) for request in requests} - {()})
         packed = pack(sequences)
         slots = np.full(packed.rows, -1, np.int64)
         for tokens in sequences:
@@ -134,13 +147,13 @@ class PackedScorer:
                 path = packed.path_of[tokens]
                 found = self.spill.fetch(tokens, np.flatnonzero(missing[path]), slots[path], self.passes.pool)
                 missing[path[found]] = False
-        assert self.sharing is not None
-        self.passes.run(Batch(packed, [version], missing, slots[None], 0, self.sharing.layers), alone)
+        self.passes.run(Batch(packed, [version], missing, slots[None], 0, common.sharing.layers), alone)
         if self.spill is not None:
             self._store(self.spill, packed, missing, slots)
         for tokens in sequences:
-            reservation.insert(version, tokens, slots[packed.path_of[tokens]])
-            self._lease(tokens, packed.path_of[tokens], version, slots, stack)
+            path = packed.path_of[tokens]
+            reservation.insert(version, tokens, slots[path])
+            self._lease(tokens, path, version, slots, stack)
         return Shared(packed, slots)
 
     def _store(self, spill: Spill, packed: Packed, computed: NDArray[np.bool_], slots: Rows) -> None:
@@ -160,25 +173,26 @@ class PackedScorer:
     def _run_lanes(
         self,
         requests: Sequence[Request],
-        packed: Packed,
         versions: Sequence[WeightsVersion],
+        common: Common | None,
         shared: Shared | None,
-        version: WeightsVersion,
         running: Running,
         stack: ExitStack,
     ) -> list[list[Score]]:
-        paths = [packed.path_of[self._marked(request)] for request in requests]
+        marked = [_marked(request, common) for request in requests]
+        packed = pack(marked)
+        paths = [packed.path_of[tokens] for tokens in marked]
         reads = Reads.of(requests, paths)
         slots = np.full((len(versions), packed.rows), -1, np.int64)
-        fresh = np.ones(packed.rows, bool)
-        first, hidden = 0, None
-        if shared is not None and self.sharing is not None and self.sharing.tokens == "before_activation":
-            for request, path in zip(requests, paths, strict=True):
-                tokens = self._shared_tokens(request)
-                slots[:, path[: len(tokens)]] = shared.slots[shared.packed.path_of[tokens]]
-            fresh = packed.tokens >= 0
-        elif shared is not None and self.sharing is not None:
-            first, hidden = self.sharing.layers, shared.slots
+        fresh, first, hidden = packed.tokens >= 0, 0, None
+        if common is not None and shared is not None:
+            if common.sharing.tokens == "all":
+                first, hidden = common.sharing.layers, shared.slots
+            else:
+                for request, path in zip(requests, paths, strict=True):
+                    tokens = _shared_tokens(request, common)
+                    slots[:, path[: len(tokens)]] = shared.slots[shared.packed.path_of[tokens]]
+        version = None if common is None else common.version
         batch = Batch(packed, versions, fresh, slots, first, self._causal.depth, hidden, version)
         if [one.lane for one in versions] == [BASE] and fresh.all():
             return self._run_base(requests, paths, batch, running, reads, stack)
@@ -214,12 +228,14 @@ class PackedScorer:
             reservation.insert(version, prompt[:held], slots[path[:held]])
         return values
 
-    def _marked(self, request: Request) -> Tokens:
-        return mark(request.inputs, len(self._shared_tokens(request)) if self._by_activation else 0)
 
-    def _shared_tokens(self, request: Request) -> Tokens:
-        return request.inputs[: request.active_from] if self._by_activation else request.inputs
+def _shared_tokens(request: Request, common: Common) -> Tokens:
+    """The tokens of a request that lanes share something of."""
+    before = common.sharing.tokens == "before_activation"
+    return request.inputs[: request.active_from] if before else request.inputs
 
-    @property
-    def _by_activation(self) -> bool:
-        return self.sharing is not None and self.sharing.tokens == "before_activation"
+
+def _marked(request: Request, common: Common | None) -> Tokens:
+    """A request's tokens, those before the activation point marked where that matters."""
+    before = common is not None and common.sharing.tokens == "before_activation"
+    return mark(request.inputs, request.active_from if before else 0)

@@ -6,7 +6,7 @@ Linear layers, Hugging Face's ``Conv1D`` and embeddings have a fast path; any ot
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -171,21 +171,19 @@ class Tandem:
     """
 
     def __init__(self, model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> None:
-        self.parameters = parameters
         self._modules = list(_lane_modules(model, parameters, adapters))
-        self._checked = False
+        self._unchecked = set(parameters or ())
 
     @contextmanager
     def running(self, weights: LaneWeights, layout: LaneLayout) -> Iterator[None]:
         """Inside the block the model computes ``weights.lanes``, which lie in its tensors as ``layout`` says."""
-        if not self._perturbs(weights) and not any(isinstance(module, LaneLora) for module in self._modules):
-            yield
-            return
+        perturbed = set(weights.perturbed)
         with ExitStack() as stack:
-            if self.parameters is not None and not self._checked:
-                stack.enter_context(_RawUse(self.parameters))
+            if unchecked := self._unchecked & perturbed:
+                stack.enter_context(_RawUse(weights.parameters, unchecked))
             for module in self._modules:
-                stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
+                if isinstance(module, LaneLora) or not perturbed.isdisjoint(module.owned.values()):
+                    stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
             yield
 
     def check(self, weights: LaneWeights) -> None:
@@ -194,18 +192,13 @@ class Tandem:
         Raises:
             MissedParameterError: a selected parameter was perturbed and never used.
         """
-        if self.parameters is None or self._checked or not self._perturbs(weights):
-            return
-        missed = [name for name in self.parameters if name not in weights.visited]
-        if missed:
+        unchecked = [name for name in weights.perturbed if name in self._unchecked]
+        if missed := [name for name in unchecked if name not in weights.visited]:
             raise MissedParameterError(
                 f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
                 "select only what the model uses, with trainable.kind = 'pattern'"
             )
-        self._checked = True
-
-    def _perturbs(self, weights: LaneWeights) -> bool:
-        return self.parameters is not None and any(lane.probe is not None for lane in weights.lanes)
+        self._unchecked.difference_update(unchecked)
 
 
 def _lane_modules(
@@ -256,11 +249,11 @@ class _LookUp(TorchFunctionMode):
 
 
 class _RawUse(TorchFunctionMode):
-    """Refuse any use of a trainable parameter that no lane module saw: its perturbation would be silently lost."""
+    """Refuse any use of a perturbed parameter that no lane module saw: its perturbation would be silently lost."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, names: Set[str]) -> None:
         super().__init__()
-        self._parameters = parameters
+        self._parameters, self._names = parameters, names
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _name(func) not in _LOOKS:
@@ -274,8 +267,8 @@ class _RawUse(TorchFunctionMode):
         for value in values:
             if isinstance(value, list | tuple):
                 yield from self._used(value)
-            elif isinstance(value, nn.Parameter) and (name := self._parameters.name_of(value)) is not None:
-                yield name
+            elif isinstance(value, nn.Parameter) and (name := self._parameters.name_of(value)) in self._names:
+                yield str(name)
 
 
 _LOOKS = frozenset(

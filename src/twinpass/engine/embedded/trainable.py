@@ -46,6 +46,10 @@ class Trained:
 class Trainable(ABC):
     """A choice of weights."""
 
+    def block_at(self, step: int) -> int | None:
+        """The block that ``step`` (counted from 0) trains; None: everything at once."""
+        return None
+
     @abstractmethod
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         """Pick the tensors out of ``model``, or make new ones from ``seed``, activated by ``invocation``."""
@@ -82,10 +86,15 @@ class Pattern(Trainable):
 
 @settings(frozen=True, config=STRICT)
 class Layers(Trainable):
-    """The decoder layers ``first`` to ``last`` - 1, counted from 0; embeddings and head stay as they are."""
+    """The decoder layers ``first`` to ``last`` - 1, counted from 0; embeddings and head stay as they are.
+
+    With ``block``, so many layers take turns, ``every`` steps each, from the top down and round again.
+    """
 
     first: Index
     last: Count
+    block: Index = 0
+    every: Count = 1
 
     def __post_init__(self) -> None:
         if self.first >= self.last:
@@ -103,7 +112,12 @@ class Layers(Trainable):
             index = name.removeprefix(prefix).split(".", 1)[0]
             return name.startswith(prefix) and self.first <= int(index) < self.last
 
-        return Trained(Parameters(_named(model, inside)))
+        tensors = _named(model, inside)
+        blocks = {name: (self.last - 1 - causal.layer_of(name)) // self.block for name in tensors if self.block}
+        return Trained(Parameters(tensors, blocks))
+
+    def block_at(self, step: int) -> int | None:
+        return step // self.every % -(-(self.last - self.first) // self.block) if self.block else None
 
 
 @settings(frozen=True, config=STRICT)

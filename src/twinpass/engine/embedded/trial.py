@@ -1,6 +1,7 @@
 """Try a model on a few short sequences: does the packed pass return what its own forward returns?"""
 
 import inspect
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from twinpass.core import Request, WeightsVersion
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.passes import Passes, alone
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import PackedScorer
+from twinpass.engine.embedded.scorer import Common, PackedScorer
 from twinpass.reuse.base import Policy, Sharing
 
 BATCH_WIDE_ROTARY = ("dynamic", "longrope")
@@ -39,10 +40,11 @@ class Trial:
         tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))
         requests = [Request(tokens[:6], tokens[6:9]), Request(tokens[:4], tokens[9:]), Request(tokens[5:9], tokens[:2])]
         version = WeightsVersion("trial", causal.depth)
-        sharing = Sharing("trial", "all", cut, kept=False) if cut else None
+        sharing = Sharing("trial", "all", cut, kept=False)
+        common = Common(sharing, WeightsVersion("trial", cut)) if cut else None
         passes = Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4)
         try:
-            packed, _ = PackedScorer(passes, sharing).score(requests, [version], WeightsVersion("trial", cut), alone)
+            packed, _ = PackedScorer(passes).score(requests, [version], common, alone)
         except Exception as error:  # any model's own code runs here
             return cls(False, f"{type(error).__name__}: {error}")
         if sorted(passes.layer_bytes) != list(range(causal.depth)):
@@ -59,15 +61,15 @@ class Trial:
 
 
 def scorer(
-    causal: CausalModel, trial: Trial, sharing: Sharing | None, policy: Policy, chunk_rows: int, spill: Spill | None
+    causal: CausalModel, trial: Trial, cuts: Set[int], policy: Policy, chunk_rows: int, spill: Spill | None
 ) -> PackedScorer:
-    """A scorer whose cache has the policy's size."""
-    cut = sharing.layers if sharing is not None and sharing.tokens == "all" else 0
+    """A scorer whose cache has the policy's size. ``cuts`` are the layers below which all tokens may be shared."""
+    cut = max(cuts) if len(cuts) == 1 else 0
     below, above = trial.layer_bytes[:cut], trial.layer_bytes[cut:]
     slot_bytes = max(sum(below), sum(above)) + trial.hidden_bytes
     slots = policy.budget // slot_bytes
     passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
-    return PackedScorer(passes, sharing, slot_bytes, spill)
+    return PackedScorer(passes, slot_bytes, spill)
 
 
 def _obstacle(causal: CausalModel) -> str:
