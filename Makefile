@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test check bench-noise bench-memory bench-lattice clean
+.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,12 @@ bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
 
 bench-memory: install  ## peak memory of training against inference, into benchmarks/results/memory.json
 	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
+
+bench-reuse: install  ## what reuse saves beside plain MeZO, into benchmarks/results/reuse.json
+	$(BIN)/python benchmarks/reuse.py --json benchmarks/results/reuse.json
+
+bench-demo: install  ## the demo on three seeds, into benchmarks/results/demo.json
+	$(BIN)/python benchmarks/demo.py --json benchmarks/results/demo.json --plot docs/images/accuracy.png
 
 bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
 	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json

@@ -1,4 +1,7 @@
-"""Peak memory of a full-parameter step beside inference, each in a process of its own: ``python benchmarks/memory.py``.
+"""Peak memory of training beside inference, each in a process of its own: ``python benchmarks/memory.py``.
+
+``tandem`` and ``inplace`` are full-parameter steps, ``tandem-large`` has eight times the batch; ``activated`` trains an
+activated adapter on more prompts than its KV budget holds.
 
 Model loading is kept out of the figures: the weights are loaded from a folder as safetensors, and the peak is reset
 between loading and work (Linux's ``/proc/self/clear_refs``).
@@ -15,12 +18,15 @@ from typing import Any
 from twinpass.core import BASE, Lane, Probe, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Full
+from twinpass.engine.embedded.trainable import Activated, Full
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
+from twinpass.reuse.auto import Auto
 
 BATCH, LENGTH = 16, 40
-MODES = ("inference", "tandem", "inplace")
+MODES = ("inference", "tandem", "tandem-large", "inplace", "activated")
+BUDGET = 256 << 20
+SIGNS = [Lane(Probe(1), 1, 2**-10), Lane(Probe(1), -1, 2**-10)]
 
 
 def peak_bytes() -> int:
@@ -30,22 +36,30 @@ def peak_bytes() -> int:
     raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
 
 
+def requests(batch: int, first: int = 0) -> list[Request]:
+    """Prompts that share nothing, with two answers each; activated adapters act on the last three tokens."""
+    return [
+        Request(tuple((37 * i + 11 * j + 5) % 40000 for j in range(LENGTH)), (k,), LENGTH - 3)
+        for i in range(first, first + batch)
+        for k in (5, 9)
+    ]
+
+
 def work(mode: str, folder: str) -> dict[str, Any]:
     model, _ = load(folder)
-    requests = [
-        Request(tuple((37 * i + 11 * j) % 40000 for j in range(LENGTH)), (k,)) for i in range(BATCH) for k in (5, 9)
-    ]
-    engine = TorchEngine(model, Full(), perturbation="inplace" if mode == "inplace" else "tandem")
+    trainable = Activated(8, 16.0) if mode == "activated" else Full()
+    perturbation: Any = "inplace" if mode == "inplace" else "tandem"
+    engine = TorchEngine(model, trainable, perturbation=perturbation, reuse=Auto(budget=BUDGET))
+    batch = 8 * BATCH if mode == "tandem-large" else BATCH
     Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
-    probe = Probe(1)
-    for _ in range(3):
-        if mode == "inference":
-            engine.score(requests, [BASE])
-        else:
-            engine.score(requests, [Lane(probe, 1, 2**-10), Lane(probe, -1, 2**-10)])
+    before, evicted = peak_bytes(), 0
+    for step in range(30 if mode == "activated" else 3):
+        lanes = [BASE] if mode == "inference" else SIGNS
+        evicted = engine.score(requests(batch, BATCH * step), lanes).cache.evicted
+        if mode != "inference":
             engine.update([Term(1, 1e-7)])
-    return {"weights_loaded": before, "peak": peak_bytes()}
+    peak = peak_bytes()
+    return {"weights_loaded": before, "peak": peak, "beyond_weights": peak - before, "kv_evicted": evicted}
 
 
 def main() -> None:
@@ -69,14 +83,15 @@ def main() -> None:
             peaks[mode] = json.loads(output.splitlines()[-1])
     inference = peaks["inference"]["peak"]
     result = {
-        "workload": f"SmolLM2-135M, float32, full-parameter, {BATCH} prompts of {LENGTH} tokens, 2 options",
+        "workload": f"SmolLM2-135M, float32, {BATCH} prompts of {LENGTH} tokens, 2 options",
+        "kv_budget_bytes": BUDGET,
         "peak_rss_bytes": peaks,
         "ratio_to_inference": {mode: peaks[mode]["peak"] / inference for mode in MODES},
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
     }
-    print(json.dumps(result["ratio_to_inference"], indent=2))
+    print(json.dumps({"ratio_to_inference": result["ratio_to_inference"], "peaks": peaks}, indent=2))
     if args.json:
         write_json(args.json, result)
 

@@ -512,6 +512,21 @@ def test_a_page_is_not_held_in_a_slot_that_another_page_is_held_in() -> None:
     assert len(tree) == 4
 
 
+def test_callers_may_write_to_their_arrays() -> None:
+    tree, cache, slots = RadixTree(), PrefixCache(2), array([10, 11])
+    tree.insert("a", (1, 2), slots)
+    slots[:] = -1
+    assert tree.match("a", (1, 2)).slots.tolist() == [10, 11]
+    with cache.reservation() as reservation:
+        reservation.take("a", 2)[:] = -1
+    with cache.reservation() as reservation:
+        assert sorted(reservation.take("a", 2).tolist()) == [0, 1]
+    held(cache, "a", (1, 2))
+    with cache.lease("a", (1, 2)) as leased:
+        leased[:] = -1
+    assert sorted(found(cache, "a", (1, 2))) == [0, 1]
+
+
 def test_nothing() -> None:
     tree, cache = RadixTree(), PrefixCache(3)
     tree.insert("a", (1, 2), array([10, 11]))

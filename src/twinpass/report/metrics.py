@@ -43,6 +43,7 @@ class Metrics(Listener):
             metric_name=evaluation.metric_name,
             metric=evaluation.metric,
             loss=evaluation.loss,
+            examples=evaluation.examples,
             seconds=round(seconds, 6),
         )
 

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from twinpass.report.interval import wilson
+
 Rows = Sequence[Mapping[str, Any]]
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
@@ -85,6 +87,11 @@ def _gradient(axes: Axes, steps: Rows) -> None:
 
 def _metric(axes: Axes, evaluations: Rows, metric_name: str) -> None:
     x, y = [row["step"] for row in evaluations], [100 * row["metric"] for row in evaluations]
+    if metric_name == "accuracy":
+        bounds = [wilson(row["metric"], row["examples"]) for row in evaluations]
+        low, high = ([100 * pair[i] for pair in bounds] for i in (0, 1))
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.15, linewidth=0, label="95% interval")
+        axes.legend(loc="lower right")
     axes.plot(x, y, "o-", color=BLUE, linewidth=2)
     for point, place in ((0, "bottom"), (len(x) - 1, "bottom")):
         axes.annotate(

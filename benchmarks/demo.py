@@ -1,0 +1,71 @@
+"""The demo on several seeds, with accuracy and its interval at every evaluation: ``python benchmarks/demo.py --json FILE``."""
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twinpass.cli.main import main as twinpass
+from twinpass.report.environment import commit, machine, versions
+from twinpass.report.files import write_json
+from twinpass.report.interval import wilson
+from twinpass.report.metrics import read_metrics
+from twinpass.report.plots import axes_of
+
+CONFIG = Path(__file__).parent.parent / "examples" / "reviews.toml"
+SEEDS = (1, 2, 3)
+
+
+def run(seed: int, folder: Path) -> dict[str, Any]:
+    """Train once; what was measured."""
+    if twinpass(["train", str(CONFIG), "--set", f"run.out={folder}", "--set", f"run.seed={seed}", "--json"]) != 0:
+        raise SystemExit(f"seed {seed} did not train")
+    summary = json.loads((folder / "summary.json").read_text())
+    course, seconds = [], 0.0
+    for row in read_metrics(folder / "metrics.jsonl"):
+        if row["event"] == "step":
+            seconds += row["seconds"]
+        elif row["event"] == "evaluation":
+            low, high = wilson(row["metric"], summary["held_out"])
+            course.append(
+                {"step": row["step"], "train_seconds": seconds, "accuracy": row["metric"], "low": low, "high": high}
+            )
+    keys = ("base_metric", "final_metric", "train_seconds", "total_seconds", "hit_rate", "reused_by_source")
+    more = ("token_layers", "kv_bytes", "peak_rss_bytes", "steps", "rollbacks", "held_out")
+    return {"seed": seed, "course": course, **{key: summary[key] for key in (*keys, *more)}}
+
+
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Accuracy against seconds of training."""
+    with axes_of(path) as axes:
+        for run, color in zip(runs, ("#2b6cb0", "#dd6b20", "#2f855a"), strict=True):
+            x = [point["train_seconds"] for point in run["course"]]
+            low, high, y = ([100 * point[key] for point in run["course"]] for key in ("low", "high", "accuracy"))
+            axes.fill_between(x, low, high, color=color, alpha=0.1, linewidth=0)
+            axes.plot(x, y, "o-", color=color, linewidth=2, label=f"seed {run['seed']}: {y[0]:.1f}% to {y[-1]:.1f}%")
+        axes.set(xlabel="seconds of training, prompts' keys and values included", ylabel="held-out accuracy (%)")
+        axes.set_title("Movie reviews, SmolLM2-135M, forward passes only, 2 CPU cores (95% intervals)", fontsize=11)
+        axes.legend(loc="lower right")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--plot", type=Path, help="where to draw accuracy against seconds of training")
+    args = parser.parse_args()
+    runs = []
+    for seed in SEEDS:
+        folder = Path(tempfile.mkdtemp())
+        runs.append(run(seed, folder / "run"))
+        shutil.rmtree(folder)
+    if args.json:
+        write_json(args.json, {"runs": runs, "commit": commit(), "machine": machine(), "versions": versions()})
+    if args.plot:
+        draw(runs, args.plot)
+
+
+if __name__ == "__main__":
+    main()
