@@ -17,6 +17,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.progress import ProgressBar
+from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.task.rows import Row
@@ -72,6 +73,7 @@ def finetune(
     estimator = estimator or Spsa()
     optimizer = optimizer or Sgd(lr=2e-3, steps=300)
     epsilon = epsilon or ConstantEpsilon(value=1e-2)
+    reuse = reuse or Auto()
     folder = RunFolder(Path(out))
     if not resume:
         folder.require_new()
@@ -106,6 +108,7 @@ def finetune(
         "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
         "optimizer": _fields(optimizer),
         "epsilon": _fields(epsilon),
+        "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
         "run": {"seed": seed, "eval_every": eval_every, "rows": len(train), "held_out": len(held_out)},
     }
     records: Sequence[Mapping[str, Any]] = ()

@@ -307,6 +307,19 @@ def test_blocks_move_their_own_layers_only(name: str, perturbation: str) -> None
             torch.testing.assert_close(model.get_parameter(path), parameter, rtol=0, atol=1e-12)
 
 
+def test_layers_that_cannot_run_apart_share_prefixes_only() -> None:
+    """Layer 1 also reads what layer 0 returned, past the hidden states that are handed on."""
+    model, seen = build("llama"), list[Tensor]()
+    lower, upper = model.get_submodule("model.layers").children()
+    lower.register_forward_hook(lambda module, args, y: seen.append(y))
+    upper.register_forward_pre_hook(lambda module, args: (args[0] + 0.5 * torch.tanh(seen.pop()), *args[1:]))
+    with pytest.warns(UserWarning, match=r"layers of LlamaForCausalLM cannot run apart .*reuse.policy is 'exact'"):
+        engine = TorchEngine(model, Layers(1, 2))
+    works = [engine.score(REQUESTS, [*TWO, BASE]) for _ in range(2)]
+    assert works[1].work.reused.keys() == {"shared_prefix"}
+    assert deviation(works[1].values[2], naive(model, REQUESTS)) < 1e-9
+
+
 def test_an_update_invalidates_what_it_touches_and_nothing_else() -> None:
     """Four layers, of which the upper two take turns: block 0 is layer 3, block 1 is layer 2."""
     config = ARCHITECTURES["llama"]()

@@ -1,10 +1,11 @@
 """The embedded engine: a Hugging Face model in this process, on the CPU."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import flat_view
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.exact import Exact
 
 Perturbation = Literal["tandem", "inplace"]
 
@@ -84,17 +86,18 @@ class TorchEngine(Engine):
         self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
         cuts = {self._cut(block) for block in (None, *self.parameters.blocks)}
         trial = Trial.of(self._causal, max(cuts))
-        if not trial.packs and max(cuts):
-            trial = Trial.of(self._causal, 0)
+        if not trial.packs and max(cuts) and (whole := Trial.of(self._causal, 0)).packs:
+            _warn(f"the layers of {type(model).__name__} cannot run apart ({trial.reason}); reuse.policy is 'exact'")
+            self._policy = Exact(budget=self._policy.budget, page_size=self._policy.page_size)
+            trial, cuts = whole, {0}
         self.packs = trial.packs
         self._scorer: PackedScorer | None = None
         if trial.packs:
             self._scorer = scorer(self._causal, trial, cuts, self._policy, chunk_rows, self._spill(self._policy))
         else:
-            warnings.warn(
+            _warn(
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
-                "sequences run by its own forward instead: exact, but slower, and nothing is reused",
-                stacklevel=2,
+                "sequences run by its own forward instead: exact, but slower, and nothing is reused"
             )
 
     def _sharing(self, block: int | None) -> Sharing | None:
@@ -115,7 +118,9 @@ class TorchEngine(Engine):
         folder = getattr(policy, "spill", None)
         if folder is None:
             return None
-        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "model": type(self.model).__name__}
+        config = self.model.config.to_dict()
+        same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "config": _digest(same)}
         return Spill(Path(folder).expanduser(), identity, self._causal.depth)
 
     @property
@@ -248,6 +253,14 @@ class TorchEngine(Engine):
                         f"request {i} has token {token}, the model's vocabulary is 0 to {self._causal.vocabulary - 1}; "
                         "the tokenizer belongs to another model"
                     )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _require_finite(model: PreTrainedModel) -> None:
