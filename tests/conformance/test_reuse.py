@@ -32,7 +32,7 @@ from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.passes import Batch, Passes
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
-from twinpass.errors import CacheFullError, ModelError, StaleKVError
+from twinpass.errors import CacheError, CacheFullError, ModelError, StaleKVError
 from twinpass.reuse import activated, auto, exact, invariant
 from twinpass.reuse.base import Policy
 
@@ -376,6 +376,13 @@ def test_spilled_prompts_are_found_by_the_next_engine(tmp_path: Path) -> None:
     other_model.get_parameter("model.norm.weight").detach().mul_(2)
     stranger = TorchEngine(other_model, Activated(2, 4.0), reuse=policy)
     assert stranger.score(PROMPTS, TWO).work == scores.work
+
+
+def test_a_spill_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    policy = activated.Activated(spill=str(tmp_path / "file"))
+    with pytest.raises(CacheError, match=r"reuse\.spill: .* cannot be a folder"):
+        TorchEngine(build("llama"), Activated(2, 4.0), reuse=policy)
 
 
 def test_a_damaged_spill_is_computed_again(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ def test_kind_picks_the_class(keys: Values, kind: type) -> None:
     assert type(parse(minimal(trainable=keys), "it.toml", Path("/nowhere")).trainable) is kind
 
 
+@pytest.mark.parametrize(
+    ("given", "size"), [("2GiB", 2 << 30), ("1.5 g", 3 << 29), ("512MiB", 512 << 20), ("64k", 65536), (100, 100)]
+)
+def test_sizes(given: object, size: int) -> None:
+    assert parse(minimal(reuse={"budget": given}), "it.toml", Path("/nowhere")).reuse.budget == size
+
+
 def test_an_integer_may_stand_for_a_float() -> None:
     assert parse(minimal(optimizer={"lr": 1}), "it.toml", Path("/nowhere")).optimizer.lr == 1.0
 
@@ -102,6 +109,14 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"trainable": {"kind": 3}}, ("[trainable] kind: there is no 3",)),
     ({"trainable": {"kind": ["full"]}}, ("[trainable] kind: there is no ['full']",)),
     ({"reuse": {"policy": "exat"}}, ("[reuse] policy: there is no 'exat'", "did you mean 'exact'?")),
+    ({"reuse": {"policy": "activated"}}, ("[reuse] policy: 'activated' needs [trainable] kind = \"activated\"",)),
+    ({"reuse": {"policy": "invariant"}}, ("[reuse] policy: 'invariant' shares the layers below", "there are none")),
+    ({"reuse": {"policy": "exact", "spill": "kv"}}, ("[reuse] spill: no such key",)),
+    ({"reuse": {"budget": "much"}}, ("[reuse] expected a size such as 2GiB", "got 'much'")),
+    ({"reuse": {"budget": 0}}, ("[reuse] budget:", "got 0")),
+    ({"reuse": {"page_size": 0}}, ("[reuse] page_size:", "got 0")),
+    ({"trainable": {"kind": "activated"}}, ("[task] suffix: activated adapters act from it on",)),
+    ({"task": {"train": "a\0b"}}, ("[task] train: 'a\\x00b' is not a usable path",)),
     # missing keys
     ({"optimizer": {"lr": None}}, ("[optimizer] lr: is missing",)),
     ({"model": {"path": None}}, ("[model] path: is missing",)),

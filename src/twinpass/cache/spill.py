@@ -25,6 +25,7 @@ from torch import Tensor
 
 from twinpass.cache.pool import Pool
 from twinpass.cache.tree import RadixTree, Slots, Tokens
+from twinpass.errors import CacheError
 
 FORMAT = "twinpass-kv-1"
 
@@ -56,6 +57,9 @@ class Spill:
         folder: made if it is not there. Several models may share it, and several runs at once.
         identity: what makes keys and values the same: hash of the base checkpoint, dtype.
         layers: how many layers are stored.
+
+    Raises:
+        CacheError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], layers: int) -> None:
@@ -63,7 +67,10 @@ class Spill:
         self.written = 0
         self.identity = json.dumps(dict(sorted(identity.items())))
         self._prefix = hashlib.blake2b(self.identity.encode(), digest_size=8).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise CacheError(f"reuse.spill: {str(folder)!r} cannot be a folder for keys and values: {error}") from error
         self._bad: set[Path] = set()
         self._load()
 

@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.schema import SECTIONS, Config, Section
-from twinpass.engine.embedded.trainable import Lora
+from twinpass.engine.embedded.trainable import Activated, Lora, Pattern
 from twinpass.errors import ConfigError
+from twinpass.paths import expand
+from twinpass.reuse.activated import Activated as ActivatedPolicy
+from twinpass.reuse.invariant import Invariant
 
 Values = dict[str, dict[str, Any]]
 
@@ -55,7 +58,10 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         resolved[name] = dict(given)
         for owner, key in PATHS:
             if owner == name and isinstance(given.get(key), str):
-                resolved[name][key] = str((folder / Path(given[key]).expanduser()).resolve())
+                try:
+                    resolved[name][key] = str((folder / expand(given[key])).resolve())
+                except (ValueError, OSError) as error:
+                    found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
         built[name] = _build(name, section, resolved[name], found)
     found += _combinations(built)
     if found:
@@ -102,6 +108,28 @@ def _combinations(built: Mapping[str, Any]) -> list[str]:
         problems.append(
             "[estimator] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
             "use 'tandem', or [model] dtype = \"float32\""
+        )
+    return problems + _reuse_combinations(built)
+
+
+def _reuse_combinations(built: Mapping[str, Any]) -> list[str]:
+    trainable, policy, task = built.get("trainable"), built.get("reuse"), built.get("task")
+    activated = isinstance(trainable, Activated)
+    problems = []
+    if trainable is not None and isinstance(policy, ActivatedPolicy) and not activated:
+        problems.append(
+            "[reuse] policy: 'activated' needs [trainable] kind = \"activated\"; other weights act on every token, "
+            "so use 'auto', 'exact' or 'invariant'"
+        )
+    upper = getattr(trainable, "first", 0) > 0 or getattr(trainable, "block", 0) > 0 or isinstance(trainable, Pattern)
+    if trainable is not None and isinstance(policy, Invariant) and (activated or not upper):
+        problems.append(
+            "[reuse] policy: 'invariant' shares the layers below the first trained one, and there are none; "
+            "train upper layers ([trainable] kind = \"layers\", or first above 0), or use 'auto'"
+        )
+    if isinstance(trainable, Activated) and task is not None and not task.suffix and not trainable.invocation:
+        problems.append(
+            '[task] suffix: activated adapters act from it on; set it, such as "Sentiment:", or [trainable] invocation'
         )
     return problems
 

@@ -24,6 +24,7 @@ from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.embedded.trial import Trial, scorer
 from twinpass.errors import ModelError
+from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import Distribution
@@ -121,7 +122,7 @@ class TorchEngine(Engine):
         config = self.model.config.to_dict()
         same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
         identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "config": _digest(same)}
-        return Spill(Path(folder).expanduser(), identity, self._causal.depth)
+        return Spill(expand(folder), identity, self._causal.depth)
 
     @property
     def base_hash(self) -> str:

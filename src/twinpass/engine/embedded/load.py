@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from twinpass.errors import ModelError
+from twinpass.paths import expand
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -46,7 +47,7 @@ def locate(path: str) -> Source:
                 "pip install 'twinpass[demo]'"
             )
         path = str(next(Path(spec.origin).parent.glob("*.gguf")))
-    file = Path(path).expanduser()
+    file = expand(path)
     if file.suffix == ".gguf":
         if not file.is_file():
             raise ModelError(f"model.path: there is no file {path}")
