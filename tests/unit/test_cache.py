@@ -37,7 +37,7 @@ versions = st.sampled_from(VERSIONS)
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 cuts = st.integers(0, 40)
 first_texts = st.lists(texts, min_size=2, max_size=4)
-machine_test = settings(deadline=None, max_examples=100, stateful_step_count=40, report_multiple_bugs=False)
+machine_test = settings(deadline=None, max_examples=75, stateful_step_count=40, report_multiple_bugs=False)
 
 
 def array(slots: Iterable[int]) -> Slots:

@@ -180,9 +180,10 @@ def test_damaged_tensors_are_not_used_and_neither_is_what_depends_on_them(tmp_pa
     assert fetch(spill, LONGER) == [0, 1, 2, 3, 4]
 
 
-def test_a_prefix_of_damaged_tensors_is_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [flip_last_byte, replace(b'"keys":{"dtype":"F32"', b'"keys":{"dtype":"I32"')])
+def test_a_prefix_of_damaged_tensors_is_used(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     stored(tmp_path, (FIRST, 0))
-    flip_last_byte(stored(tmp_path, (LONGER, 3)))
+    damage(stored(tmp_path, (LONGER, 3)))
     spill = reopened(tmp_path)
     with pytest.warns(UserWarning, match="its checksum"):
         assert fetch(spill, LONGER) == [0, 1, 2]
@@ -288,6 +289,7 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     path = stored(tmp_path, (FIRST, 0))
     stored(tmp_path, (LONGER, 3))
     assert fetch(reopened(tmp_path), LONGER, wanted=[0, 2, 4, 5]) == [0, 2, 4]
+    assert fetch(reopened(tmp_path), LONGER, wanted=[4, 2, 0, 3]) == [4, 2, 0, 3]
     assert fetch(reopened(tmp_path), LONGER, wanted=[]) == []
     flip_last_byte(path)
     assert fetch(reopened(tmp_path), LONGER, wanted=[3, 4]) == [3, 4]
