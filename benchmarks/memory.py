@@ -1,7 +1,7 @@
 """Peak memory of training beside inference, each in a process of its own: ``python benchmarks/memory.py``.
 
-``tandem`` and ``inplace`` are full-parameter steps, ``tandem-large`` has eight times the batch; ``activated`` trains an
-activated adapter on more prompts than its KV budget holds.
+``tandem`` and ``inplace`` are full-parameter steps, ``tandem-8`` and ``tandem-16`` have so many times the batch;
+``activated`` trains an activated adapter on more prompts than its KV budget holds.
 
 Model loading is kept out of the figures: the weights are loaded from a folder as safetensors, and the peak is reset
 between loading and work (Linux's ``/proc/self/clear_refs``).
@@ -24,7 +24,7 @@ from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto
 
 BATCH, LENGTH = 16, 40
-MODES = ("inference", "tandem", "tandem-large", "inplace", "activated")
+MODES = ("inference", "tandem", "tandem-8", "tandem-16", "inplace", "activated")
 BUDGET = 256 << 20
 SIGNS = [Lane(Probe(1), 1, 2**-10), Lane(Probe(1), -1, 2**-10)]
 
@@ -50,7 +50,7 @@ def work(mode: str, folder: str) -> dict[str, Any]:
     trainable = Activated(8, 16.0) if mode == "activated" else Full()
     perturbation: Any = "inplace" if mode == "inplace" else "tandem"
     engine = TorchEngine(model, trainable, perturbation=perturbation, reuse=Auto(budget=BUDGET))
-    batch = 8 * BATCH if mode == "tandem-large" else BATCH
+    batch = BATCH * int(mode.removeprefix("tandem-")) if mode.startswith("tandem-") else BATCH
     Path("/proc/self/clear_refs").write_text("5")
     before, evicted = peak_bytes(), 0
     for step in range(30 if mode == "activated" else 3):

@@ -39,12 +39,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` pieces of like shape: query rows [S, n], keys [S, m], distance [S, n, m]; ``valid`` [S, n] is no padding."""
+    """``S`` pieces of like shape: query rows [S, n], keys [S, m], distance [S, n, m].
+
+    ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there.
+    """
 
     queries: Tensor
     keys: Tensor
     distance: Tensor
     valid: Tensor
+    rows: Tensor
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
@@ -122,7 +126,9 @@ def _bucket(group: Sequence[Piece], slots: Rows, rows: int) -> Bucket:
         distance[i, :own, :others] = piece.distance
         distance[i, own:, 0] = 0
         valid[i, :own] = True
-    return Bucket(*(torch.from_numpy(part) for part in (queries, keys, distance, valid)))
+    own_rows = queries[valid]
+    places = np.flatnonzero(valid)
+    return Bucket(*(torch.from_numpy(part) for part in (queries, keys, distance, places, own_rows)))
 
 
 _plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
@@ -159,8 +165,8 @@ def _packed_attention(
         weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
         weights = weights.to(v.dtype).view(count, groups, share * n, -1)
         result = torch.matmul(weights, v[bucket.keys].transpose(1, 2)).view(count, groups, share, n, -1)
-        result = result.permute(0, 3, 1, 2, 4).reshape(count, n, heads, -1)
-        out[bucket.queries[bucket.valid]] = result[bucket.valid]
+        result = result.permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
+        out[bucket.rows] = result if len(bucket.valid) == count * n else result[bucket.valid]
     return out.view(query.shape[0], -1, heads, out.shape[2]), None
 
 

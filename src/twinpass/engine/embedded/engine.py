@@ -35,7 +35,7 @@ from twinpass.reuse.exact import Exact
 
 Perturbation = Literal["tandem", "inplace"]
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 2048
 """Rows, of all lanes together, that run at once; larger batches are cut, so that memory does not grow with them."""
 
 

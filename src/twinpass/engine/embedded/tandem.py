@@ -152,7 +152,7 @@ class LaneLora(LaneModule):
         if layout.active_from:
             change.view(-1, layout.rows, change.shape[-1])[:, : layout.active_from] = 0
         y: Tensor = self.original(x)
-        return y + change.to(y.dtype)
+        return y.add_(change) if y.dtype is change.dtype else y + change.to(y.dtype)
 
 
 _ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
