@@ -312,7 +312,7 @@ def test_layers_that_cannot_run_apart_share_prefixes_only() -> None:
     model, seen = build("llama"), list[Tensor]()
     lower, upper = model.get_submodule("model.layers").children()
     lower.register_forward_hook(lambda module, args, y: seen.append(y))
-    upper.register_forward_pre_hook(lambda module, args: (args[0] + 0.5 * torch.tanh(seen.pop()), *args[1:]))
+    upper.get_submodule("mlp").register_forward_hook(lambda module, args, y: y + torch.tanh(seen.pop()))
     with pytest.warns(UserWarning, match=r"layers of LlamaForCausalLM cannot run apart .*reuse.policy is 'exact'"):
         engine = TorchEngine(model, Layers(1, 2))
     works = [engine.score(REQUESTS, [*TWO, BASE]) for _ in range(2)]

@@ -317,3 +317,13 @@ def test_any_sequences_in_any_shards(shards: list[list[Tokens]], tokens: Tokens,
         spill = reopened(Path(folder)) if again else spill
         expected = [i for i in sorted(wanted) if i < len(tokens) and tokens[: i + 1] in known]
         assert fetch(spill, tokens, wanted=sorted(wanted)) == expected
+
+
+def test_a_folder_that_went_away_costs_the_run_nothing_but_the_spill(tmp_path: Path) -> None:
+    folder = tmp_path / "kv"
+    spill = Spill(folder, IDENTITY, LAYERS)
+    folder.rmdir()
+    with pytest.warns(UserWarning, match="could not be written, the run goes on without it"):
+        store(spill, (FIRST, 0))
+    assert spill.written == 0
+    assert not len(spill.fetch(FIRST, np.arange(3), np.arange(3), empty_pool()))

@@ -116,8 +116,13 @@ class Spill:
         metadata["seal"] = _seal(metadata)
         path = self.folder / f"{self._prefix}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
         part = path.with_suffix(".part")
-        save_file(tensors, part, metadata=metadata)
-        part.replace(path)
+        try:
+            save_file(tensors, part, metadata=metadata)
+            part.replace(path)
+        except (SafetensorError, OSError) as error:
+            part.unlink(missing_ok=True)
+            warnings.warn(f"{path} could not be written, the run goes on without it: {error}", stacklevel=4)
+            return
         self.written += path.stat().st_size
         self._add(path, check, runs, row, verified=True)
 
