@@ -36,11 +36,11 @@ def cross_entropy(options: list[list[float]], label: int) -> float:
 def test_requests_are_every_option_of_every_example_in_order() -> None:
     examples = [Example((1, 2), ((3,), (4, 5)), 0, 2), Example((6,), ((7,), (8,), (9, 9)), 2, 1)]
     assert Choice().requests(examples) == [
-        Request((1, 2), (3,)),
-        Request((1, 2), (4, 5)),
-        Request((6,), (7,)),
-        Request((6,), (8,)),
-        Request((6,), (9, 9)),
+        Request((1, 2), (3,), active_from=2),
+        Request((1, 2), (4, 5), active_from=2),
+        Request((6,), (7,), active_from=1),
+        Request((6,), (8,), active_from=1),
+        Request((6,), (9, 9), active_from=1),
     ]
 
 
