@@ -58,6 +58,7 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
         sliding_window=WINDOW,
         attn_logit_softcapping=3.0,
         final_logit_softcapping=5.0,
+        attn_implementation="eager",  # transformers 5.17 would pick sdpa, which leaves the soft cap out
     ),
     "gemma3": lambda: Gemma3TextConfig(
         **GROUPED, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]

@@ -52,7 +52,7 @@ class Trial:
         if _slides(causal) and passes.windows <= {None}:
             return cls(False, "its attention does not pass its sliding window on")
         dtype = causal.model.dtype
-        tolerance = {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.25)
+        tolerance = 0.25 if dtype is torch.bfloat16 else 1e-4  # float64 too: models take their softmax in float32
         plain = score_plain(causal, requests, [0] * len(requests), alone)
         if not all(np.allclose(a, b, rtol=0, atol=tolerance) for a, b in zip(packed[0], plain, strict=True)):
             return cls(False, "the scores differ")
