@@ -43,6 +43,7 @@ SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidde
 SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
 DENSE: dict[str, Any] = {**SIZES, **SPECIAL, "intermediate_size": 48, "initializer_range": 0.25}
 GROUPED: dict[str, Any] = {**DENSE, "num_key_value_heads": 2, "max_position_embeddings": 64}
+EAGER: dict[str, Any] = {"attn_implementation": "eager"}
 PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
 ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
@@ -58,7 +59,7 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
         sliding_window=WINDOW,
         attn_logit_softcapping=3.0,
         final_logit_softcapping=5.0,
-        attn_implementation="eager",  # transformers 5.17 would pick sdpa, which leaves the soft cap out
+        **EAGER,  # transformers 5.17 would pick sdpa, which leaves the soft cap out
     ),
     "gemma3": lambda: Gemma3TextConfig(
         **GROUPED, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
