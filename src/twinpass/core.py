@@ -58,8 +58,8 @@ class Term:
 class WeightsVersion:
     """The weights that a token's keys and values were computed with, in layers below ``layers``.
 
-    ``base`` is the checkpoint's hash, ``updates`` counts the updates that touched those layers since, ``lane`` is the
-    variant, and ``adapted`` says whether adapters acted.
+    ``base`` is the checkpoint's hash, ``updates`` the number of the last update that may have touched them, ``lane`` is
+    the variant, and ``adapted`` says whether adapters acted.
     """
 
     base: str

@@ -1,6 +1,7 @@
 """How settings are declared: frozen dataclasses that check themselves, in Python and from a configuration file."""
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -22,11 +23,11 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
+    found = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
     if found is None:
         raise ValueError(f"expected a size such as 2GiB, 512MiB or a number of bytes, got {value!r}")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(Fraction(found[1]) * _UNITS[found[2]])
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=2**44)]
 """A size in bytes, or a text such as "2GiB"; units are powers of 1,024."""

@@ -34,7 +34,7 @@ from twinpass.engine.embedded.passes import Batch, Passes
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.errors import CacheError, CacheFullError, ModelError, StaleKVError
 from twinpass.reuse import activated, auto, exact, invariant
-from twinpass.reuse.base import Policy
+from twinpass.reuse.base import Policy, Sharing, Trains
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
 architectures = pytest.mark.parametrize("name", NAMES)
@@ -115,7 +115,7 @@ def trainables(name: str) -> dict[str, tuple[Trainable, Sequence[Request]]]:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "page 16": {"page_size": 16},
-    "page 64": {"page_size": 64},
+    "page longer than any request": {"page_size": 64},
     "page 3": {"page_size": 3},
     "small cache": {"slots": 60},
     "chunks of 1": {"chunk_rows": 1},
@@ -216,8 +216,41 @@ def test_sources() -> None:
 
 def test_exact_shares_the_activated_prompt_within_a_step_only() -> None:
     engine = TorchEngine(build("llama"), Activated(2, 4.0), reuse=exact.Exact())
-    assert len({engine.score(PROMPTS, TWO).work.computed for _ in range(3)}) == 1
+    works = [engine.score(PROMPTS, TWO).work for _ in range(3)]
+    assert works[0] == works[1] == works[2]
+    assert works[0].reused["activated"] > 0
     assert engine.score(PROMPTS, TWO).cache.held == 0
+
+
+class Nothing(exact.Exact):
+    """A policy that shares nothing at all."""
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        return None
+
+
+class Everything(exact.Exact):
+    """A policy that takes all weights for activated adapters."""
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        return Sharing("activated", "before_activation", trains.layers, kept=True)
+
+
+def test_no_policy_changes_what_an_activated_adapter_is() -> None:
+    expected = activated_engine("llama", build("llama")).score(PROMPTS, TWO)
+    assert_same(activated_engine("llama", build("llama"), reuse=Nothing()).score(PROMPTS, TWO), expected)
+    with pytest.raises(ModelError, match="Everything shares what only activated adapters leave alone"):
+        TorchEngine(build("llama"), Lora(2, 4.0), reuse=Everything())
+
+
+def test_what_the_base_lane_keeps_never_stands_in_its_way() -> None:
+    size = TorchEngine(build("llama"), Full()).cache_slot_bytes
+    engine = TorchEngine(build("llama"), Full(), reuse=exact.Exact(budget=40 * size), chunk_rows=1)
+    parts = [[Request((*range(10 * i, 10 * i + 10), j), (5,)) for j in range(3)] for i in range(4)]
+    for part in parts:
+        engine.score(part, [BASE])
+    together = [request for part in parts for request in part]
+    assert_same(engine.score(together, [BASE]), without_cache(build("llama"), Full()).score(together, [BASE]))
 
 
 def test_base_lane_keeps_what_prompts_share_until_an_update() -> None:
@@ -349,7 +382,9 @@ def test_a_budget_too_small_for_one_sequence(kind: str, slots: int) -> None:
     trainable, requests = trainables("llama")[kind]
     size = TorchEngine(build("llama"), trainable).cache_slot_bytes
     engine = TorchEngine(build("llama"), trainable, reuse=auto.Auto(budget=slots * size))
-    with pytest.raises(CacheFullError, match=f"raise reuse.budget, which is room for {slots} tokens now"):
+    with pytest.raises(
+        CacheFullError, match=rf"reuse\.budget is {slots * size} bytes .* need about \d+: raise reuse\.budget"
+    ):
         engine.score(requests, TWO)
     assert engine.score(requests[:1], TWO).values
 

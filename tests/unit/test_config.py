@@ -114,6 +114,13 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"reuse": {"policy": "exact", "spill": "kv"}}, ("[reuse] spill: no such key",)),
     ({"reuse": {"budget": "much"}}, ("[reuse] expected a size such as 2GiB", "got 'much'")),
     ({"reuse": {"budget": 0}}, ("[reuse] budget:", "got 0")),
+    ({"reuse": {"budget": "900TiB"}}, ("[reuse] budget:", "less than or equal to")),
+    ({"reuse": {"budget": "1" * 400}}, ("[reuse] expected a size",)),
+    ({"trainable": {"kind": "layers", "first": 0, "last": 2, "every": 5}}, ("[trainable] every: 5 steps a block",)),
+    (
+        {"trainable": {"kind": "activated", "invocation": [1]}, "reuse": {"policy": "invariant"}},
+        ("[reuse] policy: activated adapters share more than layers",),
+    ),
     ({"reuse": {"page_size": 0}}, ("[reuse] page_size:", "got 0")),
     ({"trainable": {"kind": "activated"}}, ("[task] suffix: activated adapters act from it on",)),
     ({"task": {"train": "a\0b"}}, ("[task] train: 'a\\x00b' is not a usable path",)),

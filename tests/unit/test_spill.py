@@ -323,7 +323,7 @@ def test_a_folder_that_went_away_costs_the_run_nothing_but_the_spill(tmp_path: P
     folder = tmp_path / "kv"
     spill = Spill(folder, IDENTITY, LAYERS)
     folder.rmdir()
-    with pytest.warns(UserWarning, match="could not be written, the run goes on without it"):
+    with pytest.warns(UserWarning, match="cannot be written, the run goes on without it"):
         store(spill, (FIRST, 0))
     assert spill.written == 0
     assert not len(spill.fetch(FIRST, np.arange(3), np.arange(3), empty_pool()))

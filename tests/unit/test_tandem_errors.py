@@ -253,9 +253,11 @@ def test_nothing_to_score(perturbation: Any) -> None:
     [
         (
             Lora(4, 8.0, ("q_proj", "c_attn")),
-            r"\['c_attn'\] match no linear layer of LlamaForCausalLM; it has .*'q_proj'",
+            r"\['c_attn'\] match no linear layer of LlamaForCausalLM; the model has .*'q_proj'",
         ),
         (Lora(4, 8.0, ("embed_tokens",)), r"\['embed_tokens'\] match no linear layer"),
+        (Lora(4, 8.0, ("lm_head",), first=1), r"\['lm_head'\] match no linear layer .* in layers 1 and above"),
+        (Lora(4, 8.0, first=2), r"trainable\.first is 2; LlamaForCausalLM has layers 0 to 1"),
         (Pattern("decoder"), r"trainable\.pattern 'decoder' matches none .*model\.embed_tokens\.weight"),
         (Layers(1, 3), "layers 1 to 3 are not in the model's range 0 to 2"),
     ],

@@ -13,7 +13,7 @@ class PrefixCache:
     """Owns ``capacity`` slots, each free, reserved by a caller, or held in the tree under a weights version.
 
     Args:
-        capacity: how many slots there are; a slot holds one token's keys and values in all layers.
+        capacity: how many slots there are; a slot holds one token's keys and values, in the layers its version covers.
         page_size: see :class:`RadixTree`.
     """
 

@@ -55,7 +55,7 @@ class Spill:
 
     Args:
         folder: made if it is not there. Several models may share it, and several runs at once.
-        identity: what makes keys and values the same: hash of the base checkpoint, dtype.
+        identity: what makes keys and values the same: the base checkpoint, its configuration, dtype.
         layers: how many layers are stored.
 
     Raises:
@@ -121,7 +121,7 @@ class Spill:
             part.replace(path)
         except (SafetensorError, OSError) as error:
             part.unlink(missing_ok=True)
-            warnings.warn(f"{path} could not be written, the run goes on without it: {error}", stacklevel=4)
+            warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=4)
             return
         self.written += path.stat().st_size
         self._add(path, check, runs, row, verified=True)

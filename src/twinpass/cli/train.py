@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml"
     )
-    command.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, to the same bits")
+    command.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue the run in this folder as if it had never stopped"
+    )
     command.add_argument(
         "--set",
         action="append",

@@ -122,7 +122,9 @@ def _reuse_combinations(built: Mapping[str, Any]) -> list[str]:
             "so use 'auto', 'exact' or 'invariant'"
         )
     upper = getattr(trainable, "first", 0) > 0 or getattr(trainable, "block", 0) > 0 or isinstance(trainable, Pattern)
-    if trainable is not None and isinstance(policy, Invariant) and (activated or not upper):
+    if activated and isinstance(policy, Invariant):
+        problems.append("[reuse] policy: activated adapters share more than layers; use 'activated', or 'auto'")
+    elif trainable is not None and isinstance(policy, Invariant) and not upper:
         problems.append(
             "[reuse] policy: 'invariant' shares the layers below the first trained one, and there are none; "
             "train upper layers ([trainable] kind = \"layers\", or first above 0), or use 'auto'"

@@ -43,7 +43,7 @@ class TaskSettings(Template):
 
 @dataclass(frozen=True, config=STRICT)
 class TorchSettings:
-    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens at a time."""
+    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time."""
 
     chunk_rows: Count = CHUNK_ROWS
 

@@ -37,6 +37,11 @@ class Engine(ABC):
         What the model returns is passed on as it is, also where it is not a finite number.
         """
 
+    @property
+    @abstractmethod
+    def keeps(self) -> bool:
+        """Whether anything computed for a step outlasts it, so that a resumed run has to :meth:`warm`."""
+
     @abstractmethod
     def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
         """Bring what is kept from step to step to where scoring ``requests`` under ``probes`` left it.

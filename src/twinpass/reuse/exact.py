@@ -10,7 +10,7 @@ from twinpass.settings import STRICT
 class Exact(Policy):
     """Exact: scores are those of encoding every sequence on its own.
 
-    Before an activation point all lanes are the same, so that there they share one computation.
+    Before an activation point all lanes are the same, so that there those of one pass share one computation.
     """
 
     def sharing(self, trains: Trains) -> Sharing | None:

@@ -20,7 +20,7 @@ class Invariant(Policy):
             return None
         if trains.first == 0:
             raise ValueError(
-                "nothing lies below the first trained layer; train upper layers only (trainable.kind = 'layers'), "
-                "or use policy = 'exact'"
+                "nothing lies below the first trained layer; train upper layers only (trainable.first above 0), "
+                "smaller blocks of layers, or use policy = 'exact'"
             )
         return Sharing("invariant", "all", trains.first, kept=True)

@@ -21,8 +21,8 @@ def common_suffix(examples: Sequence[Example], rows: Sequence[Row]) -> Tokens:
     suffix = examples[0].prompt[examples[0].suffix_start :]
     if not suffix:
         raise DataError(
-            "activated adapters act from the task's suffix on, and there is none: set task.suffix, such as "
-            '"Sentiment:", or trainable.invocation'
+            "activated adapters act from the task's suffix on, and there is none, or it becomes no tokens of its own: "
+            'set task.suffix, such as "Sentiment:", or trainable.invocation'
         )
     for example, row in zip(examples, rows, strict=True):
         if (own := example.prompt[example.suffix_start :]) != suffix:

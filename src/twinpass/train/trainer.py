@@ -77,7 +77,7 @@ class Trainer:
 
     def _warm(self) -> None:
         """Let a resumed run's engine see again what it scored, in the same batches, as far as that still holds."""
-        plan, events = self.plan, self.history.events
+        plan, events = self.plan, self.history.events if self.engine.keeps else []
         since: list[set[int | None]] = [set()]
         for event in reversed(events):
             block = None if event.kind == "rollback" else plan.block_at(event.step)

@@ -58,6 +58,8 @@ class LoraAdapter:
         self.modules: dict[str, LoraWeights] = {}
         self._fan_in_fan_out = False
         causal = CausalModel(model)
+        if first >= causal.depth:
+            raise ModelError(f"trainable.first is {first}; {type(model).__name__} has layers 0 to {causal.depth - 1}")
         self._layers = range(first, causal.depth) if first else None
         for path, module in model.named_modules():
             target = path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D)
@@ -82,8 +84,10 @@ class LoraAdapter:
         missing = sorted(set(self.targets) - found)
         if missing:
             linear = {p.rsplit(".", 1)[-1] for p, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+            where = f" in layers {self._layers.start} and above" if self._layers else ""
             raise ModelError(
-                f"trainable.targets {missing} match no linear layer of {type(model).__name__}; it has {sorted(linear)}"
+                f"trainable.targets {missing} match no linear layer of {type(model).__name__}{where}; "
+                f"the model has {sorted(linear)}"
             )
 
     def reset(self) -> None:

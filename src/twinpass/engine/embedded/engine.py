@@ -106,9 +106,14 @@ class TorchEngine(Engine):
         varies = len(self.parameters.blocks) > 1
         trains = Trains(self._causal.depth, self._ledger.first[block], self._trained.activated, varies)
         try:
-            return self._policy.sharing(trains)
+            sharing = self._policy.sharing(trains)
         except ValueError as error:
             raise ModelError(f"[reuse] does not fit [trainable]: {error}") from error
+        if sharing is None and self._trained.activated:
+            return Exact().sharing(trains)  # tokens before the activation point have no lanes
+        if sharing is not None and sharing.tokens == "before_activation" and not self._trained.activated:
+            raise ModelError(f"[reuse] {type(self._policy).__name__} shares what only activated adapters leave alone")
+        return sharing
 
     def _cut(self, block: int | None) -> int:
         """The layer below which all tokens are shared; 0: none."""
@@ -187,15 +192,25 @@ class TorchEngine(Engine):
         weights = LaneWeights(self.parameters, self.noise, lanes)
         return weights, lambda layout: self._tandem.running(weights, layout)
 
+    @property
+    def keeps(self) -> bool:
+        sharings = [self._sharing(block) for block in self._ledger.first]
+        return self._scorer is not None and any(sharing is not None and sharing.kept for sharing in sharings)
+
     def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
         if self._scorer is None:
             return
         common = self._common({probe.block for probe in probes} or {None})
         if common is not None and not self._ledger.changes_below(common.version.layers, since):
+            self.settle()
             self._scorer.warm(requests, common)
 
     def _common(self, blocks: Set[int | None]) -> Common | None:
         """What lanes share that perturb these blocks."""
+        if unknown := sorted(str(block) for block in blocks if block not in self._ledger.first):
+            raise ModelError(
+                f"there is no block {', '.join(unknown)}; the trainable weights have {self.parameters.blocks}"
+            )
         sharing = self._sharing(min(blocks, key=lambda block: self._ledger.first[block]))
         return None if sharing is None else Common(sharing, self._ledger.shared(sharing.layers))
 

@@ -71,7 +71,8 @@ class Batch:
 class Passes:
     """Runs batches on one model, cache and pool.
 
-    ``rows`` counts (row, layer) pairs that ran: the token-layers computed.
+    ``computed`` counts (row, layer) pairs that ran: token-layers. ``windows`` and ``layer_bytes`` are what the model's
+    attention was seen to use: sliding windows, and bytes of a token's keys and values by layer.
     """
 
     causal: CausalModel

@@ -64,14 +64,18 @@ class PackedScorer:
         work = Work()
         try:
             for part in self._groups(requests, common):
-                scores, took = self._group(part, versions, common, running)
+                scores, took = self._group_or_again(part, versions, common, running)
                 work += took
                 for lane, own in zip(values, scores, strict=True):
                     lane.extend(own)
         except CacheFullError as error:
+            longest = max(len(request.inputs) for request in requests)
+            room, enough = (
+                count * self.slot_bytes for count in (self._cache.capacity, 2 * (len(versions) + 1) * longest)
+            )
             raise CacheFullError(
-                f"{error}; raise reuse.budget, which is room for {self._cache.capacity} tokens now "
-                f"({self._cache.capacity * self.slot_bytes} bytes), or train on shorter prompts"
+                f"{error}; reuse.budget is {room} bytes in tokens, and sequences of {longest} tokens under {len(versions)} "
+                f"lanes need about {enough}: raise reuse.budget or engine.chunk_rows, or train on shorter prompts"
             ) from error
         finally:
             self.forget([version for version in versions if version.lane != BASE])
@@ -107,12 +111,30 @@ class PackedScorer:
         for part in groups(sequences, self._cache.capacity // 2):
             yield requests[part]
 
+    def _group_or_again(
+        self,
+        requests: Sequence[Request],
+        versions: Sequence[WeightsVersion],
+        common: Common | None,
+        running: Running,
+    ) -> tuple[list[list[Score]], Work]:
+        """What the base lane keeps must not stand in its own way: without it there may be room."""
+        try:
+            return self._group(requests, versions, common, running)
+        except CacheFullError:
+            base = [version for version in versions if version.lane == BASE]
+            if not base:
+                raise
+            self.forget(base)
+            return self._group(requests, versions, common, running, keep=False)
+
     def _group(
         self,
         requests: Sequence[Request],
         versions: Sequence[WeightsVersion],
         common: Common | None,
         running: Running,
+        keep: bool = True,
     ) -> tuple[list[list[Score]], Work]:
         started, reused = self.passes.computed, dict[str, int]()
         lanes, depth = len(versions), self._causal.depth
@@ -122,7 +144,7 @@ class PackedScorer:
                 shared = self._share(requests, common, stack)
                 ran = self.passes.computed - started
                 reused[common.sharing.source] = lanes * shared.packed.rows * common.sharing.layers - ran
-            values = self._run_lanes(requests, versions, common, shared, running, stack)
+            values = self._run_lanes(requests, versions, common, shared, running, stack, keep)
         computed = self.passes.computed - started
         demand = lanes * depth * sum(len(request.inputs) for request in requests)
         reused["shared_prefix"] = demand - computed - sum(reused.values())
@@ -178,6 +200,7 @@ class PackedScorer:
         shared: Shared | None,
         running: Running,
         stack: ExitStack,
+        keep: bool,
     ) -> list[list[Score]]:
         marked = [_marked(request, common) for request in requests]
         packed = pack(marked)
@@ -194,7 +217,7 @@ class PackedScorer:
                     slots[:, path[: len(tokens)]] = shared.slots[shared.packed.path_of[tokens]]
         version = None if common is None else common.version
         batch = Batch(packed, versions, fresh, slots, first, self._causal.depth, hidden, version)
-        if [one.lane for one in versions] == [BASE] and fresh.all():
+        if keep and [one.lane for one in versions] == [BASE] and fresh.all():
             return self._run_base(requests, paths, batch, running, reads, stack)
         return self.passes.run(batch, running, reads)
 

@@ -99,6 +99,10 @@ class Layers(Trainable):
     def __post_init__(self) -> None:
         if self.first >= self.last:
             raise ValueError(f"first: layers {self.first} to {self.last} - 1 are none; last must be larger than first")
+        if self.every > 1 and not self.block:
+            raise ValueError(
+                f"every: {self.every} steps a block, but there are no blocks; set block, the layers of one"
+            )
 
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         causal = CausalModel(model)

@@ -24,7 +24,10 @@ BATCH_WIDE_ROTARY = ("dynamic", "longrope")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Whether a model ``packs``, the ``reason`` if not, and the bytes of a token's keys and values by layer."""
+    """Whether a model ``packs``, the ``reason`` if not, and the bytes of a token's keys and values by layer.
+
+    ``hidden_bytes`` are those of the states between the shared layers and the rest.
+    """
 
     packs: bool
     reason: str = ""
