@@ -10,9 +10,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mezo
 from peft import LoraConfig, get_peft_model
@@ -36,6 +35,7 @@ SHOTS = 8
 OPTIONS, LABELS, SUFFIX = (" terrible", " great"), ("negative", "positive"), "Sentiment:"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 CHOICE = Choice()
+T = TypeVar("T")
 
 
 def template(shots: Sequence[Row]) -> Template:
@@ -53,10 +53,11 @@ def batches(tokenizer: PreTrainedTokenizerBase, shots: int, count: int) -> list[
     return [examples[i * BATCH : (i + 1) * BATCH] for i in range(count)]
 
 
-def seconds(work: Callable[[], object]) -> float:
+def timed(work: Callable[..., T], *args: Any) -> tuple[float, T]:
+    """Seconds, and what came out."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    result = work(*args)
+    return time.perf_counter() - start, result
 
 
 def signs(seed: int, eps: float = EPS) -> list[Lane]:
@@ -87,9 +88,9 @@ def reviews_8shot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     parameters = [parameter.detach() for parameter in copy.parameters()]
     ours, plain = list[float](), list[float]()
     for i, part in enumerate(parts):
-        ours.append(seconds(partial(twinpass_step, engine, part, i, EPS)))
+        ours.append(timed(twinpass_step, engine, part, i, EPS)[0])
         if i:
-            plain.append(seconds(partial(mezo_step, copy, parameters, part, i, EPS)))
+            plain.append(timed(mezo_step, copy, parameters, part, i, EPS)[0])
     del copy, parameters
     part = parts[0]
     scores = engine.score(CHOICE.requests(part), signs(0))
@@ -148,10 +149,12 @@ def activated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots:
     parameters = [p.detach() for name, p in adapted.named_parameters() if "lora_" in name]
     first, later, plain, work = list[float](), list[float](), list[float](), list[Work]()
     for step in range(12):
-        part, times = parts[step % 2], first if step < 2 else later
-        times.append(seconds(lambda part=part, step=step: work.append(twinpass_step(engine, part, step, 1e-2))))  # type: ignore[misc]
+        part = parts[step % 2]
+        took, done = timed(twinpass_step, engine, part, step, 1e-2)
+        (first if step < 2 else later).append(took)
+        work.append(done)
         if step in (3, 7):
-            plain.append(seconds(partial(mezo_step, adapted, parameters, part, step, 1e-2)))
+            plain.append(timed(mezo_step, adapted, parameters, part, step, 1e-2)[0])
     epoch = work[0] + work[1]
     return {
         "prompt_tokens_shared": shared_tokens(tokenizer, shots),

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+Tokens = tuple[int, ...]
+"""Token ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -77,12 +80,12 @@ class Request:
     weights act everywhere and do not look at it.
     """
 
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
+    prompt: Tokens
+    completion: Tokens
     active_from: int = 0
 
     @property
-    def inputs(self) -> tuple[int, ...]:
+    def inputs(self) -> Tokens:
         """The tokens a model has to read: all but the last, whose own output nobody asks for."""
         return self.prompt + self.completion[:-1]
 

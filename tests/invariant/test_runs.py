@@ -206,9 +206,12 @@ def test_a_model_that_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["blocks", "blocks-inplace", "layers", "activated"])
+@pytest.mark.parametrize("kind", ["blocks", "blocks-inplace", "layers", "activated", "activated-spill"])
 def test_resumed_after_every_record(kind: str, tmp_path: Path) -> None:
-    config = tiny.config(tmp_path, **KINDS[kind])
+    settings = dict(KINDS[kind.removesuffix("-spill")])
+    if kind == "activated-spill":
+        settings["reuse"] = {"policy": "activated", "spill": str(tmp_path / "kv")}
+    config = tiny.config(tmp_path, **settings)
     assert main(["train", str(config), "--json"]) == 0
     whole = (tmp_path / "run/journal.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -219,3 +222,23 @@ def test_resumed_after_every_record(kind: str, tmp_path: Path) -> None:
         (run / "journal.jsonl").write_bytes(b"".join(lines[:count]))
         assert main(["train", "--resume", str(run), "--json"]) == 0
         assert (run / "journal.jsonl").read_bytes() == whole, f"after {count} records"
+
+
+def test_resumed_after_evictions_to_rounding(tmp_path: Path) -> None:
+    """What was pushed out may be computed in other company, which moves the last bits and nothing else."""
+    settings: dict[str, Any] = {"reuse": {"budget": "2KiB"}, **KINDS["activated"]}
+    config = tiny.config(tmp_path, **settings)
+    assert main(["train", str(config), "--json"]) == 0
+    assert json.loads((tmp_path / "run/summary.json").read_text())["kv_bytes"]["evicted"] > 0
+    whole = read(tmp_path / "run/journal.jsonl").records
+    for count in (3, 6):
+        run = tmp_path / f"resumed-{count}"
+        run.mkdir()
+        shutil.copy(tmp_path / "run/config.toml", run)
+        lines = (tmp_path / "run/journal.jsonl").read_bytes().splitlines(keepends=True)
+        (run / "journal.jsonl").write_bytes(b"".join(lines[:count]))
+        assert main(["train", "--resume", str(run), "--json"]) == 0
+        pairs = zip(whole, read(run / "journal.jsonl").records, strict=True)
+        losses = [(a["losses"], b["losses"]) for a, b in pairs if a["kind"] == "step"]
+        assert losses
+        assert all(a == pytest.approx(b, abs=1e-4) for one, two in losses for a, b in zip(one, two, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twinpass.cache.pool import Pool
 from twinpass.cache.spill import Spill
-from twinpass.cache.tree import Tokens
+from twinpass.core import Tokens
 
 LAYERS, HEADS, WIDTH, SLOTS = 2, 2, 4, 24
 IDENTITY = {"base": "0123", "dtype": "torch.float32"}

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from twinpass.cache.tree import RadixTree, Slots, Tokens
+from twinpass.cache.tree import RadixTree, Slots
+from twinpass.core import Tokens
 from twinpass.errors import CacheFullError, StaleKVError
 
 

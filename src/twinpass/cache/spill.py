@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twinpass.cache.pool import Pool
-from twinpass.cache.tree import RadixTree, Slots, Tokens
+from twinpass.cache.tree import RadixTree, Slots
+from twinpass.core import Tokens
 from twinpass.errors import CacheError
 
 FORMAT = "twinpass-kv-1"

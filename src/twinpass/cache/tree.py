@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from twinpass.core import Tokens
+
 Slots = NDArray[np.int64]
-Tokens = tuple[int, ...]
 NONE: Slots = np.empty(0, np.int64)
 
 

@@ -17,7 +17,7 @@ _f, _u, _i = np.float32, np.uint32, np.int32
 
 
 @njit(inline="always")
-def _philox(seed, high, block):  # type: ignore[no-untyped-def]
+def _philox(seed, high, block):
     c0, c1 = _u(block), _u(block >> _S32)
     c2, c3 = _u(high), _u(high >> _S32)
     k0, k1 = _u(seed), _u(seed >> _S32)
@@ -31,7 +31,7 @@ def _philox(seed, high, block):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _popcount(x):  # type: ignore[no-untyped-def]
+def _popcount(x):
     x = _u(x - (_u(x >> _u(1)) & _u(0x55555555)))
     x = _u(_u(x & _u(0x33333333)) + (_u(x >> _u(2)) & _u(0x33333333)))
     x = _u(_u(x + _u(x >> _u(4))) & _u(0x0F0F0F0F))
@@ -39,7 +39,7 @@ def _popcount(x):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _log(x):  # type: ignore[no-untyped-def]
+def _log(x):
     bits = _f(x).view(np.uint32)
     exponent = _i(bits >> _u(23)) - _i(126)
     mantissa = _u((bits & _u(0x007FFFFF)) | _u(0x3F000000)).view(np.float32)
@@ -63,7 +63,7 @@ def _log(x):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _box_muller(radius, angle):  # type: ignore[no-untyped-def]
+def _box_muller(radius, angle):
     uniform = _f(radius) * _f(2**-32) + _f(2**-33)
     r = np.sqrt(_f(-2) * _log(uniform))
     x = _f(_i(angle & _u(0x3FFFFFFF)) - _i(1 << 29)) * _f(np.pi / 2 * 2**-30)
@@ -81,7 +81,7 @@ def _box_muller(radius, angle):  # type: ignore[no-untyped-def]
 
 
 @njit
-def draw(buffer, unit, units, code, seed, high):  # type: ignore[no-untyped-def]
+def draw(buffer, unit, units, code, seed, high):
     """``buffer[:units * UNIT] = z[unit * UNIT : (unit + units) * UNIT]``."""
     if code == 1:
         first = np.uint64(unit) * np.uint64(UNIT // 2)
@@ -105,7 +105,7 @@ def draw(buffer, unit, units, code, seed, high):  # type: ignore[no-untyped-def]
 
 
 @njit
-def draw_uniform(buffer, unit, units, seed, high):  # type: ignore[no-untyped-def]
+def draw_uniform(buffer, unit, units, seed, high):
     """``buffer[:units * UNIT]`` = the rounding stream ``u`` of the same elements, in [0, 1)."""
     first = np.uint64(unit) * np.uint64(UNIT // 4)
     for j in range(units * (UNIT // 4)):

@@ -33,28 +33,28 @@ def _start_threads() -> None:
 _start_threads()
 
 
-def _load(w, i):  # type: ignore[no-untyped-def]
+def _load(w, i):
     """Element ``i`` as a number: bfloat16 bits widen to float32."""
     raise RuntimeError("for compiled code only")
 
 
-def _store(w, i, x, u):  # type: ignore[no-untyped-def]
+def _store(w, i, x, u):
     """Write ``x``; into bfloat16 it rounds up with the probability of its distance (``u`` uniform in [0, 1))."""
     raise RuntimeError("for compiled code only")
 
 
 @overload(_load, inline="always")
-def _load_overload(w, i):  # type: ignore[no-untyped-def]
+def _load_overload(w, i):
     if w.dtype == types.uint16:
         return lambda w, i: _u(_u(w[i]) << _u(16)).view(np.float32)
     return lambda w, i: w[i]
 
 
 @overload(_store, inline="always")
-def _store_overload(w, i, x, u):  # type: ignore[no-untyped-def]
+def _store_overload(w, i, x, u):
     if w.dtype == types.uint16:
 
-        def store_bfloat16(w, i, x, u):  # type: ignore[no-untyped-def]
+        def store_bfloat16(w, i, x, u):
             bits = _f(x).view(np.uint32)
             if (bits & _u(0x7F800000)) != _u(0x7F800000):
                 bits = _u(bits + _u(u * _f(65536)))
@@ -62,26 +62,26 @@ def _store_overload(w, i, x, u):  # type: ignore[no-untyped-def]
 
         return store_bfloat16
 
-    def store(w, i, x, u):  # type: ignore[no-untyped-def]
+    def store(w, i, x, u):
         w[i] = x
 
     return store
 
 
-def _cast(w, x):  # type: ignore[no-untyped-def]
+def _cast(w, x):
     """A scalar in the precision that elements of ``w`` are computed in."""
     raise RuntimeError("for compiled code only")
 
 
 @overload(_cast, inline="always")
-def _cast_overload(w, x):  # type: ignore[no-untyped-def]
+def _cast_overload(w, x):
     if w.dtype == types.float64:
         return lambda w, x: np.float64(x)
     return lambda w, x: np.float32(x)
 
 
 @njit(parallel=True, cache=True)
-def _fill(out, start, code, seed, high):  # type: ignore[no-untyped-def]
+def _fill(out, start, code, seed, high):
     for c in prange((out.size + CHUNK - 1) // CHUNK):
         lo, hi = c * CHUNK, min(out.size, (c + 1) * CHUNK)
         unit = (start + lo) // UNIT
@@ -94,7 +94,7 @@ def _fill(out, start, code, seed, high):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, cache=True)
-def _perturb(w, out, scales, start, code, seed, high):  # type: ignore[no-untyped-def]
+def _perturb(w, out, scales, start, code, seed, high):
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
         unit = (start + lo) // UNIT
@@ -110,7 +110,7 @@ def _perturb(w, out, scales, start, code, seed, high):  # type: ignore[no-untype
 
 
 @njit(parallel=True, cache=True)
-def _gather(w, rows, out, scale, code, seed, high):  # type: ignore[no-untyped-def]
+def _gather(w, rows, out, scale, code, seed, high):
     width = w.shape[1]
     factor = _cast(w, scale)
     for r in prange(rows.size):
@@ -126,7 +126,7 @@ def _gather(w, rows, out, scale, code, seed, high):  # type: ignore[no-untyped-d
 
 
 @njit(parallel=True, cache=True)
-def _accumulate(w, seeds, scales, code, high, rounding):  # type: ignore[no-untyped-def]
+def _accumulate(w, seeds, scales, code, high, rounding):
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
         unit = lo // UNIT
@@ -143,7 +143,7 @@ def _accumulate(w, seeds, scales, code, high, rounding):  # type: ignore[no-unty
 
 
 @njit(parallel=True, cache=True)
-def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck):  # type: ignore[no-untyped-def]
+def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck):
     overflow = np.int64(0)
     for c in prange(stuck.size):
         if stuck[c]:

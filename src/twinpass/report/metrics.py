@@ -15,7 +15,6 @@ class Metrics(Listener):
     """Appends a line for every event. ``draws`` numbers steps through rollbacks, so a resumed run knows where to cut."""
 
     def __init__(self, path: Path, draws: int, evaluations: int) -> None:
-        self._path = path
         _cut(path, draws, evaluations)
         self._file = path.open("a", encoding="utf-8")
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.task.rows import Row
 from twinpass.task.template import Example
-
-Tokens = tuple[int, ...]
 
 
 def common_suffix(examples: Sequence[Example], rows: Sequence[Row]) -> Tokens:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def _packed_attention(
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
     share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
-    k, v = plan.exchange(int(module.layer_idx), k, v)  # type: ignore[arg-type]
+    k, v = plan.exchange(cast(Any, module).layer_idx, k, v)
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype)
     for index, bucket in enumerate(plan.buckets):
         count, n = bucket.queries.shape

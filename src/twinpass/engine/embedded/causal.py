@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ class CausalModel:
     @property
     def decoder(self) -> nn.Module:
         """What turns tokens into hidden states."""
-        decoder: nn.Module = self.model.get_decoder()  # type: ignore[no-untyped-call]
-        return decoder
+        return cast(nn.Module, cast(Any, self.model).get_decoder())
 
     @property
     def layers_path(self) -> str:

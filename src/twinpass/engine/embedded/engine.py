@@ -19,10 +19,10 @@ from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import Common, PackedScorer
+from twinpass.engine.embedded.scorer import Common, Job, PackedScorer
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
-from twinpass.engine.embedded.trial import Trial, scorer
+from twinpass.engine.embedded.trial import Trial
 from twinpass.errors import ModelError
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
@@ -94,7 +94,8 @@ class TorchEngine(Engine):
         self.packs = trial.packs
         self._scorer: PackedScorer | None = None
         if trial.packs:
-            self._scorer = scorer(self._causal, trial, cuts, self._policy, chunk_rows, self._spill(self._policy))
+            spill, sizes = self._spill(self._policy), (trial.layer_bytes, trial.hidden_bytes)
+            self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
         else:
             _warn(
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
@@ -174,7 +175,7 @@ class TorchEngine(Engine):
         weights, running = self._tandem_of(lanes)
         own = [self._ledger.lane(lane) for lane in versions]
         blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
-        values, work = self._scorer.score(requests, own, self._common(blocks), running)
+        values, work = self._scorer.score(Job(requests, own, running, self._common(blocks)))
         self._tandem.check(weights)
         return values, work
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpass.core import Request
+from twinpass.core import Request, Tokens
 
 Rows = NDArray[np.int64]
-Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,22 @@
 """Score packed batches: what lanes share runs once, then each lane runs the rest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinpass.cache.pool import Pool
+from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, Request, Score, WeightsVersion, Work
-from twinpass.engine.embedded.packing import Packed, Reads, Rows, Tokens, groups, mark, pack
+from twinpass.core import BASE, Held, Request, Score, Tokens, WeightsVersion, Work
+from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.packing import Packed, Reads, Rows, groups, mark, pack
 from twinpass.engine.embedded.passes import Batch, Passes, Running, alone
 from twinpass.errors import CacheFullError
-from twinpass.reuse.base import Sharing
+from twinpass.reuse.base import Policy, Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,21 @@ class Common:
 
     sharing: Sharing
     version: WeightsVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to score: requests under ``versions``, each lane's weights, which ``running`` makes the model compute."""
+
+    requests: Sequence[Request]
+    versions: Sequence[WeightsVersion]
+    running: Running
+    common: Common | None = None
+
+    @property
+    def base_only(self) -> bool:
+        """Whether the base lane is the only one."""
+        return [version.lane for version in self.versions] == [BASE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +63,55 @@ class PackedScorer:
         self.passes, self.slot_bytes, self.spill = passes, slot_bytes, spill
         self._causal, self._cache = passes.causal, passes.cache
 
-    def score(
-        self,
-        requests: Sequence[Request],
-        versions: Sequence[WeightsVersion],
-        common: Common | None,
-        running: Running,
-    ) -> tuple[list[list[Score]], Work]:
-        """``[lane][request]`` log-probabilities, and the work they took.
+    @classmethod
+    def sized(
+        cls,
+        causal: CausalModel,
+        policy: Policy,
+        cuts: Set[int],
+        layer_bytes: Sequence[int],
+        hidden_bytes: int,
+        chunk_rows: int,
+        spill: Spill | None,
+    ) -> Self:
+        """A scorer whose cache has the policy's size.
 
         Args:
-            versions: each lane's weights, which ``running`` makes the model compute.
-            common: what lanes share, or None.
+            cuts: the layers below which all tokens may be shared (0: nowhere).
+            layer_bytes: bytes of a token's keys and values, by layer.
+            hidden_bytes: bytes of a token's hidden states, where they are kept as well.
+        """
+        cut = max(cuts) if len(cuts) == 1 else 0
+        slot_bytes = max(sum(layer_bytes[:cut]), sum(layer_bytes[cut:])) + hidden_bytes
+        slots = policy.budget // slot_bytes
+        passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
+        return cls(passes, slot_bytes, spill)
+
+    def score(self, job: Job) -> tuple[list[list[Score]], Work]:
+        """``[lane][request]`` log-probabilities, and the work they took.
 
         Raises:
             CacheFullError: the cache's budget is too small for a request.
         """
-        values: list[list[Score]] = [[] for _ in versions]
+        values: list[list[Score]] = [[] for _ in job.versions]
         work = Work()
         try:
-            for part in self._groups(requests, common):
-                scores, took = self._group_or_again(part, versions, common, running)
+            for part in self._groups(job.requests, job.common):
+                scores, took = self._group_or_again(replace(job, requests=part))
                 work += took
                 for lane, own in zip(values, scores, strict=True):
                     lane.extend(own)
         except CacheFullError as error:
-            longest = max(len(request.inputs) for request in requests)
-            room, enough = (
-                count * self.slot_bytes for count in (self._cache.capacity, 2 * (len(versions) + 1) * longest)
-            )
+            lanes, longest = len(job.versions), max(len(request.inputs) for request in job.requests)
+            room, enough = (count * self.slot_bytes for count in (self._cache.capacity, 2 * (lanes + 1) * longest))
             raise CacheFullError(
-                f"{error}; reuse.budget is {room} bytes in tokens, and sequences of {longest} tokens under {len(versions)} "
-                f"lanes need about {enough}: raise reuse.budget or engine.chunk_rows, or train on shorter prompts"
+                f"{error}; reuse.budget is {room} bytes in tokens, and sequences of {longest} tokens under {lanes} lanes "
+                f"need about {enough}: raise reuse.budget or engine.chunk_rows, or train on shorter prompts"
             ) from error
         finally:
-            self.forget([version for version in versions if version.lane != BASE])
-            if common is not None and not common.sharing.kept:
-                self.forget([common.version])
+            self.forget([version for version in job.versions if version.lane != BASE])
+            if job.common is not None and not job.common.sharing.kept:
+                self.forget([job.common.version])
         return values, work
 
     def warm(self, requests: Sequence[Request], common: Common) -> None:
@@ -111,42 +142,28 @@ class PackedScorer:
         for part in groups(sequences, self._cache.capacity // 2):
             yield requests[part]
 
-    def _group_or_again(
-        self,
-        requests: Sequence[Request],
-        versions: Sequence[WeightsVersion],
-        common: Common | None,
-        running: Running,
-    ) -> tuple[list[list[Score]], Work]:
+    def _group_or_again(self, job: Job) -> tuple[list[list[Score]], Work]:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
         try:
-            return self._group(requests, versions, common, running)
+            return self._group(job, keep=job.base_only)
         except CacheFullError:
-            base = [version for version in versions if version.lane == BASE]
-            if not base:
+            if not job.base_only:
                 raise
-            self.forget(base)
-            return self._group(requests, versions, common, running, keep=False)
+            self.forget(job.versions)
+            return self._group(job, keep=False)
 
-    def _group(
-        self,
-        requests: Sequence[Request],
-        versions: Sequence[WeightsVersion],
-        common: Common | None,
-        running: Running,
-        keep: bool = True,
-    ) -> tuple[list[list[Score]], Work]:
+    def _group(self, job: Job, *, keep: bool) -> tuple[list[list[Score]], Work]:
         started, reused = self.passes.computed, dict[str, int]()
-        lanes, depth = len(versions), self._causal.depth
+        lanes, depth = len(job.versions), self._causal.depth
         with ExitStack() as stack:
             shared = None
-            if common is not None:
-                shared = self._share(requests, common, stack)
+            if job.common is not None:
+                shared = self._share(job.requests, job.common, stack)
                 ran = self.passes.computed - started
-                reused[common.sharing.source] = lanes * shared.packed.rows * common.sharing.layers - ran
-            values = self._run_lanes(requests, versions, common, shared, running, stack, keep)
+                reused[job.common.sharing.source] = lanes * shared.packed.rows * job.common.sharing.layers - ran
+            values = self._run_lanes(job, shared, stack, keep=keep)
         computed = self.passes.computed - started
-        demand = lanes * depth * sum(len(request.inputs) for request in requests)
+        demand = lanes * depth * sum(len(request.inputs) for request in job.requests)
         reused["shared_prefix"] = demand - computed - sum(reused.values())
         return values, Work(demand, computed, reused)
 
@@ -192,21 +209,12 @@ class PackedScorer:
         found = stack.enter_context(self._cache.lease(version, tokens))
         slots[path[: len(found)]] = found
 
-    def _run_lanes(
-        self,
-        requests: Sequence[Request],
-        versions: Sequence[WeightsVersion],
-        common: Common | None,
-        shared: Shared | None,
-        running: Running,
-        stack: ExitStack,
-        keep: bool,
-    ) -> list[list[Score]]:
+    def _run_lanes(self, job: Job, shared: Shared | None, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
+        requests, common = job.requests, job.common
         marked = [_marked(request, common) for request in requests]
         packed = pack(marked)
         paths = [packed.path_of[tokens] for tokens in marked]
-        reads = Reads.of(requests, paths)
-        slots = np.full((len(versions), packed.rows), -1, np.int64)
+        slots = np.full((len(job.versions), packed.rows), -1, np.int64)
         fresh, first, hidden = packed.tokens >= 0, 0, None
         if common is not None and shared is not None:
             if common.sharing.tokens == "all":
@@ -216,25 +224,20 @@ class PackedScorer:
                     tokens = _shared_tokens(request, common)
                     slots[:, path[: len(tokens)]] = shared.slots[shared.packed.path_of[tokens]]
         version = None if common is None else common.version
-        batch = Batch(packed, versions, fresh, slots, first, self._causal.depth, hidden, version)
-        if keep and [one.lane for one in versions] == [BASE] and fresh.all():
-            return self._run_base(requests, paths, batch, running, reads, stack)
-        return self.passes.run(batch, running, reads)
+        batch = Batch(packed, job.versions, fresh, slots, first, self._causal.depth, hidden, version)
+        if keep and fresh.all():
+            return self._run_base(job, paths, batch, stack)
+        return self.passes.run(batch, job.running, Reads.of(requests, paths))
 
-    def _run_base(
-        self,
-        requests: Sequence[Request],
-        paths: Sequence[Rows],
-        batch: Batch,
-        running: Running,
-        reads: Reads,
-        stack: ExitStack,
-    ) -> list[list[Score]]:
+    def _run_base(self, job: Job, paths: Sequence[Rows], batch: Batch, stack: ExitStack) -> list[list[Score]]:
         """The base lane lasts until the next update: prefixes that prompts share are kept for the calls until then."""
         version, (slots,) = batch.versions[0], batch.slots
+        reads = Reads.of(job.requests, paths)
         read = np.zeros(batch.packed.rows, bool)
         read[np.concatenate(reads.rows)] = True
-        prompts = {request.prompt: path[: len(request.prompt)] for request, path in zip(requests, paths, strict=True)}
+        prompts = {
+            request.prompt: path[: len(request.prompt)] for request, path in zip(job.requests, paths, strict=True)
+        }
         for prompt, path in prompts.items():
             self._lease(prompt, path, version, slots, stack)
         batch.fresh[:] = (slots < 0) | read
@@ -245,7 +248,7 @@ class PackedScorer:
         reservation = stack.enter_context(self._cache.reservation())
         if self._cache.capacity >= 4 * keep.sum():
             slots[keep] = reservation.take(version, int(keep.sum()))
-        values = self.passes.run(batch, running, reads)
+        values = self.passes.run(batch, job.running, reads)
         for prompt, path in prompts.items():
             held = int(np.argmax(np.append(slots[path] < 0, True)))
             reservation.insert(version, prompt[:held], slots[path[:held]])

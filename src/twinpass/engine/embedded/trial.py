@@ -1,7 +1,6 @@
 """Try a model on a few short sequences: does the packed pass return what its own forward returns?"""
 
 import inspect
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,12 @@ import torch
 
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
-from twinpass.cache.spill import Spill
 from twinpass.core import Request, WeightsVersion
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.passes import Passes, alone
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import Common, PackedScorer
-from twinpass.reuse.base import Policy, Sharing
+from twinpass.engine.embedded.scorer import Common, Job, PackedScorer
+from twinpass.reuse.base import Sharing
 
 BATCH_WIDE_ROTARY = ("dynamic", "longrope")
 """Rotary scalings that follow the longest sequence of a batch: sequences cannot share a pass exactly."""
@@ -47,7 +45,7 @@ class Trial:
         common = Common(sharing, WeightsVersion("trial", cut)) if cut else None
         passes = Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4)
         try:
-            packed, _ = PackedScorer(passes).score(requests, [version], common, alone)
+            packed, _ = PackedScorer(passes).score(Job(requests, [version], alone, common))
         except Exception as error:  # any model's own code runs here
             return cls(False, f"{type(error).__name__}: {error}")
         if sorted(passes.layer_bytes) != list(range(causal.depth)):
@@ -61,18 +59,6 @@ class Trial:
             return cls(False, "the scores differ")
         size = int(causal.model.config.get_text_config().hidden_size) * dtype.itemsize if cut else 0
         return cls(True, "", tuple(passes.layer_bytes[i] for i in range(causal.depth)), size)
-
-
-def scorer(
-    causal: CausalModel, trial: Trial, cuts: Set[int], policy: Policy, chunk_rows: int, spill: Spill | None
-) -> PackedScorer:
-    """A scorer whose cache has the policy's size. ``cuts`` are the layers below which all tokens may be shared."""
-    cut = max(cuts) if len(cuts) == 1 else 0
-    below, above = trial.layer_bytes[:cut], trial.layer_bytes[cut:]
-    slot_bytes = max(sum(below), sum(above)) + trial.hidden_bytes
-    slots = policy.budget // slot_bytes
-    passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
-    return PackedScorer(passes, slot_bytes, spill)
 
 
 def _obstacle(causal: CausalModel) -> str:

@@ -1,0 +1,111 @@
+"""Engines with something to reuse, and what their scores are measured against."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import (
+    ARCHITECTURES,
+    FALLBACK,
+    LANES,
+    REQUESTS,
+    TARGETS,
+    Float64Softmax,
+    deviation,
+    direction,
+    engine_of,
+)
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from twinpass.core import Lane, Request, Score, Scores, Term
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
+
+NAMES = [*ARCHITECTURES, *FALLBACK]
+
+
+architectures = pytest.mark.parametrize("name", NAMES)
+
+
+packed = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+PROMPTS = tuple(
+    replace(request, active_from=max(0, len(request.prompt) - 1 - i % 3)) for i, request in enumerate(REQUESTS)
+)
+"""The requests with activation points: early, late, and at the very beginning, different ones on the same prompt."""
+
+
+TERMS = [Term(3, 0.125), Term(2**62 + 1, -0.07)]
+
+
+TWO = LANES[:2]
+
+
+def activated_engine(name: str, model: PreTrainedModel, **options: Any) -> TorchEngine:
+    engine = engine_of(name, model, Activated(rank=4, alpha=8.0, targets=TARGETS[name]), **options)
+    engine.update(TERMS)
+    return engine
+
+
+def naive_activated(model: PreTrainedModel, adapters: Mapping[str, Tensor], request: Request) -> Score:
+    """The model's own forward on one sequence, with the adapters added to the rows from the activation point on."""
+    handles = []
+    for name in [name for name in adapters if name.endswith(".lora_A.weight")]:
+        path = name.removesuffix(".lora_A.weight")
+        change = 2.0 * adapters[f"{path}.lora_B.weight"] @ adapters[name]
+
+        def hook(module: nn.Module, args: Any, y: Tensor, change: Tensor = change) -> Tensor:
+            rows = args[0].reshape(len(request.inputs), -1) @ change.t()
+            rows[: request.active_from] = 0
+            return torch.add(y, rows.view(y.shape))
+
+        handles.append(model.get_submodule(path).register_forward_hook(hook))
+    try:
+        with torch.no_grad(), nullcontext() if model.config.model_type in FALLBACK else Float64Softmax():
+            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    logprobs = torch.log_softmax(logits[len(request.prompt) - 1 :].double(), -1).numpy()
+    return np.asarray(logprobs[range(len(request.completion)), request.completion])
+
+
+def in_lane(adapters: Mapping[str, Tensor], lane: Lane) -> dict[str, Tensor]:
+    if lane.probe is None:
+        return dict(adapters)
+    seed = lane.probe.seed
+    return {name: t + lane.scale * direction(name, t, seed, "binomial") for name, t in adapters.items()}
+
+
+def assert_same(scores: Scores, expected: Scores, tolerance: float = 1e-9) -> None:
+    for lane, other in zip(scores.values, expected.values, strict=True):
+        assert deviation(lane, other) < tolerance
+
+
+def trainables(name: str) -> dict[str, tuple[Trainable, Sequence[Request]]]:
+    return {
+        "full": (Full(), REQUESTS),
+        "lora": (Lora(4, 8.0, TARGETS[name]), REQUESTS),
+        "layers": (Layers(1, 2), REQUESTS),
+        "activated": (Activated(4, 8.0, TARGETS[name]), PROMPTS),
+    }
+
+
+class Plain(TorchEngine):
+    """An engine that runs every sequence by the model's own forward."""
+
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+        with Float64Softmax():
+            return super().score(requests, lanes)
+
+
+def without_cache(model: PreTrainedModel, trainable: Trainable) -> TorchEngine:
+    model._supports_attention_backend = False
+    with pytest.warns(UserWarning, match="does not give the same scores when its batch is packed"):
+        return Plain(model, trainable)
