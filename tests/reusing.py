@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from twinpass.core import Lane, Request, Score, Scores, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
+from twinpass.reuse.plan import Spans
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
 
@@ -100,9 +101,9 @@ def trainables(name: str) -> dict[str, tuple[Trainable, Sequence[Request]]]:
 class Plain(TorchEngine):
     """An engine that runs every sequence by the model's own forward."""
 
-    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
         with Float64Softmax():
-            return super().score(requests, lanes)
+            return super().score(requests, lanes, spans)
 
 
 def without_cache(model: PreTrainedModel, trainable: Trainable) -> TorchEngine:

@@ -98,6 +98,7 @@ def finetune(
         optimizer=optimizer,
         train=encoded.train,
         held_out=encoded.held_out,
+        policy=reuse,
         seed=seed,
         eval_every=eval_every,
         block_at=trainable.block_at,

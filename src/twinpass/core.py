@@ -7,6 +7,7 @@ direction, ``eps`` the perturbation scale, ``lr`` the learning rate, ``g`` the p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +27,31 @@ class Probe:
     block: int | None = None
 
 
+Prefix = Literal["own", "base", "reflected"]
+"""Whose keys and values a lane reads for its prefix: its own, the base lane's, or 2 base - those of the opposite sign."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One weight variant ``theta + sign * eps * z``. Sign 0 is the base lane, ``theta`` itself."""
+    """One weight variant ``theta + sign * eps * z``. Sign 0 is the base lane, ``theta`` itself.
+
+    A ``prefix`` other than its own is an approximation: such a lane is not the same as the exact one.
+    """
 
     probe: Probe | None = None
     sign: int = 0
     eps: float = 0.0
+    prefix: Prefix = "own"
 
     @property
     def scale(self) -> float:
         """The factor of ``z``."""
         return self.sign * self.eps
+
+    @property
+    def exact(self) -> "Lane":
+        """The same weights, with every key and value computed under them."""
+        return Lane(self.probe, self.sign, self.eps)
 
 
 BASE = Lane()
@@ -127,19 +141,43 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixReport:
+    """What became of the prefixes whose keys and values were not simply computed.
+
+    ``accepted`` and ``rejected`` count token-layers of reflected lanes: taken from the reflection, or computed although
+    one was there. ``errors`` is measured where a lane ran both ways: by layer, the error of its reflected keys and
+    values, relative to how far the perturbation moved them. ``age`` counts the updates since the base lane's were
+    computed (None: not used); ``carried`` is the error they had when they were computed again, in the same unit.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    errors: tuple[float, ...] = ()
+    age: int | None = None
+    carried: float | None = None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the reflections offered that were taken."""
+        offered = self.accepted + self.rejected
+        return self.accepted / offered if offered else None
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """What an engine returns: ``values[lane][request]``, the work it took, and what its cache holds after it."""
 
     values: Sequence[Sequence[Score]]
     work: Work
     cache: Held = Held()
+    prefix: PrefixReport = PrefixReport()
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A zeroth-order gradient, ``sum_k gradients[k] * z(probes[k])`` over ``q`` probes.
 
-    ``losses[k]`` holds (L+, L-) of probe ``k``; ``loss`` is their mean over all lanes, an estimate of L(theta).
+    ``losses[k]`` holds (L+, L-) of probe ``k``, or (L+, L0) if one-sided; ``loss`` is their mean, an estimate of L(theta).
     """
 
     probes: tuple[Probe, ...]
@@ -154,8 +192,23 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """What a step measured of its own approximations; later steps are planned by it.
+
+    ``approximate`` and ``exact`` are projected gradients of the same probes, by the policy and by exact lanes (empty
+    unless both ran). ``ladder`` holds (eps, L+, L-) of the first probe at several eps, ``base`` the loss L0 of the base lane.
+    """
+
+    prefix: PrefixReport = PrefixReport()
+    approximate: tuple[float, ...] = ()
+    exact: tuple[float, ...] = ()
+    ladder: tuple[tuple[float, float, float], ...] = ()
+    base: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did: its estimate, the gradients after clipping, ``lr``, the work, and what the cache holds."""
+    """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured."""
 
     step: int
     estimate: Estimate
@@ -163,6 +216,7 @@ class StepReport:
     lr: float
     work: Work = Work()
     cache: Held = Held()
+    observed: Observation = Observation()
 
     @property
     def terms(self) -> tuple[Term, ...]:

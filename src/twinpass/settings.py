@@ -11,6 +11,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, validate_default=True)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]

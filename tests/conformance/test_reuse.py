@@ -127,7 +127,7 @@ def test_a_slot_of_other_weights_is_never_read(monkeypatch: pytest.MonkeyPatch) 
     original = Passes.run
 
     def confused(self: Passes, batch: Batch, *rest: Any) -> Any:
-        return original(self, replace(batch, shared=batch.versions[0]), *rest)
+        return original(self, replace(batch, marked=batch.versions if batch.marked else ()), *rest)
 
     monkeypatch.setattr(Passes, "run", confused)
     with pytest.raises(StaleKVError, match="belong to other weights"):

@@ -11,6 +11,7 @@ from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.errors import ConfigError
+from twinpass.schedule.epsilon import Known
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("**/*.toml"))
 Values = dict[str, Any]
@@ -65,7 +66,7 @@ def test_defaults_are_filled_in() -> None:
     assert isinstance(config, Config)
     assert (config.optimizer.lr, config.optimizer.batch_size) == (1e-3, 16)
     assert (config.estimator.probes, config.estimator.perturbation) == (1, "tandem")
-    assert config.epsilon.at(3) == 1e-3
+    assert config.epsilon.at(3, Known()) == 1e-3
     assert config.run.seed == 0
     assert config.task.train_rows is None
     assert set(config.values) == set(SECTIONS)

@@ -1,7 +1,9 @@
 """Where keys and values lie: one tensor a layer, a row a slot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -36,15 +38,43 @@ class Pool:
         return self._keys[plane][slots], self._values[plane][slots]
 
     def write_hidden(self, slots: Tensor, hidden: Tensor) -> None:
-        """Store the hidden states [n, size] that enter layer ``cut``."""
+        """Store the hidden states [..., size] that enter some layer."""
         if self._hidden is None:
-            self._hidden = hidden.new_empty((self.slots, hidden.shape[1]))
+            self._hidden = hidden.new_empty((self.slots, hidden.shape[-1]))
         self._hidden[slots] = hidden
 
     def read_hidden(self, slots: Tensor) -> Tensor:
-        """A copy of stored hidden states [n, size]."""
+        """A copy of stored hidden states [..., size]."""
         assert self._hidden is not None
         return self._hidden[slots]
 
+    def combine(
+        self, target: Tensor, terms: Sequence[tuple[float, Tensor]], layers: range, *, hidden: bool = False
+    ) -> None:
+        """``target = sum_i weight_i * slots_i``: keys and values of some layers, and hidden states if asked for.
+
+        Sums are taken in float32 at least, and rounded once.
+        """
+        for planes in (self._keys, self._values):
+            for layer in layers:
+                plane = planes[self._plane(layer)]
+                plane[target] = _sum(plane, terms)
+        if hidden:
+            assert self._hidden is not None
+            self._hidden[target] = _sum(self._hidden, terms)
+
+    def distance(self, terms: Sequence[tuple[float, Tensor]], layer: int) -> tuple[float, float]:
+        """Norms of ``sum_i weight_i * slots_i`` over a layer's keys, and over its values."""
+        keys, values = (_sum(planes[self._plane(layer)], terms) for planes in (self._keys, self._values))
+        return float(keys.double().norm()), float(values.double().norm())
+
     def _plane(self, layer: int) -> int:
         return layer if layer < self.cut else layer - self.cut
+
+
+def _sum(plane: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    wide = torch.promote_types(plane.dtype, torch.float32)
+    total = torch.zeros((len(terms[0][1]), *plane.shape[1:]), dtype=wide)
+    for weight, slots in terms:
+        total.add_(plane[slots].to(wide), alpha=weight)
+    return total

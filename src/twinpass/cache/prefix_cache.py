@@ -7,7 +7,7 @@ import numpy as np
 
 from twinpass.cache.tree import RadixTree, Slots
 from twinpass.core import Tokens
-from twinpass.errors import CacheFullError, StaleKVError
+from twinpass.errors import CacheError, CacheFullError, StaleKVError
 
 
 class PrefixCache:
@@ -70,6 +70,16 @@ class PrefixCache:
                 "look them up under the version that is running"
             )
 
+    def rename(self, old: Hashable, new: Hashable) -> None:
+        """What was computed under ``old`` has been brought to ``new`` by its owner, slot by slot; nothing is held in the tree.
+
+        Raises:
+            CacheError: ``new`` is in use already.
+        """
+        if new in self._numbers:
+            raise CacheError(f"there are keys and values of {new} already; forget them first")
+        self._numbers[new] = self._numbers.pop(old)
+
     def invalidate(self, version: Hashable) -> None:
         """Forget everything computed under ``version``; reading it from a lease still open raises StaleKVError."""
         self._give_back(self._tree.invalidate(version))
@@ -126,6 +136,12 @@ class Reservation:
             StaleKVError: a slot was reserved for another version.
         """
         self.slots.difference_update(self._cache._hold(version, tokens, slots).tolist())
+
+    def hand_over(self, slots: Slots, to: "Reservation") -> None:
+        """Let another reservation own some of the slots."""
+        moved = set(slots.tolist())
+        self.slots -= moved
+        to.slots |= moved
 
     def drop(self, slots: Slots) -> None:
         """Free reserved slots."""

@@ -53,6 +53,7 @@ def build(config: Config) -> Run:
         optimizer=config.optimizer,
         train=encoded.train,
         held_out=encoded.held_out,
+        policy=config.reuse,
         seed=config.run.seed,
         eval_every=config.run.eval_every,
         block_at=config.trainable.block_at,

@@ -12,9 +12,13 @@ from pydantic import ValidationError
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.engine.embedded.trainable import Activated, Lora, Pattern
 from twinpass.errors import ConfigError
+from twinpass.estimate.one_sided import OneSided
+from twinpass.estimate.spsa import Spsa
 from twinpass.paths import expand
 from twinpass.reuse.activated import Activated as ActivatedPolicy
+from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.invariant import Invariant
+from twinpass.reuse.reflected import Reflected
 
 Values = dict[str, dict[str, Any]]
 
@@ -79,12 +83,27 @@ def _build(name: str, section: Section, given: dict[str, Any], problems: list[st
             problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")
             return None
         kind = given[section.key] = chosen
+    for key in set(section.nested) & set(options):
+        before = len(problems)
+        options[key] = _nested(f"{name}.{key}", section, options[key], problems)
+        if len(problems) > before:
+            return None
     try:
         return section.kinds[kind](**options)
     except ValidationError as error:
         names = [field.name for field in fields(section.kinds[kind])]
         problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
         return None
+
+
+def _nested(name: str, section: Section, given: Any, problems: list[str]) -> Any:
+    """Build what a table, or each of an array of tables, says."""
+    if isinstance(given, list):
+        return tuple(_nested(f"{name}.{i}", section, each, problems) for i, each in enumerate(given))
+    if not isinstance(given, dict):
+        problems.append(f"[{name}]: expected a table such as {{ {section.key} = ... }}, got {given!r}")
+        return None
+    return _build(name, section, given, problems)
 
 
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
@@ -129,9 +148,37 @@ def _reuse_combinations(built: Mapping[str, Any]) -> list[str]:
             "[reuse] policy: 'invariant' shares the layers below the first trained one, and there are none; "
             "train upper layers ([trainable] kind = \"layers\", or first above 0), or use 'auto'"
         )
+    problems += _approximations(built)
     if isinstance(trainable, Activated) and task is not None and not task.suffix and not trainable.invocation:
         problems.append(
             '[task] suffix: activated adapters act from it on; set it, such as "Sentiment:", or [trainable] invocation'
+        )
+    return problems
+
+
+def _approximations(built: Mapping[str, Any]) -> list[str]:
+    """Where an approximate policy could not work, or would gain nothing."""
+    trainable, policy, estimator = built.get("trainable"), built.get("reuse"), built.get("estimator")
+    if policy is None or not policy.approximate:
+        return []
+    problems, name = [], type(policy).__name__.lower()
+    if isinstance(trainable, Activated) or getattr(trainable, "first", 0) > 0:
+        problems.append(
+            f"[reuse] policy: {name!r} approximates what these weights let share exactly; use 'auto', which does"
+        )
+    if estimator is not None and estimator.perturbation == "inplace":
+        problems.append(
+            f"[reuse] policy: {name!r} needs all lanes in one pass; set [estimator] perturbation = \"tandem\", or use 'exact'"
+        )
+    inner = policy.inner if isinstance(policy, Debiased) else policy
+    if isinstance(inner, Reflected) and isinstance(estimator, Spsa) and estimator.probes < 2:
+        problems.append(
+            "[reuse] policy: 'reflected' runs one base lane for all probes, and saves nothing with one; "
+            "set [estimator] probes to 2 or more, or use 'transported'"
+        )
+    if isinstance(inner, Reflected) and isinstance(estimator, OneSided):
+        problems.append(
+            "[reuse] policy: 'reflected' has no minus lanes to reflect with a one-sided estimator; use 'exact'"
         )
     return problems
 

@@ -11,13 +11,19 @@ from pydantic.dataclasses import dataclass
 from twinpass.engine.embedded.engine import CHUNK_ROWS
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
+from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
+from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
+from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.invariant import Invariant
-from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
+from twinpass.reuse.reflected import Reflected
+from twinpass.reuse.transported import Transported
+from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon
 from twinpass.settings import STRICT, Count, Index, Text
 from twinpass.task.template import Template
 from twinpass.train.optimizer import Sgd
@@ -76,11 +82,15 @@ class Config:
 
 @record(frozen=True)
 class Section:
-    """One section: the key that picks a kind (None: there is one kind only), and the kinds."""
+    """One section: the key that picks a kind (None: there is one kind only), and the kinds.
+
+    ``nested`` keys hold a table, or an array of tables, of the same section again.
+    """
 
     kinds: Mapping[str, type[Any]]
     key: str | None = None
     default: str | None = None
+    nested: tuple[str, ...] = ()
 
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
@@ -90,11 +100,33 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             {"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers, "activated": Activated}, "kind"
         ),
         "task": Section({"": TaskSettings}),
-        "estimator": Section({"spsa": Spsa}, "kind", "spsa"),
+        "estimator": Section({"spsa": Spsa, "one_sided": OneSided}, "kind", "spsa"),
         "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
-        "epsilon": Section({"constant": ConstantEpsilon}, "kind", "constant"),
+        "epsilon": Section(
+            {
+                "constant": ConstantEpsilon,
+                "cosine": CosineEpsilon,
+                "join": JoinedEpsilon,
+                "adaptive": AdaptiveEpsilon,
+            },
+            "kind",
+            "constant",
+            nested=("schedules",),
+        ),
         "reuse": Section(
-            {"auto": Auto, "exact": Exact, "invariant": Invariant, "activated": ActivatedPolicy}, "policy", "auto"
+            {
+                "auto": Auto,
+                "exact": Exact,
+                "invariant": Invariant,
+                "activated": ActivatedPolicy,
+                "reflected": Reflected,
+                "transported": Transported,
+                "frozen": Frozen,
+                "debiased": Debiased,
+            },
+            "policy",
+            "auto",
+            nested=("inner",),
         ),
         "engine": Section({"torch": TorchSettings}, "kind", "torch"),
         "run": Section({"": RunSettings}),

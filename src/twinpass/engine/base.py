@@ -5,6 +5,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from twinpass.core import Lane, Probe, Request, Scores, Term
+from twinpass.reuse.plan import Spans
 
 
 class Engine(ABC):
@@ -27,12 +28,29 @@ class Engine(ABC):
     def effective_eps(self, eps: float) -> float:
         """The eps that perturbations really use when ``eps`` is asked for."""
 
+    @property
     @abstractmethod
-    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+    def takes_spans(self) -> bool:
+        """Whether lanes can take prefixes from elsewhere; if not, steps are planned without."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> float:
+        """The relative spacing of the numbers that scores are computed with, 2**-23 for float32."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> int:
+        """How many decoder layers the model has."""
+
+    @abstractmethod
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
         """Log-probabilities of every request's completion under every lane.
 
+        Lanes whose prefix is not their own take its keys and values from elsewhere over ``spans``.
+
         Raises:
-            ModelError: a request does not fit the model's window or vocabulary.
+            ModelError: a request does not fit the model's window or vocabulary, or the engine has no such lanes.
 
         What the model returns is passed on as it is, also where it is not a finite number.
         """

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -20,7 +20,11 @@ class Estimator(ABC):
         noise: distribution of the directions.
         perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
             lane to lane on an exact lattice, and eps is rounded to a power of two).
+
+    The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``).
     """
+
+    bias_order: ClassVar[int]
 
     probes: Count = 1
     noise: Distribution = "binomial"

@@ -1,6 +1,7 @@
 """Two-sided simultaneous perturbation (Spall 1992; MeZO's Algorithm 1 and its n-SPSA, arXiv 2305.17333)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -15,6 +16,8 @@ class Spsa(Estimator):
 
     Bias against the directional derivative ``z . grad L``: O(eps^2), from the third derivative.
     """
+
+    bias_order: ClassVar[int] = 2
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import write_text
 from twinpass.report.listener import Listener
 
@@ -33,6 +34,7 @@ class Metrics(Listener):
             token_layers={"demand": report.work.demand, "computed": report.work.computed},
             reused_by_source=dict(report.work.reused),
             kv_bytes=asdict(report.cache),
+            **_approximation(report),
         )
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
@@ -67,6 +69,23 @@ def read_metrics(path: Path) -> list[Mapping[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _approximation(report: StepReport) -> dict[str, Any]:
+    """What a step took from approximations, and how near it found them to be, where it measured."""
+    observed, fidelity = report.observed, Fidelity.measured([report])
+    fields: dict[str, Any] = {}
+    if (accepted := observed.prefix.hit_rate) is not None:
+        fields["accepted_hit_rate"] = accepted
+    if observed.prefix.errors:
+        fields["reflection_errors"] = list(observed.prefix.errors)
+    if observed.prefix.carried is not None:
+        fields["carried_error"] = observed.prefix.carried
+    if fidelity is not None:
+        fields["fidelity"] = asdict(fidelity)
+    if observed.ladder:
+        fields["trial"] = {"ladder": [list(point) for point in observed.ladder], "base": observed.base}
+    return fields
 
 
 def _cut(path: Path, draws: int, evaluations: int) -> None:

@@ -1,5 +1,6 @@
 """A live progress bar in the terminal, and one line an event that stays."""
 
+from collections import deque
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinpass.core import Evaluation, Held, Rollback, StepReport, Work
+from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
 
 
@@ -28,6 +30,7 @@ class ProgressBar(Listener):
         self._cache = self._bars.add_task("rebuilding cache", total=None, visible=False, state="")
         self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
         self._mean: float | None = None
+        self._checked: deque[StepReport] = deque(maxlen=8)
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -45,11 +48,21 @@ class ProgressBar(Listener):
         estimate = report.estimate
         self._mean = estimate.loss if self._mean is None else 0.9 * self._mean + 0.1 * estimate.loss
         size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
+        if report.observed.exact:
+            self._checked.append(report)
         state = (
             f"loss {self._mean:.3f}  |g| {size:.3g}  eps {estimate.eps:.2g}  "
-            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{_cache(report.cache)}"
+            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}"
         )
         self._bars.update(self._train, completed=report.step + 1, state=state)
+
+    def _fidelity(self, report: StepReport) -> str:
+        """How near g was to the exact one where it was checked last; steps that approximate nothing need none."""
+        accepted, fidelity = report.observed.prefix.hit_rate, Fidelity.measured(list(self._checked))
+        if fidelity is None:
+            return ""
+        share = "" if accepted is None else f", {accepted:.0%} of reflections accepted"
+        return f"{share}, g off by {fidelity.relative_error:.2g}"
 
     def warming(self, done: int, total: int) -> None:
         self._bars.update(self._cache, completed=done, total=total, visible=done < total)

@@ -1,11 +1,14 @@
 """The contract of a policy: which keys and values may stand in for which, and what that costs in bias."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass as settings
 
+from twinpass.core import Lane
+from twinpass.reuse.plan import Plan, Situation
 from twinpass.settings import STRICT, Bytes, Count
 
 
@@ -41,18 +44,49 @@ class Sharing:
 class Policy(ABC):
     """Says which forward work is shared. All have in common the size of the KV cache and its page.
 
+    Each declares its bias: the error of g is O(eps ** ``bias_order``), or None where there is none in expectation.
+    ``approximate`` policies have one in single steps. ``caution`` is said once to whoever chooses the policy.
+
     Args:
         budget: bytes of keys and values that may be held; the least recently used go first.
         page_size: tokens that are held, found and evicted together.
     """
+
+    bias_order: ClassVar[int | None] = None
+    approximate: ClassVar[bool] = False
+    caution: ClassVar[str] = ""
 
     budget: Bytes = 2**30
     page_size: Count = 1
 
     @abstractmethod
     def sharing(self, trains: Trains) -> Sharing | None:
-        """What lanes share, or None.
+        """What lanes share exactly, or None.
 
         Raises:
             ValueError: the policy does not fit what is trained; the message says what would.
         """
+
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+        """How to score an estimator's lanes: a pure function, so that a resumed run plans as the first did."""
+        return Plan(tuple(lanes))
+
+    def accepted(self, eps: float, situation: Situation) -> float | None:
+        """The share of reflections that would be accepted at ``eps``, as last measured; None where there are none."""
+        return None
+
+
+def refuse_exact_ground(trains: Trains, policy: str) -> None:
+    """Approximations are for weights that act on every token in every layer.
+
+    Raises:
+        ValueError: there is an exact policy that shares more.
+    """
+    if trains.activated:
+        raise ValueError(
+            f"activated adapters are shared exactly; {policy} would only add bias: use policy = 'activated'"
+        )
+    if trains.first or trains.varies:
+        raise ValueError(
+            f"lower layers that stay are shared exactly; {policy} does not know them: use policy = 'invariant'"
+        )

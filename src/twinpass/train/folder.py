@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from twinpass.engine.base import Engine
 from twinpass.errors import JournalError
 from twinpass.perturb.noise import ALGORITHM
 from twinpass.report.environment import commit, machine, peak_rss_bytes, versions
+from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import write_json, write_text
 from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
@@ -89,7 +90,9 @@ class RunFolder:
         rows = read_metrics(self.metrics)
         steps = [row for row in rows if row["event"] == "step"]
         work = sum((Work(**row["token_layers"], reused=row["reused_by_source"]) for row in steps), Work())
-        evaluations = history.evaluations
+        evaluations, fidelity = history.evaluations, Fidelity.measured(history.steps)
+        prefixes = [step.observed.prefix for step in history.steps]
+        accepted, offered = (sum(p.accepted for p in prefixes), sum(p.accepted + p.rejected for p in prefixes))
         return {
             "metric_name": plan.objective.metric_name,
             "base_metric": evaluations.get(0),
@@ -103,6 +106,8 @@ class RunFolder:
             "hit_rate": work.hit_rate,
             "token_layers": {"demand": work.demand, "computed": work.computed},
             "reused_by_source": dict(work.reused),
+            "fidelity": None if fidelity is None else asdict(fidelity),
+            "accepted_hit_rate": accepted / offered if offered else None,
             "kv_bytes": steps[-1]["kv_bytes"] if steps else None,
             "peak_rss_bytes": peak_rss_bytes(),
             "weights": str(weights),

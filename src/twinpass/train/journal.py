@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from twinpass.core import Estimate, Probe, StepReport, Term
+from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport, Term
 from twinpass.errors import JournalError
 
 FORMAT = 1
@@ -80,6 +80,19 @@ class History:
             del self.steps[record["to"] :]
             self.evaluations = {step: value for step, value in self.evaluations.items() if step <= record["to"]}
 
+    @property
+    def carried_from(self) -> int:
+        """The step whose base-lane prefix was computed and has been carried since; the number of steps if there is none."""
+        done = len(self.steps)
+        if not done or (self.events and self.events[-1].kind == "rollback"):
+            return done
+        age = self.steps[-1].observed.prefix.age
+        return done if age is None else done - 1 - age
+
+    def draw_of(self, step: int) -> int:
+        """The number of the batch that a step in force was made with."""
+        return next(event.draw for event in reversed(self.events) if event.kind == "draw" and event.step == step)
+
     def terms(self, first: int = 0, last: int | None = None) -> list[Term]:
         """The updates of steps ``first`` to ``last`` - 1, in order."""
         return [term for step in self.steps[first:last] for term in step.terms]
@@ -98,6 +111,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
+        **({} if report.observed == Observation() else {"observed": asdict(report.observed)}),
     }
 
 
@@ -108,7 +122,19 @@ def _report(record: Mapping[str, Any]) -> StepReport:
         tuple((plus, minus) for plus, minus in record["losses"]),
         tuple(record["gradients"]),
     )
-    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"])
+    observed = _observation(record["observed"]) if "observed" in record else Observation()
+    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], observed=observed)
+
+
+def _observation(record: Mapping[str, Any]) -> Observation:
+    prefix = {**record["prefix"], "errors": tuple(record["prefix"]["errors"])}
+    return Observation(
+        PrefixReport(**prefix),
+        tuple(record["approximate"]),
+        tuple(record["exact"]),
+        tuple((eps, plus, minus) for eps, plus, minus in record["ladder"]),
+        record["base"],
+    )
 
 
 class Journal:

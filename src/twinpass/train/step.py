@@ -1,11 +1,15 @@
 """One step of MeZO: Algorithm 1 of Malladi et al. 2023 (arXiv 2305.17333), with its passes in tandem."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from twinpass.core import Probe, StepReport
+from twinpass.core import BASE, Lane, Observation, Probe, StepReport
 from twinpass.engine.base import Engine
 from twinpass.estimate.base import Estimator
 from twinpass.objective.base import Objective
+from twinpass.reuse.base import Policy
+from twinpass.reuse.plan import Situation, combine
 from twinpass.task.template import Example
 
 Clip = Callable[[Sequence[float]], tuple[float, ...]]
@@ -15,24 +19,41 @@ def measure(
     engine: Engine,
     estimator: Estimator,
     objective: Objective,
+    policy: Policy,
     clip: Clip,
+    situation: Situation,
     *,
     step: int,
     examples: Sequence[Example],
     probes: Sequence[Probe],
     eps: float,
     lr: float,
+    trials: Sequence[float] = (),
 ) -> StepReport:
     """Everything of a step but its update, which is made once the report is in the journal.
 
     ``step`` counts from 0, ``examples`` are the minibatch B, and each of the q ``probes`` is a seed s that z is
-    regenerated from; ``clip`` bounds the projected gradients.
+    regenerated from; ``clip`` bounds the projected gradients. ``policy`` says which lanes may read others' prefixes, and
+    which are scored exactly beside them, to measure or to correct. ``trials`` are other eps to try the first probe at.
     """
-    lanes = estimator.lanes(probes, eps)
-    scores = engine.score(objective.requests(examples), lanes)
-    losses = [objective.loss(examples, values) for values in scores.values]
-    estimate = estimator.estimate(probes, eps, losses)
-    return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work, scores.cache)
+    plan = policy.plan(estimator.lanes(probes, eps), situation)
+    tries = [(other, Lane(probes[0], 1, other), Lane(probes[0], -1, other)) for other in trials]
+    lanes = [*plan.lanes, *plan.twins, *(lane for _, *signs in tries for lane in signs), *([BASE] if tries else [])]
+    distinct = list(dict.fromkeys(lanes))
+    scores = engine.score(objective.requests(examples), distinct, plan.spans)
+    losses = {lane: objective.loss(examples, own) for lane, own in zip(distinct, scores.values, strict=True)}
+    approximate = estimator.estimate(probes, eps, [losses[lane] for lane in plan.lanes])
+    exact = estimator.estimate(probes, eps, [losses[lane] for lane in plan.exact]) if plan.twins else approximate
+    ladder = [(other, losses[plus], losses[minus]) for other, plus, minus in tries]
+    observed = Observation(
+        prefix=scores.prefix,
+        approximate=approximate.gradients if plan.twins else (),
+        exact=exact.gradients if plan.twins else (),
+        ladder=tuple(point for point in ladder if all(map(math.isfinite, point))),
+        base=losses.get(BASE) if tries else None,
+    )
+    estimate = replace(exact, gradients=combine(plan, approximate, exact)) if plan.twins else approximate
+    return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work, scores.cache, observed)
 
 
 def apply(engine: Engine, report: StepReport) -> None:

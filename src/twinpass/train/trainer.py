@@ -4,16 +4,20 @@ import math
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-from twinpass.core import Probe, Rollback
+from twinpass.core import Probe, Rollback, StepReport
 from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError
 from twinpass.estimate.base import Estimator
 from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
-from twinpass.schedule.epsilon import Epsilon
+from twinpass.reuse.base import Policy
+from twinpass.reuse.exact import Exact
+from twinpass.reuse.plan import Situation
+from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.template import Example
 from twinpass.train.batches import batch
 from twinpass.train.evaluate import blocks, evaluate
@@ -32,6 +36,7 @@ class Plan:
     optimizer: Sgd
     train: Sequence[Example]
     held_out: Sequence[Example]
+    policy: Policy = field(default_factory=Exact)
     seed: int = 0
     eval_every: int = 0
     block_at: Callable[[int], int | None] = lambda step: None
@@ -61,8 +66,11 @@ class Trainer:
             DivergedError: the run diverged more often than the optimizer allows.
         """
         steps = self.plan.optimizer.steps
-        self.engine.update(self.history.terms())
+        carried = self.history.carried_from
+        self.engine.update(self.history.terms(0, carried))
         self._warm()
+        for step in range(carried, len(self.history.steps)):
+            self._repeat(step)
         self.listener.started(steps, len(self.history.steps))
         while True:
             done = len(self.history.steps)
@@ -94,6 +102,43 @@ class Trainer:
     def _warm_one(self, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]) -> None:
         self.engine.warm(self.plan.objective.requests(examples), probes, since)
 
+    def _repeat(self, step: int) -> None:
+        """Let a resumed run's engine carry again what it had carried: score a step as it was scored, and update."""
+        report = self.history.steps[step]
+        self._measure(step, self.history.draw_of(step), self.history.steps[:step], report.estimate.eps)
+        apply(self.engine, report)
+
+    def _measure(self, step: int, draw: int, before: Sequence[StepReport], eps: float) -> StepReport:
+        """Score a step that comes after ``before``."""
+        plan, engine = self.plan, self.engine
+        known = self._known(before)
+        coin = derive_seed(plan.seed, "check", draw) / 2**63
+        return measure(
+            engine,
+            plan.estimator,
+            plan.objective,
+            self._policy,
+            lambda gradients: plan.optimizer.clipping(gradients, self.history),
+            Situation(engine.layers, before, coin),
+            step=step,
+            examples=self._batch(draw),
+            probes=self._probes(step, draw),
+            eps=eps,
+            lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
+            trials=[engine.effective_eps(trial) for trial in plan.epsilon.trials(step, eps, known)],
+        )
+
+    @property
+    def _policy(self) -> Policy:
+        return self.plan.policy if self.engine.takes_spans else Exact()
+
+    def _known(self, before: Sequence[StepReport]) -> Known:
+        policy, engine = self._policy, self.engine
+        situation = Situation(engine.layers, before)
+        return Known(
+            before, self.plan.estimator.bias_order, engine.resolution, lambda eps: policy.accepted(eps, situation)
+        )
+
     def _probes(self, step: int, draw: int) -> list[Probe]:
         plan = self.plan
         block = plan.block_at(step)
@@ -117,19 +162,10 @@ class Trainer:
         self.listener.evaluated(done, evaluation, self.clock() - start)
 
     def _step(self, step: int) -> None:
-        start, plan, draw = self.clock(), self.plan, self.history.draws
-        report = measure(
-            self.engine,
-            plan.estimator,
-            plan.objective,
-            lambda gradients: plan.optimizer.clipping(gradients, self.history),
-            step=step,
-            examples=self._batch(draw),
-            probes=self._probes(step, draw),
-            eps=self.engine.effective_eps(plan.epsilon.at(step)),
-            lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
-        )
-        if not all(math.isfinite(loss) for pair in report.estimate.losses for loss in pair):
+        start, plan, before = self.clock(), self.plan, self.history.steps
+        eps = self.engine.effective_eps(plan.epsilon.at(step, self._known(before)))
+        report = self._measure(step, self.history.draws, before, eps)
+        if not all(map(math.isfinite, chain(report.estimate.gradients, *report.estimate.losses))):
             self._roll_back(plan.optimizer.guard.not_finite(self.history), discarded=1)
             return
         self._record(step_record(report))

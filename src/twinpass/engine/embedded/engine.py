@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, Lane, Probe, Request, Score, Scores, Term, Work
+from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import Common, Job, PackedScorer
+from twinpass.engine.embedded.scorer import Common, Job, PackedScorer, Result
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.embedded.trial import Trial
@@ -32,6 +32,7 @@ from twinpass.perturb.parameters import flat_view
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.exact import Exact
+from twinpass.reuse.plan import Spans
 
 Perturbation = Literal["tandem", "inplace"]
 
@@ -84,6 +85,8 @@ class TorchEngine(Engine):
         self._inplace = self._place()
         self._base_hash = _hash(model)
         self._policy = reuse or Auto()
+        if self._policy.caution:
+            _warn(self._policy.caution)
         self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
         cuts = {self._cut(block) for block in (None, *self.parameters.blocks)}
         trial = Trial.of(self._causal, max(cuts))
@@ -94,7 +97,8 @@ class TorchEngine(Engine):
         self.packs = trial.packs
         self._scorer: PackedScorer | None = None
         if trial.packs:
-            spill, sizes = self._spill(self._policy), (trial.layer_bytes, trial.hidden_bytes)
+            states = trial.hidden_bytes if max(cuts) or self._policy.approximate else 0
+            spill, sizes = self._spill(self._policy), (trial.layer_bytes, states)
             self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
         else:
             _warn(
@@ -148,50 +152,87 @@ class TorchEngine(Engine):
         """Bytes that one token's keys and values take in the cache; 0 where there is none."""
         return 0 if self._scorer is None else self._scorer.slot_bytes
 
+    @property
+    def takes_spans(self) -> bool:
+        return self._scorer is not None
+
+    @property
+    def resolution(self) -> float:
+        return float(torch.finfo(self.model.dtype).eps)
+
+    @property
+    def layers(self) -> int:
+        return self._causal.depth
+
     def effective_eps(self, eps: float) -> float:
         return eps if self._inplace is None else power_of_two(eps)
 
-    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
         self._require_fit(requests)
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
+        if self._scorer is None:
+            lanes, spans = [lane.exact for lane in lanes], None
+        self._require_spans(lanes, spans)
         if self._inplace is None:
-            values, work = self._pass(requests, lanes, lanes)
+            result = self._pass(requests, lanes, lanes, spans)
         else:
-            values, work = [], Work()
+            result = Result([])
             for lane in lanes:
                 self._inplace.move_to(lane)
-                part, took = self._pass(requests, [BASE], [lane])
-                values += part
-                work += took
-        return Scores(values, work, Held() if self._scorer is None else self._scorer.held)
+                part = self._pass(requests, [BASE], [lane])
+                result.values += part.values
+                result.work += part.work
+        held = Held() if self._scorer is None else self._scorer.held
+        return Scores(result.values, result.work, held, result.prefix)
+
+    def _require_spans(self, lanes: Sequence[Lane], spans: Spans | None) -> None:
+        if spans is None and all(lane.prefix == "own" for lane in lanes):
+            return
+        if spans is None:
+            raise ModelError(
+                "a lane takes its prefix from elsewhere, but no spans say where: give both, as a plan has them"
+            )
+        if self._inplace is not None:
+            raise ModelError(
+                "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
+                "use 'tandem', or reuse.policy = 'exact'"
+            )
+        if any(self._sharing(block) is not None for block in self._ledger.first):
+            raise ModelError(
+                "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"
+            )
 
     def _pass(
-        self, requests: Sequence[Request], lanes: Sequence[Lane], versions: Sequence[Lane]
-    ) -> tuple[list[list[Score]], Work]:
+        self, requests: Sequence[Request], lanes: Sequence[Lane], versions: Sequence[Lane], spans: Spans | None = None
+    ) -> Result:
         """``[lane][request]`` scores of ``lanes`` over the weights in memory, which are together ``versions``."""
         if self._scorer is None:
             return self._pass_plain(requests, lanes)
-        weights, running = self._tandem_of(lanes)
+        used: dict[tuple[Lane, ...], LaneWeights] = {}
+
+        def running_of(which: Sequence[WeightsVersion]) -> Running:
+            chosen = tuple(lanes if self._inplace is not None else [version.lane for version in which])
+            return self._running(used.setdefault(chosen, LaneWeights(self.parameters, self.noise, chosen)))
+
         own = [self._ledger.lane(lane) for lane in versions]
         blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
-        values, work = self._scorer.score(Job(requests, own, running, self._common(blocks)))
-        self._tandem.check(weights)
-        return values, work
+        result = self._scorer.score(Job(requests, own, running_of, self._common(blocks), spans))
+        self._tandem.check(used.values())
+        return result
 
-    def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> tuple[list[list[Score]], Work]:
+    def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Result:
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
         values = []
         for lane in lanes:
-            weights, running = self._tandem_of([lane])
-            values.append(score_plain(self._causal, requests, starts, running))
-            self._tandem.check(weights)
+            weights = LaneWeights(self.parameters, self.noise, [lane])
+            values.append(score_plain(self._causal, requests, starts, self._running(weights)))
+            self._tandem.check([weights])
         rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
-        return values, Work(rows, rows)
+        return Result(values, Work(rows, rows))
 
-    def _tandem_of(self, lanes: Sequence[Lane]) -> tuple[LaneWeights, Running]:
-        weights = LaneWeights(self.parameters, self.noise, lanes)
-        return weights, lambda layout: self._tandem.running(weights, layout)
+    def _running(self, weights: LaneWeights) -> Running:
+        return lambda layout: self._tandem.running(weights, layout)
 
     @property
     def keeps(self) -> bool:
@@ -216,18 +257,22 @@ class TorchEngine(Engine):
         return None if sharing is None else Common(sharing, self._ledger.shared(sharing.layers))
 
     def update(self, terms: Sequence[Term]) -> None:
-        self._moved({term.block for term in terms})
+        self._moved({term.block for term in terms}, terms)
         if self._inplace is None:
             self.parameters.add(terms, self.noise)
         else:
             self._inplace.update(terms)
 
-    def _moved(self, blocks: Set[int | None]) -> None:
-        """The weights are about to change: what was computed with them is forgotten."""
+    def _moved(self, blocks: Set[int | None], terms: Sequence[Term] | None = None) -> None:
+        """The weights are about to change: what was computed with them is forgotten, or moves along ``terms``."""
         base = self._ledger.lane(BASE)
         stale = self._ledger.change(blocks)
         if self._scorer is not None:
             self._scorer.forget([base, *stale])
+            if terms is None:
+                self._scorer.prefixes.drop()
+            else:
+                self._scorer.move(terms, self._ledger.lane(Lane(prefix="base")))
 
     def settle(self) -> None:
         """Bring the weights in memory to ``theta``, with every update applied (they wait in in-place mode)."""

@@ -23,10 +23,30 @@ LOGITS_BYTES = 64 << 20
 Running = Callable[[LaneLayout], AbstractContextManager[None]]
 """Opens the tandem around a pass."""
 
+RunningOf = Callable[[Sequence[WeightsVersion]], Running]
+"""The tandem for some lanes, named by their weights versions."""
+
 
 def alone(layout: LaneLayout) -> AbstractContextManager[None]:
     """A pass of the model as it is."""
     return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Something computed before: where it is for each row, [lanes, R] or [1, R] for all, and under which weights each is."""
+
+    slots: Rows
+    versions: Sequence[WeightsVersion]
+
+    def require_own(self, cache: PrefixCache) -> None:
+        """Make sure that every slot belongs to the weights it is said to.
+
+        Raises:
+            StaleKVError: one does not.
+        """
+        for version, slots in zip(self.versions, self.slots, strict=True):
+            cache.check(version, slots)
 
 
 @dataclass(frozen=True)
@@ -39,8 +59,8 @@ class Batch:
         fresh: rows to compute [R]; the keys and values of all others are in ``slots``.
         slots: where each row's keys and values are, or go to, [lanes, R]; -1 for those not kept.
         first, last: the layers that run.
-        hidden: slots of the states that enter layer ``first`` [R], unless it begins with the embeddings.
-        shared: the version of marked rows, which are before the activation point and the same for all lanes.
+        hidden: the states that enter layer ``first``, unless it begins with the embeddings.
+        marked: each lane's version of the marked rows, whose keys and values come from elsewhere.
     """
 
     packed: Packed
@@ -49,8 +69,8 @@ class Batch:
     slots: Rows
     first: int
     last: int
-    hidden: Rows | None = None
-    shared: WeightsVersion | None = None
+    hidden: Kept | None = None
+    marked: Sequence[WeightsVersion] = ()
 
     def require_own(self, cache: PrefixCache) -> None:
         """Make sure that every slot belongs to the weights it is about to be used with.
@@ -61,10 +81,10 @@ class Batch:
         marked = self.packed.tokens < 0
         for version, slots in zip(self.versions, self.slots, strict=True):
             cache.check(version, slots[~marked & (slots >= 0)])
-            if self.shared is not None:
-                cache.check(self.shared, slots[marked])
-        if self.shared is not None and self.hidden is not None:
-            cache.check(self.shared, self.hidden)
+        if self.marked:
+            Kept(self.slots[:, marked], self.marked).require_own(cache)
+        if self.hidden is not None:
+            self.hidden.require_own(cache)
 
 
 @dataclass
@@ -115,8 +135,8 @@ class Passes:
         positions = torch.from_numpy(np.tile(packed.positions[rows], (lanes, 1)))
         hidden = None
         if batch.hidden is not None:
-            hidden = self.pool.read_hidden(torch.from_numpy(batch.hidden[rows]))
-            hidden = hidden.expand(lanes, *hidden.shape).contiguous()
+            hidden = self.pool.read_hidden(torch.from_numpy(batch.hidden.slots[:, rows]))
+            hidden = hidden.expand(lanes, -1, -1).contiguous()
         with packed_attention(self.causal.model, plan), running(LaneLayout(lanes, len(rows))):
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
         self.computed += lanes * len(rows) * (batch.last - batch.first)
@@ -124,7 +144,7 @@ class Passes:
         self.layer_bytes |= plan.layer_bytes
         states: Tensor = output["last_hidden_state"]
         if batch.last < self.causal.depth:
-            self.pool.write_hidden(torch.from_numpy(batch.slots[0, rows]), states[0])
+            self.pool.write_hidden(torch.from_numpy(batch.slots[:, rows]), states)
         for wanted in result.wanted(rows, max(1, LOGITS_BYTES // (4 * lanes * self.causal.vocabulary))):
             at = torch.from_numpy(np.searchsorted(rows, wanted))
             with running(LaneLayout(lanes, len(wanted))):

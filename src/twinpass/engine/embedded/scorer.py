@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, Request, Score, Tokens, WeightsVersion, Work
+from twinpass.core import BASE, Held, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.packing import Packed, Reads, Rows, groups, mark, pack
-from twinpass.engine.embedded.passes import Batch, Passes, Running, alone
+from twinpass.engine.embedded.passes import Batch, Kept, Passes, RunningOf, alone
+from twinpass.engine.embedded.prefixes import Prefixes, Prepared, prefix_lengths
 from twinpass.errors import CacheFullError
 from twinpass.reuse.base import Policy, Sharing
+from twinpass.reuse.plan import Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,57 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to score: requests under ``versions``, each lane's weights, which ``running`` makes the model compute."""
+    """What to score: requests under ``versions``, each lane's weights, which ``running_of`` makes the model compute.
+
+    Lanes either have something in ``common``, or take prefixes from elsewhere over ``spans``; then ``prefixes`` says how
+    long each request's is, and ``shared`` how much of it all have in common.
+    """
 
     requests: Sequence[Request]
     versions: Sequence[WeightsVersion]
-    running: Running
+    running_of: RunningOf
     common: Common | None = None
+    spans: Spans | None = None
+    prefixes: Sequence[int] = ()
+    shared: int = 0
 
     @property
     def base_only(self) -> bool:
         """Whether the base lane is the only one."""
         return [version.lane for version in self.versions] == [BASE]
+
+    def part(self, requests: slice) -> "Job":
+        """The same for some of the requests."""
+        return replace(self, requests=self.requests[requests], prefixes=self.prefixes[requests])
+
+    @property
+    def demand(self) -> int:
+        """Rows that scoring every request under every distinct variant of the weights, on its own, would take."""
+        variants = len({version.lane.exact for version in self.versions})
+        return variants * sum(len(request.inputs) for request in self.requests)
+
+
+@dataclass(slots=True)
+class Result:
+    """``values[lane][request]``, the work, and what became of prefixes."""
+
+    values: list[list[Score]]
+    work: Work = field(default_factory=Work)
+    prefix: PrefixReport = field(default_factory=PrefixReport)
+
+    def extend(self, other: "Result") -> None:
+        """Take in the same lanes' scores of further requests."""
+        for lane, own in zip(self.values, other.values, strict=True):
+            lane.extend(own)
+        self.work += other.work
+        first, more = self.prefix, other.prefix
+        self.prefix = PrefixReport(
+            first.accepted + more.accepted,
+            first.rejected + more.rejected,
+            tuple(map(max, first.errors, more.errors)) if first.errors else more.errors,
+            first.age if first.age is not None else more.age,
+            first.carried if first.carried is not None else more.carried,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +103,7 @@ class PackedScorer:
 
     def __init__(self, passes: Passes, slot_bytes: int = 0, spill: Spill | None = None) -> None:
         self.passes, self.slot_bytes, self.spill = passes, slot_bytes, spill
+        self.prefixes = Prefixes(passes)
         self._causal, self._cache = passes.causal, passes.cache
 
     @classmethod
@@ -87,20 +130,19 @@ class PackedScorer:
         passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
         return cls(passes, slot_bytes, spill)
 
-    def score(self, job: Job) -> tuple[list[list[Score]], Work]:
-        """``[lane][request]`` log-probabilities, and the work they took.
+    def score(self, job: Job) -> Result:
+        """Log-probabilities, and the work they took.
 
         Raises:
             CacheFullError: the cache's budget is too small for a request.
         """
-        values: list[list[Score]] = [[] for _ in job.versions]
-        work = Work()
+        result = Result([[] for _ in job.versions])
+        if job.spans is not None:
+            lengths, shared = prefix_lengths(job.requests, job.spans)
+            job = replace(job, prefixes=lengths, shared=shared)
         try:
-            for part in self._groups(job.requests, job.common):
-                scores, took = self._group_or_again(replace(job, requests=part))
-                work += took
-                for lane, own in zip(values, scores, strict=True):
-                    lane.extend(own)
+            for part in self._groups(job):
+                result.extend(self._group_or_again(job.part(part)))
         except CacheFullError as error:
             lanes, longest = len(job.versions), max(len(request.inputs) for request in job.requests)
             room, enough = (count * self.slot_bytes for count in (self._cache.capacity, 2 * (lanes + 1) * longest))
@@ -109,17 +151,24 @@ class PackedScorer:
                 f"need about {enough}: raise reuse.budget or engine.chunk_rows, or train on shorter prompts"
             ) from error
         finally:
-            self.forget([version for version in job.versions if version.lane != BASE])
+            own = {version for version in job.versions if version.lane != BASE} - self.prefixes.retained
+            self.forget(list(own))
             if job.common is not None and not job.common.sharing.kept:
                 self.forget([job.common.version])
-        return values, work
+        return result
 
     def warm(self, requests: Sequence[Request], common: Common) -> None:
         """Find or compute what lanes would share and keep."""
         if common.sharing.kept:
-            for part in self._groups(requests, common):
+            for part in self._groups(Job(requests, (), lambda versions: alone, common)):
                 with ExitStack() as stack:
-                    self._share(part, common, stack)
+                    self._share(requests[part], common, stack)
+
+    def move(self, terms: Sequence[Term], version: WeightsVersion) -> None:
+        """An update brings the weights to ``version``: what is carried follows, or is dropped."""
+        carry = self.prefixes.carry
+        if carry is not None and not carry.move(terms, version):
+            self.prefixes.drop()
 
     def forget(self, versions: Sequence[WeightsVersion]) -> None:
         """Weights that will not come back."""
@@ -133,16 +182,18 @@ class PackedScorer:
         spilled = 0 if self.spill is None else self.spill.written
         return Held(self._cache.held * size, self._cache.evicted * size, spilled)
 
-    def _groups(self, requests: Sequence[Request], common: Common | None) -> Iterator[Sequence[Request]]:
+    def _groups(self, job: Job) -> Iterator[slice]:
         """What is shared has to be in the cache all at once: so many requests at a time as leave half of it free."""
-        if common is None:
-            yield requests
-            return
-        sequences = [_shared_tokens(request, common) for request in requests]
-        for part in groups(sequences, self._cache.capacity // 2):
-            yield requests[part]
+        if job.common is not None:
+            sequences = [_shared_tokens(request, job.common) for request in job.requests]
+            yield from groups(sequences, self._cache.capacity // 2)
+        elif job.spans is not None:
+            sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
+            yield from groups(sequences, self._cache.capacity // (2 * (len(job.versions) + 1)))
+        else:
+            yield slice(0, len(job.requests))
 
-    def _group_or_again(self, job: Job) -> tuple[list[list[Score]], Work]:
+    def _group_or_again(self, job: Job) -> Result:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
         try:
             return self._group(job, keep=job.base_only)
@@ -152,20 +203,28 @@ class PackedScorer:
             self.forget(job.versions)
             return self._group(job, keep=False)
 
-    def _group(self, job: Job, *, keep: bool) -> tuple[list[list[Score]], Work]:
-        started, reused = self.passes.computed, dict[str, int]()
+    def _group(self, job: Job, *, keep: bool) -> Result:
+        started, reused, report = self.passes.computed, dict[str, int](), PrefixReport()
         lanes, depth = len(job.versions), self._causal.depth
         with ExitStack() as stack:
-            shared = None
             if job.common is not None:
                 shared = self._share(job.requests, job.common, stack)
                 ran = self.passes.computed - started
                 reused[job.common.sharing.source] = lanes * shared.packed.rows * job.common.sharing.layers - ran
-            values = self._run_lanes(job, shared, stack, keep=keep)
-        computed = self.passes.computed - started
-        demand = lanes * depth * sum(len(request.inputs) for request in job.requests)
+                values = self._run_common(job, job.common, shared)
+            elif job.spans is not None:
+                prepared = self._prepare(job, job.spans, stack)
+                reused, report = dict(prepared.saved), prepared.report
+                values = self._run_prepared(job, prepared)
+            else:
+                values = self._run_lanes(job, stack, keep=keep)
+        computed, demand = self.passes.computed - started, depth * job.demand
         reused["shared_prefix"] = demand - computed - sum(reused.values())
-        return values, Work(demand, computed, reused)
+        return Result(values, Work(demand, computed, reused), report)
+
+    def _prepare(self, job: Job, spans: Spans, stack: ExitStack) -> Prepared:
+        sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
+        return self.prefixes.prepare(sequences, job.shared, job.versions, spans, job.running_of, stack)
 
     def _share(self, requests: Sequence[Request], common: Common, stack: ExitStack) -> Shared:
         """Find or compute what lanes share; it stays until ``stack`` closes."""
@@ -209,25 +268,44 @@ class PackedScorer:
         found = stack.enter_context(self._cache.lease(version, tokens))
         slots[path[: len(found)]] = found
 
-    def _run_lanes(self, job: Job, shared: Shared | None, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
-        requests, common = job.requests, job.common
-        marked = [_marked(request, common) for request in requests]
+    def _run_common(self, job: Job, common: Common, shared: Shared) -> list[list[Score]]:
+        """What lanes have in common is there: run the layers above it, or the tokens after it."""
+        if common.sharing.tokens == "all":
+            packed = pack([request.inputs for request in job.requests])
+            paths = [packed.path_of[request.inputs] for request in job.requests]
+            hidden = Kept(shared.slots[None], [common.version])
+            every, slots = np.ones(packed.rows, bool), _unkept(job, packed)
+            batch = Batch(packed, job.versions, every, slots, common.sharing.layers, self._causal.depth, hidden)
+            return self.passes.run(batch, job.running_of(job.versions), Reads.of(job.requests, paths))
+        lanes = len(job.versions)
+        kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
+        return self._run_rest(job, [request.active_from for request in job.requests], shared.packed, kept)
+
+    def _run_prepared(self, job: Job, prepared: Prepared) -> list[list[Score]]:
+        """Every lane's prefix is there: run the tokens after it."""
+        return self._run_rest(job, job.prefixes, prepared.packed, prepared.kept)
+
+    def _run_rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: Kept) -> list[list[Score]]:
+        """Run what follows the first ``lengths`` tokens of each request, whose keys and values are ``kept``."""
+        requests = job.requests
+        marked = [mark(request.inputs, length) for request, length in zip(requests, lengths, strict=True)]
         packed = pack(marked)
         paths = [packed.path_of[tokens] for tokens in marked]
-        slots = np.full((len(job.versions), packed.rows), -1, np.int64)
-        fresh, first, hidden = packed.tokens >= 0, 0, None
-        if common is not None and shared is not None:
-            if common.sharing.tokens == "all":
-                first, hidden = common.sharing.layers, shared.slots
-            else:
-                for request, path in zip(requests, paths, strict=True):
-                    tokens = _shared_tokens(request, common)
-                    slots[:, path[: len(tokens)]] = shared.slots[shared.packed.path_of[tokens]]
-        version = None if common is None else common.version
-        batch = Batch(packed, job.versions, fresh, slots, first, self._causal.depth, hidden, version)
-        if keep and fresh.all():
+        slots = _unkept(job, packed)
+        for request, length, path in zip(requests, lengths, paths, strict=True):
+            slots[:, path[:length]] = kept.slots[:, prefix.path_of[request.inputs[:length]]]
+        fresh = packed.tokens >= 0
+        batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions)
+        return self.passes.run(batch, job.running_of(job.versions), Reads.of(requests, paths))
+
+    def _run_lanes(self, job: Job, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
+        packed = pack([request.inputs for request in job.requests])
+        paths = [packed.path_of[request.inputs] for request in job.requests]
+        fresh, slots = np.ones(packed.rows, bool), _unkept(job, packed)
+        batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth)
+        if keep:
             return self._run_base(job, paths, batch, stack)
-        return self.passes.run(batch, job.running, Reads.of(requests, paths))
+        return self.passes.run(batch, job.running_of(job.versions), Reads.of(job.requests, paths))
 
     def _run_base(self, job: Job, paths: Sequence[Rows], batch: Batch, stack: ExitStack) -> list[list[Score]]:
         """The base lane lasts until the next update: prefixes that prompts share are kept for the calls until then."""
@@ -248,7 +326,7 @@ class PackedScorer:
         reservation = stack.enter_context(self._cache.reservation())
         if self._cache.capacity >= 4 * keep.sum():
             slots[keep] = reservation.take(version, int(keep.sum()))
-        values = self.passes.run(batch, job.running, reads)
+        values = self.passes.run(batch, job.running_of(job.versions), reads)
         for prompt, path in prompts.items():
             held = int(np.argmax(np.append(slots[path] < 0, True)))
             reservation.insert(version, prompt[:held], slots[path[:held]])
@@ -261,7 +339,6 @@ def _shared_tokens(request: Request, common: Common) -> Tokens:
     return request.inputs[: request.active_from] if before else request.inputs
 
 
-def _marked(request: Request, common: Common | None) -> Tokens:
-    """A request's tokens, those before the activation point marked where that matters."""
-    before = common is not None and common.sharing.tokens == "before_activation"
-    return mark(request.inputs, request.active_from if before else 0)
+def _unkept(job: Job, packed: Packed) -> Rows:
+    """Slots [lanes, R] of a pass that keeps nothing."""
+    return np.full((len(job.versions), packed.rows), -1, np.int64)

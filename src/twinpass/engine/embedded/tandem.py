@@ -6,7 +6,7 @@ Linear layers, Hugging Face's ``Conv1D`` and embeddings have a fast path; any ot
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -186,19 +186,20 @@ class Tandem:
                     stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
             yield
 
-    def check(self, weights: LaneWeights) -> None:
+    def check(self, passes: Collection[LaneWeights]) -> None:
         """Called after all passes of a batch.
 
         Raises:
             MissedParameterError: a selected parameter was perturbed and never used.
         """
-        unchecked = [name for name in weights.perturbed if name in self._unchecked]
-        if missed := [name for name in unchecked if name not in weights.visited]:
+        perturbed = {name: None for weights in passes for name in weights.perturbed if name in self._unchecked}
+        visited = set[str]().union(*(weights.visited for weights in passes))
+        if missed := [name for name in perturbed if name not in visited]:
             raise MissedParameterError(
                 f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
                 "select only what the model uses, with trainable.kind = 'pattern'"
             )
-        self._unchecked.difference_update(unchecked)
+        self._unchecked.difference_update(perturbed)
 
 
 def _lane_modules(

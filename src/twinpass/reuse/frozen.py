@@ -1,0 +1,43 @@
+"""The naive idea: both signs read the base lane's keys and values for their prefix. Its bias does not vanish with eps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import Lane
+from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
+from twinpass.reuse.plan import Plan, Situation, Spans
+from twinpass.settings import STRICT, Probability
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Frozen(Policy):
+    """Approximate: drops the gradient through the prefix, whatever eps (docs/maths/frozen.md).
+
+    It exists to be measured, and as what :class:`Debiased` corrects.
+
+    Args:
+        check: probability that a step scores the exact lanes as well, only to say how far off g is; the first does.
+    """
+
+    bias_order: ClassVar[int | None] = 0
+    approximate: ClassVar[bool] = True
+    caution: ClassVar[str] = (
+        "reuse.policy = 'frozen' drops the gradient through the prefix, at any eps: measured on SmolLM2-135M with demonstrations "
+        "in the prompt, g was off by FROZEN_ERROR of its size (benchmarks/results/profile-8shot.json). "
+        "Use it inside 'debiased', or choose 'exact'"
+    )
+
+    check: Probability = 0.05
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        refuse_exact_ground(trains, "frozen")
+        return None
+
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+        seen = situation.last(lambda observed: bool(observed.exact))
+        twins = tuple(lanes) if seen is None or situation.coin < self.check else ()
+        chosen = tuple(replace(lane, prefix="base") for lane in lanes)
+        return Plan(chosen, Spans("prompt", situation.layers), twins, weight=0.0)

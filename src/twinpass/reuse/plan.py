@@ -1,0 +1,72 @@
+"""Plans: the lanes that a step scores, and the spans over which they take keys and values from elsewhere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from twinpass.core import Estimate, Lane, Observation, StepReport
+
+Base = Literal["compute", "keep", "carried"]
+"""Base-lane keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where lanes with a ``prefix`` other than their own do not compute it.
+
+    ::
+
+        layer    prefix tokens           the rest
+        L - 1    COMPUTE                 COMPUTE
+        layers   COMPUTE, from the state that was reused or reflected
+        ...      REUSE or REFLECT        COMPUTE
+        0
+
+    ``tokens``: the prefix is the ``prompt`` up to its suffix, or what all prompts of the batch share (``returning``, as it
+    comes back with every batch).
+    """
+
+    tokens: Literal["prompt", "returning"]
+    layers: int
+    base: Base = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to score for an estimate, and how to make it from the losses.
+
+    Args:
+        lanes: the estimator's lanes in its order, some of them under another prefix.
+        spans: where that holds.
+        twins: exact versions of some of the lanes, scored beside them.
+        weight: the estimate is ``approximate + weight * (exact - approximate)`` where there are twins.
+    """
+
+    lanes: tuple[Lane, ...]
+    spans: Spans | None = None
+    twins: tuple[Lane, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def exact(self) -> list[Lane]:
+        """The lanes with their twins in place of those that have one."""
+        return [lane.exact if lane.exact in self.twins else lane for lane in self.lanes]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a policy may look at: the model's ``layers``, the ``steps`` in force, and a ``coin`` (uniform in [0, 1))."""
+
+    layers: int
+    steps: Sequence[StepReport] = ()
+    coin: float = 0.0
+
+    def last(self, chosen: Callable[[Observation], bool]) -> StepReport | None:
+        """The latest step whose observation is ``chosen``."""
+        return next((step for step in reversed(self.steps) if chosen(step.observed)), None)
+
+
+def combine(plan: Plan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:
+    """``g_a + weight * (g - g_a)``, probe by probe."""
+    pairs = zip(approximate.gradients, exact.gradients, strict=True)
+    return tuple(a + plan.weight * (g - a) for a, g in pairs)

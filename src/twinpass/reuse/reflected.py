@@ -1,0 +1,78 @@
+"""The minus lane's prefix by reflection: KV- = 2 KV0 - KV+, accepted layer by layer where its measured error allows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import Lane, Prefix
+from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
+from twinpass.reuse.plan import Base, Plan, Situation, Spans
+from twinpass.settings import STRICT, Positive, Probability
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Reflected(Policy):
+    """Approximate: the error of g is O(eps) (docs/maths/reflected.md).
+
+    Reflection costs (1 + q) passes over the prefix instead of 2 q. Steps that measure score the exact minus lanes as well,
+    and use them. Below the first layer whose error, scaled from the eps it was measured at, exceeds the tolerance,
+    reflections are accepted; the state that enters that layer is reflected and runs exactly above it.
+
+    Args:
+        tolerance: largest error of reflected keys and values, relative to how far the perturbation moved them.
+        check: probability that a step measures; the first always does.
+    """
+
+    bias_order: ClassVar[int | None] = 1
+    approximate: ClassVar[bool] = True
+
+    tolerance: Positive = 0.2
+    check: Probability = 0.05
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        refuse_exact_ground(trains, type(self).__name__.lower())
+        return None
+
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+        return reflect(lanes, situation, self.tolerance, self.check, "compute")
+
+    def accepted(self, eps: float, situation: Situation) -> float | None:
+        return accepted_layers(eps, situation, self.tolerance) / situation.layers
+
+
+REMEASURE = 4.0
+"""Errors are not scaled to an eps further away than this factor: they are measured again."""
+
+
+def accepted_layers(eps: float, situation: Situation, tolerance: float) -> int:
+    """How many layers, from the lowest, stay within ``tolerance`` at ``eps``: errors grow in proportion to it."""
+    seen = situation.last(lambda observed: bool(observed.prefix.errors))
+    if seen is None:
+        return situation.layers
+    scale = eps / seen.estimate.eps
+    within = [error * scale <= tolerance for error in seen.observed.prefix.errors]
+    return within.index(False) if False in within else situation.layers
+
+
+def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: Base) -> Plan:
+    """Reflect every minus lane as far as the last measurement allows; measure, if it is time to."""
+    pairs, eps = sum(lane.sign < 0 for lane in lanes), max(lane.eps for lane in lanes)
+    layers = accepted_layers(eps, situation, tolerance)
+    measures = situation.coin < check or (pairs > 0 and not _measured_near(eps, situation))
+    if (not measures and not layers) or (not pairs and base == "compute"):
+        return Plan(tuple(lanes))
+    spans = Spans("prompt" if pairs > 1 or base == "compute" else "returning", layers, base)
+    chosen = tuple(replace(lane, prefix=_prefix(lane)) for lane in lanes)
+    biased = [lane.exact for lane in chosen if lane.sign < 0 or (not lane.sign and base == "carried")]
+    return Plan(chosen, spans, tuple(biased) if measures else ())
+
+
+def _prefix(lane: Lane) -> Prefix:
+    return "own" if lane.sign > 0 else "reflected" if lane.sign else "base"
+
+
+def _measured_near(eps: float, situation: Situation) -> bool:
+    seen = situation.last(lambda observed: bool(observed.prefix.errors))
+    return seen is not None and 1 / REMEASURE <= eps / seen.estimate.eps <= REMEASURE
