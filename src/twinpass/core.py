@@ -35,13 +35,15 @@ Prefix = Literal["own", "base", "reflected"]
 class Lane:
     """One weight variant ``theta + sign * eps * z``. Sign 0 is the base lane, ``theta`` itself.
 
-    A ``prefix`` other than its own is an approximation: such a lane is not the same as the exact one.
+    A ``prefix`` other than its own is an approximation: such a lane is not the same as the exact one. A ``linear`` lane's
+    scores are those of ``theta`` plus their derivative along ``sign * eps * z``.
     """
 
     probe: Probe | None = None
     sign: int = 0
     eps: float = 0.0
     prefix: Prefix = "own"
+    linear: bool = False
 
     @property
     def scale(self) -> float:
@@ -51,7 +53,7 @@ class Lane:
     @property
     def exact(self) -> "Lane":
         """The same weights, with every key and value computed under them."""
-        return Lane(self.probe, self.sign, self.eps)
+        return Lane(self.probe, self.sign, self.eps, linear=self.linear)
 
 
 BASE = Lane()
@@ -146,13 +148,14 @@ class PrefixReport:
 
     ``accepted`` and ``rejected`` count token-layers of reflected lanes: taken from the reflection, or computed although
     one was there. ``errors`` is measured where a lane ran both ways: by layer, the error of its reflected keys and
-    values, relative to how far the perturbation moved them. ``age`` counts the updates since the base lane's were
+    values, relative to how far the perturbation moved them, and in ``drift`` how far that is, relative to their size. ``age`` counts the updates since the base lane's were
     computed (None: not used); ``carried`` is the error they had when they were computed again, in the same unit.
     """
 
     accepted: int = 0
     rejected: int = 0
     errors: tuple[float, ...] = ()
+    drift: tuple[float, ...] = ()
     age: int | None = None
     carried: float | None = None
 

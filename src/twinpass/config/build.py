@@ -6,12 +6,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from twinpass.config.encode import encode
-from twinpass.config.schema import Config
+from twinpass.config.schema import Config, TaskSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
+from twinpass.errors import DataError
 from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import derive_seed
-from twinpass.task.rows import read_rows
+from twinpass.task.rows import Row, read_rows
+from twinpass.task.template import Template
 from twinpass.train.trainer import Plan
 
 
@@ -31,10 +33,10 @@ def build(config: Config) -> Run:
         TwinpassError: data or model cannot be used. Nothing has been written then.
     """
     task = config.task
-    train = read_rows(Path(task.train), task.train_rows)
+    train, template = _training_rows(task)
     held_out = read_rows(Path(task.eval), task.eval_rows)
     model, tokenizer = load(config.model.path, config.model.dtype)
-    encoded = encode(config.task, config.trainable, train, held_out, model, tokenizer)
+    encoded = encode(template, config.trainable, train, held_out, model, tokenizer)
     engine = TorchEngine(
         model,
         config.trainable,
@@ -59,3 +61,17 @@ def build(config: Config) -> Run:
         block_at=config.trainable.block_at,
     )
     return Run(engine, tokenizer, plan)
+
+
+def _training_rows(task: TaskSettings) -> tuple[list[Row], Template]:
+    """The rows to train on, and the template with its demonstrations."""
+    if not task.shots:
+        return read_rows(Path(task.train), task.train_rows), task
+    rows = read_rows(Path(task.train))
+    wanted = task.train_rows or max(1, len(rows) - task.shots)
+    if wanted + task.shots > len(rows):
+        raise DataError(
+            f"{task.train}: {wanted} rows to train on and {task.shots} shots are more than the {len(rows)} in the file; "
+            "lower task.train_rows or task.shots"
+        )
+    return rows[:wanted], task.with_shots(rows[-task.shots :])

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.engine.embedded.trainable import Activated, Lora, Pattern
 from twinpass.errors import ConfigError
+from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.paths import expand
@@ -170,6 +171,8 @@ def _approximations(built: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"[reuse] policy: {name!r} needs all lanes in one pass; set [estimator] perturbation = \"tandem\", or use 'exact'"
         )
+    if isinstance(estimator, Jvp):
+        problems.append("[reuse] policy: the 'jvp' estimator differentiates, and reuses nothing; use 'exact'")
     inner = policy.inner if isinstance(policy, Debiased) else policy
     if isinstance(inner, Reflected) and isinstance(estimator, Spsa) and estimator.probes < 2:
         problems.append(

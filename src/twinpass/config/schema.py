@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.engine.embedded.engine import CHUNK_ROWS
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
+from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.reuse.activated import Activated as ActivatedPolicy
@@ -39,12 +40,16 @@ class ModelSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TaskSettings(Template):
-    """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used."""
+    """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used.
+
+    The last ``shots`` rows of the training file stand solved in front of every prompt, and are not trained on.
+    """
 
     train: Text = field(kw_only=True)
     eval: Text = field(kw_only=True)
     train_rows: Count | None = None
     eval_rows: Count | None = None
+    shots: Index = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,7 +105,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             {"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers, "activated": Activated}, "kind"
         ),
         "task": Section({"": TaskSettings}),
-        "estimator": Section({"spsa": Spsa, "one_sided": OneSided}, "kind", "spsa"),
+        "estimator": Section({"spsa": Spsa, "one_sided": OneSided, "jvp": Jvp}, "kind", "spsa"),
         "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
         "epsilon": Section(
             {

@@ -1,8 +1,9 @@
 """Fill a prompt from a row and tokenise it together with its answer options."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
+from typing import Self
 
 from pydantic.dataclasses import dataclass as settings
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +57,15 @@ class Template:
         """Names of the row fields that the prompt uses."""
         return tuple(name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None)
 
+    def with_shots(self, rows: Sequence[Row]) -> Self:
+        """The same with solved rows in front of every prompt, a blank line after each.
+
+        Raises:
+            DataError: a row lacks a field, or its label is none of the options.
+        """
+        solved = "".join(f"{self._fill(row)}{self.suffix}{self.options[self._label(row)]}\n\n" for row in rows)
+        return replace(self, prompt=solved.replace("{", "{{").replace("}", "}}") + self.prompt)
+
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int | None) -> list[Example]:
         """Tokenise all rows.
 
@@ -65,10 +75,7 @@ class Template:
         return [self._encode(row, tokenizer, window) for row in rows]
 
     def _encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, window: int | None) -> Example:
-        values = {name: self._text(row, name) for name in self.fields}
-        if values and not any(value.strip() for value in values.values()):
-            raise DataError(f"{row.place}: the prompt is empty, {' and '.join(values)} hold no text")
-        text = self.prompt.format_map(values)
+        text = self._fill(row)
         before, whole = _ids(tokenizer, text), _ids(tokenizer, text + self.suffix)
         options = tuple(self._option(row, tokenizer, text + self.suffix, whole, option) for option in self.options)
         longest = len(whole) + max(len(option) for option in options)
@@ -77,6 +84,12 @@ class Template:
                 f"{row.place}: {longest} tokens, but the model's window holds {window}; shorten or drop the row"
             )
         return Example(whole, options, self._label(row), _common(before, whole))
+
+    def _fill(self, row: Row) -> str:
+        values = {name: self._text(row, name) for name in self.fields}
+        if values and not any(value.strip() for value in values.values()):
+            raise DataError(f"{row.place}: the prompt is empty, {' and '.join(values)} hold no text")
+        return self.prompt.format_map(values)
 
     def _field(self, row: Row, name: str) -> object:
         if name not in row.fields:

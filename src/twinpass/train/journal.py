@@ -127,7 +127,7 @@ def _report(record: Mapping[str, Any]) -> StepReport:
 
 
 def _observation(record: Mapping[str, Any]) -> Observation:
-    prefix = {**record["prefix"], "errors": tuple(record["prefix"]["errors"])}
+    prefix = {**record["prefix"], **{key: tuple(record["prefix"][key]) for key in ("errors", "drift")}}
     return Observation(
         PrefixReport(**prefix),
         tuple(record["approximate"]),

@@ -17,6 +17,7 @@ from twinpass.engine.base import Engine
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
+from twinpass.engine.embedded.linearised import Tangents, tangents
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
 from twinpass.engine.embedded.scorer import Common, Job, PackedScorer, Result
@@ -171,6 +172,8 @@ class TorchEngine(Engine):
         self._require_fit(requests)
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
+        if any(lane.linear for lane in lanes):
+            return self._score_linear(requests, lanes)
         if self._scorer is None:
             lanes, spans = [lane.exact for lane in lanes], None
         self._require_spans(lanes, spans)
@@ -185,6 +188,23 @@ class TorchEngine(Engine):
                 result.work += part.work
         held = Held() if self._scorer is None else self._scorer.held
         return Scores(result.values, result.work, held, result.prefix)
+
+    def _score_linear(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+        if not all(lane.linear and lane.probe for lane in lanes):
+            raise ModelError("linear lanes are scored on their own: score the others in another call")
+        self.settle()
+        starts = [request.active_from if self._trained.activated else 0 for request in requests]
+        adapters = self._trained.adapters
+        known: dict[Probe, Tangents] = {}
+        for probe in {lane.probe: None for lane in lanes if lane.probe is not None}:
+            known[probe] = tangents(self._causal, self.parameters, adapters, self.noise, requests, starts, probe)
+        values = [
+            [value + lane.scale * slope for value, slope in known[lane.probe]]
+            for lane in lanes
+            if lane.probe is not None
+        ]
+        rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
+        return Scores(values, Work(rows, rows))
 
     def _require_spans(self, lanes: Sequence[Lane], spans: Spans | None) -> None:
         if spans is None and all(lane.prefix == "own" for lane in lanes):

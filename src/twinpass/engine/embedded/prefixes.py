@@ -24,6 +24,9 @@ from twinpass.reuse.plan import Spans
 UNMOVED = 8 * float(np.finfo(np.float32).eps)
 """Keys and values that moved by less, relative to their size, did not: what is left is rounding."""
 
+HOPELESS = 1e9
+"""What stands for an error that is not a finite number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -111,10 +114,12 @@ class Prefixes:
             self._run(group, own, slots[group.own], np.ones(packed.rows, bool), self._depth, running_of)
         slots[group.base] = base
         self._reflect(group, base, slots, running_of, reservation)
+        errors, drift = self._errors(group, base, slots)
         report = PrefixReport(
             accepted=len(group.opposite) * packed.rows * group.cut,
             rejected=len(group.opposite) * packed.rows * (self._depth - group.cut),
-            errors=self._errors(group, base, slots),
+            errors=errors,
+            drift=drift,
         )
         if self.carry is not None and spans.base != "compute":
             report = replace(report, age=self.carry.age, carried=self._carried_error(group, old, base, slots))
@@ -123,10 +128,9 @@ class Prefixes:
             old.close(replaced=old.version == group.base_version)
         ran = self._passes.computed - started
         variants = len({version.lane.exact for version in versions})
-        saved = {"transported": carried_rows * group.base_depth}
-        saved["reflected" if group.opposite else "frozen"] = (
-            variants * packed.rows * self._depth - ran - saved["transported"]
-        )
+        every = packed.rows * self._depth
+        saved = {"transported": carried_rows * group.base_depth, "measured": -every * group.measuring}
+        saved["reflected" if group.opposite else "frozen"] = variants * every - ran - sum(saved.values())
         kept = Kept(slots, [group.base_version if i in group.base else versions[i] for i in range(len(versions))])
         return Prepared(packed, kept, {source: count for source, count in saved.items() if count}, report)
 
@@ -195,13 +199,14 @@ class Prefixes:
             every = np.ones(group.packed.rows, bool)
             self._run(group, versions, slots[lanes], every, self._depth, running_of, first=group.cut)
 
-    def _errors(self, group: "_Group", base: Rows, slots: Rows) -> tuple[float, ...]:
-        """By layer, how far reflections are from the lanes they stand for, relative to how far those are from the base."""
-        if not group.twins:
-            return ()
+    def _errors(self, group: "_Group", base: Rows, slots: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """By layer, how far reflections are from the lanes they stand for, relative to how far those are from the base.
+
+        Then, how far those are from the base, relative to its size.
+        """
         about, at = torch.from_numpy(base), torch.from_numpy(slots)
-        errors = []
-        for layer in range(self._depth):
+        errors, drift = [], []
+        for layer in range(self._depth) if group.twins else ():
             off, moved = np.zeros(2), np.zeros(2)
             for lane, twin in group.twins.items():
                 opposite = at[group.opposite[lane]]
@@ -209,7 +214,8 @@ class Prefixes:
                 moved += np.square(self._pool.distance([(1.0, at[twin]), (-1.0, about)], layer))
             size = np.square(self._pool.distance([(1.0, about)], layer)) * len(group.twins)
             errors.append(_ratio(off, moved, size))
-        return tuple(errors)
+            drift.append(_ratio(moved, size, size))
+        return tuple(errors), tuple(drift)
 
     def _carried_error(self, group: "_Group", old: Carry | None, base: Rows, slots: Rows) -> float | None:
         """How far what was carried is from what was now computed, in the largest layer, relative to one perturbation."""
@@ -260,6 +266,8 @@ class _Group:
         self.base_version = replace(versions[0], lane=Lane(prefix="base"))
         self.cut = min(spans.layers, depth)
         self.graded = bool(reflected) and 0 < self.cut < depth
+        approximate = {lane.exact for lane in lanes if lane.prefix != "own"}
+        self.measuring = sum(lanes[i] in approximate for i in self.own)
         self.needs_base = bool(self.base or reflected)
         self.base_depth = depth if self.base or self.twins else self.cut
 
@@ -267,4 +275,5 @@ class _Group:
 def _ratio(off: NDArray[np.float64], moved: NDArray[np.float64], size: NDArray[np.float64]) -> float:
     """The larger of keys' and values' relative errors, from squared norms; what did not move has none."""
     still = moved <= UNMOVED**2 * size
-    return float(np.sqrt(np.where(still, 0.0, off / np.where(still, 1.0, moved)).max()))
+    ratio = np.sqrt(np.where(still, 0.0, off / np.where(still, 1.0, moved)).max())
+    return float(np.nan_to_num(ratio, nan=HOPELESS, posinf=HOPELESS))

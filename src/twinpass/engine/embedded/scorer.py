@@ -79,6 +79,7 @@ class Result:
             first.accepted + more.accepted,
             first.rejected + more.rejected,
             tuple(map(max, first.errors, more.errors)) if first.errors else more.errors,
+            tuple(map(max, first.drift, more.drift)) if first.drift else more.drift,
             first.age if first.age is not None else more.age,
             first.carried if first.carried is not None else more.carried,
         )

@@ -1,0 +1,1 @@
+"""What approximations cost and save, measured on a task's own batch."""

@@ -1,0 +1,119 @@
+"""Scores to first order in the perturbation, by forward-mode differentiation: the reference that estimates are held against.
+
+Slow, and ``z`` exists as a whole here: for tests and analysis, not for training on the memory one has.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad as untyped_forward_ad
+from torch.func import functional_call
+
+from twinpass.core import Probe, Request, Score
+from twinpass.engine.embedded.adapter import LoraWeights
+from twinpass.engine.embedded.causal import CausalModel, log_softmax
+from twinpass.engine.embedded.patching import forward_of
+from twinpass.perturb import kernels
+from twinpass.perturb.noise import Distribution
+from twinpass.perturb.parameters import Parameters
+
+forward_ad: Any = untyped_forward_ad
+
+BATCH_TOKENS = 2048
+"""Tokens that run at once; dual numbers take twice the memory, and nothing is packed."""
+
+Tangents = list[tuple[Score, Score]]
+"""By request: log-probabilities [len(completion)], and their derivatives along ``z``."""
+
+
+def tangents(
+    causal: CausalModel,
+    parameters: Parameters,
+    adapters: Mapping[str, LoraWeights],
+    noise: Distribution,
+    requests: Sequence[Request],
+    starts: Sequence[int],
+    probe: Probe,
+) -> Tangents:
+    """Log-probabilities and their directional derivatives along a probe's ``z``; ``starts`` are activation points."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (request, start) in enumerate(zip(requests, starts, strict=True)):
+        alike[len(request.inputs), start].append(i)
+    found: dict[int, tuple[Score, Score]] = {}
+    with torch.no_grad(), forward_ad.dual_level(), _eager(causal):
+        duals = _duals(parameters, noise, probe)
+        for (length, start), members in alike.items():
+            step = max(1, BATCH_TOKENS // length)
+            for first in range(0, len(members), step):
+                part = members[first : first + step]
+                logits = _logits(causal, duals, adapters, [requests[i].inputs for i in part], start)
+                for i, row in zip(part, logits, strict=True):
+                    found[i] = _read(row, requests[i])
+    return [found[i] for i in range(len(requests))]
+
+
+def _duals(parameters: Parameters, noise: Distribution, probe: Probe) -> dict[str, Tensor]:
+    duals = {}
+    for name, tensor in parameters.items():
+        z = np.zeros(tensor.numel(), np.float32)
+        if parameters.moves(name, probe.block):
+            kernels.fill(z, probe.seed, parameters.keys_of[name][0], 0, noise)
+        duals[name] = forward_ad.make_dual(tensor, torch.from_numpy(z).view(tensor.shape).to(tensor.dtype))
+    return duals
+
+
+def _logits(
+    causal: CausalModel,
+    duals: Mapping[str, Tensor],
+    adapters: Mapping[str, LoraWeights],
+    inputs: Sequence[Sequence[int]],
+    start: int,
+) -> Tensor:
+    model = causal.model
+    with ExitStack() as stack:
+        for path, lora in adapters.items():
+            module = model.get_submodule(path)
+            acts = (torch.arange(len(inputs[0])) >= start).repeat(len(inputs))[:, None]
+            stack.enter_context(forward_of(module, _adapted(module.forward, duals, lora, acts)))
+        own = {} if adapters else dict(duals)
+        logits: Tensor = functional_call(model, own, (), {"input_ids": torch.tensor(inputs), "use_cache": False}).logits
+    return logits
+
+
+def _adapted(
+    original: Callable[[Tensor], Tensor], duals: Mapping[str, Tensor], lora: LoraWeights, acts: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """The module with its adapter, on those of all tokens [B * N, 1] where it ``acts``."""
+
+    def forward(x: Tensor) -> Tensor:
+        a, b = duals[lora.a], duals[lora.b]
+        y = original(x)
+        rows = x.reshape(len(acts), -1).to(a.dtype)
+        change = (rows @ a.t()) @ b.t() * (acts.to(a.dtype) * lora.scale)
+        return y + change.view(y.shape).to(y.dtype)
+
+    return forward
+
+
+def _read(row: Tensor, request: Request) -> tuple[Score, Score]:
+    logprobs = log_softmax(row[len(request.prompt) - 1 :])[range(len(request.completion)), request.completion]
+    value, tangent = forward_ad.unpack_dual(logprobs)
+    slope = torch.zeros_like(value) if tangent is None else tangent
+    return value.double().numpy(), slope.double().numpy()
+
+
+@contextmanager
+def _eager(causal: CausalModel) -> Iterator[None]:
+    """Fused attention kernels have no forward-mode derivative."""
+    config: Any = causal.model.config
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
