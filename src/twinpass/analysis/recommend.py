@@ -48,8 +48,9 @@ def _error(row: Mapping[str, Any]) -> float:
 
 
 def _hits(row: Mapping[str, Any]) -> bool:
-    return row["accepted_hit_rate"] is None or row["accepted_hit_rate"] >= HIT_TARGET
+    accepted = row["accepted_hit_rate"]
+    return accepted is None or bool(accepted >= HIT_TARGET)
 
 
 def _worse_than_exact(row: Mapping[str, Any]) -> bool:
-    return row["policy"] != "exact" and row["compute_saved"] <= 0
+    return bool(row["policy"] != "exact" and row["compute_saved"] <= 0)

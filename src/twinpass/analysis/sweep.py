@@ -1,26 +1,25 @@
-"""Sweep eps and policies over many probes of one batch: hit rate, work, and fidelity of the gradient, side by side."""
+"""Sweep eps and policies over many probes of one batch: hit rate, work, and fidelity of the gradient, side by side.
+
+Losses are remembered by lane, so that what several policies need is scored once; the work and the time of each policy
+are those of a step of its own.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from twinpass.core import BASE, Probe, StepReport, Work
+from twinpass.core import BASE, Estimate, Lane, Observation, PrefixReport, Probe, Score, StepReport, Work
 from twinpass.engine.base import Engine
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
+from twinpass.estimate.spsa import Spsa
 from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
-from twinpass.report.fidelity import Fidelity
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
-from twinpass.reuse.plan import Situation
+from twinpass.reuse.plan import Plan, Situation, Spans, combine
 from twinpass.task.template import Example
 from twinpass.train.step import apply, measure
-
-EXACT = "exact"
 
 
 @dataclass(frozen=True)
@@ -34,181 +33,193 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What is measured on: one batch, and probes from a seed.
+class Cost:
+    """What a step took."""
 
-    Args:
-        clip: bounds the updates that moving contenders make.
-        told: called with every part that is done.
-    """
-
-    engine: Engine
-    objective: Objective
-    examples: Sequence[Example]
-    seed: int
-    probes: int
-    lr: float = 0.0
-    told: Callable[[str], None] = lambda part: None
-
-    def groups(self, size: int) -> list[list[Probe]]:
-        """The probes, ``size`` at a time."""
-        probes = [Probe(derive_seed(self.seed, "profile", k)) for k in range(self.probes)]
-        return [probes[i : i + size] for i in range(0, self.probes, size)]
-
-    def measure(
-        self, contender: Contender, probes: Sequence[Probe], eps: float, history: Sequence[StepReport], coin: float
-    ) -> StepReport:
-        """One step's estimate, planned by what ``history`` measured."""
-        return measure(
-            self.engine,
-            contender.estimator,
-            self.objective,
-            contender.policy,
-            tuple,
-            Situation(self.engine.layers, history, coin),
-            step=len(history),
-            examples=self.examples,
-            probes=probes,
-            eps=eps,
-            lr=self.lr,
-        )
+    work: Work
+    seconds: float
 
 
 @dataclass
 class Course:
-    """A contender at one eps: gradients by probe, work, and what was measured on the way.
-
-    ``exact`` are exact gradients at the same weights, where those moved.
-    """
+    """A contender at one eps: gradients by probe, and what they took. ``exact`` are those without approximation."""
 
     eps: float
     gradients: list[float] = field(default_factory=list)
-    losses: list[tuple[float, float]] = field(default_factory=list)
     exact: list[float] = field(default_factory=list)
     work: Work = field(default_factory=Work)
     seconds: float = 0.0
     accepted: int = 0
     offered: int = 0
-    errors: tuple[float, ...] = ()
-    drift: tuple[float, ...] = ()
 
-    def add(self, report: StepReport, seconds: float) -> None:
+    def add(self, gradients: Sequence[float], exact: Sequence[float], cost: Cost, prefix: PrefixReport) -> None:
         """Take in a step."""
-        self.gradients += report.estimate.gradients
-        self.losses += report.estimate.losses
-        self.work += report.work
-        self.seconds += seconds
-        self.accepted += report.observed.prefix.accepted
-        self.offered += report.observed.prefix.accepted + report.observed.prefix.rejected
+        self.gradients += gradients
+        self.exact += exact
+        self.work += cost.work
+        self.seconds += cost.seconds
+        self.accepted += prefix.accepted
+        self.offered += prefix.accepted + prefix.rejected
 
 
-def run(bench: Bench, contender: Contender, eps: float) -> Course:
-    """Measure a contender over all probes at one eps.
+class Bench:
+    """One batch on one engine, and probes from a seed.
 
-    A policy that decides by measurements gets one first, on the first probes; its work is not counted.
+    Args:
+        told: called with every part that is done.
     """
-    course, size = Course(eps), contender.estimator.probes
-    groups = bench.groups(size)
-    history: list[StepReport] = []
-    if contender.policy.approximate:
-        first = bench.measure(contender, groups[0], eps, history, coin=1.0)
-        prefix = first.observed.prefix
-        course.errors, course.drift = prefix.errors, prefix.drift
-        history.append(first)
-        if contender.moves:
-            bench.engine.update([])  # the weights stay; what is carried goes on from here
-    for number, probes in enumerate(groups):
+
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        examples: Sequence[Example],
+        seed: int,
+        probes: int,
+        lr: float = 0.0,
+        told: Callable[[str], None] = lambda part: None,
+    ) -> None:
+        self.engine, self.objective, self.examples, self.lr, self.told = engine, objective, examples, lr, told
+        self.seed = seed
+        self.probes = [Probe(derive_seed(seed, "profile", k)) for k in range(probes)]
+        self._requests = objective.requests(examples)
+        self._known: dict[tuple[Lane, Spans | None], float] = {}
+        self._costs: dict[object, tuple[Cost, PrefixReport]] = {}
+
+    def groups(self, size: int) -> list[list[Probe]]:
+        """The probes, ``size`` at a time."""
+        return [self.probes[i : i + size] for i in range(0, len(self.probes), size)]
+
+    def survey(self, probes: Sequence[Probe], eps: float) -> StepReport:
+        """Score what most policies need of some probes in one pass; what it measured, as a step's report."""
+        spans = Spans("prompt", self.engine.layers)
+        exact = [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]
+        reflected = [Lane(probe, -1, eps, "reflected") for probe in probes]
+        frozen = [Lane(probe, sign, eps, "base") for probe in probes for sign in (1, -1)]
+        lanes = [*exact, *reflected, *frozen, Lane(prefix="base")]
+        scores = self.engine.score(self._requests, lanes, spans)
+        self._remember(lanes, spans, scores.values)
+        self._known[BASE, None] = self._known[Lane(prefix="base"), spans]
+        losses = self.losses(exact, None)
+        observed = Observation(prefix=scores.prefix, approximate=(0.0,), exact=(0.0,))
+        return StepReport(0, Spsa().estimate(probes, eps, losses), (), 0.0, observed=observed)
+
+    def losses(self, lanes: Sequence[Lane], spans: Spans | None) -> list[float]:
+        """The losses of lanes; those not known are scored."""
+        if missing := [lane for lane in dict.fromkeys(lanes) if _key(lane, spans) not in self._known]:
+            needed = list(
+                dict.fromkeys([*missing, *(_opposite(lane) for lane in missing if lane.prefix == "reflected")])
+            )
+            approximate = any(lane.prefix != "own" for lane in needed)
+            self._remember(
+                needed, spans, self.engine.score(self._requests, needed, spans if approximate else None).values
+            )
+        return [self._known[_key(lane, spans)] for lane in lanes]
+
+    def cost(self, plan: Plan) -> tuple[Cost, PrefixReport]:
+        """What a step of this plan takes; measured once for all probes and eps."""
+        shape = (tuple((lane.sign, lane.prefix) for lane in (*plan.lanes, *plan.twins)), plan.spans)
+        if shape not in self._costs:
+            started = time.perf_counter()
+            scores = self.engine.score(self._requests, [*plan.lanes, *plan.twins], plan.spans)
+            self._costs[shape] = Cost(scores.work, time.perf_counter() - started), scores.prefix
+        return self._costs[shape]
+
+    def forget(self) -> None:
+        """Drop what is known of lanes: the weights or eps change."""
+        self._known.clear()
+
+    def _remember(self, lanes: Sequence[Lane], spans: Spans | None, values: Sequence[Sequence[Score]]) -> None:
+        for lane, own in zip(lanes, values, strict=True):
+            self._known[_key(lane, spans)] = self.objective.loss(self.examples, own)
+
+
+def run(bench: Bench, contender: Contender, eps: float, seen: Sequence[StepReport]) -> Course:
+    """Measure a contender over all probes at one eps, planning by what was ``seen`` there."""
+    course, estimator = Course(eps), contender.estimator
+    for number, probes in enumerate(bench.groups(estimator.probes)):
         coin = derive_seed(bench.seed, "coin", number) / 2**63
-        started = time.perf_counter()
-        report = bench.measure(contender, probes, eps, history, coin)
-        course.add(report, time.perf_counter() - started)
-        if contender.moves:
-            course.exact += bench.measure(exactly(contender), probes, eps, [], coin=1.0).estimate.gradients
-            apply(bench.engine, report)
-        history.append(report)
+        plan = contender.policy.plan(estimator.lanes(probes, eps), Situation(bench.engine.layers, seen, coin))
+        approximate = estimator.estimate(probes, eps, bench.losses(plan.lanes, plan.spans))
+        gradients = approximate.gradients
+        if plan.twins:
+            own = [lane for lane in plan.exact if lane.prefix == "own"]
+            known = dict(zip(own, bench.losses(own, None), strict=True))
+            rest = dict(zip(plan.lanes, bench.losses(plan.lanes, plan.spans), strict=True))
+            exact = estimator.estimate(probes, eps, [known[e] if e in known else rest[e] for e in plan.exact])
+            gradients = combine(plan, approximate, exact)
+        course.add(gradients, two_sided(bench, probes, eps).gradients, *bench.cost(plan))
         bench.told(f"{contender.name} at eps {eps:.0e}")
-    if contender.moves:
-        bench.engine.reset()
     return course
 
 
-def exactly(contender: Contender) -> Contender:
-    """The same estimator without approximation."""
-    return Contender(EXACT, contender.estimator, Exact())
+def run_moving(bench: Bench, contender: Contender, eps: float) -> Course:
+    """The same along updates: each step is compared with exact differences at its own weights.
+
+    A first step that moves nothing measures what the policy plans by; like the survey, it does not count.
+    """
+    course, history = Course(eps), list[StepReport]()
+    groups = bench.groups(contender.estimator.probes)
+    for number, probes in enumerate([groups[0], *groups]):
+        bench.forget()
+        started = time.perf_counter()
+        report = measure(
+            bench.engine,
+            contender.estimator,
+            bench.objective,
+            contender.policy,
+            tuple,
+            Situation(bench.engine.layers, history, coin=1.0),
+            step=len(history),
+            examples=bench.examples,
+            probes=probes,
+            eps=eps,
+            lr=bench.lr if number else 0.0,
+        )
+        cost = Cost(report.work, time.perf_counter() - started)
+        if number:
+            exact = two_sided(bench, probes, eps).gradients
+            course.add(report.estimate.gradients, exact, cost, report.observed.prefix)
+            bench.told(f"{contender.name} at eps {eps:.0e}")
+        history.append(report)
+        apply(bench.engine, report)
+    bench.forget()
+    bench.engine.reset()
+    return course
 
 
-def row(course: Course, contender: Contender, exact: Course, reference: Sequence[float], dtype: str) -> dict[str, Any]:
-    """One line of the result. ``reference`` are gradients that all eps are held against."""
-    fidelity = Fidelity.of(course.gradients, course.exact or exact.gradients)
-    against = None if course.exact else Fidelity.of(course.gradients, reference)
-    return {
-        "policy": contender.name,
-        "eps": course.eps,
-        "dtype": dtype,
-        "hit_rate": course.work.hit_rate,
-        "accepted_hit_rate": course.accepted / course.offered if course.offered else None,
-        "compute_saved": 1 - course.work.computed / exact.work.computed,
-        "relative_error": fidelity.relative_error,
-        "correlation": fidelity.correlation,
-        "sign_agreement": fidelity.sign_agreement,
-        "reference_error": None if against is None else against.relative_error,
-        "probes": fidelity.probes,
-        "reused_by_source": dict(course.work.reused),
-        "token_layers": {"demand": course.work.demand, "computed": course.work.computed},
-        "seconds_per_probe": course.seconds / fidelity.probes,
-        "seconds_saved": 1 - course.seconds / exact.seconds,
-    }
+def two_sided(bench: Bench, probes: Sequence[Probe], eps: float) -> Estimate:
+    """Exact two-sided differences."""
+    return Spsa().estimate(probes, eps, bench.losses(Spsa().lanes(probes, eps), None))
+
+
+def exact_course(bench: Bench, contender: Contender, eps: float) -> tuple[Course, list[StepReport]]:
+    """Exact two-sided differences of all probes, and what surveying the first of them measured."""
+    bench.forget()
+    course, seen = Course(eps), list[StepReport]()
+    for probes in bench.groups(contender.estimator.probes):
+        report = bench.survey(probes, eps)
+        seen = seen or [report]
+        plan = Exact().plan(contender.estimator.lanes(probes, eps), Situation(bench.engine.layers))
+        course.add(report.estimate.gradients, report.estimate.gradients, *bench.cost(plan))
+        bench.told(f"all at eps {eps:.0e}")
+    return course, seen
 
 
 def derivatives(bench: Bench) -> list[float]:
     """``z . grad L`` of every probe, by forward-mode differentiation."""
     found: list[float] = []
-    for probes in bench.groups(1):
-        found += bench.measure(Contender("jvp", Jvp(), Exact()), probes, 1.0, [], coin=1.0).estimate.gradients
-        bench.told("jvp")
+    for probe in bench.probes:
+        values = bench.engine.score(bench.objective.requests(bench.examples), Jvp().lanes([probe], 1.0)).values
+        losses = [bench.objective.loss(bench.examples, own) for own in values]
+        found += Jvp().estimate([probe], 1.0, losses).gradients
+        bench.told("forward-mode derivatives")
     return found
 
 
-def base_loss(bench: Bench) -> float:
-    """The loss of the base lane."""
-    values = bench.engine.score(bench.objective.requests(bench.examples), [BASE]).values[0]
-    return bench.objective.loss(bench.examples, values)
+def _key(lane: Lane, spans: Spans | None) -> tuple[Lane, Spans | None]:
+    return lane, spans if lane.prefix != "own" else None
 
 
-def steadiest(courses: Sequence[Course]) -> Course:
-    """The exact course whose gradients differ least from its neighbours' in eps: the best reference where there is no jvp."""
-    if len(courses) < 3:
-        return courses[0]
-    ordered = sorted(courses, key=lambda course: course.eps)
-    away = [
-        np.linalg.norm(np.subtract(a.gradients, b.gradients)) + np.linalg.norm(np.subtract(b.gradients, c.gradients))
-        for a, b, c in zip(ordered, ordered[1:], ordered[2:], strict=False)
-    ]
-    return ordered[1 + int(np.argmin(away))]
-
-
-def floor_and_curvature(courses: Sequence[Course], reference: Sequence[float], base: float) -> dict[str, Any]:
-    """What limits eps from below and from above, from exact two-sided losses.
-
-    ``loss_noise``: standard deviation of a loss's rounding error, from the smallest eps: (g - reference) sqrt(2) eps.
-    ``curvature``: by eps, the root mean square of (L+ + L- - 2 L0) / eps^2.
-    """
-    smallest = min(courses, key=lambda course: course.eps)
-    off = np.subtract(smallest.gradients, reference)
-    even = {course.eps: [plus + minus - 2 * base for plus, minus in course.losses] for course in courses}
-    return {
-        "loss_noise": float(np.sqrt(np.mean(np.square(off))) * np.sqrt(2) * smallest.eps),
-        "curvature": [
-            {"eps": eps, "rms": float(np.sqrt(np.mean(np.square(values))) / eps**2)}
-            for eps, values in sorted(even.items())
-        ],
-    }
-
-
-def with_probes(contender: Contender, probes: int) -> Contender:
-    """The contender with at most so many probes at a time."""
-    size = min(contender.estimator.probes, probes)
-    return replace(contender, estimator=replace(contender.estimator, probes=size))
-
-
-Rows = Sequence[Mapping[str, Any]]
+def _opposite(lane: Lane) -> Lane:
+    return Lane(lane.probe, -lane.sign, lane.eps)

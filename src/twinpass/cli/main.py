@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from twinpass.cli import evaluate, replay, train
+from twinpass.cli import evaluate, profile, replay, train
 from twinpass.errors import DivergedError, TwinpassError
 
 DESCRIPTION = """\
@@ -16,6 +16,7 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
   twinpass train --resume runs/reviews          continue an interrupted run, to the same bits
   twinpass eval examples/reviews.toml           score the base model on the held-out rows
   twinpass eval runs/reviews --step 100         score a run as it was after step 100
+  twinpass profile examples/reviews-8shot.toml  what each reuse policy saves, and what it costs in fidelity
   twinpass replay runs/reviews --step 100 --out DIR    rebuild the weights of any step from the journal
 """
 
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, evaluate, replay):
+    for module in (train, evaluate, replay, profile):
         module.add(commands)
     return root
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 2 bad input, 1 a run that failed."""
     args = parser().parse_args(arguments)
-    console = Console(stderr=True, quiet=args.json, highlight=False)
+    console = Console(stderr=True, quiet=args.json is True, highlight=False)
     try:
         code: int = args.run(args, console)
     except TwinpassError as error:

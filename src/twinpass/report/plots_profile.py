@@ -1,0 +1,95 @@
+"""Plots of a profile, drawn from its result alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from twinpass.report.plots import STYLE
+
+COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#b83280", "#805ad5", "#718096", "#b7791f", "#2c7a7b")
+Rows = Sequence[Mapping[str, Any]]
+
+
+def draw_profile(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """``profile.png`` (hit rate and error of g against eps), ``layers.png`` and ``limits.png`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: Rows = result["rows"]
+    names = list(dict.fromkeys((row["policy"], row["dtype"]) for row in rows))
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    drawn = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
+        saved, error = figure.subplots(2, 1, sharex=True)
+        several = len({dtype for _, dtype in names}) > 1
+        for name in names:
+            own = [row for row in rows if (row["policy"], row["dtype"]) == name]
+            label = f"{name[0]}, {name[1]}" if several else name[0]
+            _hits(saved, own, colour[name], label)
+            _errors(error, own, colour[name])
+        saved.set(ylabel="hit rate (%)", title="What is saved, and what it costs")
+        saved.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        error.axhline(0.1, color="#a0aec0", linewidth=1, linestyle=":")
+        error.set(xlabel="eps", ylabel="relative error of g", xscale="log", yscale="log")
+        drawn.append(_save(figure, folder / "profile.png"))
+        if result["layers"]:
+            figure = Figure(figsize=(10, 4.2), layout="constrained")
+            _layers(figure.subplots(1, 2), result["layers"])
+            drawn.append(_save(figure, folder / "layers.png"))
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        _limits(figure.subplots(), result)
+        drawn.append(_save(figure, folder / "limits.png"))
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=144)
+    return path
+
+
+def _hits(axes: Axes, rows: Rows, colour: str, label: str) -> None:
+    x = [row["eps"] for row in rows]
+    axes.plot(x, [100 * row["hit_rate"] for row in rows], "o-", color=colour, linewidth=2, markersize=4, label=label)
+
+
+def _errors(axes: Axes, rows: Rows, colour: str) -> None:
+    """Solid: against exact SPSA at the same eps; dotted: against the reference, for exact SPSA itself."""
+    policy = [(row["eps"], row["relative_error"]) for row in rows if row["relative_error"] > 0]
+    if policy:
+        axes.plot(*zip(*policy, strict=True), "o-", color=colour, linewidth=2, markersize=4)
+    else:
+        own = [(row["eps"], row["reference_error"]) for row in rows if row["reference_error"]]
+        if own:
+            axes.plot(*zip(*own, strict=True), "o:", color=colour, linewidth=1.5, markersize=4)
+
+
+def _layers(axes: Sequence[Axes], layers: Rows) -> None:
+    drift, errors = axes
+    chosen = [row for row in layers if row["dtype"] == layers[0]["dtype"]]
+    shades = matplotlib.colormaps["viridis"]
+    for i, row in enumerate(chosen):
+        colour = shades(i / max(1, len(chosen) - 1))
+        x = range(len(row["drift"]))
+        drift.plot(x, row["drift"], color=colour, label=f"eps {row['eps']:.0e}")
+        errors.plot(x, row["errors"], color=colour)
+    drift.set(xlabel="layer", yscale="log", title="Drift of keys and values", ylabel="|KV+ - KV0| / |KV0|")
+    errors.set(
+        xlabel="layer", yscale="log", title="Error of their reflection", ylabel="|2 KV0 - KV+ - KV-| / |KV- - KV0|"
+    )
+    drift.legend(loc="center left", bbox_to_anchor=(2.35, 0.5))
+
+
+def _limits(axes: Axes, result: Mapping[str, Any]) -> None:
+    """Exact SPSA's own error against eps, and the noise floor that bounds it from below."""
+    for i, (dtype, limits) in enumerate(result["limits"].items()):
+        own = [row for row in result["rows"] if row["policy"] == "exact" and row["dtype"] == dtype]
+        points = [(row["eps"], row["reference_error"]) for row in own if row["reference_error"]]
+        label = f"{dtype}: noise of a loss {limits['loss_noise']:.1e} nats"
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[i], linewidth=2, label=label)
+    axes.set(xlabel="eps", ylabel="relative error of g", xscale="log", yscale="log")
+    axes.set_title(f"Exact SPSA against {result['reference']}", fontsize=11)
+    axes.legend()
