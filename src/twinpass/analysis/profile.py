@@ -43,11 +43,13 @@ class Profile:
         exact: dict[float, Course] = {}
         courses: list[tuple[Contender, Course]] = []
         even: dict[float, list[float]] = {}
+        surveys = any(contender.policy.approximate and not contender.moves for contender in self.contenders)
         for eps in self.eps:
-            exact[eps], seen = exact_course(bench, self.contenders[0], eps)
+            exact[eps], seen = exact_course(bench, self.contenders[0], eps, surveys=surveys)
             even[eps] = _even(bench, eps)
-            prefix = seen[0].observed.prefix
-            self.layers.append({"eps": eps, "dtype": dtype, "drift": list(prefix.drift), "errors": list(prefix.errors)})
+            for prefix in (report.observed.prefix for report in seen):
+                layer = {"eps": eps, "dtype": dtype, "drift": list(prefix.drift), "errors": list(prefix.errors)}
+                self.layers.append(layer)
             courses += [(contender, self._run(bench, contender, eps, seen)) for contender in self.contenders[1:]]
         self._refer(bench, list(exact.values()), dtype)
         noise = loss_noise(list(exact.values()), self.reference)

@@ -193,15 +193,19 @@ def two_sided(bench: Bench, probes: Sequence[Probe], eps: float) -> Estimate:
     return Spsa().estimate(probes, eps, bench.losses(Spsa().lanes(probes, eps), None))
 
 
-def exact_course(bench: Bench, contender: Contender, eps: float) -> tuple[Course, list[StepReport]]:
+def exact_course(
+    bench: Bench, contender: Contender, eps: float, *, surveys: bool = True
+) -> tuple[Course, list[StepReport]]:
     """Exact two-sided differences of all probes, and what surveying the first of them measured."""
     bench.forget()
     course, seen = Course(eps), list[StepReport]()
     for probes in bench.groups(contender.estimator.probes):
-        report = bench.survey(probes, eps)
-        seen = seen or [report]
+        if surveys:
+            report = bench.survey(probes, eps)
+            seen = seen or [report]
+        gradients = two_sided(bench, probes, eps).gradients
         plan = Exact().plan(contender.estimator.lanes(probes, eps), Situation(bench.engine.layers))
-        course.add(report.estimate.gradients, report.estimate.gradients, *bench.cost(plan))
+        course.add(gradients, gradients, *bench.cost(plan))
         bench.told(f"all at eps {eps:.0e}")
     return course, seen
 
