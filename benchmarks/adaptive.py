@@ -1,0 +1,175 @@
+"""Adaptive eps on the real model: where it goes from far too large and far too small, against a sweep.
+
+``python benchmarks/adaptive.py --json FILE --plot FILE``. All weights are trained on reviews, in float32 and in bfloat16, exactly and with
+reflected prefixes. The error of g at the eps that was reached is compared with the best of a sweep, on 32 probes of one batch, against
+forward-mode derivatives in float32 of the same weights.
+"""
+
+import argparse
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from twinpass.analysis.sweep import Bench, Contender, derivatives, exact_course, run
+from twinpass.config.build import Run, build
+from twinpass.config.load import load_config
+from twinpass.config.schema import Config
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.trainable import Full
+from twinpass.report.environment import commit, machine, versions
+from twinpass.report.fidelity import Fidelity
+from twinpass.report.files import write_json
+from twinpass.report.plots import axes_of
+from twinpass.reuse.exact import Exact
+from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.train.batches import batch
+from twinpass.train.folder import header
+from twinpass.train.journal import Journal
+from twinpass.train.trainer import Trainer
+
+CONFIG = Path(__file__).parent.parent / "examples" / "reviews-full.toml"
+STEPS, PROBES, BATCH = 50, 32, 4
+STARTS = (1e-1, 1e-6)
+SWEEP = tuple(float(f"{eps:.1g}") for eps in np.geomspace(1e-6, 1e-1, 11))
+SETTINGS = [
+    "optimizer.schedule=constant",
+    f"optimizer.batch_size={BATCH}",
+    f"optimizer.steps={STEPS}",
+    "engine.chunk_rows=8192",
+]
+SETTINGS += ["run.eval_every=0", "run.out=unused"]
+REFLECTED = ["reuse.policy=reflected", "estimator.probes=2"]
+
+
+def settings(dtype: str, policy: str) -> Config:
+    own = REFLECTED if policy == "reflected" else []
+    return load_config(CONFIG, [*SETTINGS, f"model.dtype={dtype}", *own])
+
+
+def course(session: Run, config: Config, start: float) -> list[dict[str, Any]]:
+    """Train from one eps; eps and accepted hit rate by step."""
+    plan = replace(session.plan, epsilon=AdaptiveEpsilon(start=start), held_out=[])
+    folder = Path(tempfile.mkdtemp())
+    journal = Journal.create(folder / "journal.jsonl", header(config.values, session.engine))
+    history = Trainer(session.engine, plan, journal).run()
+    journal.close()
+    shutil.rmtree(folder)
+    session.engine.reset()
+    return [
+        {
+            "step": step.step,
+            "eps": step.estimate.eps,
+            "accepted_hit_rate": step.observed.prefix.hit_rate,
+            "trial": bool(step.observed.ladder),
+        }
+        for step in history.steps
+    ]
+
+
+def reference(session: Run, dtype: str) -> list[float]:
+    """Directional derivatives of the weights in this dtype, differentiated in float32."""
+    model: Any = load("smollm2", dtype)[0]
+    model.to(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return derivatives(bench(session, TorchEngine(model, Full(), noise="binomial")))
+
+
+def bench(session: Run, engine: TorchEngine) -> Bench:
+    plan = session.plan
+    return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, PROBES)
+
+
+def error_at(session: Run, policy: str, eps: float, derivative: Sequence[float]) -> float:
+    """The relative error of g at one eps."""
+    plan = session.plan
+    contender = Contender(policy, plan.estimator, plan.policy)
+    own = bench(session, session.engine)
+    exact, seen = exact_course(own, Contender("exact", plan.estimator, Exact()), eps, surveys=policy != "exact")
+    gradients = exact.gradients if policy == "exact" else run(own, contender, eps, seen).gradients
+    return Fidelity.of(gradients, derivative).relative_error
+
+
+def measure(dtype: str, policy: str, derivative: Sequence[float] | None) -> tuple[dict[str, Any], list[float]]:
+    config = settings(dtype, policy)
+    session = build(config)
+    derivative = derivative or reference(session, dtype)
+    sweep = [{"eps": eps, "error": error_at(session, policy, eps, derivative)} for eps in SWEEP]
+    best = min(sweep, key=lambda point: point["error"])
+    runs = []
+    for start in STARTS:
+        steps = course(session, config, start)
+        reached = steps[-1]["eps"]
+        error = error_at(session, policy, reached, derivative)
+        accepted = [step["accepted_hit_rate"] for step in steps if step["accepted_hit_rate"] is not None]
+        within = next(
+            (s["step"] for s in steps if all(0.5 <= t["eps"] / reached <= 2 for t in steps[s["step"] :])), STEPS
+        )
+        runs.append(
+            {
+                "start": start,
+                "reached": reached,
+                "error": error,
+                "error_over_best": error / best["error"],
+                "settled_at_step": within,
+                "accepted_hit_rate_second_half": float(np.mean(accepted[len(accepted) // 2 :])) if accepted else None,
+                "steps": steps,
+            }
+        )
+        print(
+            dtype,
+            policy,
+            start,
+            "->",
+            reached,
+            error,
+            "best",
+            best,
+            runs[-1]["accepted_hit_rate_second_half"],
+            flush=True,
+        )
+    return {"dtype": dtype, "policy": policy, "sweep": sweep, "best": best, "runs": runs}, list(derivative)
+
+
+def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Eps by step, from both sides."""
+    with axes_of(path) as axes:
+        for result, colour in zip(results, ("#2b6cb0", "#2f855a", "#dd6b20", "#b83280"), strict=False):
+            for i, one in enumerate(result["runs"]):
+                label = f"{result['dtype']}, {result['policy']}" if not i else None
+                axes.plot(
+                    [s["step"] for s in one["steps"]], [s["eps"] for s in one["steps"]], color=colour, label=label
+                )
+            axes.axhline(result["best"]["eps"], color=colour, linewidth=1, linestyle=":")
+        axes.set(xlabel="step", ylabel="eps", yscale="log", title="Adaptive eps, and the best of a sweep (dotted)")
+        axes.legend()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--plot", type=Path, help="where to draw eps by step")
+    args = parser.parse_args()
+    results = []
+    for dtype in ("bfloat16", "float32"):
+        derivative: list[float] | None = None
+        for policy in ("exact", "reflected"):
+            result, derivative = measure(dtype, policy, derivative)
+            results.append(result)
+            if args.json:
+                facts = {"commit": commit(), "machine": machine(), "versions": versions()}
+                write_json(args.json, {"batch": BATCH, "probes": PROBES, "results": results, **facts})
+    if args.plot:
+        draw(results, args.plot)
+
+
+if __name__ == "__main__":
+    main()
