@@ -84,7 +84,8 @@ class History:
     def carried_from(self) -> int:
         """The step whose base-lane prefix was computed and has been carried since; the number of steps if there is none."""
         done = len(self.steps)
-        if not done or (self.events and self.events[-1].kind == "rollback"):
+        moves = [event.kind for event in self.events if event.kind != "evaluation"]
+        if not done or moves[-1:] == ["rollback"]:
             return done
         age = self.steps[-1].observed.prefix.age
         return done if age is None else done - 1 - age
@@ -111,7 +112,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
-        **({} if report.observed == Observation() else {"observed": asdict(report.observed)}),
+        **({} if report.observed == Observation() else {"observed": _without_empty(asdict(report.observed))}),
     }
 
 
@@ -126,14 +127,21 @@ def _report(record: Mapping[str, Any]) -> StepReport:
     return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], observed=observed)
 
 
+def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    short = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    return {key: value for key, value in short.items() if value is not None and value not in ((), {})}
+
+
 def _observation(record: Mapping[str, Any]) -> Observation:
-    prefix = {**record["prefix"], **{key: tuple(record["prefix"][key]) for key in ("errors", "drift")}}
+    prefix: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in record.get("prefix", {}).items()
+    }
     return Observation(
         PrefixReport(**prefix),
-        tuple(record["approximate"]),
-        tuple(record["exact"]),
-        tuple((eps, plus, minus) for eps, plus, minus in record["ladder"]),
-        record["base"],
+        tuple(record.get("approximate", ())),
+        tuple(record.get("exact", ())),
+        tuple((eps, plus, minus) for eps, plus, minus in record.get("ladder", ())),
+        record.get("base"),
     )
 
 

@@ -45,15 +45,20 @@ def measure(
     approximate = estimator.estimate(probes, eps, [losses[lane] for lane in plan.lanes])
     exact = estimator.estimate(probes, eps, [losses[lane] for lane in plan.exact]) if plan.twins else approximate
     ladder = [(other, losses[plus], losses[minus]) for other, plus, minus in tries]
+    compared = bool(plan.twins) and _finite(approximate.gradients) and _finite(exact.gradients)
     observed = Observation(
         prefix=scores.prefix,
-        approximate=approximate.gradients if plan.twins else (),
-        exact=exact.gradients if plan.twins else (),
-        ladder=tuple(point for point in ladder if all(map(math.isfinite, point))),
-        base=losses.get(BASE) if tries else None,
+        approximate=approximate.gradients if compared else (),
+        exact=exact.gradients if compared else (),
+        ladder=tuple(point for point in ladder if _finite(point)),
+        base=losses[BASE] if tries and math.isfinite(losses[BASE]) else None,
     )
     estimate = replace(exact, gradients=combine(plan, approximate, exact)) if plan.twins else approximate
     return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work, scores.cache, observed)
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(map(math.isfinite, values))
 
 
 def apply(engine: Engine, report: StepReport) -> None:

@@ -35,6 +35,11 @@ from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Spans
 
+_ONE_LANE = (
+    "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
+    "use 'tandem', or reuse.policy = 'exact'"
+)
+
 Perturbation = Literal["tandem", "inplace"]
 
 CHUNK_ROWS = 2048
@@ -86,6 +91,8 @@ class TorchEngine(Engine):
         self._inplace = self._place()
         self._base_hash = _hash(model)
         self._policy = reuse or Auto()
+        if self._policy.approximate and perturbation == "inplace":
+            raise ModelError(_ONE_LANE)
         if self._policy.caution:
             _warn(self._policy.caution)
         self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
@@ -214,10 +221,7 @@ class TorchEngine(Engine):
                 "a lane takes its prefix from elsewhere, but no spans say where: give both, as a plan has them"
             )
         if self._inplace is not None:
-            raise ModelError(
-                "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
-                "use 'tandem', or reuse.policy = 'exact'"
-            )
+            raise ModelError(_ONE_LANE)
         if any(self._sharing(block) is not None for block in self._ledger.first):
             raise ModelError(
                 "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"
