@@ -3,6 +3,7 @@
 Slow, and ``z`` exists as a whole here: for tests and analysis, not for training on the memory one has.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,7 +46,7 @@ def tangents(
     for i, (request, start) in enumerate(zip(requests, starts, strict=True)):
         alike[len(request.inputs), start].append(i)
     found: dict[int, tuple[Score, Score]] = {}
-    with torch.no_grad(), forward_ad.dual_level(), _eager(causal):
+    with torch.no_grad(), _dual_level(), _eager(causal):
         duals = _duals(parameters, noise, probe)
         for (length, start), members in alike.items():
             step = max(1, BATCH_TOKENS // length)
@@ -55,6 +56,15 @@ def tangents(
                 for i, row in zip(part, logits, strict=True):
                     found[i] = _read(row, requests[i])
     return [found[i] for i in range(len(requests))]
+
+
+@contextmanager
+def _dual_level() -> Iterator[None]:
+    """Dual numbers; what PyTorch says of its own scripts when it first loads them is for nobody here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", DeprecationWarning)
+        with forward_ad.dual_level():
+            yield
 
 
 def _duals(parameters: Parameters, noise: Distribution, probe: Probe) -> dict[str, Tensor]:
