@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from twinpass.report.plots import STYLE
 
 COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#b83280", "#805ad5", "#718096", "#b7791f", "#2c7a7b")
+MARKERS = "os^DvPX*"
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -22,15 +23,16 @@ def draw_profile(result: Mapping[str, Any], folder: Path) -> list[Path]:
     colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     drawn = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 8.4), layout="constrained")
-        saved, error = figure.subplots(2, 1, sharex=True)
+        figure = Figure(figsize=(8.2, 10), layout="constrained")
+        panels = figure.subplots(3, 1, sharex=True)
         several = len({dtype for _, dtype in names}) > 1
-        for name in names:
+        for i, name in enumerate(names):
             own = [row for row in rows if (row["policy"], row["dtype"]) == name]
             label = f"{name[0]}, {name[1]}" if several else name[0]
-            _hits(saved, own, colour[name], label)
-            _errors(error, own, colour[name])
-        saved.set(ylabel="hit rate (%)", title="What is saved, and what it costs")
+            _compare(panels, own, {"color": colour[name], "marker": MARKERS[i % len(MARKERS)], "label": label})
+        hits, saved, error = panels
+        hits.set(ylabel="hit rate (%)", title="What is saved, and what it costs")
+        saved.set(ylabel="compute saved (%)")
         saved.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         error.axhline(0.1, color="#a0aec0", linewidth=1, linestyle=":")
         error.set(xlabel="eps", ylabel="relative error of g", xscale="log", yscale="log")
@@ -50,20 +52,17 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _hits(axes: Axes, rows: Rows, colour: str, label: str) -> None:
+def _compare(panels: Sequence[Axes], rows: Rows, look: Mapping[str, Any]) -> None:
+    """Hit rate, compute saved, error of g: solid against exact SPSA at the same eps, dotted for exact SPSA against the reference."""
+    hits, saved, error = panels
+    style = {**look, "linewidth": 2, "markersize": 5, "alpha": 0.8}
     x = [row["eps"] for row in rows]
-    axes.plot(x, [100 * row["hit_rate"] for row in rows], "o-", color=colour, linewidth=2, markersize=4, label=label)
-
-
-def _errors(axes: Axes, rows: Rows, colour: str) -> None:
-    """Solid: against exact SPSA at the same eps; dotted: against the reference, for exact SPSA itself."""
+    hits.plot(x, [100 * row["hit_rate"] for row in rows], **style)
+    saved.plot(x, [100 * row["compute_saved"] for row in rows], **style)
     policy = [(row["eps"], row["relative_error"]) for row in rows if row["relative_error"] > 0]
-    if policy:
-        axes.plot(*zip(*policy, strict=True), "o-", color=colour, linewidth=2, markersize=4)
-    else:
-        own = [(row["eps"], row["reference_error"]) for row in rows if row["reference_error"]]
-        if own:
-            axes.plot(*zip(*own, strict=True), "o:", color=colour, linewidth=1.5, markersize=4)
+    own = [(row["eps"], row["reference_error"]) for row in rows if row["reference_error"]]
+    if policy or own:
+        error.plot(*zip(*(policy or own), strict=True), **{**style, "linestyle": "-" if policy else ":"})
 
 
 def _layers(axes: Sequence[Axes], layers: Rows) -> None:
@@ -73,13 +72,13 @@ def _layers(axes: Sequence[Axes], layers: Rows) -> None:
     for i, row in enumerate(chosen):
         colour = shades(i / max(1, len(chosen) - 1))
         x = range(len(row["drift"]))
-        drift.plot(x, row["drift"], color=colour, label=f"eps {row['eps']:.0e}")
-        errors.plot(x, row["errors"], color=colour)
+        drift.plot(x, row["drift"], color=colour)
+        errors.plot(x, row["errors"], color=colour, label=f"eps {row['eps']:.0e}")
     drift.set(xlabel="layer", yscale="log", title="Drift of keys and values", ylabel="|KV+ - KV0| / |KV0|")
     errors.set(
         xlabel="layer", yscale="log", title="Error of their reflection", ylabel="|2 KV0 - KV+ - KV-| / |KV- - KV0|"
     )
-    drift.legend(loc="center left", bbox_to_anchor=(2.35, 0.5))
+    errors.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _limits(axes: Axes, result: Mapping[str, Any]) -> None:
