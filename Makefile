@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice clean
+.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,24 @@ bench-demo: install  ## the demo on three seeds, into benchmarks/results/demo.js
 
 bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
 	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json
+
+PROFILE := $(BIN)/twinpass profile
+
+bench-profile: install  ## what approximate reuse saves and costs, into benchmarks/results/profile-*.json
+	$(PROFILE) examples/reviews-8shot.toml --eps 1e-5 1e-4 1e-3 1e-2 1e-1 \
+		--policies exact reflected reflected-all frozen debiased one_sided \
+		--out docs/images/profile-8shot
+	mv docs/images/profile-8shot/profile.json benchmarks/results/profile-8shot.json
+	$(PROFILE) examples/reviews-8shot.toml --set estimator.probes=8 --eps 3e-4 --policies exact reflected one_sided \
+		--json benchmarks/results/profile-8shot-q8.json
+	$(PROFILE) examples/reviews-32shot.toml --eps 3e-4 --policies exact transported one_sided \
+		--json benchmarks/results/profile-32shot.json
+
+bench-adaptive: install  ## where adaptive eps goes, against a sweep, into benchmarks/results/adaptive.json
+	$(BIN)/python benchmarks/adaptive.py --json benchmarks/results/adaptive.json --plot docs/images/adaptive.png
+
+bench-training: install  ## training under each policy, into benchmarks/results/training.json
+	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json --plot docs/images/training.png
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
