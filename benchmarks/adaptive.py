@@ -36,9 +36,9 @@ from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "examples" / "reviews-full.toml"
-STEPS, PROBES, BATCH = 50, 32, 4
+STEPS, PROBES, BATCH = 30, 32, 4
 STARTS = (1e-1, 1e-6)
-SWEEP = tuple(float(f"{eps:.1g}") for eps in np.geomspace(1e-6, 1e-1, 11))
+SWEEP = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 SETTINGS = [
     "optimizer.schedule=constant",
     f"optimizer.batch_size={BATCH}",

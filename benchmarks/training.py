@@ -31,7 +31,7 @@ TRAINED = {
         "optimizer.steps=48",
         "run.eval_every=24",
     ],
-    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=32", "run.eval_every=16"],
+    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=24", "run.eval_every=0"],
 }
 METHODS = {
     "exact": ["reuse.policy=exact"],
