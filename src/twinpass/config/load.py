@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +21,7 @@ from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.invariant import Invariant
 from twinpass.reuse.reflected import Reflected
+from twinpass.schedule.adaptive import AdaptiveEpsilon
 
 Values = dict[str, dict[str, Any]]
 
@@ -60,7 +62,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         if not isinstance(given, Mapping):
             found.append(f"{name}: expected a section [{name}], got {given!r}")
             continue
-        resolved[name] = dict(given)
+        resolved[name] = deepcopy(dict(given))
         for owner, key in PATHS:
             if owner == name and isinstance(given.get(key), str):
                 try:
@@ -150,11 +152,18 @@ def _reuse_combinations(built: Mapping[str, Any]) -> list[str]:
             "train upper layers ([trainable] kind = \"layers\", or first above 0), or use 'auto'"
         )
     problems += _approximations(built)
+    if isinstance(built.get("estimator"), Jvp) and _tries(built.get("epsilon")):
+        problems.append("[epsilon] kind: 'jvp' takes no differences, so that there is no eps to adapt; use 'constant'")
     if isinstance(trainable, Activated) and task is not None and not task.suffix and not trainable.invocation:
         problems.append(
             '[task] suffix: activated adapters act from it on; set it, such as "Sentiment:", or [trainable] invocation'
         )
     return problems
+
+
+def _tries(epsilon: Any) -> bool:
+    """Whether a schedule measures at several eps."""
+    return isinstance(epsilon, AdaptiveEpsilon) or any(map(_tries, getattr(epsilon, "schedules", ())))
 
 
 def _approximations(built: Mapping[str, Any]) -> list[str]:
@@ -163,7 +172,7 @@ def _approximations(built: Mapping[str, Any]) -> list[str]:
     if policy is None or not policy.approximate:
         return []
     problems, name = [], type(policy).__name__.lower()
-    if isinstance(trainable, Activated) or getattr(trainable, "first", 0) > 0:
+    if isinstance(trainable, Activated) or getattr(trainable, "first", 0) > 0 or getattr(trainable, "block", 0) > 0:
         problems.append(
             f"[reuse] policy: {name!r} approximates what these weights let share exactly; use 'auto', which does"
         )

@@ -22,6 +22,8 @@ class Spans:
         ...      REUSE or REFLECT        COMPUTE
         0
 
+    Lanes with the ``base`` prefix reuse it in all layers.
+
     ``tokens``: the prefix is the ``prompt`` up to its suffix, or what all prompts of the batch share (``returning``, as it
     comes back with every batch).
     """
@@ -67,6 +69,8 @@ class Situation:
 
 
 def combine(plan: Plan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:
-    """``g_a + weight * (g - g_a)``, probe by probe."""
+    """``g_a + weight * (g - g_a)``, probe by probe; to the bit one of them at weight 0 or 1."""
+    if plan.weight in (0.0, 1.0):
+        return exact.gradients if plan.weight else approximate.gradients
     pairs = zip(approximate.gradients, exact.gradients, strict=True)
     return tuple(a + plan.weight * (g - a) for a, g in pairs)

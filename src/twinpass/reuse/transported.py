@@ -14,7 +14,7 @@ from twinpass.settings import STRICT, Count, Positive, Probability
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Transported(Policy):
-    """Approximate: reflection, whose O(eps) stays, and an error of O(delta^2) a step until refreshed (docs/maths/transported.md).
+    """Approximate: reflection, whose O(eps) stays, and an error of O(delta^2 + delta eps) a step until refreshed (docs/maths/transported.md).
 
     The update just made is ``delta z`` along the z that the plus lane was perturbed by, so that the prefix which all
     prompts share moves by KV0 += (delta / eps) (KV+ - KV0). It then costs one pass a step, not two, also with one probe.

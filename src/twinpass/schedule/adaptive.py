@@ -89,14 +89,18 @@ class AdaptiveEpsilon(Epsilon):
 
     def _factor(self, eps: float, known: Known) -> float:
         """Where the error is least, relative to the present eps."""
-        found = [errors for report in _near(known.steps, eps) if (errors := trial(report, known))]
-        if not found:
+        order = 2 * known.bias_order
+        near = [(report.estimate.eps, errors) for report in _near(known.steps, eps) if (errors := trial(report, known))]
+        if not near:
             return float(FACTORS[0])  # nothing finite came back: far too large
-        rounding = float(np.mean([errors.rounding for errors in found])) / eps**2
-        truncation = float(np.mean([errors.truncation for errors in found])) * eps ** (2 * known.bias_order)
+        scales = np.array([scale for scale, _ in near])
+        rounding = float(np.mean([errors.rounding for _, errors in near])) / eps**2
+        # truncation found at a small eps is mostly noise, magnified by eps^-2p: the larger ones know better
+        weights = (scales / scales.max()) ** (2 * order + 4)
+        truncation = float(np.average([errors.truncation for _, errors in near], weights=weights)) * eps**order
         if not rounding and not truncation:
             return float(FACTORS[-1])  # the losses do not differ at all
-        total = rounding / FACTORS**2 + truncation * FACTORS ** (2 * known.bias_order)
+        total = rounding / FACTORS**2 + truncation * FACTORS**order
         total = total + _bias(known, eps, rounding * eps**2) * FACTORS**2
         return float(FACTORS[np.argmin(total)])
 
@@ -117,7 +121,7 @@ def trial(report: StepReport, known: Known) -> Errors | None:
 
     With D1 = g(eps) - g(eps / r) and D2 = g(r eps) - g(eps): E D1^2 = (r^2 + 1) n^2 + (1 - r^-2)^2 t^2 and
     E D2^2 = (1 + r^-2) n^2 + (r^2 - 1)^2 t^2, solved for n and t of two-sided differences. A one-sided
-    one's truncation error is half the curvature (L+ + L- - 2 L0) / eps^2 times eps.
+    one's truncation error is half the curvature (L+ + L- - 2 L0) / eps^2 times eps; it is taken where it stands out most, at r eps.
     """
     observed = report.observed
     if len(observed.ladder) != 3 or observed.base is None:
@@ -135,7 +139,8 @@ def trial(report: StepReport, known: Known) -> Errors | None:
         n, t = most, max(t, first, second / (r - 1) ** 2)
     n, t = max(n, 0.0), max(t, 0.0)
     if known.bias_order == 1:
-        n, t = 4 * n, ((plus[1] + minus[1] - 2 * observed.base) / (2 * eps)) ** 2
+        even = (plus[2] + minus[2] - 2 * observed.base) / (2 * SPREAD * eps)
+        n, t = 4 * n, max(0.0, even**2 - 3 * n / r) / r
     return Errors(float(n * eps**2), float(t / eps ** (2 * known.bias_order)))
 
 
@@ -150,7 +155,7 @@ def _bias(known: Known, eps: float, rounding: float) -> float:
     if known.accepted(eps) is None:
         return 0.0
     squares = [
-        ((a - g) ** 2 - 2 * rounding / report.estimate.eps**2) * (eps / report.estimate.eps) ** 2
+        ((a - g) ** 2 - rounding / report.estimate.eps**2) * (eps / report.estimate.eps) ** 2
         for report in [report for report in known.steps if report.observed.exact][-WINDOW:]
         for a, g in zip(report.observed.approximate, report.observed.exact, strict=True)
         if 1 / NEAR <= report.estimate.eps / eps <= NEAR

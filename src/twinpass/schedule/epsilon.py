@@ -73,6 +73,8 @@ class JoinedEpsilon(Epsilon):
     boundaries: Annotated[tuple[Count, ...], Field(strict=False)]
 
     def __post_init__(self) -> None:
+        if not self.schedules:
+            raise ValueError("schedules: there are none to join")
         if len(self.schedules) != len(self.boundaries) + 1:
             raise ValueError(f"boundaries: {len(self.schedules)} schedules meet at {len(self.schedules) - 1} steps")
         if list(self.boundaries) != sorted(set(self.boundaries)):

@@ -19,6 +19,7 @@ from twinpass.core import Probe, Request, Score
 from twinpass.engine.embedded.adapter import LoraWeights
 from twinpass.engine.embedded.causal import CausalModel, log_softmax
 from twinpass.engine.embedded.patching import forward_of
+from twinpass.errors import ModelError
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters
@@ -91,7 +92,14 @@ def _logits(
             acts = (torch.arange(len(inputs[0])) >= start).repeat(len(inputs))[:, None]
             stack.enter_context(forward_of(module, _adapted(module.forward, duals, lora, acts)))
         own = {} if adapters else dict(duals)
-        logits: Tensor = functional_call(model, own, (), {"input_ids": torch.tensor(inputs), "use_cache": False}).logits
+        arguments = {"input_ids": torch.tensor(inputs), "use_cache": False}
+        try:
+            logits: Tensor = functional_call(model, own, (), arguments).logits
+        except NotImplementedError as error:
+            raise ModelError(
+                f"{type(model).__name__} has a part without a forward-mode derivative, so that jvp cannot be taken "
+                f"({str(error).splitlines()[0]}); use estimator.kind = 'spsa'"
+            ) from error
     return logits
 
 

@@ -219,7 +219,7 @@ class Prefixes:
 
     def _carried_error(self, group: "_Group", old: Carry | None, base: Rows, slots: Rows) -> float | None:
         """How far what was carried is from what was now computed, in the largest layer, relative to one perturbation."""
-        if old is None or old.version != group.base_version or not group.plus:
+        if old is None or not old.age or old.version != group.base_version or not group.plus:
             return None
         count = common(old.tokens, self.carry.tokens if self.carry else ())
         if not count:
@@ -239,7 +239,7 @@ class Prefixes:
         """Keep the plus lanes' keys and values of what is carried until the next update."""
         carry = self.carry
         assert carry is not None
-        for lane in group.plus:
+        for lane in group.directions:
             own = slots[lane, : len(carry.tokens)].copy()
             carry.adopt(own, reservation)
             carry.directions.append(Direction(group.versions[lane], own))
@@ -266,6 +266,9 @@ class _Group:
         self.base_version = replace(versions[0], lane=Lane(prefix="base"))
         self.cut = min(spans.layers, depth)
         self.graded = bool(reflected) and 0 < self.cut < depth
+        # one lane a probe, though others may try it at other eps: what is reflected about, or the nearest to the derivative
+        order = sorted(self.plus, key=lambda i: (i not in self.opposite.values(), lanes[i].eps))
+        self.directions = list({lanes[i].probe: i for i in reversed(order)}.values())
         approximate = {lane.exact for lane in lanes if lane.prefix != "own"}
         self.measuring = sum(lanes[i] in approximate for i in self.own)
         self.needs_base = bool(self.base or reflected)

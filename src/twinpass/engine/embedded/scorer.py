@@ -78,8 +78,8 @@ class Result:
         self.prefix = PrefixReport(
             first.accepted + more.accepted,
             first.rejected + more.rejected,
-            tuple(map(max, first.errors, more.errors)) if first.errors else more.errors,
-            tuple(map(max, first.drift, more.drift)) if first.drift else more.drift,
+            _largest(first.errors, more.errors),
+            _largest(first.drift, more.drift),
             first.age if first.age is not None else more.age,
             first.carried if first.carried is not None else more.carried,
         )
@@ -332,6 +332,11 @@ class PackedScorer:
             held = int(np.argmax(np.append(slots[path] < 0, True)))
             reservation.insert(version, prompt[:held], slots[path[:held]])
         return values
+
+
+def _largest(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+    """Layer by layer, of what was measured at all."""
+    return tuple(map(max, a, b)) if a and b else a or b
 
 
 def _shared_tokens(request: Request, common: Common) -> Tokens:
