@@ -1,9 +1,9 @@
 """Engines with something to reuse, and what their scores are measured against."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.core import Lane, Request, Score, Scores, Term
+from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse.plan import Spans
@@ -110,3 +111,19 @@ def without_cache(model: PreTrainedModel, trainable: Trainable) -> TorchEngine:
     model._supports_attention_backend = False
     with pytest.warns(UserWarning, match="does not give the same scores when its batch is packed"):
         return Plain(model, trainable)
+
+
+@contextmanager
+def rows_by_layer(model: PreTrainedModel) -> Iterator[list[int]]:
+    """Counts the rows that each layer's attention module really reads."""
+    counts = [0] * CausalModel(model).depth
+    attentions = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
+
+    def count(module: nn.Module, args: Any, kwargs: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        counts[int(cast(Any, module).layer_idx)] += hidden.numel() // hidden.shape[-1]
+
+    handles = [module.register_forward_pre_hook(count, with_kwargs=True) for module in attentions]
+    yield counts
+    for handle in handles:
+        handle.remove()

@@ -1,9 +1,5 @@
 """Work is counted as the layers ran it, and every token-layer of the demand has one source."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
-
 import pytest
 from architectures import (
     LANES,
@@ -14,32 +10,15 @@ from reusing import (
     TERMS,
     TWO,
     packed,
+    rows_by_layer,
     trainables,
 )
-from torch import nn
-from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Request
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Full, Layers
 from twinpass.reuse import exact
-
-
-@contextmanager
-def rows_by_layer(model: PreTrainedModel) -> Iterator[list[int]]:
-    """Counts the rows that each layer's attention module really reads."""
-    counts = [0] * CausalModel(model).depth
-    attentions = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
-
-    def count(module: nn.Module, args: Any, kwargs: Any) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        counts[int(cast(Any, module).layer_idx)] += hidden.numel() // hidden.shape[-1]
-
-    handles = [module.register_forward_pre_hook(count, with_kwargs=True) for module in attentions]
-    yield counts
-    for handle in handles:
-        handle.remove()
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 4096])

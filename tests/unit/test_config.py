@@ -11,7 +11,11 @@ from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.errors import ConfigError
-from twinpass.schedule.epsilon import Known
+from twinpass.reuse.debiased import Debiased
+from twinpass.reuse.frozen import Frozen
+from twinpass.reuse.transported import Transported
+from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon, Known
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("**/*.toml"))
 Values = dict[str, Any]
@@ -93,8 +97,60 @@ def test_sizes(given: object, size: int) -> None:
     assert parse(minimal(reuse={"budget": given}), "it.toml", Path("/nowhere")).reuse.budget == size
 
 
+def test_nested_tables_become_what_they_name() -> None:
+    values = minimal(
+        reuse={"policy": "debiased", "probability": 0.5, "inner": {"policy": "transported", "refresh": 7}},
+        epsilon={
+            "kind": "join",
+            "schedules": [{"value": 0.5}, {"kind": "cosine", "start": 1, "end": 0.5, "steps": 2}, {"kind": "adaptive"}],
+            "boundaries": [3, 5],
+        },
+    )
+    config = parse(values, "it.toml", Path("/nowhere"))
+    assert config.reuse == Debiased(inner=Transported(refresh=7), probability=0.5)
+    schedules = (ConstantEpsilon(value=0.5), CosineEpsilon(start=1.0, end=0.5, steps=2), AdaptiveEpsilon())
+    assert config.epsilon == JoinedEpsilon(schedules=schedules, boundaries=(3, 5))
+
+
+@pytest.mark.parametrize("name", [name for name in SECTIONS["reuse"].kinds if name not in ("invariant", "activated")])
+def test_every_policy_can_be_chosen_by_name(name: str) -> None:
+    keys = {"inner": {"policy": "frozen"}} if name == "debiased" else {}
+    config = parse(minimal(reuse={"policy": name, **keys}, estimator={"probes": 2}), "it.toml", Path("/nowhere"))
+    assert type(config.reuse) is SECTIONS["reuse"].kinds[name]
+
+
+@pytest.mark.parametrize("name", SECTIONS["estimator"].kinds)
+def test_every_estimator_can_be_chosen_by_name(name: str) -> None:
+    config = parse(minimal(estimator={"kind": name}), "it.toml", Path("/nowhere"))
+    assert type(config.estimator) is SECTIONS["estimator"].kinds[name]
+
+
+def test_faults_of_all_tables_are_reported_at_once() -> None:
+    values = minimal(
+        epsilon={"kind": "join", "schedules": [{"valu": 1.0}, 3, {"value": 0.0}], "boundaries": [1, 2]},
+        reuse={"policy": "debiased", "inner": {"policy": "frozen", "check": -1.0, "chek": 1.0}},
+    )
+    starts = [problem.partition(":")[0] for problem in problems_of(values)]
+    epsilon = ["[epsilon.schedules.0] valu", "[epsilon.schedules.1]", "[epsilon.schedules.2] value"]
+    assert starts[:3] == epsilon
+    assert set(starts[3:]) == {"[reuse.inner] check", "[reuse.inner] chek"}
+
+
+def test_an_override_may_be_a_table(write: WriteConfig) -> None:
+    overrides = ["reuse.policy=debiased", 'reuse.inner={policy = "frozen", check = 0.5}']
+    assert load_config(write(minimal()), overrides).reuse == Debiased(inner=Frozen(check=0.5))
+
+
 def test_an_integer_may_stand_for_a_float() -> None:
     assert parse(minimal(optimizer={"lr": 1}), "it.toml", Path("/nowhere")).optimizer.lr == 1.0
+
+
+def debiased(policy: str, **keys: Any) -> dict[str, Values]:
+    return {"reuse": {"policy": "debiased", "inner": {"policy": policy, **keys}}}
+
+
+def joined(*schedules: Any) -> dict[str, Values]:
+    return {"epsilon": {"kind": "join", "schedules": list(schedules), "boundaries": [5]}}
 
 
 FAULTS: list[tuple[Values, tuple[str, ...]]] = [
@@ -125,6 +181,64 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"reuse": {"page_size": 0}}, ("[reuse] page_size:", "got 0")),
     ({"trainable": {"kind": "activated"}}, ("[task] suffix: activated adapters act from it on",)),
     ({"task": {"train": "a\0b"}}, ("[task] train: 'a\\x00b' is not a usable path",)),
+    # tables inside sections
+    ({"reuse": {"policy": "debiased"}}, ("[reuse] inner: is missing",)),
+    (debiased("frozn"), ("[reuse.inner] policy: there is no 'frozn'", "did you mean 'frozen'?", "choose from auto")),
+    (debiased("frozen", chek=0.5), ("[reuse.inner] chek: no such key (did you mean 'check'?)", "budget, page_size")),
+    (debiased("frozen", check=2.0), ("[reuse.inner] check:", "less than or equal to 1", "got 2.0")),
+    (debiased("exact"), ("[reuse] inner: there is no bias to correct", "'reflected' or 'transported'")),
+    (debiased("debiased", inner={"policy": "frozen"}), ("[reuse] inner: there is no bias to correct",)),
+    ({"reuse": {"policy": "debiased", "inner": {}}}, ("[reuse] inner: there is no bias to correct",)),
+    ({"reuse": {"policy": "debiased", "inner": "frozen"}}, ("[reuse.inner]: expected a table such as { policy = ... }",)),
+    ({"reuse": {"policy": "debiased", "inner": [{"policy": "frozen"}]}}, ("[reuse] inner:", "instance of Policy")),
+    ({"reuse": {"policy": "frozen", "inner": {"policy": "frozen"}}}, ("[reuse] inner: no such key", "check")),
+    ({"epsilon": {"kind": "join", "boundaries": [5]}}, ("[epsilon] schedules: is missing",)),
+    (joined({"value": 1.0}), ("[epsilon] boundaries: 1 schedules meet at 0 steps",)),
+    (joined({}, {"kind": "adaptiv"}), ("[epsilon.schedules.1] kind: there is no 'adaptiv'", "did you mean 'adaptive'?")),
+    (joined({}, {"valu": 1.0}), ("[epsilon.schedules.1] valu: no such key (did you mean 'value'?)",)),
+    (joined({"value": -1.0}, {}), ("[epsilon.schedules.0] value:", "greater than 0", "got -1.0")),
+    (joined({}, {"kind": "cosine", "start": 1.0, "end": 1.0}), ("[epsilon.schedules.1] steps: is missing",)),
+    (joined({}, 1e-3), ("[epsilon.schedules.1]: expected a table such as { kind = ... }, got 0.001",)),
+    (joined({}, joined({}, {"valu": 1})["epsilon"]), ("[epsilon.schedules.1.schedules.1] valu: no such key",)),
+    ({"epsilon": {"kind": "join", "schedules": 3, "boundaries": []}}, ("[epsilon.schedules]: expected a table", "got 3")),
+    ({"epsilon": {"schedules": [{}]}}, ("[epsilon] schedules: no such key", "there are value")),
+    # settings of approximations
+    ({"epsilon": {"kind": "adaptive", "start": 1.0}}, ("[epsilon] start: 1 is not between lowest (1e-06)",)),
+    ({"epsilon": {"kind": "adaptive", "target": 1.0}}, ("[epsilon] target:", "less than 1", "got 1.0")),
+    ({"estimator": {"kind": "one_sided", "normalise": True}}, ("[estimator] normalise:", "set probes to 2 or more")),
+    ({"reuse": {"policy": "transported", "refresh": 0}}, ("[reuse] refresh:", "got 0")),
+    ({"reuse": {"policy": "frozen", "check": 1.5}}, ("[reuse] check:", "got 1.5")),
+    ({"reuse": {**debiased("frozen")["reuse"], "probability": 0.0}}, ("[reuse] probability: must be above 0",)),
+    ({"task": {"shots": -1}}, ("[task] shots:", "got -1")),
+    # approximations that could not work, or would gain nothing
+    ({"reuse": {"policy": "reflected"}}, ("[reuse] policy: 'reflected' runs one base lane for all probes", "'transported'")),
+    (debiased("reflected"), ("[reuse] policy: 'reflected' runs one base lane", "set [estimator] probes to 2 or more")),
+    (
+        {"reuse": {"policy": "reflected"}, "estimator": {"kind": "one_sided"}},
+        ("[reuse] policy: 'reflected' has no minus lanes to reflect", "use 'exact'"),
+    ),
+    ({**debiased("reflected"), "estimator": {"kind": "one_sided"}}, ("[reuse] policy: 'reflected' has no minus lanes",)),
+    (
+        {"reuse": {"policy": "transported"}, "estimator": {"kind": "jvp"}},
+        ("[reuse] policy: the 'jvp' estimator differentiates, and reuses nothing; use 'exact'",),
+    ),
+    ({"epsilon": {"kind": "adaptive"}, "estimator": {"kind": "jvp"}}, ("[epsilon] kind:", "'jvp'")),
+    (
+        {"reuse": {"policy": "frozen"}, "estimator": {"perturbation": "inplace"}},
+        ("[reuse] policy: 'frozen' needs all lanes in one pass", "perturbation = \"tandem\""),
+    ),
+    (
+        {"reuse": {"policy": "transported"}, "trainable": {"kind": "lora", "first": 1}},
+        ("[reuse] policy: 'transported' approximates what these weights let share exactly; use 'auto'",),
+    ),
+    (
+        {"reuse": {"policy": "frozen"}, "trainable": {"kind": "layers", "first": 1, "last": 2}},
+        ("[reuse] policy: 'frozen' approximates what these weights let share exactly",),
+    ),
+    (
+        {**debiased("frozen"), "trainable": {"kind": "activated", "invocation": [1]}},
+        ("[reuse] policy: 'debiased' approximates what these weights let share exactly",),
+    ),
     # missing keys
     ({"optimizer": {"lr": None}}, ("[optimizer] lr: is missing",)),
     ({"model": {"path": None}}, ("[model] path: is missing",)),
@@ -192,8 +306,13 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
         {"estimator": {"perturbation": "inplace"}},
         {"estimator": {"perturbation": "inplace"}, "model": {"dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
         {"estimator": {"noise": "gaussian"}, "model": {"dtype": "bfloat16"}},
+        {"reuse": {"policy": "reflected"}, "estimator": {"probes": 2}},
+        {"reuse": {"policy": "transported"}, "estimator": {"kind": "one_sided"}},
+        {"reuse": {"policy": "transported"}, "trainable": {"kind": "lora"}},
+        {**debiased("transported"), "estimator": {"kind": "one_sided", "probes": 2, "normalise": True}},
+        {"estimator": {"kind": "jvp"}, "reuse": {"policy": "exact"}},
     ],
-    ids=["inplace float32", "inplace adapters beside bfloat16", "tandem"],
+    ids=str,
 )
 def test_possible_combinations_are_let_through(changes: dict[str, Values]) -> None:
     parse(minimal(**changes), "it.toml", Path("/nowhere"))
@@ -324,10 +443,20 @@ def test_the_given_values_are_not_changed() -> None:
     assert values["task"]["train"] == "train.jsonl"
 
 
-def test_the_resolved_values_load_again_from_anywhere(write: WriteConfig, tmp_path: Path) -> None:
-    first = load_config(write(minimal()))
+def test_the_given_tables_are_not_changed() -> None:
+    values = minimal(**joined({"value": 0.5}, {}))
+    parse(values, "it.toml", Path("/nowhere"))
+    assert values["epsilon"]["schedules"] == [{"value": 0.5}, {}]
+
+
+@pytest.mark.parametrize("changes", [{}, debiased("frozen", check=0.5), joined({}, {"kind": "adaptive"})], ids=str)
+def test_the_resolved_values_load_again_from_anywhere(
+    write: WriteConfig, tmp_path: Path, changes: dict[str, Values]
+) -> None:
+    first = load_config(write(minimal(**changes)))
     second = parse(first.values, first.source, tmp_path / "elsewhere")
     assert second == first
+    assert load_config(write(dict(first.values))) == first
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinpass.core import Estimate, Probe, StepReport
+from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.errors import JournalError
 from twinpass.train.journal import History, Journal, read, step_record
 
@@ -81,6 +82,26 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 seeds = st.integers(0, 2**64 - 1)
 
 
+floats = st.lists(finite, max_size=3).map(tuple)
+prefixes = st.builds(
+    PrefixReport,
+    accepted=st.integers(0, 10**6),
+    rejected=st.integers(0, 10**6),
+    errors=floats,
+    drift=floats,
+    age=st.none() | st.integers(0, 100),
+    carried=st.none() | finite,
+)
+observations = st.builds(
+    Observation,
+    prefix=prefixes,
+    approximate=floats,
+    exact=floats,
+    ladder=st.lists(st.tuples(finite, finite, finite), max_size=3).map(tuple),
+    base=st.none() | finite,
+)
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> StepReport:
     q = draw(st.integers(1, 3))
@@ -91,7 +112,14 @@ def reports(draw: st.DrawFn) -> StepReport:
         tuple(draw(finite) for _ in range(q)),
     )
     clipped = tuple(draw(finite) for _ in range(q))
-    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite))
+    observed = draw(st.just(Observation()) | observations)
+    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite), observed=observed)
+
+
+def test_a_step_that_observed_nothing_is_as_short_as_before() -> None:
+    assert "observed" not in step_record(report(0))
+    seen = replace(report(0), observed=Observation(PrefixReport(age=0)))
+    assert step_record(seen)["observed"] == {"prefix": {"accepted": 0, "rejected": 0, "age": 0}}
 
 
 @settings(deadline=None, max_examples=40)
@@ -348,3 +376,35 @@ def test_terms_are_those_of_the_steps_in_order() -> None:
     assert terms == expected
     assert [(term.seed, term.scale) for term in history.terms(1, 2)] == expected[2:4]
     assert history.terms(3) == []
+
+
+def carrying(step: int, age: int | None) -> Record:
+    return step_record(replace(report(step), observed=Observation(PrefixReport(age=age))))
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], 0),
+        ([step_record(report(0)), step_record(report(1))], 2),
+        ([carrying(0, 0)], 0),
+        ([carrying(0, 0), carrying(1, 1), carrying(2, 2)], 0),
+        ([carrying(0, 0), carrying(1, 0), carrying(2, 1), evaluation(3, 0.5)], 1),
+        ([carrying(0, 0), carrying(1, None)], 2),
+        ([carrying(0, 0), carrying(1, 1), carrying(2, 2), rollback(2, 0.5)], 2),
+        ([carrying(0, 0), carrying(1, 1), carrying(2, 2), rollback(2, 0.5), evaluation(2, 0.5)], 2),
+        ([carrying(0, 0), carrying(1, 1), carrying(2, 2), rollback(2, 0.5), carrying(2, 0)], 2),
+        ([carrying(0, 0), carrying(1, 1), rollback(0, 0.5)], 0),
+    ],
+)
+def test_what_is_carried_comes_from_the_last_step_that_computed_it(records: list[Record], expected: int) -> None:
+    """Nothing is carried over a rollback, whatever the steps before it say."""
+    assert History.of(records).carried_from == expected
+
+
+def test_a_step_in_force_knows_its_batch() -> None:
+    steps = [step_record(report(i)) for i in range(3)]
+    again = [rollback(1, 0.5, discarded=1), step_record(report(1)), evaluation(2, 0.5), step_record(report(2))]
+    history = History.of([*steps, *again])
+    assert [history.draw_of(step) for step in range(3)] == [0, 4, 5]
+    assert [History.of(steps).draw_of(step) for step in range(3)] == [0, 1, 2]

@@ -1,0 +1,181 @@
+"""Reflected and transported prefixes as pure functions: what is accepted, measured, carried, from what steps measured."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planning import EPS, ONE, SEEN, TWO, pairs, prefixes, report, situation
+
+from twinpass.core import BASE, Lane, StepReport
+from twinpass.estimate.one_sided import OneSided
+from twinpass.reuse.auto import Auto
+from twinpass.reuse.debiased import Debiased
+from twinpass.reuse.exact import Exact
+from twinpass.reuse.frozen import Frozen
+from twinpass.reuse.plan import Plan, Spans
+from twinpass.reuse.reflected import Reflected, accepted_layers
+from twinpass.reuse.transported import Transported
+
+# --- acceptance
+
+
+@pytest.mark.parametrize(
+    ("errors", "eps", "layers"),
+    [
+        ((0.1, 0.2, 0.3), EPS, 2),
+        ((0.1, 0.2, 0.3), 2 * EPS, 1),
+        ((0.1, 0.2, 0.3), 2.1 * EPS, 0),
+        ((0.1, 0.2, 0.3), EPS / 2, 3),
+        ((0.1, 0.5, 0.1), EPS, 1),
+        ((0.0, 0.0, 1e9), 1e-9, 2),
+        ((), EPS, 3),
+    ],
+)
+def test_layers_are_accepted_up_to_the_first_error_above_the_tolerance(
+    errors: tuple[float, ...], eps: float, layers: int
+) -> None:
+    known = situation(report(errors))
+    assert accepted_layers(eps, known, 0.2) == layers
+    for policy in (Reflected(), Transported(), Debiased(inner=Reflected())):
+        assert policy.accepted(eps, known) == layers / 3
+
+
+def test_policies_that_reflect_nothing_have_no_share_of_acceptance() -> None:
+    for policy in (Exact(), Auto(), Frozen(), Debiased(inner=Frozen())):
+        assert policy.accepted(EPS, situation(SEEN)) is None
+
+
+def test_the_last_measurement_counts() -> None:
+    known = situation(report((0.0, 0.0, 0.0)), report((0.1, 9.0, 0.0), eps=2 * EPS), report())
+    assert accepted_layers(EPS, known, 0.2) == 1
+    assert accepted_layers(4 * EPS, known, 0.2) == 1
+    assert accepted_layers(4.1 * EPS, known, 0.2) == 0
+
+
+errors = st.lists(st.floats(0.0, 10.0), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(errors, st.floats(1e-6, 1.0), st.floats(1.0, 100.0), st.floats(0.01, 5.0))
+def test_a_larger_eps_never_accepts_more(measured: list[float], eps: float, factor: float, tolerance: float) -> None:
+    known = situation(report(measured), layers=len(measured))
+    fewer, more = (accepted_layers(e, known, tolerance) for e in (eps * factor, eps))
+    assert 0 <= fewer <= more <= len(measured)
+    assert all(error * eps / EPS <= tolerance for error in measured[:more])
+
+
+# --- reflected
+
+
+def test_reflected_measures_first_then_takes_minus_lanes_from_the_reflection() -> None:
+    first = Reflected().plan(pairs(), situation())
+    assert prefixes(first) == ["own", "reflected", "own", "reflected"]
+    assert first.spans == Spans("prompt", 3)
+    assert first.twins == (Lane(TWO[0], -1, EPS), Lane(TWO[1], -1, EPS))
+    assert (first.weight, first.exact) == (1.0, pairs())
+    later = Reflected().plan(pairs(), situation(SEEN))
+    assert (prefixes(later), later.spans, later.twins) == (prefixes(first), Spans("prompt", 2), ())
+
+
+@pytest.mark.parametrize(
+    ("factor", "coin", "measures"),
+    [
+        (1.0, 0.99, False),
+        (1.0, 0.05, False),
+        (1.0, 0.049, True),
+        (4.0, 0.99, False),
+        (4.1, 0.99, True),
+        (0.25, 0.99, False),
+        (0.24, 0.99, True),
+    ],
+)
+def test_reflected_measures_when_the_coin_says_so_or_eps_has_moved(factor: float, coin: float, measures: bool) -> None:
+    policy = Reflected(tolerance=100.0)
+    assert bool(policy.plan(pairs(eps=EPS * factor), situation(SEEN, coin=coin)).twins) == measures
+
+
+def test_where_nothing_is_accepted_lanes_are_exact_unless_measured() -> None:
+    hopeless = report((1e9, 0.0, 0.0))
+    assert Reflected().plan(pairs(), situation(hopeless)) == Plan(tuple(pairs()))
+    measuring = Reflected().plan(pairs(), situation(hopeless, coin=0.0))
+    assert measuring.spans == Spans("prompt", 0)
+    assert len(measuring.twins) == 2
+
+
+def test_without_minus_lanes_there_is_nothing_to_reflect() -> None:
+    lanes = OneSided(2).lanes(TWO, EPS)
+    assert Reflected().plan(lanes, situation(coin=0.0)) == Plan(tuple(lanes))
+
+
+# --- transported
+
+
+@pytest.mark.parametrize(
+    ("steps", "coin", "base"),
+    [
+        ([], 0.99, "keep"),
+        ([report((0.1, 0.2, 0.3), age=0)], 0.99, "carried"),
+        ([report((0.1, 0.2, 0.3), age=0)], 0.0, "keep"),
+        ([report((0.1, 0.2, 0.3), age=30)], 0.99, "carried"),
+        ([report((0.1, 0.2, 0.3), age=31)], 0.99, "keep"),
+        ([report((0.1, 0.2, 0.3), age=0), report()], 0.99, "keep"),
+        ([report((0.1, 0.2, 0.3), eps=EPS / 5, age=0)], 0.99, "keep"),
+    ],
+    ids=["first", "carried", "measured", "old", "too old", "nothing carried", "eps moved"],
+)
+def test_transported_carries_until_it_is_due_or_measures(steps: list[StepReport], coin: float, base: str) -> None:
+    plan = Transported(tolerance=1.0).plan(pairs(), situation(*steps, coin=coin))
+    assert plan.spans is not None
+    assert plan.spans.base == base
+
+
+def test_transported_takes_the_returning_prefix_with_one_pair_the_whole_one_with_more() -> None:
+    known = situation(report((0.1, 0.2, 0.3), age=0))
+    assert Transported().plan(pairs(ONE), known).spans == Spans("returning", 2, "carried")
+    assert Transported().plan(pairs(TWO), known).spans == Spans("prompt", 2, "carried")
+
+
+def test_transported_serves_the_base_lane_of_one_sided_estimates() -> None:
+    lanes, known = OneSided(2).lanes(TWO, EPS), situation(report(age=0))
+    plan = Transported().plan(lanes, known)
+    assert (prefixes(plan), plan.spans, plan.twins) == (["base", "own", "own"], Spans("returning", 3, "carried"), ())
+    measuring = Transported().plan(lanes, situation(report(age=0), coin=0.0))
+    assert (measuring.twins, measuring.exact) == ((BASE,), lanes)
+    refreshed = Transported().plan(lanes, situation(coin=0.0))
+    assert refreshed.spans == Spans("returning", 3, "keep")
+    assert refreshed.twins == ()  # what was just computed is exact
+
+
+@pytest.mark.parametrize(
+    ("found", "limit"),
+    [
+        ([], 32),
+        ([(31, 0.3)], 16),
+        ([(31, 0.3), (15, 0.3)], 8),
+        ([(31, 0.3), (15, 0.1)], 16),
+        ([(31, 0.3), (15, 0.049)], 32),
+        ([(31, 0.01)], 32),
+        ([(0, 0.3)], 1),
+        ([(0, 0.3), (0, 0.3)], 1),
+        ([(0, 0.3), (0, 0.01), (1, 0.01)], 4),
+        ([(9, 0.2)], 32),
+        ([(9, None)], 32),
+    ],
+)
+def test_refreshes_come_sooner_after_large_errors_and_later_after_small(
+    found: list[tuple[int, float | None]], limit: int
+) -> None:
+    """``found``: how old what was carried had become, and how far off it was then."""
+    steps = [step for age, carried in found for step in (report(age=age), report(age=0, carried=carried))]
+    assert Transported().limit(situation(*steps)) == limit
+    for age in (limit - 2, limit - 1):
+        known = situation(*steps, report((0.0, 0.0, 0.0), age=max(0, age)))
+        spans = Transported().plan(pairs(), known).spans
+        assert spans is not None
+        assert (spans.base == "keep") == (max(0, age) >= limit - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 70), st.none() | st.floats(0.0, 1.0)), max_size=8), st.integers(1, 64))
+def test_the_limit_stays_within_its_bounds(found: list[tuple[int, float | None]], refresh: int) -> None:
+    steps = [report(age=age % refresh, carried=carried) for age, carried in found]
+    assert 1 <= Transported(refresh=refresh).limit(situation(*steps)) <= refresh
