@@ -1,11 +1,9 @@
 """The embedded engine: a Hugging Face model in this process, on the CPU."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,9 +13,10 @@ from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.identity import digest, hash_of, require_finite
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
-from twinpass.engine.embedded.linearised import Tangents, tangents
+from twinpass.engine.embedded.linearised import score_linear
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
 from twinpass.engine.embedded.scorer import Common, Job, PackedScorer, Result
@@ -29,7 +28,6 @@ from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import Distribution
-from twinpass.perturb.parameters import flat_view
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.exact import Exact
@@ -81,7 +79,7 @@ class TorchEngine(Engine):
         self.model = model
         model.train(False)
         self.noise: Distribution = noise
-        _require_finite(model)
+        require_finite(model)
         self._causal = CausalModel(model)
         self._trained: Trained = trainable.attach(model, seed, invocation)
         self.parameters = self._trained.parameters
@@ -89,7 +87,7 @@ class TorchEngine(Engine):
         self._perturbation = perturbation
         self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
         self._inplace = self._place()
-        self._base_hash = _hash(model)
+        self._base_hash = hash_of(model)
         self._policy = reuse or Auto()
         if self._policy.approximate and perturbation == "inplace":
             raise ModelError(_ONE_LANE)
@@ -139,7 +137,7 @@ class TorchEngine(Engine):
             return None
         config = self.model.config.to_dict()
         same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
-        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "config": _digest(same)}
+        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "config": digest(same)}
         return Spill(expand(folder), identity, self._causal.depth)
 
     @property
@@ -202,14 +200,7 @@ class TorchEngine(Engine):
         self.settle()
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
         adapters = self._trained.adapters
-        known: dict[Probe, Tangents] = {}
-        for probe in {lane.probe: None for lane in lanes if lane.probe is not None}:
-            known[probe] = tangents(self._causal, self.parameters, adapters, self.noise, requests, starts, probe)
-        values = [
-            [value + lane.scale * slope for value, slope in known[lane.probe]]
-            for lane in lanes
-            if lane.probe is not None
-        ]
+        values = score_linear(self._causal, self.parameters, adapters, self.noise, requests, starts, lanes)
         rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
         return Scores(values, Work(rows, rows))
 
@@ -343,26 +334,3 @@ class TorchEngine(Engine):
 
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=3)
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _require_finite(model: PreTrainedModel) -> None:
-    for name, tensor in model.named_parameters():
-        if tensor.device.type != "cpu":
-            raise ModelError(f"{name} is on {tensor.device}; the torch engine runs on the CPU for now: use model.cpu()")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(
-                f"{name} holds NaN or infinite weights; the checkpoint is damaged, load it again from its source"
-            )
-
-
-def _hash(model: PreTrainedModel) -> str:
-    """SHA-256 over names, shapes and bits of all parameters."""
-    digest = hashlib.sha256()
-    for name, tensor in model.named_parameters():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(flat_view(tensor.contiguous()).data)
-    return digest.hexdigest()

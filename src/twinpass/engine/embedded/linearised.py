@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as untyped_forward_ad
 from torch.func import functional_call
 
-from twinpass.core import Probe, Request, Score
+from twinpass.core import Lane, Probe, Request, Score
 from twinpass.engine.embedded.adapter import LoraWeights
 from twinpass.engine.embedded.causal import CausalModel, log_softmax
 from twinpass.engine.embedded.patching import forward_of
@@ -31,6 +31,23 @@ BATCH_TOKENS = 2048
 
 Tangents = list[tuple[Score, Score]]
 """By request: log-probabilities [len(completion)], and their derivatives along ``z``."""
+
+
+def score_linear(
+    causal: CausalModel,
+    parameters: Parameters,
+    adapters: Mapping[str, LoraWeights],
+    noise: Distribution,
+    requests: Sequence[Request],
+    starts: Sequence[int],
+    lanes: Sequence[Lane],
+) -> list[list[Score]]:
+    """``[lane][request]`` log-probabilities to first order, of lanes that have a probe."""
+    probes = {lane.probe: None for lane in lanes if lane.probe is not None}
+    known = {probe: tangents(causal, parameters, adapters, noise, requests, starts, probe) for probe in probes}
+    return [
+        [value + lane.scale * slope for value, slope in known[lane.probe]] for lane in lanes if lane.probe is not None
+    ]
 
 
 def tangents(
