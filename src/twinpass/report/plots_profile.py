@@ -91,4 +91,5 @@ def _limits(axes: Axes, result: Mapping[str, Any]) -> None:
             axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[i], linewidth=2, label=label)
     axes.set(xlabel="eps", ylabel="relative error of g", xscale="log", yscale="log")
     axes.set_title(f"Exact SPSA against {result['reference']}", fontsize=11)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
