@@ -50,7 +50,9 @@ class Profile:
             for prefix in (report.observed.prefix for report in seen):
                 layer = {"eps": eps, "dtype": dtype, "drift": list(prefix.drift), "errors": list(prefix.errors)}
                 self.layers.append(layer)
-            courses += [(contender, self._run(bench, contender, eps, seen)) for contender in self.contenders[1:]]
+            # what is known of lanes is lost when the weights move: those that move them come last
+            others = sorted(self.contenders[1:], key=lambda contender: contender.moves)
+            courses += [(contender, self._run(bench, contender, eps, seen)) for contender in others]
         self._refer(bench, list(exact.values()), dtype)
         noise = loss_noise(list(exact.values()), self.reference)
         self.limits[dtype] = {"loss_noise": noise, "curvature": curvature(even)}
