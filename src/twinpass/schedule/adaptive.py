@@ -28,8 +28,11 @@ SPREAD = 4.0
 FACTORS = np.geomspace(1e-3, 10.0, 801)
 """How far eps may move at once: up in small steps, as loss may saturate there; down at will."""
 
-ROUNDING = 16.0
-"""Noise of a loss is at most this many times the resolution of the numbers it was computed with; more is truncation."""
+SATURATED = 0.15
+"""A loss that moved by more than this share of itself has left the range in which differences mean anything."""
+
+ROUNDING = 8.0
+"""There, what looks like noise is taken for rounding up to this many times the resolution of the numbers only."""
 
 WINDOW, NEAR = 6, 10.0
 """So many of the last trials and measurements count, if their eps was within this factor of the present one."""
@@ -37,10 +40,14 @@ WINDOW, NEAR = 6, 10.0
 
 @record(frozen=True)
 class Errors:
-    """Mean squares of rounding and truncation errors of g, at eps 1: the former falls with its square, the latter rises."""
+    """Mean squares of rounding and truncation errors of g, at eps 1: the former falls with its square, the latter rises.
+
+    Where losses are ``saturated`` both say only that eps is too large.
+    """
 
     rounding: float
     truncation: float
+    saturated: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,6 +100,7 @@ class AdaptiveEpsilon(Epsilon):
         near = [(report.estimate.eps, errors) for report in _near(known.steps, eps) if (errors := trial(report, known))]
         if not near:
             return float(FACTORS[0])  # nothing finite came back: far too large
+        near = near[-1:] if near[-1][1].saturated else [pair for pair in near if not pair[1].saturated]
         scales = np.array([scale for scale, _ in near])
         rounding = float(np.mean([errors.rounding for _, errors in near])) / eps**2
         # truncation found at a small eps is mostly noise, magnified by eps^-2p: the larger ones know better
@@ -134,14 +142,16 @@ def trial(report: StepReport, known: Known) -> Errors | None:
     (n, t), *_ = np.linalg.lstsq(
         np.array([[r + 1, (1 - 1 / r) ** 2], [1 + 1 / r, (r - 1) ** 2]]), np.array([first, second])
     )
-    most = (ROUNDING * known.resolution * max(1.0, abs(observed.base))) ** 2 / (2 * eps**2)
-    if n > most:
-        n, t = most, max(t, first, second / (r - 1) ** 2)
+    size = max(1.0, abs(observed.base))
+    saturated = bool(max(abs(plus[1] - observed.base), abs(minus[1] - observed.base)) > SATURATED * size)
+    if saturated:
+        n = min(n, (ROUNDING * known.resolution * size) ** 2 / (2 * eps**2))
+        t = max(t, first, second / (r - 1) ** 2, 2048 * n)  # at least fourfold too large
     n, t = max(n, 0.0), max(t, 0.0)
     if known.bias_order == 1:
         even = (plus[2] + minus[2] - 2 * observed.base) / (2 * SPREAD * eps)
         n, t = 4 * n, max(0.0, even**2 - 3 * n / r) / r
-    return Errors(float(n * eps**2), float(t / eps ** (2 * known.bias_order)))
+    return Errors(float(n * eps**2), float(t / eps ** (2 * known.bias_order)), saturated)
 
 
 def _near(steps: Sequence[StepReport], eps: float) -> list[StepReport]:
