@@ -20,7 +20,7 @@ class Debiased(Policy):
     The coin B is drawn from the run's seed, so that a resumed run draws the same.
 
     Args:
-        inner: the biased policy.
+        inner: the biased policy. Its ``check`` is replaced by B, its ``budget`` and ``page_size`` by those given here.
         probability: p, in (0, 1].
     """
 
