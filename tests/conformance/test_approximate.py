@@ -142,6 +142,24 @@ def test_any_cache_gives_the_same_approximation(name: str, spans: Spans, setting
     assert_same(engine.score(requests[::-1], FEW, spans), backwards)
 
 
+@pytest.mark.parametrize("spans", [*WHOLE, *CUT], ids=str)
+def test_approximations_in_bfloat16(spans: Spans) -> None:
+    """Sums of keys and values go back to the model's dtype; scores are those of float64 up to its rounding."""
+    narrow = build("llama", torch.bfloat16)
+    wide = build("llama", torch.bfloat16)
+    wide.double()
+    values = []
+    for model in (narrow, wide):
+        engine = TorchEngine(model, Full(), reuse=Reflected())
+        engine.score(HEADED, MIXED, spans)
+        engine.update([Term(7, 0.02)])
+        carried = replace(spans, base="carried") if spans.base == "keep" else spans
+        scores = engine.score(HEADED, MIXED, carried)
+        assert scores.prefix.errors
+        values.append([score for lane in scores.values for score in lane])
+    assert deviation(*values) < 0.3
+
+
 def test_small_caches_really_cut_the_batch() -> None:
     roomy = approximate_engine("llama").score(HEADED[3:8], FEW, WHOLE[0]).work.computed
     small = approximate_engine("llama", **SETTINGS["small cache, several groups"])

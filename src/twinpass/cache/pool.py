@@ -58,10 +58,10 @@ class Pool:
         for planes in (self._keys, self._values):
             for layer in layers:
                 plane = planes[self._plane(layer)]
-                plane[target] = _sum(plane, terms)
+                plane[target] = _sum(plane, terms).to(plane.dtype)
         if hidden:
             assert self._hidden is not None
-            self._hidden[target] = _sum(self._hidden, terms)
+            self._hidden[target] = _sum(self._hidden, terms).to(self._hidden.dtype)
 
     def distance(self, terms: Sequence[tuple[float, Tensor]], layer: int) -> tuple[float, float]:
         """Norms of ``sum_i weight_i * slots_i`` over a layer's keys, and over its values."""

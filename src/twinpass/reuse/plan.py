@@ -57,11 +57,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a policy may look at: the model's ``layers``, the ``steps`` in force, and a ``coin`` (uniform in [0, 1))."""
+    """What a policy may look at: the model's ``layers``, the ``steps`` in force, and a ``coin`` (uniform in [0, 1)).
+
+    ``trial``: this step tries other eps too, so that it is the time to measure what depends on eps.
+    """
 
     layers: int
     steps: Sequence[StepReport] = ()
     coin: float = 0.0
+    trial: bool = False
 
     def last(self, chosen: Callable[[Observation], bool]) -> StepReport | None:
         """The latest step whose observation is ``chosen``."""

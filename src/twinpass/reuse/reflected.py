@@ -22,7 +22,7 @@ class Reflected(Policy):
 
     Args:
         tolerance: largest error of reflected keys and values, relative to how far the perturbation moved them.
-        check: probability that a step measures; the first always does.
+        check: probability that a step measures; the first always does, and so do those that try other eps.
     """
 
     bias_order: ClassVar[int | None] = 1
@@ -60,7 +60,7 @@ def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check
     """Reflect every minus lane as far as the last measurement allows; measure, if it is time to."""
     pairs, eps = sum(lane.sign < 0 for lane in lanes), max(lane.eps for lane in lanes)
     layers = accepted_layers(eps, situation, tolerance)
-    measures = situation.coin < check or (pairs > 0 and not _measured_near(eps, situation))
+    measures = situation.trial or situation.coin < check or (pairs > 0 and not _measured_near(eps, situation))
     if (not measures and not layers) or (not pairs and base == "compute"):
         return Plan(tuple(lanes))
     spans = Spans("prompt" if pairs > 1 or base == "compute" else "returning", layers, base)

@@ -113,19 +113,20 @@ class Trainer:
         plan, engine = self.plan, self.engine
         known = self._known(before)
         coin = derive_seed(plan.seed, "check", draw) / 2**63
+        trials = [engine.effective_eps(trial) for trial in plan.epsilon.trials(step, eps, known)]
         return measure(
             engine,
             plan.estimator,
             plan.objective,
             self._policy,
             lambda gradients: plan.optimizer.clipping(gradients, self.history),
-            Situation(engine.layers, before, coin),
+            Situation(engine.layers, before, coin, trial=bool(trials)),
             step=step,
             examples=self._batch(draw),
             probes=self._probes(step, draw),
             eps=eps,
             lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
-            trials=[engine.effective_eps(trial) for trial in plan.epsilon.trials(step, eps, known)],
+            trials=trials,
         )
 
     @property
