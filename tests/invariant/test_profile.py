@@ -90,13 +90,28 @@ def test_bfloat16_is_held_against_float32(tmp_path: Path) -> None:
     assert found["bfloat16"]["reference_error"] > 0.01
 
 
+def test_where_prefixes_are_shared_exactly_what_applies_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny.config(tmp_path, **{**FULL, "trainable": {"kind": "activated", "rank": 2}})
+    assert main(["profile", str(config), "--eps", "1e-2", "--probes", "2", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert {row["policy"] for row in found["rows"]} == {"exact", "one_sided"}
+    assert all(row["hit_rate"] > 0 for row in found["rows"])
+    assert "comparing exact, one_sided" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sections", "message"),
     [
         (["--probes", "1"], {}, "--probes 1: a fidelity needs at least 2"),
         (["--eps", "0"], {}, "--eps: expected positive numbers"),
         ([], {"estimator": {"kind": "one_sided"}}, 'set kind = "spsa"'),
-        ([], {"trainable": {"kind": "activated", "rank": 2}}, "use --policies exact one_sided"),
+        (
+            ["--policies", "exact", "frozen", "reflected"],
+            {"trainable": {"kind": "activated", "rank": 2}},
+            "--policies frozen reflected: these weights share prefixes exactly",
+        ),
         ([], {"reuse": {"policy": "nonsense"}}, "there is no 'nonsense'"),
     ],
 )

@@ -40,8 +40,8 @@ BIASED: Mapping[str, Policy] = {
 """Approximate policies whose error of g is of the order that they declare."""
 
 UNBIASED: Mapping[str, Policy] = {
-    "debiased": Debiased(inner=BIASED["frozen"], probability=0.3),
-    "debiased reflected": Debiased(inner=BIASED["reflected"], probability=0.3),
+    "debiased": Debiased(inner=Frozen(), probability=0.3),
+    "debiased reflected": Debiased(inner=Reflected(tolerance=ALL), probability=0.3),
 }
 """Approximate policies that are right in expectation."""
 

@@ -12,7 +12,6 @@ from twinpass.config.schema import SECTIONS, Config
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.errors import ConfigError
 from twinpass.reuse.debiased import Debiased
-from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon, Known
@@ -137,8 +136,8 @@ def test_faults_of_all_tables_are_reported_at_once() -> None:
 
 
 def test_an_override_may_be_a_table(write: WriteConfig) -> None:
-    overrides = ["reuse.policy=debiased", 'reuse.inner={policy = "frozen", check = 0.5}']
-    assert load_config(write(minimal()), overrides).reuse == Debiased(inner=Frozen(check=0.5))
+    overrides = ["reuse.policy=debiased", 'reuse.inner={policy = "transported", refresh = 7}']
+    assert load_config(write(minimal()), overrides).reuse == Debiased(inner=Transported(refresh=7))
 
 
 def test_an_integer_may_stand_for_a_float() -> None:
@@ -449,7 +448,7 @@ def test_the_given_tables_are_not_changed() -> None:
     assert values["epsilon"]["schedules"] == [{"value": 0.5}, {}]
 
 
-@pytest.mark.parametrize("changes", [{}, debiased("frozen", check=0.5), joined({}, {"kind": "adaptive"})], ids=str)
+@pytest.mark.parametrize("changes", [{}, debiased("transported", refresh=7), joined({}, {"kind": "adaptive"})], ids=str)
 def test_the_resolved_values_load_again_from_anywhere(
     write: WriteConfig, tmp_path: Path, changes: dict[str, Values]
 ) -> None:

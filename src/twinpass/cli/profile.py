@@ -15,6 +15,7 @@ from twinpass.analysis.sweep import Bench, Contender
 from twinpass.config.build import Run, build
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
+from twinpass.engine.embedded.trainable import Activated
 from twinpass.errors import ConfigError
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
@@ -62,9 +63,8 @@ def add(commands: Any) -> None:
         "--policies",
         nargs="+",
         choices=list(POLICIES),
-        default=list(POLICIES),
         metavar="P",
-        help=f"of {', '.join(POLICIES)}",
+        help=f"of {', '.join(POLICIES)} (default: all that apply)",
     )
     command.add_argument("--probes", type=int, default=32, metavar="N", help="directions at each eps (default: 32)")
     command.add_argument(
@@ -89,8 +89,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure, write, print."""
     config = load_config(args.config, args.set)
     _require_sense(args, config)
+    names = args.policies or _that_apply(config)
+    if set(names) != set(args.policies or POLICIES):
+        console.print(
+            f"these weights share prefixes exactly, there is nothing to approximate: comparing {', '.join(names)}"
+        )
     out = args.out or Path("runs") / f"profile-{args.config.stem}"
-    profile = Profile(_contenders(config, args.policies), sorted(set(args.eps)), args.jvp)
+    profile = Profile(_contenders(config, names), sorted(set(args.eps)), args.jvp)
     dtypes = args.dtypes or [config.model.dtype]
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:
@@ -121,19 +126,20 @@ def _require_sense(args: argparse.Namespace, config: Config) -> None:
         problems.append(
             '[estimator]: profiles compare with two-sided SPSA in tandem; set kind = "spsa", perturbation = "tandem"'
         )
-    if not config.reuse.approximate and set(args.policies) - {EXACT, "one_sided"}:
-        problems += _impossible(config)
+    if impossible := set(args.policies or ()) - set(_that_apply(config)):
+        problems.append(
+            f"--policies {' '.join(sorted(impossible))}: these weights share prefixes exactly, there is nothing to approximate; "
+            "use --policies exact one_sided"
+        )
     if problems:
         raise ConfigError(str(args.config), problems)
 
 
-def _impossible(config: Config) -> list[str]:
-    first = getattr(config.trainable, "first", 0) > 0
-    if first or type(config.trainable).__name__ == "Activated":
-        return [
-            "[trainable]: these weights share prefixes exactly, there is nothing to approximate; use --policies exact one_sided"
-        ]
-    return []
+def _that_apply(config: Config) -> list[str]:
+    """Policies for what is trained: approximations are for weights that act on every token in every layer."""
+    trainable = config.trainable
+    shares = isinstance(trainable, Activated) or getattr(trainable, "first", 0) > 0
+    return [EXACT, "one_sided"] if shares else list(POLICIES)
 
 
 def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:

@@ -20,7 +20,7 @@ class Debiased(Policy):
     The coin B is drawn from the run's seed, so that a resumed run draws the same.
 
     Args:
-        inner: the biased policy. Its ``check`` is replaced by B, its ``budget`` and ``page_size`` by those given here.
+        inner: the biased policy; ``budget`` and ``page_size`` are given here, and B stands for its ``check``.
         probability: p, in (0, 1].
     """
 
@@ -35,6 +35,9 @@ class Debiased(Policy):
             raise ValueError("probability: must be above 0; the exact lanes have to run sometimes")
         if isinstance(self.inner, Debiased) or type(self.inner).bias_order is None:
             raise ValueError("inner: there is no bias to correct; choose 'frozen', 'reflected' or 'transported'")
+        for key, instead in (("check", "probability"), ("budget", "budget"), ("page_size", "page_size")):
+            if getattr(self.inner, key) != getattr(type(self.inner), key):
+                raise ValueError(f"inner: {key} has no effect there; set {instead} of the debiased policy itself")
 
     def sharing(self, trains: Trains) -> Sharing | None:
         return self.inner.sharing(trains)
