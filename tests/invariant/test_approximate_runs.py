@@ -33,7 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "transported": {"reuse": TRANSPORTED, "estimator": {"probes": 1}},
     "transported-lora": {"reuse": TRANSPORTED, "trainable": {"kind": "lora", "rank": 2, "alpha": 4.0}},
     "debiased-frozen": {"reuse": {**DEBIASED, "inner": {"policy": "frozen"}}},
-    "debiased-transported": {"reuse": {**DEBIASED, "inner": TRANSPORTED}, "estimator": {"probes": 1}},
+    "debiased-transported": {
+        "reuse": {**DEBIASED, "inner": {"policy": "transported", "refresh": 3, "tolerance": 10.0}},
+        "estimator": {"probes": 1},
+    },
     "one-sided-transported": {"reuse": TRANSPORTED, "estimator": {"kind": "one_sided", "probes": 2}},
     "adaptive": {"epsilon": ADAPTIVE},
     "adaptive-transported": {
