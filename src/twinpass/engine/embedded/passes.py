@@ -16,6 +16,7 @@ from twinpass.engine.embedded.attention import AttentionPlan, Piece, packed_atte
 from twinpass.engine.embedded.causal import CausalModel, log_softmax
 from twinpass.engine.embedded.lanes import LaneLayout
 from twinpass.engine.embedded.packing import Packed, Reads, Rows, Segment, unmark
+from twinpass.engine.embedded.products import own_products
 
 LOGITS_BYTES = 64 << 20
 """Largest logits tensor; more positions are read in blocks."""
@@ -109,7 +110,7 @@ class Passes:
         lanes = len(batch.versions)
         result = _Result(lanes, reads or Reads((), ()))
         chunks = _Chunks(batch, max(1, self.chunk_rows // lanes))
-        with self.cache.reservation() as scratch, torch.no_grad():
+        with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.model):
             for index, rows in enumerate(chunks.rows):
                 self._make_room(batch, scratch, chunks.needed_after(index))
                 self._chunk(batch, running, chunks, index, rows, result)

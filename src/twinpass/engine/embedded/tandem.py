@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from twinpass.engine.embedded.adapter import LoraWeights
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
 from twinpass.engine.embedded.patching import forward_of
+from twinpass.engine.embedded.products import is_linear, of_linear, product
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.perturb.parameters import Parameters
 
@@ -83,7 +84,7 @@ class LaneLinear(LaneModule):
                 for lane in range(layout.lanes):
                     torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
         else:
-            y = torch.nn.functional.linear(rows, self.weight)
+            y = product(rows, self.weight)
         return self.bias(weights, y).view(*x.shape[:-1], -1)
 
 
@@ -151,7 +152,7 @@ class LaneLora(LaneModule):
         change = change.view(*x.shape[:-1], -1)
         if layout.active_from:
             change.view(-1, layout.rows, change.shape[-1])[:, : layout.active_from] = 0
-        y: Tensor = self.original(x)
+        y: Tensor = of_linear(self.module, x) if is_linear(self.module) else self.original(x)
         return y.add_(change) if y.dtype is change.dtype else y + change.to(y.dtype)
 
 
@@ -221,7 +222,7 @@ def _lane_modules(
 def _kind(path: str, module: nn.Module) -> type[LaneModule]:
     if isinstance(module, nn.Embedding):
         return LaneEmbedding
-    if type(module).forward is nn.Linear.forward:
+    if is_linear(module):
         return LaneLinear
     if isinstance(module, Conv1D):
         return LaneConv1D
