@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from twinpass.cli import evaluate, profile, replay, train
+from twinpass.cli import bench, evaluate, profile, replay, train
 from twinpass.errors import DivergedError, TwinpassError
 
 DESCRIPTION = """\
@@ -17,6 +17,8 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
   twinpass eval examples/reviews.toml           score the base model on the held-out rows
   twinpass eval runs/reviews --step 100         score a run as it was after step 100
   twinpass profile examples/reviews-8shot.toml  what each reuse policy saves, and what it costs in fidelity
+  twinpass bench reviews-0shot                  time steps beside plain MeZO; any configuration will do
+  twinpass bench time-to-accuracy               accuracy against seconds, beside plain MeZO and first-order LoRA
   twinpass replay runs/reviews --step 100 --out DIR    rebuild the weights of any step from the journal
 """
 
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, evaluate, replay, profile):
+    for module in (train, evaluate, replay, profile, bench):
         module.add(commands)
     return root
 

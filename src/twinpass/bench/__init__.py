@@ -1,0 +1,1 @@
+"""What a user would pick instead, run beside twinpass on the same model, data and machine."""

@@ -1,0 +1,172 @@
+"""One workload: steps of twinpass and of plain MeZO in turn, on the same batches, in one process."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twinpass.bench import gemm
+from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.peak import peaks
+from twinpass.bench.phases import Clock
+from twinpass.bench.rivals import naive
+from twinpass.config.build import Run, build
+from twinpass.config.schema import Config
+from twinpass.core import Probe, StepReport, Work
+from twinpass.engine.base import Engine
+from twinpass.perturb.noise import derive_seed
+from twinpass.report.fidelity import Fidelity
+from twinpass.report.listener import Listener
+from twinpass.schedule.epsilon import Known
+from twinpass.train.batches import batch
+from twinpass.train.folder import header
+from twinpass.train.journal import Journal
+from twinpass.train.trainer import Trainer
+
+BATCHES = 2
+"""Minibatches that come round again and again; the first epoch warms up, and fills what is kept across steps."""
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+Told = Callable[[str], None]
+
+
+@dataclass
+class Turns(Listener):
+    """After each step of ours past the first epoch, one of plain MeZO on the same batch.
+
+    A last step of ours runs under clocks; its products are recorded, and its time is not counted.
+    """
+
+    session: Run
+    rival: NaiveMezo
+    repeats: int
+    told: Told
+    ours: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    perturbing: list[float] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+    clock: Clock = field(default_factory=Clock)
+    shapes: list[gemm.Shape] = field(default_factory=list)
+    _last: ExitStack = field(default_factory=ExitStack)
+
+    def stepped(self, report: StepReport, seconds: float) -> None:
+        self._last.close()
+        done = report.step + 1 - BATCHES
+        if done <= 0:
+            self.first.append(seconds)
+        elif done <= self.repeats:
+            self.ours.append(seconds)
+            self.work += report.work
+            self.told("ours")
+            self._their_turn(report)
+        if done == self.repeats:
+            engine: Any = self.session.engine
+            lanes = len(self.session.plan.estimator.lanes(report.estimate.probes, report.estimate.eps))
+            self.shapes = self._last.enter_context(gemm.recorded(engine.model, set(engine.parameters), lanes))
+            self._last.enter_context(self.clock.running())
+
+    def _their_turn(self, report: StepReport) -> None:
+        plan, rival = self.session.plan, self.rival
+        examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, report.step)
+        started, before = time.perf_counter(), rival.perturb_seconds
+        for probe in report.estimate.probes:
+            rival.step(examples, probe.seed % 2**63, report.estimate.eps, report.lr / len(report.estimate.probes))
+        self.theirs.append(time.perf_counter() - started)
+        self.perturbing.append(rival.perturb_seconds - before)
+        self.told("plain MeZO")
+
+
+def compare(config: Config, repeats: int, probes: int, told: Told = lambda part: None) -> dict[str, Any]:
+    """Measure a configuration.
+
+    Args:
+        repeats: steps of each, after the first epoch of ours and one step of plain MeZO.
+        probes: directions that the error of g is measured over.
+        told: called with every part that is done.
+
+    Returns:
+        The workload's figures: seconds (medians, with ``spread``), shares, bytes.
+    """
+    session = build(config)
+    plan = session.plan
+    few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
+    optimizer = replace(plan.optimizer, steps=BATCHES + repeats + 1, warmup=0)
+    session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
+    error = gradient_error(config, session, probes)
+    told("error of g")
+    rival = naive(config)
+    rival.loss(few[: plan.optimizer.batch_size])
+    turns = Turns(session, rival, repeats, told)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
+        Trainer(session.engine, session.plan, journal, listener=turns).run()
+        journal.close()
+    step, plain, shares = statistics.median(turns.ours), statistics.median(turns.theirs), turns.clock.shares()
+    limit = gemm.seconds(turns.shapes, DTYPES[config.model.dtype])
+    told("products alone")
+    del session, rival, turns.session, turns.rival
+    memory = peaks(config)
+    told("memory")
+    return {
+        "dtype": config.model.dtype,
+        "batch": optimizer.batch_size,
+        "trainable": type(config.trainable).__name__.lower(),
+        "naive_step_seconds": plain,
+        "step_seconds": step,
+        "first_epoch_step_seconds": statistics.median(turns.first),
+        "ratio": plain / step,
+        "gemm_seconds": limit,
+        "gemm_fraction": limit / step,
+        "noise_update_fraction": shares["noise"] + shares["update"],
+        "naive_noise_update_fraction": statistics.median(turns.perturbing) / plain,
+        "phases": shares,
+        "hit_rate": turns.work.hit_rate,
+        "token_layers": {"demand": turns.work.demand, "computed": turns.work.computed},
+        "relative_error": error,
+        "repeats": repeats,
+        "spread": {"step_seconds": _spread(turns.ours), "naive_step_seconds": _spread(turns.theirs)},
+        **{f"{prefix}peak_rss_bytes": memory[mode] for mode, prefix in PREFIXES.items()},
+    }
+
+
+PREFIXES = {"ours": "", "naive": "naive_", "inference": "inference_"}
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)]
+
+
+def _probes(session: Run, count: int) -> list[Probe]:
+    return [Probe(derive_seed(session.plan.seed, "bench", k)) for k in range(count)]
+
+
+def gradient_error(config: Config, session: Run, probes: int) -> float:
+    """How far g is from that of the same weights and directions in float64, all lanes exact."""
+    gradients = []
+    for dtype in (config.model.dtype, "float64"):
+        same = config.model.dtype == dtype
+        own = session if same else build(replace(config, model=replace(config.model, dtype=dtype)))
+        gradients.append(_gradients(session, own.engine, probes))
+        own.engine.reset()
+    return Fidelity.of(*gradients).relative_error
+
+
+def _gradients(session: Run, engine: Engine, count: int) -> list[float]:
+    plan = session.plan
+    examples = plan.train[: plan.optimizer.batch_size]
+    found: list[float] = []
+    for probe in _probes(session, count):
+        probes, eps = [probe], session.engine.effective_eps(plan.epsilon.at(0, Known()))
+        lanes = plan.estimator.lanes(probes, eps)
+        scores = engine.score(plan.objective.requests(examples), lanes)
+        losses = [plan.objective.loss(examples, own) for own in scores.values]
+        found += plan.estimator.estimate(probes, eps, losses).gradients
+    return found

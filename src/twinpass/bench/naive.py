@@ -1,0 +1,84 @@
+"""Plain MeZO, as the paper's trainer runs it: the baseline that speed is measured against."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from twinpass.core import Request, Score
+from twinpass.objective.base import Objective
+from twinpass.task.template import Example
+
+
+class NaiveMezo:
+    """Algorithm 1 of Malladi et al. 2023 (arXiv 2305.17333).
+
+    Weights are rewritten out of place from a global seed, four times a step. Every sequence of the batch, one an answer option,
+    is padded to the longest and runs under each sign in a forward of its own, with logits at all positions.
+
+    Args:
+        model: a Hugging Face model, or PEFT's around one.
+        parameters: what is trained.
+        objective: its loss is minimised.
+
+    ``perturb_seconds`` counts what drawing z and rewriting weights took so far.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], objective: Objective) -> None:
+        self.model, self.parameters, self.objective = model, parameters, objective
+        self.perturb_seconds = 0.0
+        model.train(False)
+
+    def step(self, examples: Sequence[Example], seed: int, eps: float, lr: float) -> tuple[float, float]:
+        """One step; (L+, L-)."""
+        self.perturb(seed, eps)
+        plus = self.loss(examples)
+        self.perturb(seed, -2 * eps)
+        minus = self.loss(examples)
+        self.perturb(seed, eps)
+        self.perturb(seed, -lr * (plus - minus) / (2 * eps))
+        return plus, minus
+
+    def perturb(self, seed: int, scale: float) -> None:
+        """``theta + scale z(seed)``."""
+        started = time.perf_counter()
+        torch.manual_seed(seed)
+        for parameter in self.parameters:
+            z = torch.normal(mean=0, std=1, size=parameter.shape, dtype=parameter.dtype)
+            parameter.data = parameter.data + scale * z
+        self.perturb_seconds += time.perf_counter() - started
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """The batch's mean loss (nats)."""
+        return self.objective.loss(examples, self.scores(examples))
+
+    def metric(self, examples: Sequence[Example]) -> float:
+        """The batch's mean metric."""
+        return self.objective.metric(examples, self.scores(examples))
+
+    def scores(self, examples: Sequence[Example]) -> list[Score]:
+        """Log-probabilities of every request's completion."""
+        with torch.inference_mode():
+            return [
+                np.asarray(own.numpy()) for own in completion_logprobs(self.model, self.objective.requests(examples))
+            ]
+
+
+def completion_logprobs(model: nn.Module, requests: Sequence[Request]) -> list[Any]:
+    """One padded batch, logits everywhere; float32 log-probabilities of each completion's tokens, differentiable."""
+    longest = max(len(request.inputs) for request in requests)
+    ids = torch.zeros(len(requests), longest, dtype=torch.long)
+    mask = torch.zeros(len(requests), longest, dtype=torch.long)
+    for row, request in enumerate(requests):
+        ids[row, : len(request.inputs)] = torch.tensor(request.inputs)
+        mask[row, : len(request.inputs)] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    found = []
+    for row, request in enumerate(requests):
+        start, completion = len(request.prompt) - 1, torch.tensor(request.completion)
+        own = torch.log_softmax(logits[row, start : start + len(completion)].float(), -1)
+        found.append(own[range(len(completion)), completion])
+    return found

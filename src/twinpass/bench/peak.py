@@ -1,0 +1,106 @@
+"""Peak memory, each in a process of its own: ``python -m twinpass.bench.peak FILE MODE``.
+
+Loading is kept out: weights come from a folder of safetensors, and the peak is reset between loading and work, through
+Linux's ``/proc/self/clear_refs``. Elsewhere there are no figures.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from twinpass.bench.rivals import first_order, naive
+from twinpass.config.build import build
+from twinpass.config.load import parse
+from twinpass.config.schema import Config
+from twinpass.core import BASE
+from twinpass.engine.embedded.load import load
+from twinpass.train.folder import header
+from twinpass.train.journal import Journal
+from twinpass.train.trainer import Trainer
+
+STEPS = 3
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def peaks(config: Config, modes: tuple[str, ...] = ("ours", "naive", "inference")) -> dict[str, int | None]:
+    """Bytes of each, resident, at the most; None where the system does not tell."""
+    if not RESET.exists():
+        return dict.fromkeys(modes)
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = load(config.model.path, config.model.dtype)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        del model
+        values = {**config.values, "model": {**config.values["model"], "path": folder}}
+        file = Path(folder) / "twinpass.json"
+        file.write_text(json.dumps(values))
+        return {mode: _peak_of(file, mode) for mode in modes}
+
+
+def _peak_of(file: Path, mode: str) -> int:
+    command = [sys.executable, "-m", "twinpass.bench.peak", str(file), mode]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(output.splitlines()[-1])
+
+
+def _train(config: Config) -> Callable[[], Any]:
+    session = build(config)
+    optimizer = replace(session.plan.optimizer, steps=STEPS, warmup=0)
+    plan = replace(session.plan, held_out=[], eval_every=0, optimizer=optimizer)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
+            Trainer(session.engine, plan, journal).run()
+            journal.close()
+
+    return work
+
+
+def _inference(config: Config) -> Callable[[], Any]:
+    session = build(config)
+    plan = session.plan
+    examples = plan.train[: plan.optimizer.batch_size]
+    return lambda: session.engine.score(plan.objective.requests(examples), [BASE])
+
+
+def _naive(config: Config) -> Callable[[], Any]:
+    plan = build(config).plan
+    gc.collect()
+    rival = naive(config)
+    return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
+
+
+def _first_order(config: Config) -> Callable[[], Any]:
+    plan = build(config).plan
+    gc.collect()
+    rival = first_order(config)
+    return lambda: rival.step(plan.train[: plan.optimizer.batch_size])
+
+
+MODES: Mapping[str, Callable[[Config], Callable[[], Any]]] = {
+    "ours": _train,
+    "inference": _inference,
+    "naive": _naive,
+    "first_order": _first_order,
+}
+
+
+def main(file: str, mode: str) -> None:
+    """Load, forget the peak so far, work, print the peak."""
+    config = parse(json.loads(Path(file).read_text()), file, Path(file).parent)
+    work = MODES[mode](config)
+    RESET.write_text("5")
+    work()
+    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+    print(int(line.split()[1]) * 1024)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

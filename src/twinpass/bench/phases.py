@@ -1,0 +1,89 @@
+"""Where a step's time goes: clocks around the functions that make up its phases."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from twinpass.engine.embedded import attention, passes, products, scorer, tandem
+from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.prefixes import Prefixes
+from twinpass.perturb import kernels
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("noise", kernels, "perturb"),
+    ("noise", kernels, "gather"),
+    ("update", TorchEngine, "update"),
+    ("linear", tandem.LaneLinear, "forward"),
+    ("linear", tandem.LaneConv1D, "forward"),
+    ("linear", tandem.LaneLora, "forward"),
+    ("linear", products, "of_linear"),
+    ("logits", CausalModel, "head"),
+    ("logits", passes, "log_softmax"),
+    ("cache", scorer, "pack"),
+    ("cache", scorer.PackedScorer, "_lease"),
+    ("cache", Prefixes, "_reflect"),
+)
+"""Phase, and where the function lies that does its work. What none of them does is ``other``: norms, activations, Python."""
+
+ATTENTION = "attention"
+PHASES = ("noise", "linear", ATTENTION, "logits", "update", "cache", "other")
+
+
+class Clock:
+    """Seconds by phase; a phase inside another one takes its time from it."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._inside = ["other"]
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what runs inside the block for ``name``."""
+        self._switch()
+        self._inside.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._inside.pop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self._inside[-1]] += now - self._since
+        self._since = now
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, counted."""
+
+        @wraps(function)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            with self.phase(name):
+                return function(*args, **kwargs)
+
+        return counted
+
+    @contextmanager
+    def running(self) -> Iterator["Clock"]:
+        """Count everything that runs inside the block."""
+        attend = attention.NAME
+        registered = ALL_ATTENTION_FUNCTIONS[attend]
+        with ExitStack() as stack:
+            for name, owner, function in PARTS:
+                stack.callback(setattr, owner, function, original := getattr(owner, function))
+                setattr(owner, function, self.around(name, original))
+            stack.callback(ALL_ATTENTION_FUNCTIONS.register, attend, registered)
+            ALL_ATTENTION_FUNCTIONS.register(attend, self.around(ATTENTION, registered))
+            self._since = time.perf_counter()
+            yield self
+            self._switch()
+
+    def shares(self) -> dict[str, float]:
+        """Of the whole, by phase."""
+        total = sum(self.seconds.values())
+        return {name: seconds / total for name, seconds in self.seconds.items()}

@@ -1,0 +1,150 @@
+"""Accuracy against seconds: twinpass, plain MeZO and first-order LoRA on the same data, one after another."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.peak import peaks
+from twinpass.bench.rivals import first_order, naive
+from twinpass.config.build import build
+from twinpass.config.schema import Config
+from twinpass.core import Evaluation, StepReport
+from twinpass.report.interval import wilson
+from twinpass.report.listener import Listener
+from twinpass.schedule.epsilon import Known
+from twinpass.task.template import Example
+from twinpass.train.batches import batch
+from twinpass.train.folder import header
+from twinpass.train.journal import Journal
+from twinpass.train.trainer import Plan, Trainer
+
+Told = Callable[[str, int, float, float], None]
+"""Method, step, seconds of training, accuracy."""
+
+BLOCK = 16
+"""Held-out examples that rivals score at a time."""
+
+
+class Finished(Exception):  # noqa: N818
+    """The target is reached, or time is up."""
+
+
+@dataclass
+class Course:
+    """One method's way: evaluations at seconds of training, until one reaches the target or time is up."""
+
+    method: str
+    target: float
+    limit: float
+    told: Told
+    points: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, step: int, accuracy: float, examples: int) -> None:
+        """Take in an evaluation.
+
+        Raises:
+            Finished: it was the last.
+        """
+        low, high = wilson(accuracy, examples)
+        self.points.append({"step": step, "seconds": self.seconds, "accuracy": accuracy, "low": low, "high": high})
+        self.told(self.method, step, self.seconds, accuracy)
+        if accuracy >= self.target or self.seconds >= self.limit:
+            raise Finished
+
+    def result(self) -> dict[str, Any]:
+        """The course, and when it reached the target."""
+        reached = next((point["seconds"] for point in self.points if point["accuracy"] >= self.target), None)
+        return {"course": self.points, "seconds_to_target": reached}
+
+
+class _Watch(Listener):
+    """Puts a run's evaluations on a course."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def stepped(self, report: StepReport, seconds: float) -> None:
+        self._course.seconds += seconds
+
+    def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        self._course.add(step, evaluation.metric, evaluation.examples)
+
+
+def race(config: Config, target: float, limit: float, every: Mapping[str, int], told: Told) -> dict[str, Any]:
+    """Every method from the base model until an evaluation reaches ``target``, or ``limit`` seconds of training are over.
+
+    Args:
+        every: steps between evaluations, by method; evaluations are not counted as training.
+    """
+    methods: dict[str, Callable[[Config, Course, int], None]] = {
+        "twinpass": _ours,
+        "naive": _naive,
+        "first-order": _first_order,
+    }
+    results = {}
+    for name, run in methods.items():
+        course = Course(name, target, limit, told)
+        with suppress(Finished):
+            run(config, course, every[name])
+        results[name] = course.result()
+    memory = peaks(config, ("ours", "naive", "first_order", "inference"))
+    for name, mode in (("twinpass", "ours"), ("naive", "naive"), ("first-order", "first_order")):
+        results[name]["peak_rss_bytes"] = memory[mode]
+    return {
+        "target": target,
+        "limit_seconds": limit,
+        "methods": results,
+        "inference_peak_rss_bytes": memory["inference"],
+    }
+
+
+def _ours(config: Config, course: Course, every: int) -> None:
+    session = build(config)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
+        plan = replace(session.plan, eval_every=every)
+        try:
+            Trainer(session.engine, plan, journal, listener=_Watch(course)).run()
+        finally:
+            journal.close()
+
+
+def _naive(config: Config, course: Course, every: int) -> None:
+    plan, rival = build(config).plan, naive(config)
+    eps = plan.epsilon.at(0, Known())
+
+    def step(number: int, examples: Sequence[Example]) -> None:
+        rival.step(examples, number, eps, plan.optimizer.lr_at(number))
+
+    _loop(plan, rival, course, every, step)
+
+
+def _first_order(config: Config, course: Course, every: int) -> None:
+    plan, rival = build(config).plan, first_order(config)
+    scorer = NaiveMezo(rival.model, [], plan.objective)
+    _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples))
+
+
+def _loop(
+    plan: Plan, scorer: NaiveMezo, course: Course, every: int, step: Callable[[int, Sequence[Example]], Any]
+) -> None:
+    for number in range(plan.optimizer.steps + 1):
+        if number % every == 0 or number == plan.optimizer.steps:
+            course.add(number, _accuracy(scorer, plan.held_out), len(plan.held_out))
+        examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, number)
+        started = time.perf_counter()
+        step(number, examples)
+        course.seconds += time.perf_counter() - started
+
+
+def _accuracy(scorer: NaiveMezo, examples: Sequence[Example]) -> float:
+    scorer.model.train(False)
+    ordered = sorted(examples, key=lambda example: len(example.prompt))
+    parts = [ordered[i : i + BLOCK] for i in range(0, len(ordered), BLOCK)]
+    return sum(scorer.metric(part) * len(part) for part in parts) / len(ordered)

@@ -1,0 +1,46 @@
+"""What twinpass is compared with, built from the same configuration."""
+
+from typing import Any
+
+from torch import nn
+
+from twinpass.bench.first_order import FirstOrder
+from twinpass.bench.naive import NaiveMezo
+from twinpass.config.schema import Config
+from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.trainable import Lora
+from twinpass.errors import ConfigError
+from twinpass.objective.choice import Choice
+
+LORA = Lora()
+FIRST_ORDER_LR = 2e-3
+
+
+def naive(config: Config) -> NaiveMezo:
+    """Plain MeZO on what the configuration trains; adapters are LoRA of the same rank and targets, acting everywhere."""
+    if isinstance(config.trainable, Lora):
+        model, parameters = _adapted(config, config.trainable)
+        return NaiveMezo(model, parameters, Choice())
+    base, _ = load(config.model.path, config.model.dtype)
+    names = set(config.trainable.attach(base, 0).parameters)
+    return NaiveMezo(base, [parameter for name, parameter in base.named_parameters() if name in names], Choice())
+
+
+def first_order(config: Config) -> FirstOrder:
+    """LoRA with AdamW, of the configuration's rank and targets if it has any."""
+    lora = config.trainable if isinstance(config.trainable, Lora) else LORA
+    model, parameters = _adapted(config, lora)
+    return FirstOrder(model, parameters, FIRST_ORDER_LR)
+
+
+def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError(
+            config.source, ["the baseline needs PEFT for its adapters: pip install 'twinpass[peft]'"]
+        ) from error
+    base: Any = load(config.model.path, config.model.dtype)[0]
+    settings = LoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=list(lora.targets))
+    model: Any = get_peft_model(base, settings)
+    return model, [parameter for name, parameter in model.named_parameters() if "lora_" in name]

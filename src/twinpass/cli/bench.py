@@ -1,0 +1,126 @@
+"""``twinpass bench``."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from twinpass.bench.compare import compare
+from twinpass.bench.race import race
+from twinpass.config.load import load_config
+from twinpass.config.schema import Config
+from twinpass.errors import ConfigError
+from twinpass.estimate.spsa import Spsa
+from twinpass.report.environment import commit, machine, versions
+from twinpass.report.files import write_json
+from twinpass.report.plots_bench import draw_race, draw_step
+
+EXAMPLES = Path("examples")
+SHOTS = ("task.shots=8",)
+RACE = "time-to-accuracy"
+WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "reviews-0shot": ("reviews-full.toml", ()),
+    "reviews-8shot": ("reviews-full.toml", SHOTS),
+    "options": ("options.toml", ()),
+    "activated-0shot": ("reviews.toml", ()),
+    "activated-8shot": ("reviews.toml", SHOTS),
+    RACE: ("reviews.toml", ()),
+}
+"""Named workloads: a configuration among the examples, and what is set in it."""
+
+EVERY = {"twinpass": 25, "naive": 10, "first-order": 4}
+"""Steps between evaluations in a race."""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "bench",
+        help="time steps beside plain MeZO, or race to an accuracy",
+        description=(
+            "Run twinpass and plain MeZO by turns on the same batches of a task: seconds, what a step's time goes into, how near "
+            "it is to the bare matrix products, hit rate, error of the gradient, peak memory. time-to-accuracy trains instead, "
+            "beside plain MeZO and LoRA with AdamW."
+        ),
+    )
+    command.add_argument(
+        "workload", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; or a TOML file, for your own task"
+    )
+    command.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: the configuration's model.dtype")
+    command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
+    command.add_argument("--repeats", type=int, default=5, metavar="N", help="timed steps of each (default: 5)")
+    command.add_argument(
+        "--probes", type=int, default=4, metavar="N", help="directions for the error of g (default: 4)"
+    )
+    command.add_argument("--target", type=float, default=0.85, help="accuracy that ends a race (default: 0.85)")
+    command.add_argument(
+        "--seconds", type=float, default=240.0, help="of training after which a method gives up the race (default: 240)"
+    )
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="draw the result into this PNG file")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Measure, print, write."""
+    config = _config(args)
+    if args.workload == RACE:
+        found = race(
+            config,
+            args.target,
+            args.seconds,
+            EVERY,
+            lambda method, step, seconds, accuracy: console.print(
+                f"{method}: {accuracy:.1%} after {step} steps, {seconds:.0f} s"
+            ),
+        )
+    else:
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
+            bar = progress.add_task("measuring", total=2 * args.repeats + 3)
+            found = compare(
+                config, args.repeats, args.probes, lambda part: progress.update(bar, advance=1, description=part)
+            )
+    about = {"workload": args.workload, "config": config.values, "commit": commit()}
+    result = {**about, **found, "machine": machine(), "versions": versions()}
+    if args.json:
+        write_json(args.json, result)
+    if args.plot:
+        (draw_race if args.workload == RACE else draw_step)(result, args.plot)
+    print(json.dumps({key: value for key, value in result.items() if key != "config"}, indent=2))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    name, sets = WORKLOADS.get(args.workload, (args.workload, ()))
+    path = EXAMPLES / name if args.workload in WORKLOADS else Path(name)
+    if not path.is_file():
+        raise ConfigError(
+            args.workload,
+            [
+                f"there is no {path}; named workloads ({', '.join(WORKLOADS)}) are run from a checkout of twinpass, "
+                "where examples/ is; or give a configuration of your own"
+            ],
+        )
+    options = {"model.dtype": args.dtype, "optimizer.batch_size": args.batch}
+    chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
+    config = load_config(path, [*sets, *chosen, *args.set])
+    problems = []
+    if not isinstance(config.estimator, Spsa):
+        problems.append('[estimator]: plain MeZO makes two-sided differences; set kind = "spsa" to compare')
+    if args.repeats < 1 or args.probes < 2:
+        problems.append(f"--repeats {args.repeats}, --probes {args.probes}: expected at least 1 and 2")
+    if not 0 < args.target <= 1 or args.seconds <= 0:
+        problems.append(
+            f"--target {args.target:g}, --seconds {args.seconds:g}: expected a share, and more than 0 seconds"
+        )
+    for option in (args.json, args.plot):
+        if option is not None and not option.absolute().parent.is_dir():
+            problems.append(f"{option}: its folder does not exist")
+    if problems:
+        raise ConfigError(str(path), problems)
+    return config

@@ -1,0 +1,56 @@
+"""Plots of benchmarks, drawn from their results alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from twinpass.report.plots import STYLE
+
+COLOURS = {"twinpass": "#2b6cb0", "naive": "#718096", "first-order": "#dd6b20"}
+PHASES = ("#2b6cb0", "#63b3ed", "#2f855a", "#dd6b20", "#b83280", "#805ad5", "#cbd5e0")
+MIB = 2**20
+
+
+def draw_race(result: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against seconds of training, with its interval; and peak memory."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        course, memory = figure.subplots(1, 2, width_ratios=(2, 1))
+        for name, method in result["methods"].items():
+            points = method["course"]
+            x = [point["seconds"] for point in points]
+            course.plot(x, [100 * p["accuracy"] for p in points], "o-", color=COLOURS[name], label=name, markersize=4)
+            low, high = ([100 * point[key] for point in points] for key in ("low", "high"))
+            course.fill_between(x, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
+        course.axhline(100 * result["target"], color="#a0aec0", linewidth=1, linestyle=":")
+        course.set(xlabel="seconds of training", ylabel="held-out accuracy (%)", title="Accuracy against time")
+        course.legend(loc="lower right")
+        names = [name for name, method in result["methods"].items() if method["peak_rss_bytes"] is not None]
+        sizes = [result["methods"][name]["peak_rss_bytes"] / MIB for name in names]
+        memory.bar(names, sizes, color=[COLOURS[name] for name in names])
+        if result["inference_peak_rss_bytes"] is not None:
+            memory.axhline(result["inference_peak_rss_bytes"] / MIB, color="#1a202c", linewidth=1, linestyle=":")
+        memory.set(ylabel="peak memory (MiB)", title="Dotted: inference")
+        figure.savefig(path, dpi=144)
+
+
+def draw_step(result: Mapping[str, Any], path: Path) -> None:
+    """Seconds a step of plain MeZO, of twinpass by phase, and of the bare products."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(["plain MeZO"], [result["naive_step_seconds"]], color=COLOURS["naive"])
+        left = 0.0
+        for (name, share), colour in zip(result["phases"].items(), PHASES, strict=True):
+            width = share * result["step_seconds"]
+            axes.barh(["twinpass"], [width], left=left, color=colour, label=name)
+            left += width
+        axes.barh(["products alone"], [result["gemm_seconds"]], color="#1a202c")
+        axes.invert_yaxis()
+        title = f"{result['workload']}, {result['dtype']}: {result['ratio']:.1f} times as fast"
+        axes.set(xlabel="seconds a step", title=title)
+        axes.legend(ncols=4, fontsize=8)
+        figure.savefig(path, dpi=144)

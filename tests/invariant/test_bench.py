@@ -1,0 +1,216 @@
+"""``twinpass bench``: rivals that compute what they say, and results that add up."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from twinpass.bench import gemm
+from twinpass.bench.peak import peaks
+from twinpass.bench.phases import PHASES, Clock
+from twinpass.bench.race import race
+from twinpass.bench.rivals import first_order, naive
+from twinpass.cli.bench import WORKLOADS
+from twinpass.cli.main import main
+from twinpass.config.build import build
+from twinpass.config.load import load_config
+from twinpass.core import BASE, Lane, Probe
+from twinpass.engine.embedded.engine import TorchEngine
+
+FULL: dict[str, Any] = {"trainable": {"kind": "full"}, "estimator": {"probes": 1}, "optimizer": {"batch_size": 4}}
+ACTIVATED = {**FULL, "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]}}
+KEYS = {
+    "workload",
+    "dtype",
+    "naive_step_seconds",
+    "step_seconds",
+    "ratio",
+    "gemm_fraction",
+    "noise_update_fraction",
+    "hit_rate",
+    "peak_rss_bytes",
+    "naive_peak_rss_bytes",
+    "inference_peak_rss_bytes",
+    "relative_error",
+    "versions",
+    "machine",
+    "commit",
+}
+
+
+def engine_of(path: Path) -> Any:
+    session = build(load_config(path))
+    assert isinstance(session.engine, TorchEngine)
+    return session
+
+
+def test_plain_mezo_scores_what_the_engine_scores(tmp_path: Path) -> None:
+    """Padding, masks and all options on their own lead to the same losses, before and after its perturbation is undone."""
+    path = tiny.config(tmp_path, **FULL)
+    session, rival = engine_of(path), naive(load_config(path))
+    examples, objective = session.plan.train[:4], session.plan.objective
+    scores = session.engine.score(objective.requests(examples), [BASE]).values[0]
+    assert rival.loss(examples) == pytest.approx(objective.loss(examples, scores), abs=1e-5)
+    assert rival.metric(examples) == objective.metric(examples, scores)
+    rival.step(examples, 1, 1e-3, 0.0)
+    assert rival.loss(examples) == pytest.approx(objective.loss(examples, scores), abs=1e-5)
+
+
+def test_a_step_of_plain_mezo_is_that_of_algorithm_1(tmp_path: Path) -> None:
+    path = tiny.config(tmp_path, **FULL)
+    config = load_config(path)
+    rival, before = naive(config), naive(config)
+    examples, lr, eps = build(config).plan.train[:4], 1e-2, 1e-3
+    plus, minus = rival.step(examples, 5, eps, lr)
+    assert plus != minus
+    torch.manual_seed(5)
+    g = (plus - minus) / (2 * eps)
+    for old, new in zip(before.parameters, rival.parameters, strict=True):
+        z = torch.normal(mean=0, std=1, size=old.shape)
+        assert torch.allclose(new, old - lr * g * z, atol=1e-6)
+    assert rival.perturb_seconds > 0
+
+
+def test_the_trained_weights_are_those_of_the_configuration(tmp_path: Path) -> None:
+    path = tiny.config(tmp_path, **{**FULL, "trainable": {"kind": "layers", "first": 1, "last": 2}})
+    config = load_config(path)
+    assert sum(p.numel() for p in naive(config).parameters) == sum(
+        p.numel() for p in config.trainable.attach(build(config).engine.model, 0).parameters.values()
+    )
+
+
+def test_first_order_lora_learns(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED))
+    rival, examples = first_order(config), build(config).plan.train[:8]
+    losses = [rival.step(examples) for _ in range(30)]
+    assert losses[-1] < losses[0]
+
+
+def test_clocks_give_every_phase_its_own_time(tmp_path: Path) -> None:
+    session = engine_of(tiny.config(tmp_path, **FULL))
+    requests = session.plan.objective.requests(session.plan.train[:4])
+    clock = Clock()
+    before = {name: vars(TorchEngine)[name] for name in ("update", "score")}
+    with clock.running():
+        session.engine.score(requests, [Lane(Probe(1), 1, 1e-3), Lane(Probe(1), -1, 1e-3)])
+        session.engine.update([])
+    assert {name: vars(TorchEngine)[name] for name in before} == before
+    shares = clock.shares()
+    assert tuple(shares) == PHASES
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(share > 0 for share in shares.values())
+    counted = dict(clock.seconds)
+    session.engine.score(requests, [BASE])
+    assert clock.seconds == counted
+
+
+def test_a_phase_takes_its_time_from_the_one_around_it() -> None:
+    clock = Clock()
+    inner = clock.around("noise", lambda: sum(range(200_000)))
+    outer = clock.around("linear", inner)
+    outer()
+    assert clock.seconds["noise"] > 10 * clock.seconds["linear"] > 0
+
+
+@pytest.mark.parametrize(("sections", "times"), [(FULL, 2), (ACTIVATED, 1)], ids=["full", "activated"])
+def test_products_are_those_of_distinct_tokens(tmp_path: Path, sections: Mapping[str, Any], times: int) -> None:
+    """Each lane multiplies its own weights, or all share the base's; rows are what the accounting counts."""
+    session = engine_of(tiny.config(tmp_path, **sections))
+    engine = session.engine
+    lanes = [Lane(Probe(1), 1, 1e-3), Lane(Probe(1), -1, 1e-3)]
+    requests = session.plan.objective.requests(session.plan.train[:4])
+    engine.score(requests, lanes)
+    with gemm.recorded(engine.model, set(engine.parameters), len(lanes)) as shapes:
+        work = engine.score(requests, lanes).work
+    assert shapes
+    assert {shape.times for shape in shapes} == {times}
+    hidden = engine.model.config.hidden_size
+    queries = [s for s in shapes if s.columns == hidden and s.rows * s.times * engine.layers == work.computed]
+    assert len(queries) >= engine.layers
+    assert gemm.seconds(shapes[:3], torch.float32, 1) > 0
+    handles = [module._forward_pre_hooks for module in engine.model.modules()]
+    assert not any(handles)
+
+
+def test_a_benchmark_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.config(tmp_path, **ACTIVATED)
+    file, plot = tmp_path / "result.json", tmp_path / "plot.png"
+    chosen = ["--repeats", "2", "--probes", "2", "--json", str(file), "--plot", str(plot)]
+    assert main(["bench", str(path), *chosen]) == 0
+    found = json.loads(file.read_text())
+    assert found.keys() >= KEYS
+    assert found["ratio"] == pytest.approx(found["naive_step_seconds"] / found["step_seconds"])
+    assert found["gemm_fraction"] == pytest.approx(found["gemm_seconds"] / found["step_seconds"])
+    low, high = found["spread"]["step_seconds"]
+    assert low <= found["step_seconds"] <= high
+    assert found["hit_rate"] > 0.5
+    assert 0 < found["relative_error"] < 0.05
+    assert found["peak_rss_bytes"] > 2**20
+    assert plot.stat().st_size > 0
+    assert json.loads(capsys.readouterr().out)["workload"] == str(path)
+
+
+def test_every_method_of_a_race_trains_and_stops(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED))
+    config = replace(config, optimizer=replace(config.optimizer, steps=4))
+    told: list[tuple[str, int]] = []
+    every = {"twinpass": 2, "naive": 2, "first-order": 2}
+    found = race(config, 1.1, 1e9, every, lambda method, step, seconds, accuracy: told.append((method, step)))
+    assert told == [(method, step) for method in every for step in (0, 2, 4)]
+    for method in found["methods"].values():
+        assert method["seconds_to_target"] is None
+        seconds = [point["seconds"] for point in method["course"]]
+        assert seconds[0] == 0.0
+        assert np.all(np.diff(seconds) > 0)
+        assert method["peak_rss_bytes"] > 2**20
+    early = race(config, 0.0, 1e9, every, lambda *args: None)
+    assert all(method["seconds_to_target"] == 0.0 for method in early["methods"].values())
+    late = race(config, 1.1, 1e-9, every, lambda *args: None)
+    assert all(len(method["course"]) == 2 for method in late["methods"].values())
+
+
+def test_memory_is_not_told_where_it_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinpass.bench.peak.RESET", tmp_path / "missing")
+    assert peaks(load_config(tiny.config(tmp_path, **FULL)), ("ours",)) == {"ours": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sections", "message"),
+    [
+        (["--repeats", "0"], {}, "--repeats 0, --probes 4: expected at least 1 and 2"),
+        (["--probes", "1"], {}, "expected at least 1 and 2"),
+        (["--target", "85"], {}, "--target 85, --seconds 240: expected a share"),
+        (["--json", "/nowhere/at/all.json"], {}, "all.json: its folder does not exist"),
+        (["--batch", "0"], {}, "batch_size"),
+        ([], {"estimator": {"kind": "one_sided"}}, 'set kind = "spsa" to compare'),
+    ],
+)
+def test_what_cannot_be_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sections: dict[str, Any], message: str
+) -> None:
+    path = tiny.config(tmp_path, **{**FULL, **sections})
+    assert main(["bench", str(path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_are_told_where_there_is_no_such_workload(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("reviews-0shot", "nonsense"):
+        assert main(["bench", name]) == 2
+        message = capsys.readouterr().err
+        assert "activated-8shot" in message
+        assert "checkout" in message
+
+
+def test_named_workloads_are_valid_configurations() -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    for name, (file, sets) in WORKLOADS.items():
+        assert load_config(folder / file, sets), name
