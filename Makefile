@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training clean
+.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,14 @@ bench-adaptive: install  ## where adaptive eps goes, against a sweep, into bench
 
 bench-training: install  ## training under each policy, into benchmarks/results/training.json
 	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json --plot docs/images/training.png
+
+WORKLOADS := reviews-0shot reviews-8shot options activated-0shot activated-8shot time-to-accuracy
+
+bench: install $(WORKLOADS:%=bench-workload-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
+	$(BIN)/python benchmarks/page.py
+
+bench-workload-%: install
+	$(BIN)/twinpass bench $* --json benchmarks/results/bench-$*.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from twinpass.analysis.sweep import Bench, Contender, derivatives, exact_course, run
+from twinpass.analysis.sweep import Bench, derivatives
 from twinpass.config.build import Run, build
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
+from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.trainable import Full
@@ -28,19 +29,20 @@ from twinpass.report.environment import commit, machine, versions
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import write_json
 from twinpass.report.plots import axes_of
-from twinpass.reuse.exact import Exact
+from twinpass.reuse.plan import Situation
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.train.batches import batch
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
+from twinpass.train.step import measure as step
 from twinpass.train.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "examples" / "reviews-full.toml"
 STEPS, PROBES, BATCH = 30, 16, 4
 STARTS = (1e-1, 1e-6)
-SWEEP = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+SWEEP = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CASES = {
-    "bfloat16": {"exact": None, "reflected": 0.8, "reflected, tolerance 0.2": 0.2},
+    "bfloat16": {"exact": None, "reflected": 0.9, "reflected, tolerance 0.2": 0.2},
     "float32": {"exact": None, "reflected": 0.2},
 }
 """By dtype, policies and their tolerance. Rounding alone moves keys and values by 2.5% in bfloat16; at 0.2, the default, no reflection passes."""
@@ -93,13 +95,16 @@ def bench(session: Run, engine: TorchEngine) -> Bench:
     return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, PROBES)
 
 
-def error_at(session: Run, policy: str, eps: float, derivative: Sequence[float]) -> float:
-    """The relative error of g at one eps."""
-    plan = session.plan
-    contender = Contender(policy, plan.estimator, plan.policy)
-    own = bench(session, session.engine)
-    exact, seen = exact_course(own, Contender("exact", plan.estimator, Exact()), eps, surveys=policy != "exact")
-    gradients = exact.gradients if policy == "exact" else run(own, contender, eps, seen).gradients
+def error_at(session: Run, eps: float, derivative: Sequence[float]) -> float:
+    """The relative error of g at one eps, of steps that reflect what was found acceptable in the first of them."""
+    plan, own = session.plan, bench(session, session.engine)
+    history, gradients = list[StepReport](), list[float]()
+    for probes in own.groups(plan.estimator.probes):
+        situation = Situation(session.engine.layers, history, coin=1.0)
+        parts = (session.engine, plan.estimator, plan.objective, plan.policy, tuple, situation)
+        report = step(*parts, step=len(history), examples=own.examples, probes=probes, eps=eps, lr=0.0)
+        history.append(report)
+        gradients += report.observed.approximate or report.estimate.gradients
     return Fidelity.of(gradients, derivative).relative_error
 
 
@@ -109,13 +114,13 @@ def measure(
     config = settings(dtype, tolerance)
     session = build(config)
     derivative = derivative or reference(session, dtype)
-    sweep = [{"eps": eps, "error": error_at(session, policy, eps, derivative)} for eps in SWEEP]
+    sweep = [{"eps": eps, "error": error_at(session, eps, derivative)} for eps in SWEEP]
     best = min(sweep, key=lambda point: point["error"])
     runs = []
     for start in STARTS:
         steps = course(session, config, start)
         reached = steps[-1]["eps"]
-        error = error_at(session, policy, reached, derivative)
+        error = error_at(session, reached, derivative)
         accepted = [step["accepted_hit_rate"] for step in steps if step["accepted_hit_rate"] is not None]
         within = next(
             (s["step"] for s in steps if all(0.5 <= t["eps"] / reached <= 2 for t in steps[s["step"] :])), STEPS

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,15 @@ def test_named_workloads_are_valid_configurations() -> None:
     folder = Path(__file__).parents[2] / "examples"
     for name, (file, sets) in WORKLOADS.items():
         assert load_config(folder / file, sets), name
+
+
+def test_the_page_of_results_is_what_their_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    page: Any = import_module("page")
+    results = page.read()
+    assert page.PAGE.read_text() == page.page(results)
+    for name, result in results.items():
+        assert f"](images/bench/{name}.png)" in page.page(results)
+        assert (page.IMAGES / f"{name}.png").exists()
+        assert not result["commit"].endswith("-dirty")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from twinpass.core import Estimate, Observation, Probe, StepReport
+from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon, Known
 from twinpass.schedule.inference import SATURATED, Trial, checks_of, infer
@@ -45,7 +45,10 @@ class Loss:
         ladder = tuple((e, self.at(e), self.at(-e)) for e in trials)
         off = self.reflection * eps * self.rng.choice([-1, 1]) + self.noise / eps * self.rng.normal() / np.sqrt(2)
         pair = ((float(off),), (0.0,)) if self.reflection else ((), ())
-        observed = Observation(approximate=pair[0], exact=pair[1], ladder=ladder, base=self.at(0.0) if trials else None)
+        prefix = PrefixReport(accepted=int(bool(self.reflection)))
+        observed = Observation(
+            prefix, approximate=pair[0], exact=pair[1], ladder=ladder, base=self.at(0.0) if trials else None
+        )
         return StepReport(0, Estimate((Probe(1),), eps, ((1.0, 1.0),), (0.0,)), (0.0,), 0.0, observed=observed)
 
 
@@ -112,6 +115,13 @@ def test_reflection_is_told_from_rounding(seed: int) -> None:
 def test_checks_where_losses_saturate_do_not_count() -> None:
     loss = Loss(reflection=1.0)
     assert len(checks_of([loss.report(1e-4), loss.report(1e-2)], 1e-3)) == 1
+
+
+def test_checks_of_steps_that_reflected_nothing_do_not_count() -> None:
+    """Their two g are the same numbers: taken for a check, they would say that there is no rounding."""
+    report = Loss(reflection=1.0).report(1e-4)
+    same = changed(report.observed, prefix=PrefixReport(rejected=3), approximate=report.observed.exact)
+    assert checks_of([changed(report, observed=same)], 1.0) == []
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,5 +1,6 @@
 """Reflected and transported prefixes as pure functions: what is accepted, measured, carried, from what steps measured."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.plan import Plan, Spans
-from twinpass.reuse.reflected import Reflected, accepted_layers
+from twinpass.reuse.reflected import Reflected, accepted_layers, expected_errors
 from twinpass.reuse.transported import Transported
 
 # --- acceptance
@@ -46,9 +47,27 @@ def test_policies_that_reflect_nothing_have_no_share_of_acceptance() -> None:
 
 def test_the_last_measurement_counts() -> None:
     known = situation(report((0.0, 0.0, 0.0)), report((0.1, 9.0, 0.0), eps=2 * EPS), report())
+    assert expected_errors(4 * EPS, known) == pytest.approx([0.2, 18.0, 0.0])
     assert accepted_layers(EPS, known, 0.2) == 1
     assert accepted_layers(4 * EPS, known, 0.2) == 1
     assert accepted_layers(4.1 * EPS, known, 0.2) == 0
+
+
+@pytest.mark.parametrize("at", [0.1 * EPS, EPS, 7 * EPS])
+def test_two_measurements_tell_rounding_from_reflection(at: float) -> None:
+    """``e^2 = (a / eps)^2 + (b eps)^2``; below the eps where both are alike, smaller is not better."""
+
+    def law(eps: float) -> list[float]:
+        return [float(np.hypot(a * EPS / eps, b * eps / EPS)) for a, b in ((0.0, 0.3), (0.1, 0.2), (0.4, 0.0))]
+
+    known = situation(report(law(0.5 * EPS), eps=0.5 * EPS), report(law(3 * EPS), eps=3 * EPS), report())
+    assert expected_errors(at, known) == pytest.approx(law(at))
+
+
+def test_errors_that_fit_no_law_are_bounded_by_both() -> None:
+    """Grown faster than eps: all of it is reflection. Fallen faster than 1 / eps: all of it is rounding."""
+    known = situation(report((0.01, 1.0), eps=EPS / 2), report((1.0, 0.01)))
+    assert expected_errors(2 * EPS, known) == pytest.approx([2.0, 0.005])
 
 
 errors = st.lists(st.floats(0.0, 10.0), min_size=1, max_size=6)

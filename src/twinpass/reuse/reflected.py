@@ -1,5 +1,6 @@
 """The minus lane's prefix by reflection: KV- = 2 KV0 - KV+, accepted layer by layer where its measured error allows."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -46,14 +47,46 @@ REMEASURE = 4.0
 """Errors are not scaled to an eps further away than this factor: they are measured again."""
 
 
+APART = 2.0
+"""Two measurements tell rounding from reflection if their eps differ by this factor at least."""
+
+
 def accepted_layers(eps: float, situation: Situation, tolerance: float) -> int:
-    """How many layers, from the lowest, stay within ``tolerance`` at ``eps``: errors grow in proportion to it."""
-    seen = situation.last(lambda observed: bool(observed.prefix.errors))
-    if seen is None:
-        return situation.layers
-    scale = eps / seen.estimate.eps
-    within = [error * scale <= tolerance for error in seen.observed.prefix.errors]
+    """How many layers, from the lowest, stay within ``tolerance`` at ``eps``."""
+    within = [error <= tolerance for error in expected_errors(eps, situation)]
     return within.index(False) if False in within else situation.layers
+
+
+def expected_errors(eps: float, situation: Situation) -> list[float]:
+    """Errors at ``eps`` by layer: ``e^2 = a^2 / eps^2 + b^2 eps^2``, of rounding and of reflection.
+
+    b follows from the last measurement, with a = 0 until there is another at an eps far enough away; then both follow from the two.
+    """
+    last = situation.last(lambda observed: bool(observed.prefix.errors))
+    if last is None:
+        return []
+    here = last.estimate.eps
+    other = next(
+        (
+            step
+            for step in reversed(situation.steps)
+            if step.observed.prefix.errors and not 1 / APART < step.estimate.eps / here < APART
+        ),
+        None,
+    )
+    errors = last.observed.prefix.errors
+    pairs = zip(errors, other.observed.prefix.errors, strict=True) if other else ((error, 0.0) for error in errors)
+    away = other.estimate.eps / here if other else 0.0
+    return [_expected(eps / here, error, there, away) for error, there in pairs]
+
+
+def _expected(scale: float, error: float, there: float, away: float) -> float:
+    """The error at ``scale`` times the eps where it was ``error``, as it was ``there`` at ``away`` times that eps."""
+    rounding = 0.0
+    if away:
+        rounding = (there**2 - error**2 * away**2) / (away**-2.0 - away**2)
+    rounding = min(max(0.0, rounding), error**2)
+    return math.sqrt(rounding / scale**2 + (error**2 - rounding) * scale**2)
 
 
 def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: Base) -> Plan:

@@ -134,11 +134,14 @@ def infer(trials: Sequence[Trial], checks: Sequence[Evidence], order: int, resol
 
 
 def checks_of(steps: Sequence[StepReport], highest: float) -> list[Evidence]:
-    """What steps measured of reflection, at most at ``highest``: both g share the plus loss, and so their difference has the rounding of one."""
+    """What steps measured of reflection, at most at ``highest``.
+
+    Both g share the plus loss, and so their difference has the rounding of one; where nothing was reflected they share all of it, and tell nothing.
+    """
     return [
         Evidence(np.array([a - g]), np.array([[report.estimate.eps**-2.0]]), np.array([report.estimate.eps]))
         for report in steps
-        if report.estimate.eps <= highest
+        if report.estimate.eps <= highest and report.observed.prefix.accepted
         for a, g in zip(report.observed.approximate, report.observed.exact, strict=True)
     ]
 
