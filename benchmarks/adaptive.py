@@ -1,7 +1,7 @@
 """Adaptive eps on the real model: where it goes from far too large and far too small, against a sweep.
 
 ``python benchmarks/adaptive.py --json FILE --plot FILE``. All weights are trained on reviews, in float32 and in bfloat16, exactly and with
-reflected prefixes. The error of g at the eps that was reached is compared with the best of a sweep, on 16 probes of one batch, against
+reflected prefixes. The error of g at the eps that was reached is compared with the best of a sweep, on the same probes of one batch, against
 forward-mode derivatives in float32 of the same weights.
 """
 
@@ -39,6 +39,7 @@ from twinpass.train.trainer import Trainer
 
 CONFIG = Path(__file__).parent.parent / "examples" / "reviews-full.toml"
 STEPS, PROBES, BATCH = 30, 16, 4
+
 STARTS = (1e-1, 1e-6)
 SWEEP = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CASES = {
@@ -81,23 +82,23 @@ def course(session: Run, config: Config, start: float) -> list[dict[str, Any]]:
     ]
 
 
-def reference(session: Run, dtype: str) -> list[float]:
+def reference(session: Run, dtype: str, probes: int) -> list[float]:
     """Directional derivatives of the weights in this dtype, differentiated in float32."""
     model: Any = load("smollm2", dtype)[0]
     model.to(torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return derivatives(bench(session, TorchEngine(model, Full(), noise="binomial")))
+        return derivatives(bench(session, TorchEngine(model, Full(), noise="binomial"), probes))
 
 
-def bench(session: Run, engine: TorchEngine) -> Bench:
+def bench(session: Run, engine: TorchEngine, probes: int) -> Bench:
     plan = session.plan
-    return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, PROBES)
+    return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, probes)
 
 
 def error_at(session: Run, eps: float, derivative: Sequence[float]) -> float:
     """The relative error of g at one eps, of steps that reflect what was found acceptable in the first of them."""
-    plan, own = session.plan, bench(session, session.engine)
+    plan, own = session.plan, bench(session, session.engine, len(derivative))
     history, gradients = list[StepReport](), list[float]()
     for probes in own.groups(plan.estimator.probes):
         situation = Situation(session.engine.layers, history, coin=1.0)
@@ -109,11 +110,11 @@ def error_at(session: Run, eps: float, derivative: Sequence[float]) -> float:
 
 
 def measure(
-    dtype: str, policy: str, tolerance: float | None, derivative: Sequence[float] | None
+    dtype: str, policy: str, tolerance: float | None, derivative: Sequence[float] | None, probes: int
 ) -> tuple[dict[str, Any], list[float]]:
     config = settings(dtype, tolerance)
     session = build(config)
-    derivative = derivative or reference(session, dtype)
+    derivative = derivative or reference(session, dtype, probes)
     sweep = [{"eps": eps, "error": error_at(session, eps, derivative)} for eps in SWEEP]
     best = min(sweep, key=lambda point: point["error"])
     runs = []
@@ -170,16 +171,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--plot", type=Path, help="where to draw eps by step")
+    parser.add_argument("--dtypes", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--policies", nargs="+", help="default: all")
+    parser.add_argument(
+        "--probes", type=int, default=PROBES, help=f"directions that errors are taken over (default: {PROBES})"
+    )
     args = parser.parse_args()
     results = []
-    for dtype, policies in CASES.items():
+    for dtype in args.dtypes:
         derivative: list[float] | None = None
-        for policy, tolerance in policies.items():
-            result, derivative = measure(dtype, policy, tolerance, derivative)
+        for policy, tolerance in CASES[dtype].items():
+            if args.policies and policy not in args.policies:
+                continue
+            result, derivative = measure(dtype, policy, tolerance, derivative, args.probes)
             results.append(result)
             if args.json:
                 facts = {"commit": commit(), "machine": machine(), "versions": versions()}
-                write_json(args.json, {"batch": BATCH, "probes": PROBES, "results": results, **facts})
+                write_json(args.json, {"batch": BATCH, "probes": args.probes, "results": results, **facts})
     if args.plot:
         draw(results, args.plot)
 

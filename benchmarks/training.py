@@ -28,10 +28,10 @@ TRAINED = {
         "trainable.kind=lora",
         "optimizer.lr=3e-3",
         "epsilon.value=1e-2",
-        "optimizer.steps=48",
-        "run.eval_every=24",
+        "optimizer.steps=36",
+        "run.eval_every=18",
     ],
-    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=24", "run.eval_every=0"],
+    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=16", "run.eval_every=0"],
 }
 METHODS = {
     "exact": ["reuse.policy=exact"],

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon, Known
-from twinpass.schedule.inference import SATURATED, Trial, checks_of, infer
+from twinpass.schedule.inference import AMPLIFIED, SATURATED, Trial, checks_of, infer
 
 RESOLUTION = 2.0**-23
 Accepted = Callable[[float], float | None]
@@ -72,6 +72,8 @@ def optimum(loss: Loss, order: int) -> float:
     eps = np.geomspace(1e-7, 1.0, 20001)
     noise = loss.noise**2 / (2 * eps**2) * (4 if order == 1 else 1)
     truncation = loss.third * eps**2 / 6 if order == 2 else loss.curvature * eps / 2
+    if loss.reflection:
+        noise *= AMPLIFIED
     return float(eps[np.argmin(noise + truncation**2 + (loss.reflection * eps) ** 2)])
 
 

@@ -100,8 +100,6 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
     optimizer = replace(plan.optimizer, steps=BATCHES + repeats + 1, warmup=0)
     session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
-    error = gradient_error(config, session, probes)
-    told("error of g")
     rival = naive(config)
     rival.loss(few[: plan.optimizer.batch_size])
     turns = Turns(session, rival, repeats, told)
@@ -112,6 +110,9 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     step, plain, shares = statistics.median(turns.ours), statistics.median(turns.theirs), turns.clock.shares()
     limit = gemm.seconds(turns.shapes, DTYPES[config.model.dtype])
     told("products alone")
+    session.engine.reset()
+    error = gradient_error(config, session, probes)
+    told("error of g")
     del session, rival, turns.session, turns.rival
     memory = peaks(config)
     told("memory")
@@ -149,13 +150,12 @@ def _probes(session: Run, count: int) -> list[Probe]:
 
 
 def gradient_error(config: Config, session: Run, probes: int) -> float:
-    """How far g is from that of the same weights and directions in float64, all lanes exact."""
+    """How far g of the base weights is from that in float64, along the same directions, all lanes exact."""
     gradients = []
     for dtype in (config.model.dtype, "float64"):
         same = config.model.dtype == dtype
         own = session if same else build(replace(config, model=replace(config.model, dtype=dtype)))
         gradients.append(_gradients(session, own.engine, probes))
-        own.engine.reset()
     return Fidelity.of(*gradients).relative_error
 
 

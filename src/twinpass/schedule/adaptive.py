@@ -98,9 +98,10 @@ class AdaptiveEpsilon(Epsilon):
         tried = [trial for report in known.steps if (trial := Trial.of(report.observed))][-WINDOW:]
         if not any(trial.gradients.any() for trial in tried):
             return eps * float(FACTORS[-1])
-        errors = infer(tried, self._checks(known, tried), known.bias_order, known.resolution)
+        checks = self._checks(known, tried)
+        errors = infer(tried, checks, known.bias_order, known.resolution)
         scales = np.clip(eps * FACTORS, self.lowest, self.highest)
-        squares = errors.at(scales)
+        squares = errors.at(scales, reflected=bool(checks))
         best = int(np.argmin(squares))
         bearable = max(SLACK**2 * squares[best], BEARABLE**2 * gradient(tried, errors))
         for i in range(best, -1, -1):

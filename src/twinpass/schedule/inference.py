@@ -24,6 +24,9 @@ NOISE = np.geomspace(1e-5, 1e5, 61)
 DOUBT = 2.0
 """Standard deviation of log n before any trial: losses may be noisier than their last digit, or less."""
 
+AMPLIFIED = 3.0
+"""``2 KV0 - KV+`` has five times the variance of rounding, where that comes from keys and values; beside L+, which has it once, g has three times its own."""
+
 BALANCE = np.geomspace(1e-8, 10.0, 91)
 """Candidates of the eps at which rounding and another error are alike."""
 
@@ -108,11 +111,13 @@ class Errors:
     weights: Floats
     order: int
 
-    def at(self, eps: Floats) -> Floats:
-        """Mean square of the whole error at each eps, as a geometric mean over the posterior."""
+    def at(self, eps: Floats, *, reflected: bool = False) -> Floats:
+        """Mean square of the error of exact or reflected g at each eps, as a geometric mean over the posterior."""
         rounding = self.rounding[:, None] * (4 if self.order == 1 else 1) / eps**2
-        truncation, reflection = self.truncation[:, None] * eps ** (2 * self.order), self.reflection[:, None] * eps**2
-        return np.asarray(np.exp(self.weights @ np.log(rounding + truncation + reflection)))
+        found = rounding + self.truncation[:, None] * eps ** (2 * self.order)
+        if reflected:
+            found = found + (AMPLIFIED - 1) * rounding + self.reflection[:, None] * eps**2
+        return np.asarray(np.exp(self.weights @ np.log(found)))
 
 
 def infer(trials: Sequence[Trial], checks: Sequence[Evidence], order: int, resolution: float) -> Errors:
