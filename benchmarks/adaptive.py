@@ -164,7 +164,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
                 )
             axes.axhline(result["best"]["eps"], color=colour, linewidth=1, linestyle=":")
         axes.set(xlabel="step", ylabel="eps", yscale="log", title="Adaptive eps, and the best of a sweep (dotted)")
-        axes.legend()
+        axes.legend(loc="upper right")
 
 
 def main() -> None:

@@ -22,16 +22,16 @@ from twinpass.report.plots import STYLE
 
 CONFIG = Path(__file__).parent.parent / "examples" / "reviews-full.toml"
 SEEDS = (1, 2, 3)
-COMMON = ["optimizer.batch_size=8", "engine.chunk_rows=8192", "task.eval_rows=200", "estimator.probes=2"]
+COMMON = ["optimizer.batch_size=8", "engine.chunk_rows=8192", "task.eval_rows=100", "estimator.probes=2"]
 TRAINED = {
     "lora": [
         "trainable.kind=lora",
         "optimizer.lr=3e-3",
         "epsilon.value=1e-2",
-        "optimizer.steps=36",
-        "run.eval_every=18",
+        "optimizer.steps=24",
+        "run.eval_every=0",
     ],
-    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=16", "run.eval_every=0"],
+    "full": ["optimizer.lr=2e-6", "epsilon.value=3e-4", "optimizer.steps=12", "run.eval_every=0"],
 }
 METHODS = {
     "exact": ["reuse.policy=exact"],
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against work and time")
     args = parser.parse_args()
     runs = []
-    for trained in TRAINED:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for trained in TRAINED:
             for method in METHODS:
                 runs.append(run(trained, method, seed))
                 if args.json:
