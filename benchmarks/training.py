@@ -1,4 +1,4 @@
-"""What policies do to training: accuracy against token-layers and against seconds, same seeds, same steps.
+"""What policies do to training: held-out loss against token-layers and against seconds, same seeds, same steps.
 
 ``python benchmarks/training.py --json FILE --plot FILE``. Reviews, adapters (LoRA) and all weights, two probes a step.
 """
@@ -76,7 +76,8 @@ def mean(runs: Sequence[Mapping[str, Any]], trained: str, method: str) -> list[d
 
 
 def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Held-out loss against token-layers and against seconds; a line the mean of seeds."""
+    """Held-out loss against token-layers and against seconds; a line is the mean of seeds."""
+    seeds = len({one["seed"] for one in runs})
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 8), layout="constrained")
         for row, trained in zip(figure.subplots(2, 2), TRAINED, strict=True):
@@ -85,9 +86,9 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
             ):
                 for method, colour in COLOURS.items():
                     points = mean(runs, trained, method)
-                    x, y = [point[key] for point in points], [100 * point["accuracy"] for point in points]
+                    x, y = [point[key] for point in points], [point["loss"] for point in points]
                     axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=4, label=method)
-                axes.set(xlabel=label, ylabel="held-out accuracy (%)", title=f"{trained}, {len(SEEDS)} seeds")
+                axes.set(xlabel=label, ylabel="held-out loss (nats)", title=f"{trained}, {seeds} seeds")
         row[1].legend()
         figure.savefig(path, dpi=144)
 
