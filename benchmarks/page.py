@@ -44,6 +44,8 @@ def page(results: Mapping[str, Result]) -> str:
     """The page's text."""
     races = {name: result for name, result in results.items() if "methods" in result}
     steps = {name: result for name, result in results.items() if name not in races}
+    if not results:
+        return f"{TOP}\nNo result is committed yet.\n"
     return "\n".join([TOP, *_steps(steps), *(_race(name, result) for name, result in races.items())])
 
 

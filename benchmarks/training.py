@@ -88,6 +88,7 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
                     points = mean(runs, trained, method)
                     x, y = [point[key] for point in points], [point["loss"] for point in points]
                     axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=4, label=method)
+                axes.locator_params(axis="x", nbins=5)
                 axes.set(xlabel=label, ylabel="held-out loss (nats)", title=f"{trained}, {seeds} seeds")
         row[1].legend()
         figure.savefig(path, dpi=144)
