@@ -13,11 +13,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
-import mezo
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.bench.naive import NaiveMezo
 from twinpass.core import BASE, Lane, Probe, Request, Term, Work
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
@@ -75,30 +74,25 @@ def twinpass_step(engine: TorchEngine, part: Sequence[Example], seed: int, eps: 
     return work
 
 
-def mezo_step(model: nn.Module, parameters: Sequence[Tensor], part: Sequence[Example], seed: int, eps: float) -> None:
-    """The same by plain MeZO."""
-    mezo.step(model, parameters, CHOICE.requests(part), part, seed=seed, eps=eps, lr=0.0)
-
-
 def reviews_8shot(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Full-parameter steps with demonstrations in front: twinpass and plain MeZO, and that both see the same losses."""
     parts = batches(tokenizer, SHOTS, 3)
     engine = TorchEngine(model, Full(), noise="binomial")
     copy = deepcopy(model)
-    parameters = [parameter.detach() for parameter in copy.parameters()]
+    rival = NaiveMezo(copy, list(copy.parameters()), CHOICE)
     ours, plain = list[float](), list[float]()
     for i, part in enumerate(parts):
         ours.append(timed(twinpass_step, engine, part, i, EPS)[0])
         if i:
-            plain.append(timed(mezo_step, copy, parameters, part, i, EPS)[0])
-    del copy, parameters
+            plain.append(timed(rival.step, part, i, EPS, 0.0)[0])
+    del copy, rival
     part = parts[0]
     scores = engine.score(CHOICE.requests(part), signs(0))
     losses = [CHOICE.loss(part, values) for values in scores.values]
     expected = []
     for lane in signs(0):
         engine.update([Term(0, lane.scale)])
-        expected.append(mezo.loss(model, CHOICE.requests(part), part))
+        expected.append(NaiveMezo(model, [], CHOICE).loss(part))
         engine.update([Term(0, -lane.scale)])
     return {
         "prompt_tokens_shared": shared_tokens(tokenizer, SHOTS),
@@ -143,10 +137,10 @@ def activated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots:
         "twinpass": CHOICE.loss(
             parts[0], TorchEngine(model, Full()).score(CHOICE.requests(parts[0]), [BASE]).values[0]
         ),
-        "plain": mezo.loss(model, CHOICE.requests(parts[0]), parts[0]),
+        "plain": NaiveMezo(model, [], CHOICE).loss(parts[0]),
     }
     adapted: Any = get_peft_model(deepcopy(model), LoraConfig(r=8, lora_alpha=16, target_modules=list(TARGETS)))
-    parameters = [p.detach() for name, p in adapted.named_parameters() if "lora_" in name]
+    rival = NaiveMezo(adapted, [p for name, p in adapted.named_parameters() if "lora_" in name], CHOICE)
     first, later, plain, work = list[float](), list[float](), list[float](), list[Work]()
     for step in range(12):
         part = parts[step % 2]
@@ -154,7 +148,7 @@ def activated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots:
         (first if step < 2 else later).append(took)
         work.append(done)
         if step in (3, 7):
-            plain.append(timed(mezo_step, adapted, parameters, part, step, 1e-2)[0])
+            plain.append(timed(rival.step, part, step, 1e-2, 0.0)[0])
     epoch = work[0] + work[1]
     return {
         "prompt_tokens_shared": shared_tokens(tokenizer, shots),

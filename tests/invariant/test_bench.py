@@ -86,6 +86,21 @@ def test_the_trained_weights_are_those_of_the_configuration(tmp_path: Path) -> N
     )
 
 
+def test_adapters_of_upper_layers_are_those_of_upper_layers(tmp_path: Path) -> None:
+    lora = {**FULL, "trainable": {"kind": "lora", "rank": 2, "alpha": 4.5, "first": 1}}
+    config = load_config(tiny.config(tmp_path, **lora))
+    rival: Any = naive(config)
+    trained = [name for name, _ in rival.model.named_parameters() if "lora_" in name]
+    assert trained
+    assert all(".layers.1." in name for name in trained)
+    scalings = {
+        tuple(m.scaling.values())
+        for m in rival.model.modules()
+        if hasattr(m, "scaling") and m.__class__.__module__.startswith("peft")
+    }
+    assert scalings == {(2.25,)}
+
+
 def test_first_order_lora_learns(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
     rival, examples = first_order(config), build(config).plan.train[:8]
@@ -186,7 +201,7 @@ def test_memory_is_not_told_where_it_cannot_be_measured(tmp_path: Path, monkeypa
     [
         (["--repeats", "0"], {}, "--repeats 0, --probes 4: expected at least 1 and 2"),
         (["--probes", "1"], {}, "expected at least 1 and 2"),
-        (["--target", "85"], {}, "--target 85, --seconds 240: expected a share"),
+        (["--target", "0.9"], {}, "--target: no effect here, only time-to-accuracy is a race"),
         (["--json", "/nowhere/at/all.json"], {}, "all.json: its folder does not exist"),
         (["--batch", "0"], {}, "batch_size"),
         ([], {"estimator": {"kind": "one_sided"}}, 'set kind = "spsa" to compare'),
@@ -209,6 +224,21 @@ def test_names_are_told_where_there_is_no_such_workload(
         message = capsys.readouterr().err
         assert "activated-8shot" in message
         assert "checkout" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "85"], "--target 85, --seconds 240: expected a share"),
+        (["--repeats", "2", "--probes", "3"], "--repeats and --probes: no effect here"),
+    ],
+)
+def test_what_cannot_be_raced(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main(["bench", "time-to-accuracy", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_named_workloads_are_valid_configurations() -> None:

@@ -41,6 +41,8 @@ def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]
             config.source, ["the baseline needs PEFT for its adapters: pip install 'twinpass[peft]'"]
         ) from error
     base: Any = load(config.model.path, config.model.dtype)[0]
-    settings = LoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=list(lora.targets))
+    layers = list(range(lora.first, base.config.num_hidden_layers)) if lora.first else None
+    targets = list(lora.targets)
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=layers)
     model: Any = get_peft_model(base, settings)
     return model, [parameter for name, parameter in model.named_parameters() if "lora_" in name]

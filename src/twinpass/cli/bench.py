@@ -52,13 +52,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: the configuration's model.dtype")
     command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
-    command.add_argument("--repeats", type=int, default=5, metavar="N", help="timed steps of each (default: 5)")
+    command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 5)")
+    command.add_argument("--probes", type=int, metavar="N", help="directions for the error of g (default: 4)")
+    command.add_argument("--target", type=float, help="accuracy that ends a race (default: 0.85)")
     command.add_argument(
-        "--probes", type=int, default=4, metavar="N", help="directions for the error of g (default: 4)"
-    )
-    command.add_argument("--target", type=float, default=0.85, help="accuracy that ends a race (default: 0.85)")
-    command.add_argument(
-        "--seconds", type=float, default=240.0, help="of training after which a method gives up the race (default: 240)"
+        "--seconds", type=float, help="of training after which a method gives up the race (default: 240)"
     )
     command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
@@ -68,6 +66,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure, print, write."""
+    _fill(args)
     config = _config(args)
     if args.workload == RACE:
         found = race(
@@ -93,6 +92,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
         (draw_race if args.workload == RACE else draw_step)(result, args.plot)
     print(json.dumps({key: value for key, value in result.items() if key != "config"}, indent=2))
     return 0
+
+
+STEPS: Mapping[str, float] = {"repeats": 5, "probes": 4}
+LIMITS: Mapping[str, float] = {"target": 0.85, "seconds": 240.0}
+
+
+def _fill(args: argparse.Namespace) -> None:
+    """Defaults for the options that apply.
+
+    Raises:
+        ConfigError: one was given that does not.
+    """
+    races = args.workload == RACE
+    own, others = (LIMITS, STEPS) if races else (STEPS, LIMITS)
+    if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
+        kind = f"{RACE} takes no steps by turns" if races else f"only {RACE} is a race"
+        raise ConfigError(args.workload, [f"{' and '.join(given)}: no effect here, {kind}; leave it out"])
+    for name, value in {**own, **others}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _config(args: argparse.Namespace) -> Config:
