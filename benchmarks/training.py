@@ -1,9 +1,11 @@
-"""What policies do to training: held-out loss against token-layers and against seconds, same seeds, same steps.
+"""What policies do to training: accuracy and held-out loss against token-layers and seconds; same seeds, same steps.
 
 ``python benchmarks/training.py --json FILE --plot FILE``. Reviews, adapters (LoRA) and all weights, two probes a step.
+With ``--seeds``, other seeds' runs in the file stay as they are.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import tempfile
@@ -63,7 +65,8 @@ def run(trained: str, method: str, seed: int) -> dict[str, Any]:
             course.append({**point, "seconds": seconds, "token_layers": layers})
     shutil.rmtree(folder)
     keys = ("hit_rate", "accepted_hit_rate", "fidelity", "reused_by_source", "rollbacks")
-    return {"trained": trained, "method": method, "seed": seed, "course": course, **{key: summary[key] for key in keys}}
+    named = {"trained": trained, "method": method, "seed": seed, "commit": commit(), "course": course}
+    return {**named, **{key: summary[key] for key in keys}}
 
 
 def mean(runs: Sequence[Mapping[str, Any]], trained: str, method: str) -> list[dict[str, float]]:
@@ -76,21 +79,25 @@ def mean(runs: Sequence[Mapping[str, Any]], trained: str, method: str) -> list[d
 
 
 def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Held-out loss against token-layers and against seconds; a line is the mean of seeds."""
+    """Accuracy and held-out loss against token-layers and against seconds; a line is the mean of seeds."""
     seeds = len({one["seed"] for one in runs})
+    sides = list(
+        itertools.product(
+            (("accuracy", "held-out accuracy"), ("loss", "held-out loss (nats)")),
+            (("token_layers", "token-layers computed"), ("seconds", "seconds of training")),
+        )
+    )
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 8), layout="constrained")
-        for row, trained in zip(figure.subplots(2, 2), TRAINED, strict=True):
-            for axes, key, label in zip(
-                row, ("token_layers", "seconds"), ("token-layers computed", "seconds"), strict=True
-            ):
+        figure = Figure(figsize=(17, 8), layout="constrained")
+        for row, trained in zip(figure.subplots(2, len(sides)), TRAINED, strict=True):
+            for axes, ((measure, measured), (cost, spent)) in zip(row, sides, strict=True):
                 for method, colour in COLOURS.items():
                     points = mean(runs, trained, method)
-                    x, y = [point[key] for point in points], [point["loss"] for point in points]
+                    x, y = [point[cost] for point in points], [point[measure] for point in points]
                     axes.plot(x, y, "o-", color=colour, linewidth=2, markersize=4, label=method)
                 axes.locator_params(axis="x", nbins=5)
-                axes.set(xlabel=label, ylabel="held-out loss (nats)", title=f"{trained}, {seeds} seeds")
-        row[1].legend()
+                axes.set(xlabel=spent, ylabel=measured, title=f"{trained}, {seeds} seeds")
+        row[-1].legend()
         figure.savefig(path, dpi=144)
 
 
@@ -98,14 +105,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against work and time")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS, help="seeds to run")
     args = parser.parse_args()
-    runs = []
-    for seed in SEEDS:
+    kept = json.loads(args.json.read_text())["runs"] if args.json and args.json.exists() else []
+    runs = [one for one in kept if one["seed"] not in args.seeds]
+    for seed in args.seeds:
         for trained in TRAINED:
             for method in METHODS:
                 runs.append(run(trained, method, seed))
                 if args.json:
-                    facts = {"commit": commit(), "machine": machine(), "versions": versions()}
+                    facts = {"machine": machine(), "versions": versions()}
                     write_json(args.json, {"runs": runs, **facts})
     if args.plot:
         draw(runs, args.plot)
