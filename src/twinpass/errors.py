@@ -55,3 +55,7 @@ class JournalError(TwinpassError):
 
 class DivergedError(TwinpassError):
     """Training kept diverging although it was rolled back and slowed down."""
+
+
+class EngineError(TwinpassError):
+    """An inference engine outside this process failed, or did not answer what it was asked for."""

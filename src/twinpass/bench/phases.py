@@ -16,6 +16,7 @@ from twinpass.perturb import kernels
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),
+    ("noise", kernels, "perturb_each"),
     ("noise", kernels, "gather"),
     ("update", TorchEngine, "update"),
     ("linear", tandem.LaneLinear, "forward"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from twinpass.core import Lane, Probe, Request, Scores, Term
+from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
 
 
@@ -80,3 +81,32 @@ class Engine(ABC):
     @abstractmethod
     def save(self, run: Path) -> Path:
         """Write what was trained into the run folder (``adapter/`` or ``model/``); returns the folder written."""
+
+    def close(self) -> None:
+        """Give back what the engine holds outside this process."""
+        return
+
+
+def require_fit(requests: Sequence[Request], window: int | None, vocabulary: int, *, activated: bool) -> None:
+    """Refuse requests that a model of ``vocabulary`` tokens and this ``window`` (None: no limit known) cannot score.
+
+    Raises:
+        ModelError: naming the first request that does not fit, and why.
+    """
+    for i, request in enumerate(requests):
+        if not request.prompt or not request.completion:
+            raise ModelError(f"request {i} has an empty prompt or completion; both need at least one token")
+        if activated and not 0 <= request.active_from < len(request.prompt):
+            raise ModelError(
+                f"request {i} activates its adapter at token {request.active_from} of a prompt of {len(request.prompt)}; "
+                "the last token of the prompt, at least, has to follow the activation point: give the task a suffix"
+            )
+        if window is not None and len(request.inputs) > window:
+            raise ModelError(f"request {i} has {len(request.inputs)} tokens; the model's window holds {window}")
+        tokens = request.prompt + request.completion
+        for token in (min(tokens), max(tokens)):
+            if not 0 <= token < vocabulary:
+                raise ModelError(
+                    f"request {i} has token {token}, the model's vocabulary is 0 to {vocabulary - 1}; "
+                    "the tokenizer belongs to another model"
+                )

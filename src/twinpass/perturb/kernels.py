@@ -110,6 +110,20 @@ def _perturb(w, out, scales, start, code, seed, high):
 
 
 @njit(parallel=True, cache=True)
+def _perturb_each(w, bounds, out, scales, code, seed, highs):
+    for p in prange(highs.size):
+        z = np.empty(CHUNK, np.float32)
+        for lo in range(bounds[p], bounds[p + 1], CHUNK):
+            hi = min(bounds[p + 1], lo + CHUNK)
+            draw(z, (lo - bounds[p]) // UNIT, (hi - lo + UNIT - 1) // UNIT, code, seed, highs[p])
+            for lane in range(out.shape[0]):
+                row = out[lane]
+                scale = _cast(w, scales[lane])
+                for i in range(lo, hi):
+                    _store(row, i, _load(w, i) + scale * z[i - lo], _f(0.5))
+
+
+@njit(parallel=True, cache=True)
 def _gather(w, rows, out, scale, code, seed, high):
     width = w.shape[1]
     factor = _cast(w, scale)
@@ -140,6 +154,19 @@ def _accumulate(w, seeds, scales, code, high, rounding):
             scale = _cast(w, scales[t])
             for i in range(hi - lo):
                 _store(w, lo + i, _load(w, lo + i) + scale * z[i], u[i])
+
+
+@njit(parallel=True, cache=True)
+def _accumulate_each(w, bounds, seeds, scales, code, highs):
+    for p in prange(highs.size):
+        z = np.empty(CHUNK, np.float32)
+        for lo in range(bounds[p], bounds[p + 1], CHUNK):
+            hi = min(bounds[p + 1], lo + CHUNK)
+            for t in range(seeds.size):
+                draw(z, (lo - bounds[p]) // UNIT, (hi - lo + UNIT - 1) // UNIT, code, seeds[t], highs[p])
+                scale = _cast(w, scales[t])
+                for i in range(lo, hi):
+                    w[i] = w[i] + scale * z[i - lo]
 
 
 @njit(parallel=True, cache=True)
@@ -213,6 +240,23 @@ def perturb(
         _perturb(w, out, scales, start, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
+def perturb_each(
+    w: NDArray[Any],
+    bounds: NDArray[np.int64],
+    out: NDArray[Any],
+    scales: NDArray[np.float64],
+    seed: int,
+    keys: NDArray[np.uint64],
+    distribution: Distribution,
+) -> None:
+    """:func:`perturb` of many small parameters in one call: ``w[bounds[p] : bounds[p + 1]]`` is the one of ``keys[p]``.
+
+    ``w`` has shape [n], ``out`` [lanes, n].
+    """
+    with _threads(out.size):
+        _perturb_each(w, bounds, out, scales, CODES[distribution], np.uint64(seed), keys)
+
+
 def gather(
     w: NDArray[Any],
     rows: NDArray[np.int64],
@@ -238,6 +282,19 @@ def accumulate(
     """``w += scales[t] * z(seeds[t])`` term after term in one pass; bfloat16 rounds stochastically, from the seed."""
     with _threads(w.size * seeds.size):
         _accumulate(w, seeds, scales, CODES[distribution], np.uint64(key), np.uint64(rounding_key))
+
+
+def accumulate_each(
+    w: NDArray[Any],
+    bounds: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    scales: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    distribution: Distribution,
+) -> None:
+    """:func:`accumulate` of many small float32 or float64 parameters in one call, laid out as for :func:`perturb_each`."""
+    with _threads(w.size * seeds.size):
+        _accumulate_each(w, bounds, seeds, scales, CODES[distribution], keys)
 
 
 def lattice_add(

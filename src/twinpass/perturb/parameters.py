@@ -1,6 +1,7 @@
 """The trainable tensors, under the names that the noise is addressed by."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,34 @@ def flat_view(tensor: Tensor) -> NDArray[Any]:
     return (data.view(torch.uint16) if data.dtype is torch.bfloat16 else data).numpy().reshape(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """Small parameters that lie back to back in memory, so that one kernel call serves them all.
+
+    ``flat`` [n] is that memory; parameter ``p`` is ``flat[bounds[p] : bounds[p + 1]]`` and draws by ``keys[p]``.
+    """
+
+    flat: NDArray[Any]
+    bounds: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Arena":
+        """The arena of float32 or float64 parameters that are views of one tensor, one after the other.
+
+        Raises:
+            ValueError: they are not.
+        """
+        first, *_ = tensors.values()
+        bounds = np.cumsum([0, *(tensor.numel() for tensor in tensors.values())])
+        for tensor, start in zip(tensors.values(), bounds[:-1], strict=True):
+            place = (first.untyped_storage().data_ptr(), first.dtype, first.storage_offset() + int(start))
+            if (tensor.untyped_storage().data_ptr(), tensor.dtype, tensor.storage_offset()) != place:
+                raise ValueError("the parameters do not lie back to back in one tensor")
+        memory = torch.as_strided(first.detach(), (int(bounds[-1]),), (1,), first.storage_offset())
+        return cls(flat_view(memory), bounds, np.array([name_key(name) for name in tensors], np.uint64))
+
+
 class Parameters(Mapping[str, Tensor]):
     """An ordered mapping of names to trainable tensors; a tied tensor appears once, under its first name.
 
@@ -30,12 +59,15 @@ class Parameters(Mapping[str, Tensor]):
     Args:
         tensors: contiguous CPU tensors of float32, float64 or bfloat16, updated in place.
         blocks: the block that each tensor is in, for training block by block.
+        together: the tensors are small and lie back to back (see :class:`Arena`).
 
     Raises:
         ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], blocks: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], blocks: Mapping[str, int] | None = None, *, together: bool = False
+    ) -> None:
         if not tensors:
             raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
         seen: dict[int, str] = {}
@@ -55,6 +87,7 @@ class Parameters(Mapping[str, Tensor]):
         self._tensors = {name: tensors[name].detach() for name in seen.values()}
         self._name_of = seen
         self._blocks = blocks or {}
+        self.arena = Arena.of(self._tensors) if together else None
         self.flat = {name: flat_view(tensor) for name, tensor in self._tensors.items()}
         self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
 
@@ -92,6 +125,11 @@ class Parameters(Mapping[str, Tensor]):
         smaller than half a step are not lost on average.
         """
         if not terms:
+            return
+        if self.arena is not None:
+            seeds = np.array([term.seed for term in terms], np.uint64)
+            scales = np.array([term.scale for term in terms], np.float64)
+            kernels.accumulate_each(self.arena.flat, self.arena.bounds, seeds, scales, self.arena.keys, distribution)
             return
         for name, flat in self.flat.items():
             own = [term for term in terms if self.moves(name, term.block)]

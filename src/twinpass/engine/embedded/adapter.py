@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class LoraAdapter:
             if target and (not first or causal.layer_of(path) >= first):
                 self._attach(path, module)
         self._require_matches(model)
+        self.tensors = _back_to_back(self.tensors)
         self.reset()
 
     def _attach(self, path: str, module: nn.Linear | Conv1D) -> None:
@@ -127,3 +129,11 @@ class LoraAdapter:
         """Overwrite the tensors in place, under the names they are trained by."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
+
+
+def _back_to_back(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors as parts of one, so that noise is drawn for all of them at once."""
+    whole = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+    bounds = accumulate((tensor.numel() for tensor in tensors.values()), initial=0)
+    places = zip(tensors.items(), pairwise(bounds), strict=True)
+    return {name: whole[first:last].view(tensor.shape) for (name, tensor), (first, last) in places}

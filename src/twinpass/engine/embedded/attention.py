@@ -5,7 +5,7 @@ Pieces of like shape are stacked into buckets, gathered to a small padded tensor
 products; query heads that share a key head are folded into rows, so grouped keys are never copied out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from twinpass.cache.pool import Pool
@@ -23,6 +23,9 @@ from twinpass.engine.embedded.packing import Rows
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21
 """Largest score tensor of a bucket, per head."""
+
+SMALL_ELEMENTS = 1 << 14
+"""Below this padding costs less than another bucket's dozen of small operations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
         if group:
             top_n, top_m = group[0].distance.shape[0], max(other.distance.shape[1] for other in group)
             size = (len(group) + 1) * top_n * max(top_m, m)
-            if n < 0.75 * top_n or not 0.75 * top_m <= m <= 1.34 * top_m or size > BUCKET_ELEMENTS:
+            alike = n >= 0.75 * top_n and 0.75 * top_m <= m <= 1.34 * top_m
+            if size > (BUCKET_ELEMENTS if alike else SMALL_ELEMENTS):
                 yield group
                 group = []
         group.append(piece)
@@ -178,16 +182,15 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _packed_attention)
 
 
 @contextmanager
-def packed_attention(model: PreTrainedModel, plan: AttentionPlan) -> Iterator[None]:
-    """Run the model's attention by ``plan`` inside the block; its configuration is put back afterwards."""
-    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+def packed_attention(configs: Iterable[PreTrainedConfig], plan: AttentionPlan) -> Iterator[None]:
+    """Run the attention of the model that has these configurations by ``plan`` inside the block; they are put back afterwards."""
+    before = [(config, config._attn_implementation) for config in configs]
     token = _plan.set(plan)
     try:
-        for config in configs.values():
+        for config, _ in before:
             config._attn_implementation = NAME
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+        for config, implementation in before:
+            config._attn_implementation = implementation
         _plan.reset(token)

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from twinpass.engine.embedded.patching import forward_of
+from twinpass.engine.embedded.products import is_linear
 from twinpass.errors import ModelError
 
 
@@ -27,6 +29,17 @@ class CausalModel:
         self.vocabulary = int(config.vocab_size)
         self.depth = int(config.num_hidden_layers)
         self.window: int | None = getattr(config, "max_position_embeddings", None)
+
+    @cached_property
+    def linears(self) -> tuple[nn.Module, ...]:
+        """The model's linear layers."""
+        return tuple(module for module in self.model.modules() if is_linear(module))
+
+    @cached_property
+    def configs(self) -> tuple[PreTrainedConfig, ...]:
+        """The configurations that the model's parts look at, each once."""
+        found = {id(module.config): module.config for module in self.model.modules() if hasattr(module, "config")}
+        return tuple(cast(PreTrainedConfig, config) for config in found.values())
 
     @property
     def decoder(self) -> nn.Module:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
-from twinpass.engine.base import Engine
+from twinpass.engine.base import Engine, require_fit
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.identity import digest, hash_of, require_finite
 from twinpass.engine.embedded.lanes import LaneWeights
@@ -174,7 +174,7 @@ class TorchEngine(Engine):
         return eps if self._inplace is None else power_of_two(eps)
 
     def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
-        self._require_fit(requests)
+        require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
         if any(lane.linear for lane in lanes):
@@ -310,26 +310,6 @@ class TorchEngine(Engine):
     def save(self, run: Path) -> Path:
         self.settle()
         return self._trained.save(self.model, run)
-
-    def _require_fit(self, requests: Sequence[Request]) -> None:
-        for i, request in enumerate(requests):
-            if not request.prompt or not request.completion:
-                raise ModelError(f"request {i} has an empty prompt or completion; both need at least one token")
-            if self._trained.activated and not 0 <= request.active_from < len(request.prompt):
-                raise ModelError(
-                    f"request {i} activates its adapter at token {request.active_from} of a prompt of {len(request.prompt)}; "
-                    "the last token of the prompt, at least, has to follow the activation point: give the task a suffix"
-                )
-            if self.window is not None and len(request.inputs) > self.window:
-                count = len(request.inputs)
-                raise ModelError(f"request {i} has {count} tokens; the model's window holds {self.window}")
-            tokens = request.prompt + request.completion
-            for token in (min(tokens), max(tokens)):
-                if not 0 <= token < self._causal.vocabulary:
-                    raise ModelError(
-                        f"request {i} has token {token}, the model's vocabulary is 0 to {self._causal.vocabulary - 1}; "
-                        "the tokenizer belongs to another model"
-                    )
 
 
 def _warn(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from twinpass.core import Lane, Probe
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Arena, Parameters, flat_view
 
 TILE = 1 << 20
 """Elements of a weight matrix perturbed at a time: small enough for the cache, large enough for a fast product."""
@@ -47,6 +48,7 @@ class LaneWeights:
     lanes: Sequence[Lane]
     visited: set[str] = field(default_factory=set)
     _scratch: Tensor | None = None
+    _formed: dict[str, Tensor] | None = None
 
     @property
     def perturbed(self) -> list[str]:
@@ -74,6 +76,10 @@ class LaneWeights:
     def whole(self, name: str) -> Tensor:
         """All lanes' copies of a parameter [lanes, *shape], in memory of their own; for small ones."""
         tensor = self.parameters[name]
+        if self.parameters.arena is not None:
+            self.visited.add(name)
+            self._formed = self._form_all(self.parameters.arena) if self._formed is None else self._formed
+            return self._formed[name]
         return self._form(name, 0, tensor.numel()).view(len(self.lanes), *tensor.shape).clone()
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
@@ -94,6 +100,22 @@ class LaneWeights:
                 kernels.gather(flat, index[part], target[part], lane.scale, probe.seed, key, self.distribution)
         return out.view(*ids.shape, width)
 
+    def _form_all(self, arena: Arena) -> dict[str, Tensor]:
+        """All lanes' copies of all parameters of the arena, drawn at once."""
+        out = torch.empty((len(self.lanes), len(arena.flat)), dtype=next(iter(self.parameters.values())).dtype)
+        view = flat_view(out).reshape(out.shape)
+        for probe, first, last in _runs([lane.probe for lane in self.lanes]):
+            if probe is None:
+                view[first:last] = arena.flat
+            else:
+                scales = np.array([lane.scale for lane in self.lanes[first:last]])
+                part = (arena.flat, arena.bounds, view[first:last], scales)
+                kernels.perturb_each(*part, probe.seed, arena.keys, self.distribution)
+        places = zip(self.parameters.items(), pairwise(arena.bounds.tolist()), strict=True)
+        return {
+            name: out[:, first:last].view(len(self.lanes), *tensor.shape) for (name, tensor), (first, last) in places
+        }
+
     def _form(self, name: str, start: int, stop: int) -> Tensor:
         self.visited.add(name)
         flat = self.parameters.flat[name][start:stop]
@@ -104,16 +126,19 @@ class LaneWeights:
         out = self._scratch[:size].view(len(self.lanes), stop - start)
         view = flat_view(out).reshape(out.shape)
         key, _ = self.parameters.keys_of[name]
-        first = 0
-        while first < len(self.lanes):
-            probe = self._probe(name, self.lanes[first])
-            last = first + 1
-            while last < len(self.lanes) and self._probe(name, self.lanes[last]) == probe:
-                last += 1
+        for probe, first, last in _runs([self._probe(name, lane) for lane in self.lanes]):
             if probe is None:
                 view[first:last] = flat
             else:
                 scales = np.array([lane.scale for lane in self.lanes[first:last]])
                 kernels.perturb(flat, view[first:last], scales, probe.seed, key, start, self.distribution)
-            first = last
         return out
+
+
+def _runs(probes: Sequence[Probe | None]) -> Iterator[tuple[Probe | None, int, int]]:
+    """Neighbouring lanes of the same direction: it, and the first and one past the last of them."""
+    first = 0
+    for probe, group in groupby(probes):
+        last = first + len(list(group))
+        yield probe, first, last
+        first = last

@@ -110,7 +110,7 @@ class Passes:
         lanes = len(batch.versions)
         result = _Result(lanes, reads or Reads((), ()))
         chunks = _Chunks(batch, max(1, self.chunk_rows // lanes))
-        with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.model):
+        with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.linears):
             for index, rows in enumerate(chunks.rows):
                 self._make_room(batch, scratch, chunks.needed_after(index))
                 self._chunk(batch, running, chunks, index, rows, result)
@@ -138,7 +138,7 @@ class Passes:
         if batch.hidden is not None:
             hidden = self.pool.read_hidden(torch.from_numpy(batch.hidden.slots[:, rows]))
             hidden = hidden.expand(lanes, -1, -1).contiguous()
-        with packed_attention(self.causal.model, plan), running(LaneLayout(lanes, len(rows))):
+        with packed_attention(self.causal.configs, plan), running(LaneLayout(lanes, len(rows))):
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
         self.computed += lanes * len(rows) * (batch.last - batch.first)
         self.windows |= plan.windows

@@ -5,7 +5,7 @@ oneDNN is faster on every layer of a small model (docs/log.md). Its operator is 
 where it is missing or wrong.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
@@ -45,11 +45,11 @@ def of_linear(module: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def own_products(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model's linear layers compute theirs by :func:`product`."""
+def own_products(linears: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block these linear layers compute theirs by :func:`product`."""
     with ExitStack() as stack:
-        for module in model.modules():
-            if is_linear(module) and "forward" not in module.__dict__:
+        for module in linears:
+            if "forward" not in module.__dict__:
                 stack.enter_context(forward_of(module, partial(of_linear, module)))
         yield
 

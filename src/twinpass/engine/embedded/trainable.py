@@ -138,7 +138,7 @@ class Lora(Trainable):
 
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, first=self.first)
-        return Trained(Parameters(adapter.tensors), adapter)
+        return Trained(Parameters(adapter.tensors, together=True), adapter)
 
 
 @settings(frozen=True, config=STRICT)
@@ -153,7 +153,7 @@ class Activated(Lora):
 
     def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation, self.first)
-        return Trained(Parameters(adapter.tensors), adapter, activated=True)
+        return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
 
 
 def _named(model: PreTrainedModel, chosen: Callable[[str], bool]) -> dict[str, Tensor]:
