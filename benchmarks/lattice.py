@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twinpass.config.build import build
+from twinpass.config.build import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Lane, Probe, Term
 from twinpass.perturb.inplace import InPlaceWeights
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the result")
     args = parser.parse_args()
     config = load_config(Path(__file__).parent.parent / "examples/reviews-full.toml", OVERRIDES)
-    session = build(config)
+    session = build_embedded(config)
     engine, plan = session.engine, session.plan
     parameters = engine.parameters
     exact = evaluate(engine, plan.objective, plan.held_out)

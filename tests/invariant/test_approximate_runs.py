@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twinpass.cli.main import main
-from twinpass.config.build import Run, build
+from twinpass.config.build import Run, build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
@@ -69,9 +69,9 @@ def weights_of(engine: TorchEngine) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in engine.parameters.items()}
 
 
-def composed(config: Path) -> tuple[Run, dict[str, Any]]:
+def composed(config: Path) -> tuple[Run[TorchEngine], dict[str, Any]]:
     loaded = load_config(config)
-    run = build(loaded)
+    run = build_embedded(loaded)
     return run, header(loaded.values, run.engine)
 
 

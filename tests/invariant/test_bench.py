@@ -19,7 +19,7 @@ from twinpass.bench.race import race
 from twinpass.bench.rivals import first_order, naive
 from twinpass.cli.bench import WORKLOADS
 from twinpass.cli.main import main
-from twinpass.config.build import build
+from twinpass.config.build import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
@@ -46,7 +46,7 @@ KEYS = {
 
 
 def engine_of(path: Path) -> Any:
-    session = build(load_config(path))
+    session = build_embedded(load_config(path))
     assert isinstance(session.engine, TorchEngine)
     return session
 
@@ -67,7 +67,7 @@ def test_a_step_of_plain_mezo_is_that_of_algorithm_1(tmp_path: Path) -> None:
     path = tiny.config(tmp_path, **FULL)
     config = load_config(path)
     rival, before = naive(config), naive(config)
-    examples, lr, eps = build(config).plan.train[:4], 1e-2, 1e-3
+    examples, lr, eps = build_embedded(config).plan.train[:4], 1e-2, 1e-3
     plus, minus = rival.step(examples, 5, eps, lr)
     assert plus != minus
     torch.manual_seed(5)
@@ -82,7 +82,7 @@ def test_the_trained_weights_are_those_of_the_configuration(tmp_path: Path) -> N
     path = tiny.config(tmp_path, **{**FULL, "trainable": {"kind": "layers", "first": 1, "last": 2}})
     config = load_config(path)
     assert sum(p.numel() for p in naive(config).parameters) == sum(
-        p.numel() for p in config.trainable.attach(build(config).engine.model, 0).parameters.values()
+        p.numel() for p in config.trainable.attach(build_embedded(config).engine.model, 0).parameters.values()
     )
 
 
@@ -103,7 +103,7 @@ def test_adapters_of_upper_layers_are_those_of_upper_layers(tmp_path: Path) -> N
 
 def test_first_order_lora_learns(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
-    rival, examples = first_order(config), build(config).plan.train[:8]
+    rival, examples = first_order(config), build_embedded(config).plan.train[:8]
     losses = [rival.step(examples) for _ in range(30)]
     assert losses[-1] < losses[0]
 

@@ -16,10 +16,11 @@ from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.peak import peaks
 from twinpass.bench.phases import Clock
 from twinpass.bench.rivals import naive
-from twinpass.config.build import Run, build
+from twinpass.config.build import Run, build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
@@ -44,7 +45,7 @@ class Turns(Listener):
     A last step of ours runs under clocks; its products are recorded, and its time is not counted.
     """
 
-    session: Run
+    session: Run[TorchEngine]
     rival: NaiveMezo
     repeats: int
     told: Told
@@ -68,7 +69,7 @@ class Turns(Listener):
             self.told("ours")
             self._their_turn(report)
         if done == self.repeats:
-            engine: Any = self.session.engine
+            engine = self.session.engine
             lanes = len(self.session.plan.estimator.lanes(report.estimate.probes, report.estimate.eps))
             self.shapes = self._last.enter_context(gemm.recorded(engine.model, set(engine.parameters), lanes))
             self._last.enter_context(self.clock.running())
@@ -95,7 +96,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     Returns:
         The workload's figures: seconds (medians, with ``spread``), shares, bytes.
     """
-    session = build(config)
+    session = build_embedded(config)
     plan = session.plan
     few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
     optimizer = replace(plan.optimizer, steps=BATCHES + repeats + 1, warmup=0)
@@ -145,21 +146,21 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [min(values), max(values)]
 
 
-def _probes(session: Run, count: int) -> list[Probe]:
+def _probes(session: Run[TorchEngine], count: int) -> list[Probe]:
     return [Probe(derive_seed(session.plan.seed, "bench", k)) for k in range(count)]
 
 
-def gradient_error(config: Config, session: Run, probes: int) -> float:
+def gradient_error(config: Config, session: Run[TorchEngine], probes: int) -> float:
     """How far g of the base weights is from that in float64, along the same directions, all lanes exact."""
     gradients = []
     for dtype in (config.model.dtype, "float64"):
         same = config.model.dtype == dtype
-        own = session if same else build(replace(config, model=replace(config.model, dtype=dtype)))
+        own = session if same else build_embedded(replace(config, model=replace(config.model, dtype=dtype)))
         gradients.append(_gradients(session, own.engine, probes))
     return Fidelity.of(*gradients).relative_error
 
 
-def _gradients(session: Run, engine: Engine, count: int) -> list[float]:
+def _gradients(session: Run[TorchEngine], engine: Engine, count: int) -> list[float]:
     plan = session.plan
     examples = plan.train[: plan.optimizer.batch_size]
     found: list[float] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.bench.rivals import first_order, naive
-from twinpass.config.build import build
+from twinpass.config.build import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.core import BASE
@@ -50,7 +50,7 @@ def _peak_of(file: Path, mode: str) -> int:
 
 
 def _train(config: Config) -> Callable[[], Any]:
-    session = build(config)
+    session = build_embedded(config)
     optimizer = replace(session.plan.optimizer, steps=STEPS, warmup=0)
     plan = replace(session.plan, held_out=[], eval_every=0, optimizer=optimizer)
 
@@ -64,21 +64,21 @@ def _train(config: Config) -> Callable[[], Any]:
 
 
 def _inference(config: Config) -> Callable[[], Any]:
-    session = build(config)
+    session = build_embedded(config)
     plan = session.plan
     examples = plan.train[: plan.optimizer.batch_size]
     return lambda: session.engine.score(plan.objective.requests(examples), [BASE])
 
 
 def _naive(config: Config) -> Callable[[], Any]:
-    plan = build(config).plan
+    plan = build_embedded(config).plan
     gc.collect()
     rival = naive(config)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
 
 
 def _first_order(config: Config) -> Callable[[], Any]:
-    plan = build(config).plan
+    plan = build_embedded(config).plan
     gc.collect()
     rival = first_order(config)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size])

@@ -11,7 +11,7 @@ from typing import Any
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.peak import peaks
 from twinpass.bench.rivals import first_order, naive
-from twinpass.config.build import build
+from twinpass.config.build import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
 from twinpass.report.interval import wilson
@@ -105,7 +105,7 @@ def race(config: Config, target: float, limit: float, every: Mapping[str, int], 
 
 
 def _ours(config: Config, course: Course, every: int) -> None:
-    session = build(config)
+    session = build_embedded(config)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
         plan = replace(session.plan, eval_every=every)
@@ -116,7 +116,7 @@ def _ours(config: Config, course: Course, every: int) -> None:
 
 
 def _naive(config: Config, course: Course, every: int) -> None:
-    plan, rival = build(config).plan, naive(config)
+    plan, rival = build_embedded(config).plan, naive(config)
     eps = plan.epsilon.at(0, Known())
 
     def step(number: int, examples: Sequence[Example]) -> None:
@@ -126,7 +126,7 @@ def _naive(config: Config, course: Course, every: int) -> None:
 
 
 def _first_order(config: Config, course: Course, every: int) -> None:
-    plan, rival = build(config).plan, first_order(config)
+    plan, rival = build_embedded(config).plan, first_order(config)
     scorer = NaiveMezo(rival.model, [], plan.objective)
     _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from twinpass.cli.replay import restore
-from twinpass.config.build import build
+from twinpass.config.build import Run, build
 from twinpass.config.load import load_config
+from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
 from twinpass.train.evaluate import evaluate
 
@@ -38,6 +40,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate and print."""
+    session: Run[Engine]
     if args.target.is_dir():
         if args.set:
             raise ConfigError(
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             raise ConfigError("command line", ["--step needs the folder of a run, not a configuration file"])
         session, step = build(load_config(args.target, args.set)), 0
     plan = session.plan
-    with Progress(console=console, transient=True) as progress:
+    with closing(session.engine), Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluating", total=len(plan.held_out))
         result = evaluate(
             session.engine, plan.objective, plan.held_out, lambda done: progress.update(bar, completed=done)

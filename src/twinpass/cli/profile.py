@@ -12,9 +12,10 @@ from rich.table import Table
 
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
-from twinpass.config.build import Run, build
+from twinpass.config.build import Run, build_embedded
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated
 from twinpass.errors import ConfigError
 from twinpass.estimate.one_sided import OneSided
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         for dtype in dtypes:
-            session = build(replace(config, model=replace(config.model, dtype=dtype)))
+            session = build_embedded(replace(config, model=replace(config.model, dtype=dtype)))
             bar = progress.add_task(f"profiling in {dtype}", total=profile.parts(args.probes))
             bench = _bench(
                 session, config, args.probes, lambda part, bar=bar: progress.update(bar, advance=1, description=part)
@@ -156,7 +157,7 @@ def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:
     return contenders
 
 
-def _bench(session: Run, config: Config, probes: int, told: Any) -> Bench:
+def _bench(session: Run[TorchEngine], config: Config, probes: int, told: Any) -> Bench:
     plan = session.plan
     examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, 0)
     return Bench(session.engine, plan.objective, examples, config.run.seed, probes, plan.optimizer.lr_at(0), told)

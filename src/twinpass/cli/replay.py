@@ -2,13 +2,16 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from twinpass.config.build import Run, build
+from twinpass.config.build import Run, build_embedded
+from twinpass.config.engines import TorchSettings
 from twinpass.config.load import load_config
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError
 from twinpass.train.folder import RunFolder, header, require_same
 from twinpass.train.journal import History, read
@@ -28,8 +31,8 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def restore(path: Path, step: int | None, console: Console) -> tuple[Run, int]:
-    """The run of a folder, its engine brought to the weights after ``step`` steps (default: the last).
+def restore(path: Path, step: int | None, console: Console) -> tuple[Run[TorchEngine], int]:
+    """The run of a folder, on the embedded engine, brought to the weights after ``step`` steps (default: the last).
 
     Raises:
         JournalError: the run has no such step, or the journal does not fit the base model.
@@ -42,7 +45,8 @@ def restore(path: Path, step: int | None, console: Console) -> tuple[Run, int]:
         raise JournalError(f"{folder.journal}: there is no step {wanted}; the run has steps 0 to {len(history.steps)}")
     console.print(f"replaying {wanted} steps of {path} ...")
     config = load_config(folder.config)
-    session = build(config)
+    embedded = config.engine if isinstance(config.engine, TorchSettings) else TorchSettings()
+    session = build_embedded(replace(config, engine=embedded))
     require_same(folder.journal, contents.header, header(config.values, session.engine))
     session.engine.update(history.terms(0, wanted))
     return session, wanted

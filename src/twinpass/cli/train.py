@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         f"{session.engine.trained:,} weights to train, {len(session.plan.train):,} training rows, "
         f"{len(session.plan.held_out):,} held out"
     )
-    if args.resume:
-        journal, contents = folder.resume(config.values, session.engine)
-        records = contents.records
-    else:
-        journal, records = folder.begin(config.values, session.engine), ()
-    with ProgressBar(console) as bar:
-        summary = folder.train(session.engine, session.plan, journal, records, bar)
+    with closing(session.engine):
+        if args.resume:
+            journal, contents = folder.resume(config.values, session.engine)
+            records = contents.records
+        else:
+            journal, records = folder.begin(config.values, session.engine), ()
+        with ProgressBar(console) as bar:
+            summary = folder.train(session.engine, session.plan, journal, records, bar)
     summary["total_seconds"] = time.perf_counter() - began
     folder.write_summary(summary)
     if args.json:

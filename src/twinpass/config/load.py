@@ -131,7 +131,8 @@ def _combinations(built: Mapping[str, Any]) -> list[str]:
             "[estimator] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
             "use 'tandem', or [model] dtype = \"float32\""
         )
-    return problems + _reuse_combinations(built)
+    engine = built.get("engine")
+    return problems + _reuse_combinations(built) + ([] if engine is None else engine.problems(built))
 
 
 def _reuse_combinations(built: Mapping[str, Any]) -> list[str]:

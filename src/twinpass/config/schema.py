@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.engine.embedded.engine import CHUNK_ROWS
+from twinpass.config.engines import EngineSettings, SglangSettings, TorchSettings
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
@@ -53,13 +53,6 @@ class TaskSettings(Template):
 
 
 @dataclass(frozen=True, config=STRICT)
-class TorchSettings:
-    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time."""
-
-    chunk_rows: Count = CHUNK_ROWS
-
-
-@dataclass(frozen=True, config=STRICT)
 class RunSettings:
     """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only."""
 
@@ -79,7 +72,7 @@ class Config:
     optimizer: Sgd
     epsilon: Epsilon
     reuse: Policy
-    engine: TorchSettings
+    engine: EngineSettings
     run: RunSettings
     source: str
     values: Mapping[str, Any]
@@ -133,7 +126,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             "auto",
             nested=("inner",),
         ),
-        "engine": Section({"torch": TorchSettings}, "kind", "torch"),
+        "engine": Section({"torch": TorchSettings, "sglang": SglangSettings}, "kind", "torch"),
         "run": Section({"": RunSettings}),
     }
 )

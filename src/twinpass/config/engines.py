@@ -1,0 +1,127 @@
+"""The engines that a configuration can name, and how each is started."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass as record
+from dataclasses import field
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.engine.base import Engine
+from twinpass.engine.embedded.engine import CHUNK_ROWS, TorchEngine
+from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.trainable import Lora, Trainable
+from twinpass.engine.sglang.launch import FIXED, launch
+from twinpass.estimate.base import Estimator
+from twinpass.estimate.jvp import Jvp
+from twinpass.reuse.activated import Activated
+from twinpass.reuse.base import Policy
+from twinpass.settings import STRICT, Count
+
+
+@record(frozen=True)
+class Start:
+    """What an engine begins with: a loaded model and where it came from, what is trained, and how it is perturbed and reused."""
+
+    path: str
+    dtype: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    trainable: Trainable
+    estimator: Estimator
+    policy: Policy
+    invocation: tuple[int, ...]
+    seed: int
+
+
+class EngineSettings(ABC):
+    """The section [engine]."""
+
+    @abstractmethod
+    def problems(self, built: Mapping[str, Any]) -> list[str]:
+        """What in the other sections (those that are valid) this engine cannot do, and what to do about it."""
+
+    @abstractmethod
+    def start(self, start: Start) -> Engine:
+        """An engine at ``theta_0``.
+
+        Raises:
+            TwinpassError: the model or its weights cannot be used.
+        """
+
+
+@dataclass(frozen=True, config=STRICT)
+class TorchSettings(EngineSettings):
+    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time."""
+
+    chunk_rows: Count = CHUNK_ROWS
+
+    def problems(self, built: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def start(self, start: Start) -> TorchEngine:
+        return TorchEngine(
+            start.model,
+            start.trainable,
+            reuse=start.policy,
+            chunk_rows=self.chunk_rows,
+            invocation=start.invocation,
+            noise=start.estimator.noise,
+            perturbation=start.estimator.perturbation,
+            seed=start.seed,
+            reload=lambda: dict(load(start.path, start.dtype)[0].named_parameters()),
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class SglangSettings(EngineSettings):
+    """A real SGLang engine, started in this process; its adapters are the lanes.
+
+    ``device`` "auto" takes a GPU if there is one. ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if fixed := sorted(FIXED.keys() & self.arguments.keys()):
+            raise ValueError("; ".join(f"arguments: {name!r} is set by twinpass: {FIXED[name]}" for name in fixed))
+
+    def problems(self, built: Mapping[str, Any]) -> list[str]:
+        trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
+        found = []
+        if trainable is not None and not isinstance(trainable, Lora):
+            found.append(
+                '[engine] kind: "sglang" trains adapters; set [trainable] kind to "lora" or "activated", or use kind = "torch"'
+            )
+        if isinstance(estimator, Jvp) or (estimator is not None and estimator.perturbation == "inplace"):
+            found.append(
+                '[engine] kind: on "sglang" lanes are adapters, neither derivatives nor weights in place; '
+                'set [estimator] kind to "spsa" or "one_sided", and perturbation to "tandem"'
+            )
+        if policy is not None and policy.approximate:
+            found.append('[engine] kind: "sglang" reuses what is exact only; set [reuse] policy to "auto"')
+        if isinstance(policy, Activated) and policy.spill is not None:
+            found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')
+        return found
+
+    def start(self, start: Start) -> Engine:
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return launch(
+            start.path,
+            start.dtype,
+            start.model,
+            start.tokenizer,
+            start.trainable,
+            invocation=start.invocation,
+            seed=start.seed,
+            noise=start.estimator.noise,
+            lanes=2 * start.estimator.probes,
+            budget=start.policy.budget,
+            page_size=start.policy.page_size,
+            device="cuda" if cuda else "cpu",
+            arguments=self.arguments,
+        )

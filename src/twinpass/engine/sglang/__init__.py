@@ -1,0 +1,1 @@
+"""SGLang as an engine: the same training, on its scheduler, its RadixAttention and its adapters."""

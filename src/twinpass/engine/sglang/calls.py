@@ -1,0 +1,94 @@
+"""Turn requests under lanes into calls to SGLang, and what it answers into scores. No SGLang in here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from twinpass.core import Request, Score, Tokens
+from twinpass.engine.embedded.packing import common
+from twinpass.errors import EngineError
+
+SHARED = 8
+"""Tokens from which on a new prefix is worth a call of its own, so that a batch finds it in the cache."""
+
+
+@dataclass(slots=True)
+class Call:
+    """Distinct ``tokens`` to run once a lane: those from ``start`` + 1 on are scored, and so are the ``last`` after them all.
+
+    ``active_from`` is the activation point of an activated adapter, None for weights that act everywhere.
+    """
+
+    tokens: Tokens
+    start: int
+    active_from: int | None
+    last: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What SGLang says to a call: log-probabilities of the ``tokens`` after ``start``, those of ``last``, and the rows it ran."""
+
+    scored: tuple[float, ...]
+    last: Mapping[int, float]
+    rows: int
+    cached: int
+
+
+def calls_of(requests: Sequence[Request], *, activated: bool) -> tuple[list[Call], list[int]]:
+    """Calls without repetition, and which one answers each request: options of one token share their prompt's."""
+    calls: dict[tuple[Tokens, int, int | None], Call] = {}
+    which = []
+    for request in requests:
+        start, active_from = len(request.prompt) - 1, request.active_from if activated else None
+        key = (request.inputs, start, active_from)
+        call = calls.setdefault(key, Call(*key))
+        if request.completion[-1] not in call.last:
+            call.last.append(request.completion[-1])
+        which.append(list(calls).index(key))
+    return list(calls.values()), which
+
+
+def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:
+    """Read SGLang's ``meta_info``.
+
+    Raises:
+        EngineError: it does not say what was asked for.
+    """
+    expected = list(call.tokens[call.start + 1 :])
+    given = list(meta.get("input_token_logprobs") or ())[-len(expected) :] if expected else []
+    last = {token: value for value, token, *_ in (meta.get("output_token_ids_logprobs") or [[]])[0] or ()}
+    if [entry[1] for entry in given] != expected or any(token not in last for token in call.last):
+        raise EngineError(
+            f"SGLang was asked for {len(expected)} + {len(call.last)} log-probabilities of a request of {len(call.tokens)} "
+            f"tokens and returned {len(given)} + {len(last)}, or those of other tokens; its model or version differs from what is expected"
+        )
+    cached, total = int(meta["cached_tokens"]), int(meta["prompt_tokens"])
+    if total != len(call.tokens):
+        raise EngineError(
+            f"SGLang ran {total} tokens of a request of {len(call.tokens)}: it was cut, raise its context_length"
+        )
+    return Answer(tuple(float(value) for value, *_ in given), last, total - cached, cached)
+
+
+def score_of(request: Request, answer: Answer) -> Score:
+    """The log-probabilities of a request's completion."""
+    return np.array([*answer.scored, answer.last[request.completion[-1]]], np.float64)
+
+
+def shared_prefixes(sequences: Iterable[Tokens]) -> list[list[Tokens]]:
+    """Prefixes to send ahead, in rounds that build on one another: what all sequences share, then what some of them do.
+
+    SGLang does not share a prefix within a batch, only what is in its cache when the batch begins.
+    """
+    unique = sorted(set(sequences))
+    if len(unique) < 2:
+        return []
+    whole = unique[0][: common(unique[0], unique[-1])]
+    some = {one[: common(one, other)] for one, other in pairwise(unique)}
+    some = {prefix for prefix in some if len(prefix) >= len(whole) + SHARED}
+    longest = sorted(one for one in some if not any(other != one and other[: len(one)] == one for other in some))
+    return [part for part in ([whole] if len(whole) >= SHARED else [], longest) if part]

@@ -1,0 +1,128 @@
+"""Activated adapters in SGLang, exactly: hooks that SGLang loads in each of its processes (entry point ``sglang.srt.plugins``).
+
+SGLang keeps the keys and values of every adapter apart from the base model's. An activated adapter leaves the tokens before its
+activation point A to the base model, so their keys and values are the base model's own. For requests that carry :data:`MARK`:
+
+1. the request looks up its prefix among the base model's, and its own keys and values never enter the cache;
+2. no more than A tokens are taken from there, as those from A on have to run under the adapter;
+3. where fewer than A are there (evicted, or never sent), the rows up to A run without the adapter.
+
+Requests without the mark are not touched. SGLang only logs a hook that fails to apply, so :func:`check` makes sure before anything is scored.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+MARK = "twinpass_active_from"
+"""Key in a request's ``custom_params``: the activation point, counted in tokens."""
+
+TESTED = ("0.5.23",)
+"""Versions of SGLang whose internals the hooks fit."""
+
+_REQUEST = "sglang.srt.managers.schedule_batch.Req"
+_BACKENDS = (
+    "torch_backend.TorchNativeLoRABackend",
+    "triton_backend.TritonLoRABackend",
+    "chunked_backend.ChunkedSgmvLoRABackend",
+)
+
+_marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Requests with the mark that this process holds, by their id."""
+
+
+def register() -> None:
+    """Add the hooks, and :func:`check` as a method that ``collective_rpc`` reaches; not to another version of SGLang than tested."""
+    from sglang.srt.managers.scheduler import Scheduler
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.version import __version__
+
+    if __version__ not in TESTED:
+        return
+    HookRegistry.register(f"{_REQUEST}.__init__", _take_mark, HookType.AFTER)
+    HookRegistry.register(f"{_REQUEST}._compute_max_prefix_len", _stop_at_activation, HookType.AFTER)
+    for backend in _BACKENDS:
+        target = f"sglang.srt.lora.backend.{backend}.prepare_lora_batch"
+        HookRegistry.register(target, _base_before_activation, HookType.AROUND)
+    Scheduler.twinpass_check = check
+
+
+def check(scheduler: Any) -> None:
+    """Raise unless every hook is in place, and the adapter backend in use is one of those hooked."""
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    missing = [target for target in HookRegistry._hooks if target not in HookRegistry._patched]
+    if missing:
+        raise RuntimeError(f"twinpass: the hooks on {', '.join(missing)} did not apply")
+    backend = type(scheduler.tp_worker.model_runner.lora_manager.lora_backend)
+    if not f"{backend.__module__}.{backend.__name__}".endswith(_BACKENDS):
+        raise RuntimeError(f"twinpass: activated adapters are not hooked into {backend.__name__}")
+
+
+def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
+    start = (request.sampling_params.custom_params or {}).get(MARK)
+    if start is None:
+        return
+    if request.lora_id is not None:
+        request.extra_key = request.extra_key.removesuffix(request.lora_id) or None
+    request.skip_radix_cache_insert = True
+    request.twinpass_active_from = int(start)
+    _marked[request.rid] = request
+
+
+def _stop_at_activation(result: int, request: Any, *args: Any, **kwargs: Any) -> int:
+    return min(result, getattr(request, "twinpass_active_from", result))
+
+
+def _base_before_activation(
+    original: Callable[..., None],
+    backend: Any,
+    batch: Any,
+    weight_indices: list[int],
+    lora_ranks: list[int],
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Cut the rows of marked requests at their activation points, as if they were two requests."""
+    if not _marked or not batch.forward_mode.is_extend():
+        return original(backend, batch, weight_indices, lora_ranks, *args, **kwargs)
+    lengths, indices = split(
+        [getattr(_marked.get(rid), "twinpass_active_from", 0) for rid in batch.rids],
+        batch.extend_prefix_lens_cpu,
+        batch.extend_seq_lens_cpu,
+        weight_indices,
+        lora_ranks,
+    )
+    if len(lengths) > len(weight_indices):
+        batch = copy.copy(batch)
+        batch.batch_size, batch.extend_seq_lens_cpu = len(lengths), lengths
+        batch.extend_seq_lens = batch.extend_seq_lens.new_tensor(lengths)
+    return original(backend, batch, indices, lora_ranks, *args, **kwargs)
+
+
+def split(
+    starts: list[int], prefixes: list[int], lengths: list[int], slots: list[int], ranks: list[int]
+) -> tuple[list[int], list[int]]:
+    """Runs of rows and the adapter slot of each, so that rows before an activation point get a slot of rank 0.
+
+    Args:
+        starts: activation points by request; 0 where the adapter acts everywhere.
+        prefixes: how many tokens of a request are there already; its rows come after them.
+        lengths: rows of each request.
+        slots: its adapter's slot.
+        ranks: by slot, the rank of what is in it.
+
+    Raises:
+        RuntimeError: there is no slot of rank 0; scoring on would be silently wrong.
+    """
+    runs: list[tuple[int, int]] = []
+    for start, prefix, length, slot in zip(starts, prefixes, lengths, slots, strict=True):
+        before = min(max(start - prefix, 0), length)
+        if before and 0 not in ranks:
+            raise RuntimeError("twinpass: no adapter slot is left for the base model; raise max_loras_per_batch by one")
+        if before:
+            runs.append((before, ranks.index(0)))
+        if length > before:
+            runs.append((length - before, slot))
+    return [length for length, _ in runs], [slot for _, slot in runs]

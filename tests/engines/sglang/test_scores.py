@@ -1,0 +1,183 @@
+"""Real SGLang gives the embedded engine's scores, runs the rows it says, and reuses what it should; never what it must not."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_sglang import ARGUMENTS
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.core import BASE, Lane, Probe, Request, Score, Term
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Activated, Lora
+from twinpass.engine.sglang.calls import Call, answer_of
+from twinpass.engine.sglang.engine import SglangEngine
+from twinpass.engine.sglang.server import Server
+from twinpass.errors import EngineError, ModelError
+
+TEXTS = (
+    "A fine film, moving and warm, with two actors at the height of their powers.",
+    "A fine film for those who like to sleep.",
+    "Dull, slow, and far too long for what little it has to say about anything at all.",
+)
+OPTIONS = (" terrible", " great", " very good indeed")
+EPS = 2e-2
+SIGNS = [Lane(Probe(7), 1, EPS), Lane(Probe(7), -1, EPS)]
+TOLERANCE = 5e-5
+SHOTS = "Review: It lifts the heart.\nSentiment: great\nReview: A waste of an evening.\nSentiment: terrible\n"
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def requests_of(tokenizer: PreTrainedTokenizerBase, shots: str = "") -> list[Request]:
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text)["input_ids"])
+
+    suffix = len(ids("Sentiment:"))
+    prompts = [ids(f"{shots}Review: {text}\nSentiment:") for text in TEXTS]
+    return [Request(prompt, ids(option), len(prompt) - suffix) for prompt in prompts for option in OPTIONS]
+
+
+def worst(ours: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> float:
+    differences = [np.abs(a - b).max() for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
+    return float(np.max(differences))
+
+
+def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) -> tuple[TorchEngine, SglangEngine]:
+    model, tokenizer = loaded
+    invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if activated else ()
+    trainable = Activated(first=first) if activated else Lora(first=first)
+    embedded = TorchEngine(model, trainable, invocation=invocation, seed=3)
+    return embedded, SglangEngine(model, embedded.base_hash, trainable.attach(model, 3, invocation), server)
+
+
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("activated", [False, True])
+def test_scores_equal_the_embedded_engines(loaded: Loaded, server: Server, activated: bool, first: int) -> None:
+    embedded, sglang = engines(loaded, server, activated=activated, first=first)
+    requests, lanes = requests_of(loaded[1]), [*SIGNS, BASE]
+    before = sglang.score(requests, lanes).values
+    assert worst(before[:1], before[1:2]) > 0.1, "the signs must differ, or nothing is tested"
+    assert worst(before, embedded.score(requests, lanes).values) < TOLERANCE
+    for step in range(2):
+        for engine in (embedded, sglang):
+            engine.update([Term(5 + step, 2e-2)])
+        after = sglang.score(requests, lanes).values
+        assert worst(after, before) > 0.01
+        assert worst(after, embedded.score(requests, lanes).values) < TOLERANCE
+        before = after
+    for engine in (embedded, sglang):
+        engine.reset()
+    assert worst(sglang.score(requests, lanes).values, embedded.score(requests, lanes).values) < TOLERANCE
+    sglang.reset()
+
+
+def test_activated_lanes_run_their_suffix_rows_only(loaded: Loaded, server: Server, rows: Callable[[], int]) -> None:
+    _, sglang = engines(loaded, server, activated=True)
+    requests = requests_of(loaded[1], SHOTS)
+    prompts = {request.prompt: request.active_from for request in requests}
+    suffixes = sum(len(prompt) - start for prompt, start in prompts.items())
+    extra = len(prompts) * (len(loaded[1](OPTIONS[2])["input_ids"]) - 1)  # rows of the option of several tokens
+    extra += suffixes  # which SGLang runs apart from the options of one token
+    first = sglang.score(requests, SIGNS)
+    assert rows() * sglang.layers == first.work.computed
+    sglang.update([Term(1, 1e-3)])
+    second = sglang.score(requests, SIGNS)
+    ran = rows()
+    assert ran * sglang.layers == second.work.computed
+    assert ran == 2 * (suffixes + extra)
+    assert second.work.hit_rate > 0.9
+    assert second.work.reused == {"activated": second.work.demand - second.work.computed}
+    sglang.reset()
+
+
+def test_lanes_share_prefixes_of_their_own(loaded: Loaded, server: Server, rows: Callable[[], int]) -> None:
+    _, sglang = engines(loaded, server, activated=False)
+    requests = requests_of(loaded[1], SHOTS)
+    work = sglang.score(requests, SIGNS).work
+    assert rows() * sglang.layers == work.computed
+    shared = len(loaded[1](SHOTS)["input_ids"])
+    longest = max(len(request.inputs) for request in requests)
+    assert work.computed < 2 * sglang.layers * (shared + len(TEXTS) * 2 * (longest - shared))
+    again = sglang.score(requests, SIGNS).work
+    assert again.computed < work.computed, "the same adapters find their prefixes again"
+    sglang.update([Term(1, 1e-3)])
+    assert sglang.score(requests, SIGNS).work.computed == work.computed, "new weights must find nothing"
+    sglang.reset()
+
+
+def test_suffixes_never_enter_the_base_models_cache(loaded: Loaded, server: Server) -> None:
+    embedded, sglang = engines(loaded, server, activated=True)
+    requests = requests_of(loaded[1], "Never seen before.\n")
+    sglang.score(requests, SIGNS)
+    call = Call(requests[0].prompt, len(requests[0].prompt) - 1, None, [requests[0].completion[0]])
+    (meta,) = server.score([call], [None])
+    assert meta["cached_tokens"] <= requests[0].active_from, "the suffix was found, which only adapters have run"
+    (base,) = embedded.score(requests[:1], [BASE]).values[0]
+    assert abs(answer_of(call, meta).last[requests[0].completion[0]] - base[0]) < TOLERANCE
+    sglang.reset()
+
+
+def test_prefixes_that_are_not_there_run_under_the_base_model(loaded: Loaded, server: Server) -> None:
+    """None of them was sent ahead, so that rows of one request run partly without the adapter."""
+    embedded, sglang = engines(loaded, server, activated=True)
+    requests = requests_of(loaded[1], "A beginning that no cache holds.\n")
+    sglang._sent |= {request.prompt[: request.active_from] for request in requests}
+    scores = sglang.score(requests, SIGNS)
+    assert worst(scores.values, embedded.score(requests, SIGNS).values) < TOLERANCE
+    assert not sglang._sent, "what was not found is sent next time"
+    again = sglang.score(requests, SIGNS)
+    assert again.work.computed < scores.work.computed
+    assert worst(again.values, scores.values) < TOLERANCE
+    sglang.reset()
+
+
+def test_prefixes_that_were_evicted_are_found_missing_and_sent_again(loaded: Loaded, server: Server) -> None:
+    embedded, sglang = engines(loaded, server, activated=True)
+    requests = requests_of(loaded[1], SHOTS)
+    sglang.score(requests, SIGNS)
+    others = [tuple((7 * i + 13 * k) % 40000 + 100 for i in range(900)) for k in range(10)]
+    for other in others:
+        server.fill([other], [None])
+    assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
+    assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
+    sglang.reset()
+
+
+def test_more_lanes_than_slots(loaded: Loaded, server: Server) -> None:
+    embedded, sglang = engines(loaded, server, activated=True)
+    lanes = [Lane(Probe(seed), sign, EPS) for seed in range(5) for sign in (1, -1)]
+    requests = requests_of(loaded[1])[:4]
+    assert len(lanes) > ARGUMENTS["max_loras_per_batch"]
+    assert worst(sglang.score(requests, lanes).values, embedded.score(requests, lanes).values) < TOLERANCE
+    sglang.reset()
+
+
+def test_what_sglang_cannot_do_is_refused(loaded: Loaded, server: Server) -> None:
+    _, sglang = engines(loaded, server, activated=True)
+    requests = requests_of(loaded[1])
+    with pytest.raises(ModelError, match="exact"):
+        sglang.score(requests, [Lane(Probe(1), 1, 0.1, prefix="base")])
+    with pytest.raises(ModelError, match="twice"):
+        sglang.score(requests, [SIGNS[0], SIGNS[0]])
+    with pytest.raises(EngineError, match="refuses an adapter"):
+        server.load({}, {"peft_type": "LORA", "r": 4096, "lora_alpha": 1, "target_modules": ["q_proj"]})
+
+
+def test_without_the_hooks_scores_are_wrong_and_refused(
+    loaded: Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: the same calls to an SGLang that has not loaded the plugin."""
+    monkeypatch.setenv("SGLANG_PLUGINS", "none")
+    monkeypatch.setattr(Server, "_require_hooks", lambda self: None)
+    bare = Server(str(folder), ARGUMENTS)
+    try:
+        embedded, sglang = engines(loaded, bare, activated=True)
+        requests = requests_of(loaded[1], SHOTS)
+        assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) > 0.05
+        monkeypatch.undo()
+        with pytest.raises(EngineError, match="without twinpass's hooks"):
+            bare._require_hooks()
+    finally:
+        bare.close()
