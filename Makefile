@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -79,6 +79,9 @@ bench-adaptive: install  ## where adaptive eps goes, against a sweep, into bench
 
 bench-training: install  ## training under each policy, into benchmarks/results/training.json
 	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json --plot docs/images/training.png
+
+bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between lanes, into benchmarks/results/sglang.json
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/sglang.py --json benchmarks/results/sglang.json
 
 WORKLOADS := reviews-0shot reviews-8shot options activated-0shot activated-8shot time-to-accuracy
 
