@@ -81,7 +81,7 @@ bench-training: install  ## training under each policy, into benchmarks/results/
 	$(BIN)/python benchmarks/training.py --json benchmarks/results/training.json --plot docs/images/training.png
 
 bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between lanes, into benchmarks/results/sglang.json
-	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/sglang.py --json benchmarks/results/sglang.json
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/radix_attention.py --json benchmarks/results/sglang.json
 
 WORKLOADS := reviews-0shot reviews-8shot options activated-0shot activated-8shot time-to-accuracy
 

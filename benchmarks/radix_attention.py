@@ -1,4 +1,4 @@
-"""What RadixAttention shares between perturbed lanes, and what a step costs there: ``python benchmarks/sglang.py --json FILE``.
+"""What RadixAttention shares between perturbed lanes, and what a step costs there: ``python benchmarks/radix_attention.py --json FILE``.
 
 Runs where SGLang is installed (``make bench-sglang``). A step loads its adapters, sends shared prefixes ahead, scores and updates.
 """
