@@ -238,6 +238,29 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         {**debiased("frozen"), "trainable": {"kind": "activated", "invocation": [1]}},
         ("[reuse] policy: 'debiased' approximates what these weights let share exactly",),
     ),
+    # what SGLang cannot do
+    ({"engine": {"kind": "sglang"}}, ("[engine] kind: \"sglang\" trains adapters", "[trainable] kind")),
+    *(
+        ({"engine": {"kind": "sglang"}, "trainable": {"kind": "lora"}, **changes}, words)
+        for changes, words in [
+            ({"estimator": {"kind": "jvp"}}, ("[engine] kind: on \"sglang\" lanes are adapters", "[estimator] kind")),
+            ({"estimator": {"perturbation": "inplace"}}, ("[engine] kind: on \"sglang\" lanes are", "\"tandem\"")),
+            ({"reuse": {"policy": "transported"}}, ("[engine] kind: \"sglang\" reuses what is exact only", "[reuse] policy")),
+        ]
+    ),
+    (
+        {
+            "engine": {"kind": "sglang"},
+            "trainable": {"kind": "activated", "invocation": [1]},
+            "reuse": {"policy": "activated", "spill": "kv"},
+        },
+        ("[engine] kind: \"sglang\" keeps its cache in memory", "[reuse] spill"),
+    ),
+    (
+        {"engine": {"kind": "sglang", "arguments": {"page_size": 4}}, "trainable": {"kind": "lora"}},
+        ("[engine] arguments: 'page_size' is set by twinpass", "[reuse] page_size"),
+    ),
+    ({"engine": {"kind": "sglang", "device": "tpu"}, "trainable": {"kind": "lora"}}, ("[engine] device:", "'cuda'")),
     # missing keys
     ({"optimizer": {"lr": None}}, ("[optimizer] lr: is missing",)),
     ({"model": {"path": None}}, ("[model] path: is missing",)),
@@ -310,6 +333,7 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
         {"reuse": {"policy": "transported"}, "trainable": {"kind": "lora"}},
         {**debiased("transported"), "estimator": {"kind": "one_sided", "probes": 2, "normalise": True}},
         {"estimator": {"kind": "jvp"}, "reuse": {"policy": "exact"}},
+        {"engine": {"kind": "sglang", "arguments": {"log_level": "info"}}, "trainable": {"kind": "lora"}},
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from twinpass.cli import bench, evaluate, profile, replay, train
-from twinpass.errors import DivergedError, TwinpassError
+from twinpass.errors import DivergedError, EngineError, TwinpassError
 
 DESCRIPTION = """\
 Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run(args, console)
     except TwinpassError as error:
         print(f"twinpass {args.command}: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DivergedError) else 2
+        return 1 if isinstance(error, DivergedError | EngineError) else 2
     except KeyboardInterrupt:
         print(f"\ntwinpass {args.command}: interrupted; every finished step is in the journal", file=sys.stderr)
         return 130
