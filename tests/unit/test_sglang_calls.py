@@ -1,11 +1,14 @@
 """What is asked of SGLang and read from its answers, without SGLang."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpass.core import Request
+from twinpass.engine.embedded.packing import common
 from twinpass.engine.sglang.calls import SHARED, Call, answer_of, calls_of, score_of, shared_prefixes
 from twinpass.engine.sglang.plugin import split
 from twinpass.errors import EngineError
@@ -63,7 +66,9 @@ def test_prefixes_are_sent_in_rounds() -> None:
     assert shared_prefixes([(1, 2, 3), (1, 2, 4)]) == [], "a call costs more than two tokens"
 
 
-tries = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40).map(tuple), min_size=2, max_size=8)
+ends = st.lists(st.integers(0, 1), min_size=1, max_size=12)
+starts = st.sampled_from([[0] * 9, [0] * 9 + [1] * 9, [0] * 9 + [1] * 20, [1] * 3])
+tries = st.lists(st.builds(lambda start, end: tuple(start + end), starts, ends), min_size=2, max_size=8)
 
 
 @given(tries)
@@ -75,10 +80,12 @@ def test_every_prefix_sent_is_shared_and_rounds_build_on_one_another(sequences: 
         assert sum(one[: len(prefix)] == prefix for one in set(sequences)) > 1
     if len(rounds) == 2:
         assert all(prefix[: len(rounds[0][0])] == rounds[0][0] for prefix in rounds[1])
-    a, b = sequences[:2]
-    both = len([1 for i in range(min(len(a), len(b))) if a[: i + 1] == b[: i + 1]])
-    if a != b and both >= 2 * SHARED + 40:
-        assert any(prefix[:both] == a[:both] for prefix in sent)
+    unique = sorted(set(sequences))
+    whole = common(unique[0], unique[-1])
+    for one, other in combinations(unique, 2):
+        both = common(one, other)
+        if both >= whole + SHARED:
+            assert any(prefix[:both] == one[:both] for prefix in sent)
 
 
 @pytest.mark.parametrize(

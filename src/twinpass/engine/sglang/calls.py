@@ -40,16 +40,18 @@ class Answer:
 
 def calls_of(requests: Sequence[Request], *, activated: bool) -> tuple[list[Call], list[int]]:
     """Calls without repetition, and which one answers each request: options of one token share their prompt's."""
-    calls: dict[tuple[Tokens, int, int | None], Call] = {}
+    places: dict[tuple[Tokens, int, int | None], int] = {}
+    calls: list[Call] = []
     which = []
     for request in requests:
-        start, active_from = len(request.prompt) - 1, request.active_from if activated else None
-        key = (request.inputs, start, active_from)
-        call = calls.setdefault(key, Call(*key))
-        if request.completion[-1] not in call.last:
-            call.last.append(request.completion[-1])
-        which.append(list(calls).index(key))
-    return list(calls.values()), which
+        key = (request.inputs, len(request.prompt) - 1, request.active_from if activated else None)
+        at = places.setdefault(key, len(calls))
+        if at == len(calls):
+            calls.append(Call(*key))
+        if request.completion[-1] not in calls[at].last:
+            calls[at].last.append(request.completion[-1])
+        which.append(at)
+    return calls, which
 
 
 def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -97,16 +96,12 @@ class SglangEngine(Engine):
         names = self._load(lanes)
         calls, which = calls_of(requests, activated=self._trained.activated)
         rows = self._send_ahead(calls, names)
-        answers = [answer_of(call, meta) for _, call, meta in self._run(calls, names)]
+        metas = self._server.score(calls * len(names), [name for name in names for _ in calls])
+        answers = [answer_of(call, meta) for call, meta in zip(calls * len(names), metas, strict=True)]
         by_lane = [answers[i * len(calls) : (i + 1) * len(calls)] for i in range(len(lanes))]
         self._forget_evicted(calls, answers)
         values = [[score_of(request, own[at]) for request, at in zip(requests, which, strict=True)] for own in by_lane]
         return Scores(values, self._work(requests, len(lanes), rows + sum(answer.rows for answer in answers)))
-
-    def _run(self, calls: Sequence[Call], names: Sequence[str]) -> list[tuple[str, Call, dict[str, Any]]]:
-        pairs = [(name, call) for name in names for call in calls]
-        metas = self._server.score([call for _, call in pairs], [name for name, _ in pairs])
-        return [(name, call, meta) for (name, call), meta in zip(pairs, metas, strict=True)]
 
     def _send_ahead(self, calls: Sequence[Call], names: Sequence[str]) -> int:
         """Bring into SGLang's cache what the calls share; the rows that took."""
