@@ -121,8 +121,12 @@ def finetune(
             folder.path.mkdir(parents=True, exist_ok=True)
             save_file(dict(engine.parameters), base)
         journal = folder.begin(values, engine)
-    with ProgressBar(Console(stderr=True)) as bar:
-        summary = folder.train(engine, plan, journal, records, bar)
+    engine.block()
+    try:
+        with ProgressBar(Console(stderr=True)) as bar:
+            summary = folder.train(engine, plan, journal, records, bar)
+    finally:
+        engine.unblock()
     folder.write_summary(summary)
     return summary
 

@@ -93,12 +93,14 @@ class Request:
     """Ask for the log-probability of every completion token, given the prompt and the tokens before it.
 
     ``active_from`` is the activation point: activated adapters act on the tokens from this one on. Other trainable
-    weights act everywhere and do not look at it.
+    weights act everywhere and do not look at it. ``relative``: only differences between completions of the same prompt under
+    the same lane matter, so that an engine may leave a constant out of them all, such as the log of the softmax's sum.
     """
 
     prompt: Tokens
     completion: Tokens
     active_from: int = 0
+    relative: bool = False
 
     @property
     def inputs(self) -> Tokens:
@@ -107,7 +109,7 @@ class Request:
 
 
 Score = NDArray[np.float64]
-"""Log-probabilities (nats) of a request's completion tokens, shape ``[len(completion)]``."""
+"""Log-probabilities (nats) of a request's completion tokens, shape ``[len(completion)]``; relative ones if it asks for no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from twinpass.engine.embedded import products
-from twinpass.engine.embedded.products import is_linear, own_products, product
+from twinpass.engine.embedded.products import Blocked, is_linear, own_products, product
 
 
 def operands(rows: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -117,3 +117,74 @@ def test_a_forward_that_someone_set_is_kept() -> None:
     x = operands(5)[0]
     with own_products(filter(is_linear, model.modules())):
         assert model(x) is x
+
+
+def tied() -> nn.Sequential:
+    """Two layers of their own weight, one that is trained, two that share one, and one with a forward of its own."""
+    layers = [nn.Linear(33, 17), nn.Linear(17, 17, bias=False), nn.Linear(17, 33), Doubled(33, 17)]
+    model = nn.Sequential(*layers, nn.Linear(17, 17), nn.Linear(17, 17))
+    model[5].weight = model[4].weight
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [0, 1, 3, 96, 700, 2100])
+def test_blocks_change_no_value_and_hardly_a_product(rows: int) -> None:
+    """The number of rows may decide in which order oneDNN sums: then the last bits differ."""
+    model = tied()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x, _, _ = operands(rows)
+    with own_products(filter(is_linear, model.modules())):
+        expected = model(x)
+        blocked = Blocked(model, lambda module: module is not model[2])
+        blocked.pack()
+        assert [module.weight.layout is torch.strided for module in model] == [False, False, True, True, True, True]
+        assert torch.allclose(model(x), expected, rtol=0, atol=1e-5)
+        blocked.pack()
+        blocked.unpack()
+        assert torch.equal(model(x), expected)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert model[5].weight is model[4].weight
+
+
+@torch.no_grad()
+def test_a_product_that_blocks_are_not_for_reads_them_as_rows() -> None:
+    x, weight, bias = operands(4)
+    module = nn.Linear(33, 17)
+    module.weight.copy_(weight)
+    Blocked(nn.Sequential(module), lambda module: True).pack()
+    assert module.weight.layout is not torch.strided
+    assert torch.equal(product(x[:0], module.weight), x[:0] @ weight.t())
+    with torch.enable_grad():
+        assert product(x.requires_grad_(), module.weight, bias).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_stay_in_rows(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(33, 17, dtype=dtype))
+    Blocked(model, lambda module: True).pack()
+    assert model[0].weight.layout is torch.strided
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [lambda weight, rows: weight, lambda weight, rows: (2 * weight).to_mkldnn(), None],
+    ids=["rows", "other values", "not an operator"],
+)
+def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.MonkeyPatch, operator: object) -> None:
+    class Ops:
+        _linear_pointwise = torch.ops.mkldnn._linear_pointwise
+        _reorder_linear_weight = operator
+
+    products._blocks.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Ops)
+    try:
+        assert products._blocks() is None
+        model = nn.Sequential(nn.Linear(33, 17))
+        Blocked(model, lambda module: True).pack()
+        assert model[0].weight.layout is torch.strided
+    finally:
+        products._blocks.cache_clear()
+    monkeypatch.undo()
+    assert products._blocks() is not None

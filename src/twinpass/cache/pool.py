@@ -33,9 +33,14 @@ class Pool:
         self._values[plane][slots] = values
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of a layer's keys and values, [n, heads, width] each."""
+        """Copies of a layer's keys and values at ``slots`` [n], [n, heads, width] each."""
+        keys, values = self.of(layer)
+        return keys.index_select(0, slots), values.index_select(0, slots)
+
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All slots' keys and values of a layer that was written before, [slots, heads, width] each; only to read from."""
         plane = self._plane(layer)
-        return self._keys[plane][slots], self._values[plane][slots]
+        return self._keys[plane], self._values[plane]
 
     def write_hidden(self, slots: Tensor, hidden: Tensor) -> None:
         """Store the hidden states [..., size] that enter some layer."""

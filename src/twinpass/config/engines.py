@@ -63,7 +63,7 @@ class TorchSettings(EngineSettings):
         return []
 
     def start(self, start: Start) -> TorchEngine:
-        return TorchEngine(
+        engine = TorchEngine(
             start.model,
             start.trainable,
             reuse=start.policy,
@@ -74,6 +74,8 @@ class TorchSettings(EngineSettings):
             seed=start.seed,
             reload=lambda: dict(load(start.path, start.dtype)[0].named_parameters()),
         )
+        engine.block()
+        return engine
 
 
 @dataclass(frozen=True, config=STRICT)

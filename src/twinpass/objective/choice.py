@@ -16,9 +16,11 @@ class Choice(Objective):
     metric_name = "accuracy"
 
     def requests(self, examples: Sequence[Example]) -> list[Request]:
-        return [
-            Request(example.prompt, option, example.suffix_start) for example in examples for option in example.options
-        ]
+        found = []
+        for example in examples:
+            relative = all(len(option) == 1 for option in example.options)  # what they have in common cancels
+            found += [Request(example.prompt, option, example.suffix_start, relative) for option in example.options]
+        return found
 
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         losses = []

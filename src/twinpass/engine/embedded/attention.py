@@ -42,16 +42,28 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` pieces of like shape: query rows [S, n], keys [S, m], distance [S, n, m].
+    """``S`` pieces of like shape: query rows [S * n], keys [S * m], distance [S, n, m].
 
-    ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there.
+    ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there. ``keys`` are rows of the pass, or
+    slots if any key lies in the pool (``pooled``); then ``fresh`` are the places of those that do not, and ``own`` their rows.
     """
 
+    pooled: bool
     queries: Tensor
     keys: Tensor
     distance: Tensor
     valid: Tensor
     rows: Tensor
+    fresh: Tensor
+    own: Tensor
+
+    def gather(self, computed: Tensor, pool: Tensor | None) -> Tensor:
+        """Keys, or values, [S, m, heads, width], out of those of the pass [rows, heads, width] and of all slots."""
+        if self.pooled and pool is not None:
+            found = pool.index_select(0, self.keys).index_copy_(0, self.fresh, computed.index_select(0, self.own))
+        else:
+            found = computed.index_select(0, self.keys)
+        return found.view(len(self.distance), -1, *found.shape[1:])
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
@@ -66,21 +78,18 @@ class AttentionPlan:
 
     Args:
         pieces: every row of the pass is a query of exactly one.
-        rows: how many rows the pass has, all lanes together.
         pool: where the slots of the pieces' keys are read.
         store: rows whose keys and values are written to the pool, and their slots.
     """
 
-    def __init__(self, pieces: Sequence[Piece], rows: int, pool: Pool, store: tuple[Rows, Rows]) -> None:
+    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows]) -> None:
         self.pool = pool
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
-        slots = np.unique(np.concatenate([-1 - piece.keys[piece.keys < 0] for piece in pieces]))
-        self.slots = torch.from_numpy(slots)
         self.stored_rows, self.stored_slots = (torch.from_numpy(part) for part in store)
         order = sorted(pieces, key=lambda piece: piece.distance.shape, reverse=True)
-        self.buckets = [_bucket(group, slots, rows) for group in _alike(order)]
+        self.buckets = [_bucket(group) for group in _alike(order)]
 
     def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """The mask of bucket ``index``, built once for all layers with the same window."""
@@ -89,15 +98,12 @@ class AttentionPlan:
             self._bias[key] = self.buckets[index].bias(window, dtype)
         return self._bias[key]
 
-    def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write what is to be kept of [rows, heads, width] keys and values, and put those from the pool behind them."""
+    def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Write what is to be kept of [rows, heads, width] keys and values; those of all slots, if any is looked at."""
         self.layer_bytes[layer] = sum(t[0].numel() * t.element_size() for t in (keys, values))
         if len(self.stored_rows):
             self.pool.write(layer, self.stored_slots, keys[self.stored_rows], values[self.stored_rows])
-        if not len(self.slots):
-            return keys, values
-        older_keys, older_values = self.pool.read(layer, self.slots)
-        return torch.cat([keys, older_keys]), torch.cat([values, older_values])
+        return self.pool.of(layer) if any(bucket.pooled for bucket in self.buckets) else (None, None)
 
 
 def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
@@ -116,7 +122,7 @@ def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
         yield group
 
 
-def _bucket(group: Sequence[Piece], slots: Rows, rows: int) -> Bucket:
+def _bucket(group: Sequence[Piece]) -> Bucket:
     n = max(piece.distance.shape[0] for piece in group)
     m = max(piece.distance.shape[1] for piece in group)
     queries = np.zeros((len(group), n), np.int64)
@@ -126,13 +132,16 @@ def _bucket(group: Sequence[Piece], slots: Rows, rows: int) -> Bucket:
     for i, piece in enumerate(group):
         own, others = piece.distance.shape
         queries[i, :own] = piece.queries
-        keys[i, :others] = np.where(piece.keys < 0, rows + np.searchsorted(slots, -1 - piece.keys), piece.keys)
+        keys[i, :others] = piece.keys
         distance[i, :own, :others] = piece.distance
         distance[i, own:, 0] = 0
         valid[i, :own] = True
-    own_rows = queries[valid]
-    places = np.flatnonzero(valid)
-    return Bucket(*(torch.from_numpy(part) for part in (queries, keys, distance, places, own_rows)))
+    keys = keys.reshape(-1)
+    fresh = np.flatnonzero(keys >= 0)
+    own, pooled = keys[fresh], len(fresh) < len(keys)
+    keys = np.where(keys < 0, -1 - keys, 0) if pooled else keys
+    parts = (queries.reshape(-1), keys, distance, np.flatnonzero(valid), queries[valid], fresh, own)
+    return Bucket(pooled, *(torch.from_numpy(part) for part in parts))
 
 
 _plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
@@ -156,19 +165,20 @@ def _packed_attention(
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
     share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
-    k, v = plan.exchange(cast(Any, module).layer_idx, k, v)
+    pooled_keys, pooled_values = plan.exchange(cast(Any, module).layer_idx, k, v)
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype)
     for index, bucket in enumerate(plan.buckets):
-        count, n = bucket.queries.shape
-        folded = q[bucket.queries].view(count, n, groups, share, width).permute(0, 2, 3, 1, 4)
+        count, n, _ = bucket.distance.shape
+        folded = q.index_select(0, bucket.queries).view(count, n, groups, share, width).permute(0, 2, 3, 1, 4)
         folded = folded.reshape(count, groups, share * n, width) * scale
-        keys = k[bucket.keys].permute(0, 2, 3, 1)
+        keys = bucket.gather(k, pooled_keys).permute(0, 2, 3, 1)
         scores = torch.matmul(folded, keys).view(count, groups, share, n, -1)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
         weights = weights.to(v.dtype).view(count, groups, share * n, -1)
-        result = torch.matmul(weights, v[bucket.keys].transpose(1, 2)).view(count, groups, share, n, -1)
+        values = bucket.gather(v, pooled_values).transpose(1, 2)
+        result = torch.matmul(weights, values).view(count, groups, share, n, -1)
         result = result.permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
         out[bucket.rows] = result if len(bucket.valid) == count * n else result[bucket.valid]
     return out.view(query.shape[0], -1, heads, out.shape[2]), None

@@ -106,6 +106,12 @@ class CausalModel:
         return logits
 
 
+def output_layer(model: PreTrainedModel) -> nn.Module | None:
+    """The layer that makes logits, where the model has one."""
+    layer: nn.Module | None = cast(Any, model).get_output_embeddings()
+    return layer
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities, in float32 at least."""
     return torch.log_softmax(logits, -1, dtype=torch.float64 if logits.dtype is torch.float64 else torch.float32)

@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine, require_fit
-from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.causal import CausalModel, output_layer
 from twinpass.engine.embedded.identity import digest, hash_of, require_finite
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.linearised import score_linear
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
+from twinpass.engine.embedded.products import Blocked
 from twinpass.engine.embedded.scorer import Common, Job, PackedScorer, Result
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
-from twinpass.engine.embedded.trial import Trial
+from twinpass.engine.embedded.trial import Trial, reads_columns, still_runs
 from twinpass.errors import ModelError
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
@@ -101,11 +102,14 @@ class TorchEngine(Engine):
             self._policy = Exact(budget=self._policy.budget, page_size=self._policy.page_size)
             trial, cuts = whole, {0}
         self.packs = trial.packs
+        self._blocked = Blocked(model, self._stays)
         self._scorer: PackedScorer | None = None
         if trial.packs:
             states = trial.hidden_bytes if max(cuts) or self._policy.approximate else 0
             spill, sizes = self._spill(self._policy), (trial.layer_bytes, states)
             self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
+            base = LaneWeights(self.parameters, self.noise, [BASE])
+            self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))
         else:
             _warn(
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
@@ -198,6 +202,7 @@ class TorchEngine(Engine):
         if not all(lane.linear and lane.probe for lane in lanes):
             raise ModelError("linear lanes are scored on their own: score the others in another call")
         self.settle()
+        self.unblock()
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
         adapters = self._trained.adapters
         values = score_linear(self._causal, self.parameters, adapters, self.noise, requests, starts, lanes)
@@ -307,8 +312,29 @@ class TorchEngine(Engine):
     def _place(self) -> InPlaceWeights | None:
         return InPlaceWeights(Lattice(self.parameters, self.noise)) if self._perturbation == "inplace" else None
 
+    def _stays(self, module: nn.Module) -> bool:
+        """Whether a linear layer keeps its weight, and is run as a whole."""
+        head = module is output_layer(self.model)
+        return not head and self.parameters.name_of(module.get_parameter("weight")) is None
+
+    def block(self) -> None:
+        """Hold linear layers that are not trained in the blocks oneDNN computes with, for faster products.
+
+        The model is of no use elsewhere until :meth:`unblock`; where it would not run itself any more, it stays as it is.
+        """
+        if self.packs:
+            self._blocked.pack()
+            if not still_runs(self._causal, max(self._cut(block) for block in self._ledger.first)):
+                self.unblock()
+
+    def unblock(self) -> None:
+        """Make every weight of the model an ordinary tensor again."""
+        self._blocked.unpack()
+
     def save(self, run: Path) -> Path:
         self.settle()
+        if self._trained.adapter is None:
+            self.unblock()
         return self._trained.save(self.model, run)
 
 

@@ -21,12 +21,14 @@ TILE = 1 << 20
 class LaneLayout:
     """How lanes lie in a pass's tensors: ``lanes`` along the first axis, each with ``rows`` rows.
 
-    Adapters act on rows from ``active_from`` on; only the model's own forward, one lane at a time, sets it.
+    Adapters act on rows from ``active_from`` on; only the model's own forward, one lane at a time, sets it. The head computes
+    the logits of ``columns`` only, if there are any.
     """
 
     lanes: int
     rows: int
     active_from: int = 0
+    columns: Tensor | None = None
 
     def splits(self, tensor: Tensor) -> bool:
         """Whether the first axis counts lanes, or all rows lane after lane."""

@@ -46,16 +46,20 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What to read where: request ``i``'s completion token ``targets[i][j]`` is predicted by row ``rows[i][j]``."""
+    """What to read where: request ``i``'s completion token ``targets[i][j]`` is predicted by row ``rows[i][j]``.
+
+    ``columns``: the only tokens (sorted) whose logits are taken, where logits will do; None: log-probabilities are read.
+    """
 
     rows: tuple[Rows, ...]
     targets: tuple[Rows, ...]
+    columns: Rows | None = None
 
     @classmethod
-    def of(cls, requests: Sequence[Request], paths: Sequence[Rows]) -> "Reads":
+    def of(cls, requests: Sequence[Request], paths: Sequence[Rows], columns: Rows | None = None) -> "Reads":
         """The reads of requests whose inputs lie on ``paths``."""
         rows = tuple(path[len(request.prompt) - 1 :] for request, path in zip(requests, paths, strict=True))
-        return cls(rows, tuple(np.array(request.completion, np.int64) for request in requests))
+        return cls(rows, tuple(np.array(request.completion, np.int64) for request in requests), columns)
 
 
 def pack(sequences: Iterable[Tokens]) -> Packed:

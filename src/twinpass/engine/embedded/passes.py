@@ -131,7 +131,7 @@ class Passes:
         pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
         kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
         store = (kept, batch.slots[:, rows].reshape(-1)[kept])
-        plan = AttentionPlan(pieces, lanes * len(rows), self.pool, store)
+        plan = AttentionPlan(pieces, self.pool, store)
         ids = torch.from_numpy(np.tile(unmark(packed.tokens[rows]), (lanes, 1)))
         positions = torch.from_numpy(np.tile(packed.positions[rows], (lanes, 1)))
         hidden = None
@@ -146,11 +146,15 @@ class Passes:
         states: Tensor = output["last_hidden_state"]
         if batch.last < self.causal.depth:
             self.pool.write_hidden(torch.from_numpy(batch.slots[:, rows]), states)
-        for wanted in result.wanted(rows, max(1, LOGITS_BYTES // (4 * lanes * self.causal.vocabulary))):
+        columns = result.columns
+        width = self.causal.vocabulary if columns is None else len(columns)
+        for wanted in result.wanted(rows, max(1, LOGITS_BYTES // (4 * lanes * width))):
             at = torch.from_numpy(np.searchsorted(rows, wanted))
-            with running(LaneLayout(lanes, len(wanted))):
+            with running(
+                LaneLayout(lanes, len(wanted), columns=None if columns is None else torch.from_numpy(columns))
+            ):
                 logits = self.causal.head(ids[:, at], output, states[:, at])
-            result.put(wanted, log_softmax(logits).numpy())
+            result.put(wanted, (log_softmax(logits) if columns is None else logits.double()).numpy())
 
 
 class _Chunks:
@@ -206,13 +210,14 @@ class _Chunks:
 
 
 class _Result:
-    """Log-probabilities as they come in, chunk by chunk."""
+    """Log-probabilities, or logits of ``columns``, as they come in, chunk by chunk."""
 
     def __init__(self, lanes: int, reads: Reads) -> None:
-        self._reads = reads
+        self._reads, self.columns = reads, reads.columns
         rows = np.concatenate([np.empty(0, np.int64), *reads.rows])
         self._rows, self._which = np.unique(rows, return_inverse=True)
-        self._targets = np.concatenate([np.empty(0, np.int64), *reads.targets])
+        targets = np.concatenate([np.empty(0, np.int64), *reads.targets])
+        self._targets = targets if self.columns is None else np.searchsorted(self.columns, targets)
         self._values = np.full((lanes, len(rows)), np.nan)
 
     def wanted(self, rows: Rows, block: int) -> Iterator[Rows]:
@@ -222,7 +227,7 @@ class _Result:
             yield wanted[start : start + block]
 
     def put(self, wanted: Rows, logprobs: NDArray[np.floating]) -> None:
-        """Take in log-probabilities [lanes, len(wanted), vocabulary]."""
+        """Take in log-probabilities [lanes, len(wanted), vocabulary], or logits of the columns."""
         first, last = np.searchsorted(self._rows, [wanted[0], wanted[-1]])
         here = np.flatnonzero((self._which >= first) & (self._which <= last))
         self._values[:, here] = logprobs[:, np.searchsorted(wanted, self._rows[self._which[here]]), self._targets[here]]

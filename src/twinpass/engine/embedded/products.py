@@ -1,11 +1,12 @@
 """Products with weights that stay as they are, by oneDNN where PyTorch has it.
 
 PyTorch hands float32 products on x86 to MKL, which shares tall, narrow ones badly among threads: with the 96 rows of an activated step
-oneDNN is faster on every layer of a small model (docs/log.md). Its operator is not public, so it is tried once, and left alone
-where it is missing or wrong.
+oneDNN is faster on every layer of a small model (docs/log.md), and faster still on weights held in the blocks that it computes with.
+Its operators are not public, so they are tried once, and left alone where they are missing or wrong.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.patching import forward_of
+
+BLOCKS_FOR = 256
+"""Rows of a product that the blocks are chosen for; from 32 to 2,048 rows oneDNN chose the same ones."""
 
 
 @cache
@@ -28,8 +32,29 @@ def _onednn() -> Any:
     return operator if right else None
 
 
+@cache
+def _blocks() -> Any:
+    """The operator that puts a weight into blocks, or None where it changes one, or products with it."""
+    if (operator := _onednn()) is None:
+        return None
+    try:
+        blocks = torch.ops.mkldnn._reorder_linear_weight
+        x, weight = (torch.arange(6 * n, dtype=torch.float32).view(n, 6) for n in (2, 3))
+        blocked = blocks(weight, BLOCKS_FOR)
+        same = torch.equal(operator(x, blocked, None, "none", [], ""), torch.mm(x, weight.t()))
+        right = same and _is_blocked(blocked) and torch.equal(blocked.to_dense(), weight)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return None
+    return blocks if right else None
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b``: x [..., in], W [out, in], b [out]."""
+    """``x W^T + b``: x [..., in], W [out, in], in rows or in blocks, b [out]."""
+    if _is_blocked(weight):
+        if not x.numel() or torch.is_grad_enabled() or x.dtype is not weight.dtype:
+            return torch.nn.functional.linear(x, weight.to_dense(), bias)
+        blocked: Tensor = _onednn()(x, weight.detach(), bias, "none", [], "")
+        return blocked
     plain = x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu" and weight.is_contiguous()
     if not plain or not x.numel() or torch.is_grad_enabled() or (operator := _onednn()) is None:
         return torch.nn.functional.linear(x, weight, bias)
@@ -57,3 +82,51 @@ def own_products(linears: Iterable[nn.Module]) -> Iterator[None]:
 def is_linear(module: nn.Module) -> bool:
     """Whether the module computes what ``nn.Linear`` does, and not something of its own."""
     return type(module).forward is nn.Linear.forward
+
+
+def _is_blocked(weight: Tensor) -> bool:
+    return weight.layout is torch._mkldnn  # type: ignore[attr-defined]
+
+
+class Blocked:
+    """Float32 weights of linear layers, held in the blocks that oneDNN computes with: a weight takes no memory twice.
+
+    The values are the same to the bit. The layers must run inside :func:`own_products` while they are in blocks.
+
+    Args:
+        model: the model; weights that several of its modules use stay in rows.
+        stays: whether a layer's weight stays as it is from now on.
+    """
+
+    def __init__(self, model: nn.Module, stays: Callable[[nn.Module], bool]) -> None:
+        uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+
+        def can_be(module: nn.Module) -> bool:
+            return is_linear(module) and uses[id(module.weight)] == 1 and _blockable(module.weight) and stays(module)
+
+        self._modules = [module for module in model.modules() if can_be(module)]
+
+    def pack(self) -> None:
+        """Put the weights into blocks, one at a time."""
+        if (blocks := _blocks()) is not None:
+            for module in self._modules:
+                if not _is_blocked(weight := _weight(module)):
+                    _replace(module, blocks(weight, BLOCKS_FOR))
+
+    def unpack(self) -> None:
+        """Put them back into rows."""
+        for module in self._modules:
+            if _is_blocked(weight := _weight(module)):
+                _replace(module, weight.to_dense())
+
+
+def _weight(module: nn.Module) -> Tensor:
+    return module.get_parameter("weight").detach()
+
+
+def _blockable(weight: Any) -> bool:
+    return weight.dtype is torch.float32 and weight.device.type == "cpu" and weight.layout is torch.strided
+
+
+def _replace(module: nn.Module, weight: Tensor) -> None:
+    module.weight = nn.Parameter(weight, requires_grad=False)

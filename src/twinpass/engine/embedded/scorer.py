@@ -20,6 +20,9 @@ from twinpass.errors import CacheFullError
 from twinpass.reuse.base import Policy, Sharing
 from twinpass.reuse.plan import Spans
 
+NARROW = 8
+"""All logits are computed if more than one in so many is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Common:
@@ -34,7 +37,8 @@ class Job:
     """What to score: requests under ``versions``, each lane's weights, which ``running_of`` makes the model compute.
 
     Lanes either have something in ``common``, or take prefixes from elsewhere over ``spans``; then ``prefixes`` says how
-    long each request's is, and ``shared`` how much of it all have in common.
+    long each request's is, and ``shared`` how much of it all have in common. Logits of ``columns`` are all that is read, if there
+    are any.
     """
 
     requests: Sequence[Request]
@@ -44,6 +48,11 @@ class Job:
     spans: Spans | None = None
     prefixes: Sequence[int] = ()
     shared: int = 0
+    columns: Rows | None = None
+
+    def reads(self, paths: Sequence[Rows]) -> Reads:
+        """What to read of the requests, whose inputs lie on ``paths``."""
+        return Reads.of(self.requests, paths, self.columns)
 
     @property
     def base_only(self) -> bool:
@@ -100,10 +109,13 @@ class PackedScorer:
         passes: runs batches.
         slot_bytes: bytes of one token's keys and values, for reports.
         spill: where shared keys and values are also kept on disk.
+
+    ``narrow``: whether the head may compute the logits of a few tokens alone, where requests are relative.
     """
 
     def __init__(self, passes: Passes, slot_bytes: int = 0, spill: Spill | None = None) -> None:
         self.passes, self.slot_bytes, self.spill = passes, slot_bytes, spill
+        self.narrow = False
         self.prefixes = Prefixes(passes)
         self._causal, self._cache = passes.causal, passes.cache
 
@@ -138,6 +150,9 @@ class PackedScorer:
             CacheFullError: the cache's budget is too small for a request.
         """
         result = Result([[] for _ in job.versions])
+        if self.narrow and all(request.relative for request in job.requests):
+            columns = np.unique(np.concatenate([request.completion for request in job.requests]))
+            job = replace(job, columns=columns if len(columns) * NARROW <= self._causal.vocabulary else None)
         if job.spans is not None:
             lengths, shared = prefix_lengths(job.requests, job.spans)
             job = replace(job, prefixes=lengths, shared=shared)
@@ -277,7 +292,7 @@ class PackedScorer:
             hidden = Kept(shared.slots[None], [common.version])
             every, slots = np.ones(packed.rows, bool), _unkept(job, packed)
             batch = Batch(packed, job.versions, every, slots, common.sharing.layers, self._causal.depth, hidden)
-            return self.passes.run(batch, job.running_of(job.versions), Reads.of(job.requests, paths))
+            return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
         lanes = len(job.versions)
         kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
         return self._run_rest(job, [request.active_from for request in job.requests], shared.packed, kept)
@@ -297,7 +312,7 @@ class PackedScorer:
             slots[:, path[:length]] = kept.slots[:, prefix.path_of[request.inputs[:length]]]
         fresh = packed.tokens >= 0
         batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions)
-        return self.passes.run(batch, job.running_of(job.versions), Reads.of(requests, paths))
+        return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
 
     def _run_lanes(self, job: Job, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
         packed = pack([request.inputs for request in job.requests])
@@ -306,12 +321,12 @@ class PackedScorer:
         batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth)
         if keep:
             return self._run_base(job, paths, batch, stack)
-        return self.passes.run(batch, job.running_of(job.versions), Reads.of(job.requests, paths))
+        return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
 
     def _run_base(self, job: Job, paths: Sequence[Rows], batch: Batch, stack: ExitStack) -> list[list[Score]]:
         """The base lane lasts until the next update: prefixes that prompts share are kept for the calls until then."""
         version, (slots,) = batch.versions[0], batch.slots
-        reads = Reads.of(job.requests, paths)
+        reads = job.reads(paths)
         read = np.zeros(batch.packed.rows, bool)
         read[np.concatenate(reads.rows)] = True
         prompts = {

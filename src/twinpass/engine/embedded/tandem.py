@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.engine.embedded.adapter import LoraWeights
+from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
 from twinpass.engine.embedded.patching import forward_of
 from twinpass.engine.embedded.products import is_linear, of_linear, product
@@ -86,6 +88,28 @@ class LaneLinear(LaneModule):
         else:
             y = product(rows, self.weight)
         return self.bias(weights, y).view(*x.shape[:-1], -1)
+
+
+class LaneHead(LaneLinear):
+    """The layer that makes logits, of a few tokens where they suffice."""
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
+        if layout.columns is None:
+            return super().forward(weights, layout, x)
+        rows, lanes = self.split(layout, x), layout.lanes
+        if "weight" in self.owned:
+            chosen = weights.rows(self.owned["weight"], layout.columns.expand(lanes, -1))
+        else:
+            chosen = self.weight[layout.columns].expand(lanes, -1, -1)
+        y = torch.bmm(rows, chosen.transpose(1, 2))
+        if isinstance(self.module.bias, Tensor):
+            owned = "bias" in self.owned
+            y += (
+                weights.whole(self.owned["bias"])[:, None, layout.columns]
+                if owned
+                else self.module.bias[layout.columns]
+            )
+        return y.view(*x.shape[:-1], -1)
 
 
 class LaneConv1D(LaneModule):
@@ -171,9 +195,15 @@ class Tandem:
         UnsupportedModuleError: a selected parameter belongs to a module that cannot run lane by lane.
     """
 
-    def __init__(self, model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> None:
+    def __init__(self, model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> None:
         self._modules = list(_lane_modules(model, parameters, adapters))
+        self._head = next((module for module in self._modules if isinstance(module, LaneHead)), None)
         self._unchecked = set(parameters or ())
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether the head can compute the logits of a few tokens alone."""
+        return self._head is not None
 
     @contextmanager
     def running(self, weights: LaneWeights, layout: LaneLayout) -> Iterator[None]:
@@ -183,7 +213,8 @@ class Tandem:
             if unchecked := self._unchecked & perturbed:
                 stack.enter_context(_RawUse(weights.parameters, unchecked))
             for module in self._modules:
-                if isinstance(module, LaneLora) or not perturbed.isdisjoint(module.owned.values()):
+                narrow = module is self._head and layout.columns is not None
+                if narrow or isinstance(module, LaneLora) or not perturbed.isdisjoint(module.owned.values()):
                     stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
             yield
 
@@ -204,18 +235,19 @@ class Tandem:
 
 
 def _lane_modules(
-    model: nn.Module, parameters: Parameters | None, adapters: dict[str, LoraWeights]
+    model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights]
 ) -> Iterator[LaneModule]:
+    head = output_layer(model)
     for path, module in model.named_modules():
         if path in adapters:
             yield LaneLora(path, module, adapters[path])
-        if parameters is None:
-            continue
         owned = {}
         for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
-            if (name := parameters.name_of(tensor)) is not None:
+            if parameters is not None and (name := parameters.name_of(tensor)) is not None:
                 owned[local] = name
-        if owned:
+        if module is head and head is not None and is_linear(head) and path not in adapters:
+            yield LaneHead(path, head, owned)
+        elif owned:
             yield _kind(path, module)(path, module, owned)
 
 

@@ -1,6 +1,7 @@
 """Try a model on a few short sequences: does the packed pass return what its own forward returns?"""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
-from twinpass.core import Request, WeightsVersion
+from twinpass.core import Request, Score, WeightsVersion
 from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.passes import Passes, alone
+from twinpass.engine.embedded.packing import Reads, Rows, pack
+from twinpass.engine.embedded.passes import Batch, Passes, Running, alone
 from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.scorer import Common, Job, PackedScorer
+from twinpass.engine.embedded.scorer import NARROW, Common, Job, PackedScorer
 from twinpass.reuse.base import Sharing
 
 BATCH_WIDE_ROTARY = ("dynamic", "longrope")
@@ -37,31 +39,72 @@ class Trial:
         """Try a model, with what lies below layer ``cut`` run apart."""
         if reason := _obstacle(causal):
             return cls(False, reason)
-        top = min(causal.vocabulary, 512)
-        tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))
-        requests = [Request(tokens[:6], tokens[6:9]), Request(tokens[:4], tokens[9:]), Request(tokens[5:9], tokens[:2])]
-        version = WeightsVersion("trial", causal.depth)
-        sharing = Sharing("trial", "all", cut, kept=False)
-        common = Common(sharing, WeightsVersion("trial", cut)) if cut else None
         passes = Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4)
+        requests = _requests(causal)
         try:
-            packed = PackedScorer(passes).score(Job(requests, [version], lambda versions: alone, common))
+            packed = _run(passes, requests, cut)
         except Exception as error:  # any model's own code runs here
             return cls(False, f"{type(error).__name__}: {error}")
         if sorted(passes.layer_bytes) != list(range(causal.depth)):
             return cls(False, "its attention does not go through the attention registry, layer by layer")
         if _slides(causal) and passes.windows <= {None}:
             return cls(False, "its attention does not pass its sliding window on")
-        dtype = causal.model.dtype
-        # bfloat16: two of the model's own attention kernels differ as much; float64: models take their softmax in float32
-        tolerance, relative = (0.25, 2**-5) if dtype is torch.bfloat16 else (1e-4, 0.0)
         plain = score_plain(causal, requests, [0] * len(requests), alone)
-        if not all(
-            np.allclose(a, b, rtol=relative, atol=tolerance) for a, b in zip(packed.values[0], plain, strict=True)
-        ):
+        if not all(_same(causal, a, b) for a, b in zip(packed, plain, strict=True)):
             return cls(False, "the scores differ")
-        size = int(causal.model.config.get_text_config().hidden_size) * dtype.itemsize
+        size = int(causal.model.config.get_text_config().hidden_size) * causal.model.dtype.itemsize
         return cls(True, "", tuple(passes.layer_bytes[i] for i in range(causal.depth)), size)
+
+
+def still_runs(causal: CausalModel, cut: int) -> bool:
+    """Whether a model that packs does so after a change to how its weights are held."""
+    try:
+        _run(Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4), _requests(causal), cut)
+    except Exception:  # any model's own code runs here
+        return False
+    return True
+
+
+def reads_columns(causal: CausalModel, running: Running) -> bool:
+    """Whether every token's logit among those of a few is what it is among all, up to a constant: all are tried in turn."""
+    prompt = _requests(causal)[0].prompt
+    packed = pack([prompt])
+    every = np.arange(causal.vocabulary)
+
+    def read(tokens: Rows, columns: Rows | None) -> Score:
+        passes = Passes(causal, PrefixCache(64), Pool(64), chunk_rows=64)
+        fresh, slots = np.ones(packed.rows, bool), np.full((1, packed.rows), -1, np.int64)
+        batch = Batch(packed, [WeightsVersion("trial", causal.depth)], fresh, slots, 0, causal.depth)
+        rows = np.full(len(tokens), packed.rows - 1)
+        return passes.run(batch, running, Reads((rows,), (tokens,), columns))[0][0]
+
+    try:
+        known = read(every, None)
+        parts = np.array_split(every, NARROW)
+        found = [read(part, part) for part in parts]
+    except Exception:  # any model's own code runs here
+        return False
+    offsets = [own - known[part] for part, own in zip(parts, found, strict=True)]
+    return all(_same(causal, offset, offset[:1]) for offset in offsets)
+
+
+def _same(causal: CausalModel, a: Score, b: Score) -> bool:
+    # bfloat16: two of the model's own attention kernels differ as much; float64: models take their softmax in float32
+    tolerance, relative = (0.25, 2**-5) if causal.model.dtype is torch.bfloat16 else (1e-4, 0.0)
+    return np.allclose(a, b, rtol=relative, atol=tolerance)
+
+
+def _requests(causal: CausalModel) -> list[Request]:
+    top = min(causal.vocabulary, 512)
+    tokens = tuple((7 * i * i + 3 * i + 1) % top for i in range(12))
+    return [Request(tokens[:6], tokens[6:9]), Request(tokens[:4], tokens[9:]), Request(tokens[5:9], tokens[:2])]
+
+
+def _run(passes: Passes, requests: Sequence[Request], cut: int) -> list[Score]:
+    """Log-probabilities by the packed pass, with what lies below layer ``cut`` run apart."""
+    version = WeightsVersion("trial", passes.causal.depth)
+    common = Common(Sharing("trial", "all", cut, kept=False), WeightsVersion("trial", cut)) if cut else None
+    return PackedScorer(passes).score(Job(requests, [version], lambda versions: alone, common)).values[0]
 
 
 def _obstacle(causal: CausalModel) -> str:

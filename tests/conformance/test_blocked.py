@@ -1,0 +1,81 @@
+"""Weights in oneDNN's blocks: the same scores, a model that is whole again afterwards."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import LANES, bits, build, engine_of
+from reusing import packed, trainables
+from torch import nn
+
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Layers, Lora
+
+
+def in_blocks(model: nn.Module) -> list[str]:
+    return [name for name, weight in model.named_parameters() if weight.layout is not torch.strided]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
+@packed
+def test_scores_are_the_same(name: str, kind: str) -> None:
+    trainable, requests = trainables(name)[kind]
+    model = build(name, torch.float32)
+    before = bits(model)
+    engine = engine_of(name, model, trainable)
+    expected = engine.score(requests, LANES)
+    engine.reset() if kind in ("lora", "activated") else None
+    engine.block()
+    for _ in range(2):
+        scores = engine.score(requests, LANES)
+        for a, b in zip(expected.values, scores.values, strict=True):
+            assert np.abs(np.concatenate(a) - np.concatenate(b)).max() < 1e-4
+    blocked = in_blocks(model)
+    assert bool(blocked) == (kind != "full" and name != "gpt2")
+    assert not set(blocked) & set(engine.parameters)
+    engine.unblock()
+    assert not in_blocks(model)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in bits(model).items())
+
+
+def test_derivatives_are_taken_over_rows() -> None:
+    model = build("llama", torch.float32)
+    engine = TorchEngine(model, Lora(2, 4.0))
+    requests = trainables("llama")["lora"][1]
+    expected = engine.score(requests, [LANES[0].__class__(LANES[0].probe, 1, 0.01, linear=True)])
+    engine.block()
+    found = engine.score(requests, [LANES[0].__class__(LANES[0].probe, 1, 0.01, linear=True)])
+    assert np.array_equal(np.concatenate(expected.values[0]), np.concatenate(found.values[0]))
+
+
+def test_a_saved_model_is_in_rows(tmp_path: Any) -> None:
+    model = build("llama", torch.float32)
+    before = deepcopy(model)
+    engine = TorchEngine(model, Layers(1, 2))
+    engine.block()
+    assert in_blocks(model)
+    saved = type(model).from_pretrained(engine.save(tmp_path))
+    assert all(torch.equal(tensor, bits(before)[key]) for key, tensor in bits(saved).items())
+
+
+class Reader(nn.Module):
+    """Uses its layer's weight without calling the layer."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.inner.weight.t()
+
+
+def test_a_model_that_reads_weights_itself_stays_in_rows() -> None:
+    model = build("llama", torch.float32)
+    model.model.layers[0].mlp.up_proj = Reader(model.model.layers[0].mlp.up_proj)
+    engine = TorchEngine(model, Layers(1, 2))
+    assert engine.packs
+    engine.block()
+    assert not in_blocks(model)
+    assert engine.score(trainables("llama")["full"][1], LANES).values
