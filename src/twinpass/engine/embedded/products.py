@@ -88,6 +88,14 @@ def _is_blocked(weight: Tensor) -> bool:
     return weight.layout is torch._mkldnn  # type: ignore[attr-defined]
 
 
+def in_blocks(weight: Tensor) -> Tensor:
+    """A float32 weight [out, in] in the blocks that oneDNN computes with, where it has them; itself otherwise."""
+    if _is_blocked(weight) or not _blockable(weight) or (blocks := _blocks()) is None:
+        return weight
+    blocked: Tensor = blocks(weight, BLOCKS_FOR)
+    return blocked
+
+
 class Blocked:
     """Float32 weights of linear layers, held in the blocks that oneDNN computes with: a weight takes no memory twice.
 
@@ -108,10 +116,8 @@ class Blocked:
 
     def pack(self) -> None:
         """Put the weights into blocks, one at a time."""
-        if (blocks := _blocks()) is not None:
-            for module in self._modules:
-                if not _is_blocked(weight := _weight(module)):
-                    _replace(module, blocks(weight, BLOCKS_FOR))
+        for module in self._modules:
+            _replace(module, in_blocks(_weight(module)))
 
     def unpack(self) -> None:
         """Put them back into rows."""
@@ -129,4 +135,4 @@ def _blockable(weight: Any) -> bool:
 
 
 def _replace(module: nn.Module, weight: Tensor) -> None:
-    module.weight = nn.Parameter(weight, requires_grad=False)
+    module.weight = nn.Parameter(weight, requires_grad=module.get_parameter("weight").requires_grad)
