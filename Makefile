@@ -83,7 +83,7 @@ bench-training: install  ## training under each policy, into benchmarks/results/
 bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between lanes, into benchmarks/results/sglang.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/radix_attention.py --json benchmarks/results/sglang.json
 
-WORKLOADS := reviews-0shot reviews-8shot options activated-0shot activated-8shot time-to-accuracy
+WORKLOADS := reviews-0shot reviews-8shot options generation activated-0shot activated-8shot time-to-accuracy
 
 bench: install $(WORKLOADS:%=bench-workload-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py

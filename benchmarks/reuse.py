@@ -25,8 +25,9 @@ from twinpass.objective.choice import Choice
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.activated import Activated as ActivatedPolicy
+from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import Row, read_rows
-from twinpass.task.template import Example, Template
+from twinpass.task.template import Example
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 BATCH, EPS = 16, 1e-3
@@ -37,13 +38,13 @@ CHOICE = Choice()
 T = TypeVar("T")
 
 
-def template(shots: Sequence[Row]) -> Template:
+def template(shots: Sequence[Row]) -> ChoiceTemplate:
     """The demo's task, with solved examples in front."""
     solved = "".join(
         f"Review: {row.fields['text']}\n{SUFFIX}{OPTIONS[LABELS.index(str(row.fields['label']))]}\n\n" for row in shots
     )
     prompt = solved.replace("{", "{{").replace("}", "}}") + "Review: {text}\n"
-    return Template(prompt=prompt, suffix=SUFFIX, options=OPTIONS, labels=LABELS)
+    return ChoiceTemplate(prompt=prompt, suffix=SUFFIX, options=OPTIONS, labels=LABELS)
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, shots: int, count: int) -> list[list[Example]]:

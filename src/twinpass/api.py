@@ -12,14 +12,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.encode import encode
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Lora, Trainable
+from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
+from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
+from twinpass.objective.completion import Completion
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.progress import ProgressBar
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
+from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.completion import CompletionTemplate
 from twinpass.task.rows import Row
 from twinpass.task.template import Template
 from twinpass.train.folder import RunFolder
@@ -34,8 +39,9 @@ def finetune(
     held_out: Sequence[Mapping[str, Any]] = (),
     *,
     prompt: str,
-    options: Sequence[str],
     out: str | Path,
+    options: Sequence[str] = (),
+    completion: str = "",
     suffix: str = "",
     label: str = "label",
     labels: Sequence[str] = (),
@@ -51,14 +57,15 @@ def finetune(
     """Train ``model`` on rows by forward passes only.
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
-    ``options`` the highest probability. Defaults: LoRA of rank 8, two-sided SPSA with one probe and eps 1e-2, 300
+    ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
+    " {summary}". Defaults: LoRA of rank 8, two-sided SPSA with one probe and eps 1e-2, 300
     steps of 16 rows at a learning rate of 2e-3 that falls linearly to 0.
 
     Args:
         model: a causal language model on the CPU. Its weights are trained in place, unless ``trainable`` is
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``.
-        held_out: rows to report the accuracy on, before and after.
+        held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
         out: the run folder; it must be new, unless ``resume`` continues the run in it.
 
     Returns:
@@ -68,7 +75,7 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    template = Template(prompt=prompt, options=tuple(options), suffix=suffix, label=label, labels=tuple(labels))
+    template, objective = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
     trainable = trainable or Lora()
     estimator = estimator or Spsa()
     optimizer = optimizer or Sgd(lr=2e-3, steps=300)
@@ -93,7 +100,7 @@ def finetune(
     )
     plan = Plan(
         estimator=estimator,
-        objective=Choice(),
+        objective=objective,
         epsilon=epsilon,
         optimizer=optimizer,
         train=encoded.train,
@@ -129,6 +136,20 @@ def finetune(
         engine.unblock()
     folder.write_summary(summary)
     return summary
+
+
+def _task(
+    prompt: str, suffix: str, completion: str, options: tuple[str, ...], label: str, labels: tuple[str, ...]
+) -> tuple[Template, Objective]:
+    if bool(options) == bool(completion):
+        raise ConfigError("finetune", ["give either options to choose from, or a completion to write"])
+    if completion and (label != "label" or labels):
+        raise ConfigError(
+            "finetune", ["label and labels: they name options, and a completion has none; leave them out"]
+        )
+    if completion:
+        return CompletionTemplate(prompt=prompt, suffix=suffix, completion=completion), Completion()
+    return ChoiceTemplate(prompt=prompt, suffix=suffix, options=options, label=label, labels=labels), Choice()
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], name: str) -> list[Row]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from twinpass.core import Lane, Request, Scores, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Lora, Pattern
+from twinpass.engine.embedded.trainable import Full, Lora, Pattern, Trainable
 from twinpass.objective.choice import Choice
 from twinpass.reuse import auto
 from twinpass.task.template import Example
@@ -63,6 +63,20 @@ def test_differences_are_those_of_log_probabilities(name: str, kind: str) -> Non
         assert np.abs(a - b).max() < 1e-9
     adapted = "lora_A" in str(list(engine.parameters)) and "lm_head" in TARGETS[name]
     assert seen == {engine.model.config.get_text_config().vocab_size if adapted else len(OPTIONS)}
+
+
+@pytest.mark.parametrize("trainable", [Full(), Pattern("q_proj")], ids=["perturbed", "as it is"])
+def test_a_head_with_a_bias(trainable: Trainable) -> None:
+    model = build("llama-untied")
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    model.lm_head = nn.Linear(width, vocabulary, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(2)
+        model.lm_head.bias.copy_(torch.randn(vocabulary))
+    exact, relative, seen = both(TorchEngine(model, trainable), LANES)
+    assert seen == {len(OPTIONS)}
+    for a, b in zip(differences(exact), differences(relative), strict=True):
+        assert np.abs(a - b).max() < 1e-9
 
 
 def test_in_place_too() -> None:

@@ -1,6 +1,7 @@
 """The real model, SmolLM2-135M: adapters that PEFT loads, lanes in float32, a chain of exact moves, what is reused."""
 
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
+from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import read_rows
-from twinpass.task.template import Example, Template
+from twinpass.task.template import Example
 
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 SIGNS = [Lane(Probe(3), 1, 2**-10), Lane(Probe(3), -1, 2**-10)]
@@ -39,7 +41,7 @@ def model(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> PreTrained
 
 @pytest.fixture(scope="module")
 def examples(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> list[Example]:
-    template = Template(
+    template = ChoiceTemplate(
         prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
     )
     return template.encode(read_rows(DATA, 4), loaded[1], None)
@@ -60,18 +62,26 @@ def same_bits(model: PreTrainedModel, before: dict[str, Tensor]) -> bool:
     return all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def whole(examples: list[Example]) -> list[Request]:
+    """What the objective asks for, with the log-probabilities themselves."""
+    return [replace(request, relative=False) for request in CHOICE.requests(examples)]
+
+
 def test_both_signs_at_once_equal_weights_really_moved(model: PreTrainedModel, examples: list[Example]) -> None:
-    requests, before = CHOICE.requests(examples), deepcopy(model.state_dict())
+    requests, before = whole(examples), deepcopy(model.state_dict())
     engine = TorchEngine(model, Full())
     scores = engine.score(requests, [*SIGNS, BASE]).values
+    relative = engine.score(CHOICE.requests(examples), [*SIGNS, BASE]).values
     assert same_bits(model, before)
-    for lane, values in zip([*SIGNS, BASE], scores, strict=True):
+    for lane, values, differences in zip([*SIGNS, BASE], scores, relative, strict=True):
         moved = deepcopy(model)
         if lane.probe is not None:
             TorchEngine(moved, Full()).update([Term(lane.probe.seed, lane.scale)])
         expected = plain(moved, requests)
         assert deviation(values, expected) < 1e-3
-        assert abs(CHOICE.loss(examples, values) - CHOICE.loss(examples, expected)) < 1e-5
+        for own in (values, differences):
+            assert abs(CHOICE.loss(examples, own) - CHOICE.loss(examples, expected)) < 1e-5
+        assert deviation(differences, values) > 1
 
 
 @pytest.mark.parametrize("kind", [Lora, Activated])
@@ -80,7 +90,7 @@ def test_peft_loads_adapters_to_the_same_scores(
 ) -> None:
     invocation = examples[0].prompt[examples[0].suffix_start :]
     engine = TorchEngine(model, kind(8, 16.0), invocation=invocation)
-    requests = CHOICE.requests(examples)
+    requests = whole(examples)
     before = engine.score(requests, [BASE]).values[0]
     engine.update(TERMS)
     trained = engine.score(requests, [BASE]).values[0]
@@ -112,7 +122,7 @@ def test_every_epoch_after_the_first_reuses_the_prompts(model: PreTrainedModel, 
 
 
 def test_layers_below_the_trained_ones_run_once(model: PreTrainedModel, examples: list[Example]) -> None:
-    requests = CHOICE.requests(examples)
+    requests = whole(examples)
     engine = TorchEngine(deepcopy(model), Layers(20, 30))
     first, later = (engine.score(requests, SIGNS) for _ in range(2))
     rows = later.work.computed // (2 * 10)

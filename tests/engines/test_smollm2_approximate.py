@@ -16,8 +16,9 @@ from twinpass.report.fidelity import Fidelity
 from twinpass.reuse.base import Policy
 from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.reflected import Reflected
+from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import read_rows
-from twinpass.task.template import Example, Template
+from twinpass.task.template import Example
 
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 EVERY_LAYER = 1e9
@@ -25,7 +26,7 @@ EVERY_LAYER = 1e9
 
 def examples(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Two reviews behind two solved ones."""
-    template = Template(
+    template = ChoiceTemplate(
         prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
     )
     rows = read_rows(DATA, 4)

@@ -137,7 +137,7 @@ def test_blocks_change_no_value_and_hardly_a_product(rows: int) -> None:
     x, _, _ = operands(rows)
     with own_products(filter(is_linear, model.modules())):
         expected = model(x)
-        blocked = Blocked(model, lambda module: module is not model[2])
+        blocked = Blocked(model, model[2])
         blocked.pack()
         assert [module.weight.layout is torch.strided for module in model] == [False, False, True, True, True, True]
         assert torch.allclose(model(x), expected, rtol=0, atol=1e-5)
@@ -155,7 +155,7 @@ def test_a_product_that_blocks_are_not_for_reads_them_as_rows() -> None:
     x, weight, bias = operands(4)
     module = nn.Linear(33, 17)
     module.weight.copy_(weight)
-    Blocked(nn.Sequential(module), lambda module: True).pack()
+    Blocked(nn.Sequential(module), None).pack()
     assert module.weight.layout is not torch.strided
     assert torch.equal(product(x[:0], module.weight), x[:0] @ weight.t())
     with torch.enable_grad():
@@ -165,7 +165,7 @@ def test_a_product_that_blocks_are_not_for_reads_them_as_rows() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_stay_in_rows(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(33, 17, dtype=dtype))
-    Blocked(model, lambda module: True).pack()
+    Blocked(model, None).pack()
     assert model[0].weight.layout is torch.strided
 
 
@@ -184,7 +184,7 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
     try:
         assert products._blocks() is None
         model = nn.Sequential(nn.Linear(33, 17))
-        Blocked(model, lambda module: True).pack()
+        Blocked(model, None).pack()
         assert model[0].weight.layout is torch.strided
     finally:
         products._blocks.cache_clear()

@@ -13,10 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from twinpass.config.build import _training_rows
-from twinpass.config.schema import TaskSettings
+from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import DataError
+from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import Row, read_rows
-from twinpass.task.template import Example, Template
+from twinpass.task.template import Example
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -171,16 +172,16 @@ WORDS = ("it", "was", "Review:", "Mood:", "bad", "good")
 IT, WAS, REVIEW, MOOD, BAD, GOOD = range(2, 8)
 
 
-def template(**changes: Any) -> Template:
+def template(**changes: Any) -> ChoiceTemplate:
     keys: dict[str, Any] = {"prompt": "Review: {text}\n", "suffix": "Mood:", "options": (" bad", " good")}
-    return Template(**(keys | changes))
+    return ChoiceTemplate(**(keys | changes))
 
 
 def row(label: object = 0, **fields: object) -> Row:
     return Row({"text": "it was", "label": label} | fields, "a.jsonl, row 7")
 
 
-def encode(chosen: Template, one: Row, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Example:
+def encode(chosen: ChoiceTemplate, one: Row, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Example:
     (example,) = chosen.encode([one], tokenizer, window)
     return example
 
@@ -292,7 +293,7 @@ def test_an_option_that_melts_into_the_prompt_is_refused(tokenizer: PreTrainedTo
     chosen = template(prompt="{text} ", suffix="mood:", options=(" x", option))
     with pytest.raises(DataError) as caught:
         encode(chosen, row(), tokenizer)
-    start = f"a.jsonl, row 7: option {option!r} melts into the last token of the prompt"
+    start = f"a.jsonl, row 7: the answer {option!r} melts into the last token of the prompt"
     assert str(caught.value).startswith(start)
 
 
@@ -391,8 +392,8 @@ def test_shots_take_part_of_the_window() -> None:
         encode(chosen, row(), words(*WORDS), 9)
 
 
-def task(train: Path, **keys: Any) -> TaskSettings:
-    return TaskSettings(prompt="{text}", options=(" bad", " good"), train=str(train), eval="eval.jsonl", **keys)
+def task(train: Path, **keys: Any) -> ChoiceTask:
+    return ChoiceTask(prompt="{text}", options=(" bad", " good"), train=str(train), eval="eval.jsonl", **keys)
 
 
 @pytest.fixture

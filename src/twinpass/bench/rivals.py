@@ -10,7 +10,6 @@ from twinpass.config.schema import Config
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.trainable import Lora
 from twinpass.errors import ConfigError
-from twinpass.objective.choice import Choice
 
 LORA = Lora()
 FIRST_ORDER_LR = 2e-3
@@ -20,10 +19,12 @@ def naive(config: Config) -> NaiveMezo:
     """Plain MeZO on what the configuration trains; adapters are LoRA of the same rank and targets, acting everywhere."""
     if isinstance(config.trainable, Lora):
         model, parameters = _adapted(config, config.trainable)
-        return NaiveMezo(model, parameters, Choice())
+        return NaiveMezo(model, parameters, config.task.objective())
     base, _ = load(config.model.path, config.model.dtype)
     names = set(config.trainable.attach(base, 0).parameters)
-    return NaiveMezo(base, [parameter for name, parameter in base.named_parameters() if name in names], Choice())
+    return NaiveMezo(
+        base, [parameter for name, parameter in base.named_parameters() if name in names], config.task.objective()
+    )
 
 
 def first_order(config: Config) -> FirstOrder:

@@ -13,6 +13,7 @@ from twinpass.bench.compare import compare
 from twinpass.bench.race import race
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
+from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
 from twinpass.estimate.spsa import Spsa
 from twinpass.report.environment import commit, machine, versions
@@ -26,6 +27,7 @@ WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
     "reviews-0shot": ("reviews-full.toml", ()),
     "reviews-8shot": ("reviews-full.toml", SHOTS),
     "options": ("options.toml", ()),
+    "generation": ("generation.toml", ()),
     "activated-0shot": ("reviews.toml", ()),
     "activated-8shot": ("reviews.toml", SHOTS),
     RACE: ("reviews.toml", ()),
@@ -129,6 +131,8 @@ def _config(args: argparse.Namespace) -> Config:
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
     problems = []
+    if args.workload == RACE and not isinstance(config.task, ChoiceTask):
+        problems.append('[task] kind: a race is to an accuracy: set [task] kind = "choice"')
     if not isinstance(config.estimator, Spsa):
         problems.append('[estimator]: plain MeZO makes two-sided differences; set kind = "spsa" to compare')
     if args.repeats < 1 or args.probes < 2:

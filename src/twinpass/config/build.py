@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from twinpass.config.encode import encode
 from twinpass.config.engines import Start, TorchSettings
-from twinpass.config.schema import Config, TaskSettings
+from twinpass.config.schema import Config
+from twinpass.config.tasks import TaskSettings
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.errors import ConfigError, DataError
-from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import derive_seed
 from twinpass.task.rows import Row, read_rows
 from twinpass.task.template import Template
@@ -75,7 +75,7 @@ def _build(config: Config, start: Callable[[Start], E_co]) -> Run[E_co]:
     )
     plan = Plan(
         estimator=config.estimator,
-        objective=Choice(),
+        objective=task.objective(),
         epsilon=config.epsilon,
         optimizer=config.optimizer,
         train=encoded.train,

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass as record
-from dataclasses import field
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings, SglangSettings, TorchSettings
+from twinpass.config.tasks import ChoiceTask, CompletionTask, TaskSettings
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
@@ -25,8 +25,7 @@ from twinpass.reuse.reflected import Reflected
 from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon
-from twinpass.settings import STRICT, Count, Index, Text
-from twinpass.task.template import Template
+from twinpass.settings import STRICT, Index, Text
 from twinpass.train.optimizer import Sgd
 
 
@@ -36,20 +35,6 @@ class ModelSettings:
 
     path: Text
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-
-
-@dataclass(frozen=True, config=STRICT)
-class TaskSettings(Template):
-    """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used.
-
-    The last ``shots`` rows of the training file stand solved in front of every prompt, and are not trained on.
-    """
-
-    train: Text = field(kw_only=True)
-    eval: Text = field(kw_only=True)
-    train_rows: Count | None = None
-    eval_rows: Count | None = None
-    shots: Index = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,7 +82,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         "trainable": Section(
             {"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers, "activated": Activated}, "kind"
         ),
-        "task": Section({"": TaskSettings}),
+        "task": Section({"choice": ChoiceTask, "completion": CompletionTask}, "kind", "choice"),
         "estimator": Section({"spsa": Spsa, "one_sided": OneSided, "jvp": Jvp}, "kind", "spsa"),
         "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
         "epsilon": Section(

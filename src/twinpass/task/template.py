@@ -1,5 +1,6 @@
-"""Fill a prompt from a row and tokenise it together with its answer options."""
+"""Fill a prompt from a row and tokenise it together with its answers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
@@ -9,13 +10,13 @@ from pydantic.dataclasses import dataclass as settings
 from transformers import PreTrainedTokenizerBase
 
 from twinpass.errors import DataError
-from twinpass.settings import STRICT, Text, Texts
+from twinpass.settings import STRICT, Text
 from twinpass.task.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A tokenised row: the prompt, its answer options, the index of the right one, and where the suffix begins."""
+    """A tokenised row: the prompt, its answers, the index of the right one, and where the suffix begins."""
 
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
@@ -24,107 +25,111 @@ class Example:
 
 
 @settings(frozen=True, config=STRICT)
-class Template:
-    """How a row becomes text: ``prompt`` filled from its fields, then ``suffix``, then one of ``options``.
-
-    ``label`` names the field with the answer: an option's index, its text, or an entry of ``labels``, which
-    names the options in their order.
-    """
+class Template(ABC):
+    """How a row becomes text: ``prompt`` filled from its fields, then ``suffix``, then an answer."""
 
     prompt: Text
-    options: Texts
     suffix: str = ""
-    label: str = "label"
-    labels: Texts = ()
 
     def __post_init__(self) -> None:
-        try:
-            parts = list(Formatter().parse(self.prompt))
-        except ValueError as error:
-            raise ValueError(f"prompt: {error}; write fields as {{name}}, and literal braces doubled") from error
-        for _, name, format_spec, conversion in parts:
-            if name is not None and (not name.isidentifier() or format_spec or conversion):
-                raise ValueError(f"prompt: fields are plain names such as {{text}}, not {{{name}}} with anything more")
-        if len(self.options) < 2:
-            raise ValueError(f"options: expected at least two answers to choose from, got {list(self.options)}")
-        if len(set(self.options)) < len(self.options) or not all(self.options):
-            raise ValueError(f"options: they must be different and not empty, got {list(self.options)}")
-        if self.labels and len(self.labels) != len(self.options):
-            raise ValueError(f"labels: {len(self.labels)} names for {len(self.options)} options; give one for each")
+        fields_of("prompt", self.prompt)
+
+    @abstractmethod
+    def answers(self, row: Row) -> tuple[Sequence[str], int]:
+        """The answers to choose from, or the one to give, and which is right.
+
+        Raises:
+            DataError: the row does not say.
+        """
+
+    def closing(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """Tokens that follow every answer."""
+        return ()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the row fields that the prompt uses."""
-        return tuple(name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None)
+        return fields_of("prompt", self.prompt)
 
     def with_shots(self, rows: Sequence[Row]) -> Self:
         """The same with solved rows in front of every prompt, a blank line after each.
 
         Raises:
-            DataError: a row lacks a field, or its label is none of the options.
+            DataError: a row lacks a field, or does not say what is right.
         """
-        solved = "".join(f"{self._fill(row)}{self.suffix}{self.options[self._label(row)]}\n\n" for row in rows)
+        known = [(row, *self.answers(row)) for row in rows]
+        solved = "".join(f"{self._fill(row)}{self.suffix}{answers[right]}\n\n" for row, answers, right in known)
         return replace(self, prompt=solved.replace("{", "{{").replace("}", "}}") + self.prompt)
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int | None) -> list[Example]:
         """Tokenise all rows.
 
         Raises:
-            DataError: a row lacks a field, its label is none of the options, or it does not fit the window.
+            DataError: a row lacks a field, does not say what is right, or does not fit the window.
         """
         return [self._encode(row, tokenizer, window) for row in rows]
 
     def _encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, window: int | None) -> Example:
         text = self._fill(row)
         before, whole = _ids(tokenizer, text), _ids(tokenizer, text + self.suffix)
-        options = tuple(self._option(row, tokenizer, text + self.suffix, whole, option) for option in self.options)
-        longest = len(whole) + max(len(option) for option in options)
+        texts, right = self.answers(row)
+        end = self.closing(tokenizer)
+        answers = tuple(self._answer(row, tokenizer, text + self.suffix, whole, answer) + end for answer in texts)
+        longest = len(whole) + max(len(answer) for answer in answers)
         if window is not None and longest > window:
             raise DataError(
                 f"{row.place}: {longest} tokens, but the model's window holds {window}; shorten or drop the row"
             )
-        return Example(whole, options, self._label(row), _common(before, whole))
+        return Example(whole, answers, right, _common(before, whole))
 
     def _fill(self, row: Row) -> str:
-        values = {name: self._text(row, name) for name in self.fields}
+        values = {name: text_of(row, name, "prompt") for name in self.fields}
         if values and not any(value.strip() for value in values.values()):
             raise DataError(f"{row.place}: the prompt is empty, {' and '.join(values)} hold no text")
         return self.prompt.format_map(values)
 
-    def _field(self, row: Row, name: str) -> object:
-        if name not in row.fields:
-            raise DataError(f"{row.place}: the prompt uses {{{name}}}, the row has only {', '.join(row.fields)}")
-        return row.fields[name]
-
-    def _text(self, row: Row, name: str) -> str:
-        value = self._field(row, name)
-        if value is None:
-            raise DataError(
-                f'{row.place}: the prompt uses {{{name}}}, which is null; write "" for no text, or drop the row'
-            )
-        return str(value)
-
-    def _option(
-        self, row: Row, tokenizer: PreTrainedTokenizerBase, context: str, ids: tuple[int, ...], option: str
+    def _answer(
+        self, row: Row, tokenizer: PreTrainedTokenizerBase, context: str, ids: tuple[int, ...], answer: str
     ) -> tuple[int, ...]:
-        joined = _ids(tokenizer, context + option)
+        joined = _ids(tokenizer, context + answer)
         if joined[: len(ids)] != ids or len(joined) == len(ids):
             raise DataError(
-                f"{row.place}: option {option!r} melts into the last token of the prompt; begin it with a space or line break"
+                f"{row.place}: the answer {answer!r:.40} melts into the last token of the prompt; begin it with a space or line break"
             )
         return joined[len(ids) :]
 
-    def _label(self, row: Row) -> int:
-        value = self._field(row, self.label)
-        stripped = tuple(option.strip() for option in self.options)
-        indices = tuple(str(i) for i in range(len(self.options)))
-        for names in (self.labels, self.options, stripped, indices):
-            if value in names:
-                return names.index(str(value))
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.options):
-            return value
-        known = list(self.labels or self.options)
-        raise DataError(f"{row.place}: {self.label} is {value!r:.40}, expected 0 to {len(known) - 1} or one of {known}")
+
+def fields_of(key: str, text: str) -> tuple[str, ...]:
+    """Names of the row fields that a text with ``{name}`` in it uses.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}; write fields as {{name}}, and literal braces doubled") from error
+    for _, name, format_spec, conversion in parts:
+        if name is not None and (not name.isidentifier() or format_spec or conversion):
+            raise ValueError(f"{key}: fields are plain names such as {{text}}, not {{{name}}} with anything more")
+    return tuple(name for _, name, _, _ in parts if name is not None)
+
+
+def field_of(row: Row, name: str, user: str) -> object:
+    """A field of the row that ``user``, a key of the task, names."""
+    if name not in row.fields:
+        raise DataError(f"{row.place}: the {user} uses {{{name}}}, the row has only {', '.join(row.fields)}")
+    return row.fields[name]
+
+
+def text_of(row: Row, name: str, user: str) -> str:
+    """The same as text."""
+    value = field_of(row, name, user)
+    if value is None:
+        raise DataError(
+            f'{row.place}: the {user} uses {{{name}}}, which is null; write "" for no text, or drop the row'
+        )
+    return str(value)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

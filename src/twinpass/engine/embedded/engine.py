@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
@@ -102,7 +102,7 @@ class TorchEngine(Engine):
             self._policy = Exact(budget=self._policy.budget, page_size=self._policy.page_size)
             trial, cuts = whole, {0}
         self.packs = trial.packs
-        self._blocked = Blocked(model, self._stays)
+        self._blocked = Blocked(model, output_layer(model))
         self._scorer: PackedScorer | None = None
         if trial.packs:
             states = trial.hidden_bytes if max(cuts) or self._policy.approximate else 0
@@ -312,17 +312,13 @@ class TorchEngine(Engine):
     def _place(self) -> InPlaceWeights | None:
         return InPlaceWeights(Lattice(self.parameters, self.noise)) if self._perturbation == "inplace" else None
 
-    def _stays(self, module: nn.Module) -> bool:
-        """Whether a linear layer keeps its weight, and is run as a whole."""
-        head = module is output_layer(self.model)
-        return not head and self.parameters.name_of(module.get_parameter("weight")) is None
-
     def block(self) -> None:
-        """Hold linear layers that are not trained in the blocks oneDNN computes with, for faster products.
+        """Hold the linear layers that adapters stand beside in the blocks oneDNN computes with, for faster products.
 
-        The model is of no use elsewhere until :meth:`unblock`; where it would not run itself any more, it stays as it is.
+        The model is of no use elsewhere until :meth:`unblock`; where it would not run itself any more, or is trained itself, it
+        stays as it is.
         """
-        if self.packs:
+        if self.packs and self._trained.adapter is not None:
             self._blocked.pack()
             if not still_runs(self._causal, max(self._cut(block) for block in self._ledger.first)):
                 self.unblock()
@@ -333,8 +329,6 @@ class TorchEngine(Engine):
 
     def save(self, run: Path) -> Path:
         self.settle()
-        if self._trained.adapter is None:
-            self.unblock()
         return self._trained.save(self.model, run)
 
 

@@ -6,7 +6,7 @@ Its operators are not public, so they are tried once, and left alone where they 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
@@ -102,22 +102,31 @@ class Blocked:
     The values are the same to the bit. The layers must run inside :func:`own_products` while they are in blocks.
 
     Args:
-        model: the model; weights that several of its modules use stay in rows.
-        stays: whether a layer's weight stays as it is from now on.
+        model: the model, none of whose weights is trained; those that several of its modules use stay in rows.
+        head: a layer that stays as it is.
     """
 
-    def __init__(self, model: nn.Module, stays: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, model: nn.Module, head: nn.Module | None) -> None:
+        self._model = model
         uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
 
         def can_be(module: nn.Module) -> bool:
-            return is_linear(module) and uses[id(module.weight)] == 1 and _blockable(module.weight) and stays(module)
+            return (
+                is_linear(module) and uses[id(module.weight)] == 1 and _blockable(module.weight) and module is not head
+            )
 
         self._modules = [module for module in model.modules() if can_be(module)]
 
     def pack(self) -> None:
-        """Put the weights into blocks, one at a time."""
+        """Put the weights into blocks, one at a time.
+
+        The others are copied, so that none keeps the file in memory that all of them may have been mapped from.
+        """
         for module in self._modules:
             _replace(module, in_blocks(_weight(module)))
+        for parameter in self._model.parameters():
+            if not _is_blocked(parameter):
+                parameter.data = parameter.data.clone()
 
     def unpack(self) -> None:
         """Put them back into rows."""

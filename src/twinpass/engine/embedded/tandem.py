@@ -102,13 +102,10 @@ class LaneHead(LaneLinear):
         else:
             chosen = self.weight[layout.columns].expand(lanes, -1, -1)
         y = torch.bmm(rows, chosen.transpose(1, 2))
-        if isinstance(self.module.bias, Tensor):
-            owned = "bias" in self.owned
-            y += (
-                weights.whole(self.owned["bias"])[:, None, layout.columns]
-                if owned
-                else self.module.bias[layout.columns]
-            )
+        if "bias" in self.owned:
+            y += weights.whole(self.owned["bias"])[:, None, layout.columns]
+        elif isinstance(self.module.bias, Tensor):
+            y += self.module.bias.detach()[layout.columns]
         return y.view(*x.shape[:-1], -1)
 
 
