@@ -10,6 +10,7 @@ from reusing import packed, trainables
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from twinpass.core import Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Lora
 
@@ -42,9 +43,10 @@ def test_derivatives_are_taken_over_rows() -> None:
     model = build("llama", torch.float32)
     engine = TorchEngine(model, Lora(2, 4.0))
     requests = trainables("llama")["lora"][1]
-    expected = engine.score(requests, [LANES[0].__class__(LANES[0].probe, 1, 0.01, linear=True)])
+    lane = Lane(Probe(7), 1, 0.01, linear=True)
+    expected = engine.score(requests, [lane])
     engine.block()
-    found = engine.score(requests, [LANES[0].__class__(LANES[0].probe, 1, 0.01, linear=True)])
+    found = engine.score(requests, [lane])
     assert np.array_equal(np.concatenate(expected.values[0]), np.concatenate(found.values[0]))
 
 

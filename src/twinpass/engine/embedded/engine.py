@@ -14,13 +14,14 @@ from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, Weight
 from twinpass.engine.base import Engine, require_fit
 from twinpass.engine.embedded.causal import CausalModel, output_layer
 from twinpass.engine.embedded.identity import digest, hash_of, require_finite
+from twinpass.engine.embedded.jobs import Common, Job, Result
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.linearised import score_linear
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
 from twinpass.engine.embedded.products import Blocked
-from twinpass.engine.embedded.scorer import Common, Job, PackedScorer, Result
+from twinpass.engine.embedded.scorer import PackedScorer
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.embedded.trial import Trial, reads_columns, still_runs

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from twinpass.engine.embedded.patching import forward_of
 
 BLOCKS_FOR = 256
-"""Rows of a product that the blocks are chosen for; from 32 to 2,048 rows oneDNN chose the same ones."""
+"""Rows of a product that the blocks are chosen for."""
 
 
 @cache
