@@ -20,6 +20,7 @@ from numeric import Array, bits
 
 from twinpass.perturb import kernels, noise
 from twinpass.perturb.noise import DISTRIBUTIONS, F32, Distribution
+from twinpass.perturb.shard import Shard
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 SEEDS = (0, 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**63 + 12345, 2**64 - 1)
@@ -78,7 +79,8 @@ def perturbed(
     weights: Array, scales: Sequence[float], seed: int, start: int, distribution: Distribution, name: str = NAME
 ) -> Array:
     out = np.zeros((len(scales), len(weights)), weights.dtype)
-    kernels.perturb(weights, out, np.array(scales, np.float64), seed, noise.name_key(name), start, distribution)
+    shard = Shard.run(start, len(weights))
+    kernels.perturb(weights, out, np.array(scales, np.float64), seed, noise.name_key(name), distribution, shard)
     return out
 
 
@@ -91,6 +93,7 @@ def accumulated(weights: Array, terms: Sequence[tuple[int, float]], distribution
         noise.name_key(NAME),
         noise.name_key(NAME, "round"),
         distribution,
+        Shard.whole(len(weights)),
     )
     return result
 

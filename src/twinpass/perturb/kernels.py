@@ -1,8 +1,8 @@
 """The noise of :mod:`twinpass.perturb.noise` at memory speed, fused with what is done with it (Numba, CPU).
 
 Every kernel works on flat arrays and walks them in chunks: the chunk's noise is drawn into a small buffer that
-stays in cache and is consumed at once, so ``z`` never exists as a whole. Weights are float32, float64, or bfloat16
-bit patterns in uint16. Nothing here uses fast-math: the results are the same bits for any thread count and split.
+stays in cache and is consumed at once, so ``z`` never exists as a whole. A chunk lies within one run of a shard. Weights are
+float32, float64, or bfloat16 bit patterns in uint16. Nothing here uses fast-math: the results are the same bits for any thread count and split.
 
 Loops run over slices from 0 on: with an offset in the index Numba does not vectorise them, which takes twice as long.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import F32, UNIT, Distribution
+from twinpass.perturb.shard import Shard
 
 CHUNK = 4096
 _f, _u = np.float32, np.uint32
@@ -93,15 +94,29 @@ def _fill(out, start, code, seed, high):
         out[lo:hi] = z[start + lo - unit * UNIT :][: hi - lo]
 
 
+@njit(inline="always")
+def _chunks(size, width):
+    """How many chunks cover ``size`` elements in runs of ``width``, none of them across two runs."""
+    return (size // width) * ((width + CHUNK - 1) // CHUNK)
+
+
+@njit(inline="always")
+def _chunk(c, start, width, stride):
+    """Chunk ``c`` of a shard: its first element and one past its last in memory, and the first one's index in the parameter."""
+    each = (width + CHUNK - 1) // CHUNK
+    run, offset = c // each, (c % each) * CHUNK
+    return run * width + offset, run * width + min(width, offset + CHUNK), start + run * stride + offset
+
+
 @njit(parallel=True, cache=True)
-def _perturb(w, out, scales, start, code, seed, high):
-    for c in prange((w.size + CHUNK - 1) // CHUNK):
-        lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
-        unit = (start + lo) // UNIT
-        units = (start + hi + UNIT - 1) // UNIT - unit
+def _perturb(w, out, scales, code, seed, high, start, width, stride):
+    for c in prange(_chunks(w.size, width)):
+        lo, hi, at = _chunk(c, start, width, stride)
+        unit = at // UNIT
+        units = (at + hi - lo + UNIT - 1) // UNIT - unit
         z = np.empty(CHUNK + 2 * UNIT, np.float32)
         draw(z, unit, units, code, seed, high)
-        part, noise = w[lo:hi], z[start + lo - unit * UNIT :]
+        part, noise = w[lo:hi], z[at - unit * UNIT :]
         for lane in range(out.shape[0]):
             target, scale = out[lane, lo:hi], _cast(w, scales[lane])
             for i in range(part.size):
@@ -138,21 +153,21 @@ def _gather(w, rows, out, scale, code, seed, high):
 
 
 @njit(parallel=True, cache=True)
-def _accumulate(w, seeds, scales, code, high, rounding):
-    for c in prange((w.size + CHUNK - 1) // CHUNK):
-        lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
-        unit = lo // UNIT
-        units = (hi + UNIT - 1) // UNIT - unit
-        z = np.empty(CHUNK, np.float32)
-        u = np.empty(CHUNK, np.float32)
-        part = w[lo:hi]
+def _accumulate(w, seeds, scales, code, high, rounding, start, width, stride):
+    for c in prange(_chunks(w.size, width)):
+        lo, hi, at = _chunk(c, start, width, stride)
+        unit = at // UNIT
+        units = (at + hi - lo + UNIT - 1) // UNIT - unit
+        z = np.empty(CHUNK + 2 * UNIT, np.float32)
+        u = np.empty(CHUNK + 2 * UNIT, np.float32)
+        part, noise, uniform = w[lo:hi], z[at - unit * UNIT :], u[at - unit * UNIT :]
         for t in range(seeds.size):
             draw(z, unit, units, code, seeds[t], high)
             if w.itemsize == 2:
                 draw_uniform(u, unit, units, seeds[t], rounding)
             scale = _cast(w, scales[t])
             for i in range(part.size):
-                _store(part, i, _load(part, i) + scale * z[i], u[i])
+                _store(part, i, _load(part, i) + scale * noise[i], uniform[i])
 
 
 @njit(parallel=True, cache=True)
@@ -170,27 +185,28 @@ def _accumulate_each(w, bounds, seeds, scales, code, highs):
 
 
 @njit(parallel=True, cache=True)
-def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck):
+def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck, start, width, stride):
     overflow = np.int64(0)
     for c in prange(stuck.size):
         if stuck[c]:
             continue
-        lo, hi = c * CHUNK, min(w.size, (c + 1) * CHUNK)
-        unit = lo // UNIT
-        units = (hi + UNIT - 1) // UNIT - unit
-        z = np.empty(CHUNK, np.float32)
-        u = np.empty(CHUNK, np.float32)
+        lo, hi, at = _chunk(c, start, width, stride)
+        unit = at // UNIT
+        units = (at + hi - lo + UNIT - 1) // UNIT - unit
+        z = np.empty(CHUNK + 2 * UNIT, np.float32)
+        u = np.empty(CHUNK + 2 * UNIT, np.float32)
+        noise, uniform = z[at - unit * UNIT :], u[at - unit * UNIT :]
         total = np.zeros(CHUNK, np.int64)
         for t in range(seeds.size):
             draw(z, unit, units, code, seeds[t], high)
             whole = np.int64(exact[t])
             if whole != 0:
                 for i in range(hi - lo):
-                    total[i] += whole * np.int64(_f(4) * z[i])
+                    total[i] += whole * np.int64(_f(4) * noise[i])
             if update[t] != 0.0:
                 draw_uniform(u, unit, units, seeds[t], rounding)
                 for i in range(hi - lo):
-                    total[i] += times[t] * np.int64(np.floor(update[t] * np.float64(z[i]) + np.float64(u[i])))
+                    total[i] += times[t] * np.int64(np.floor(update[t] * np.float64(noise[i]) + np.float64(uniform[i])))
         before, bad = w[lo:hi].copy(), np.int64(0)
         for i in range(hi - lo):
             value = np.int64(np.rint(np.float64(w[lo + i]) / quantum)) + total[i]
@@ -229,15 +245,15 @@ def perturb(
     scales: NDArray[np.float64],
     seed: int,
     key: int,
-    start: int,
     distribution: Distribution,
+    shard: Shard,
 ) -> None:
-    """``out[l] = w + scales[l] * z[start : start + w.size]``: one read and one draw for all lanes of a probe.
+    """``out[l] = w + scales[l] * z``, ``z`` at the elements of ``shard``: one read and one draw for all lanes of a probe.
 
     ``w`` has shape [n], ``out`` [lanes, n] of the same dtype; bfloat16 rounds to nearest (ties away from zero).
     """
     with _threads(out.size):
-        _perturb(w, out, scales, start, CODES[distribution], np.uint64(seed), np.uint64(key))
+        _perturb(w, out, scales, CODES[distribution], np.uint64(seed), np.uint64(key), *shard.numbers)
 
 
 def perturb_each(
@@ -278,10 +294,15 @@ def accumulate(
     key: int,
     rounding_key: int,
     distribution: Distribution,
+    shard: Shard,
 ) -> None:
-    """``w += scales[t] * z(seeds[t])`` term after term in one pass; bfloat16 rounds stochastically, from the seed."""
+    """``w += scales[t] * z(seeds[t])`` term after term in one pass; bfloat16 rounds stochastically, from the seed.
+
+    ``w`` [n] holds the elements of ``shard``.
+    """
+    keys = np.uint64(key), np.uint64(rounding_key)
     with _threads(w.size * seeds.size):
-        _accumulate(w, seeds, scales, CODES[distribution], np.uint64(key), np.uint64(rounding_key))
+        _accumulate(w, seeds, scales, CODES[distribution], *keys, *shard.numbers)
 
 
 def accumulate_each(
@@ -308,18 +329,20 @@ def lattice_add(
     quantum: float,
     limit: int,
     distribution: Distribution,
+    shard: Shard,
 ) -> int:
     """``w += quantum * sum_t (exact[t] * 4 z_t + times[t] * floor(update[t] * z_t + u_t))``, in place.
 
     Returns how many weights would leave the lattice's range of ``limit`` quanta; unless that is 0, none is moved.
 
-    ``z_t`` is a multiple of 1/4, ``u_t`` the rounding stream of the same seed: every sum is a whole number of
+    ``w`` [n] holds the elements of ``shard``. ``z_t`` is a multiple of 1/4, ``u_t`` the rounding stream of the same seed: every sum is a whole number of
     quanta, so the additions commute and are undone by their negatives.
     """
     keys = (CODES[distribution], np.uint64(key), np.uint64(rounding_key))
-    stuck = np.zeros(-(-w.size // CHUNK), np.bool_)  # the chunks that stay where they are
+    stuck = np.zeros(w.size // shard.width * -(-shard.width // CHUNK), np.bool_)  # the chunks that stay where they are
+    last = (quantum, limit, stuck, *shard.numbers)
     with _threads(w.size * seeds.size):
-        outside = int(_lattice(w, seeds, exact, update, times, *keys, quantum, limit, stuck))
+        outside = int(_lattice(w, seeds, exact, update, times, *keys, *last))
         if outside:
-            _lattice(w, seeds, -exact, update, -times, *keys, quantum, limit, stuck)
+            _lattice(w, seeds, -exact, update, -times, *keys, *last)
     return outside

@@ -8,11 +8,12 @@ unbiased, and to the same integer whenever the term is added or taken back.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twinpass.core import Probe
 from twinpass.errors import LatticeError
@@ -42,11 +43,18 @@ def power_of_two(eps: float) -> float:
 class Lattice:
     """The quanta of a set of parameters, and addition on them. Creating it rounds the weights to the lattice.
 
+    Args:
+        parameters: the weights.
+        distribution: of ``z``.
+        quanta: by name, those found on whole parameters, where these are shards.
+
     Raises:
         LatticeError: bfloat16 weights (8 bits of mantissa cannot hold a perturbation), or Gaussian noise.
     """
 
-    def __init__(self, parameters: Parameters, distribution: Distribution) -> None:
+    def __init__(
+        self, parameters: Parameters, distribution: Distribution, quanta: Mapping[str, float] | None = None
+    ) -> None:
         if distribution == "gaussian":
             raise LatticeError("in-place mode needs noise on a grid: set estimator.noise to 'binomial' or 'rademacher'")
         self.parameters = parameters
@@ -59,11 +67,7 @@ class Lattice:
                     f"{name} is {tensor.dtype}: in-place mode restores exactly only in float32 or float64; "
                     "set model.dtype = 'float32', or estimator.perturbation = 'tandem'"
                 )
-            largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
-            if not largest < 2.0**100:
-                raise LatticeError(f"{name} holds {largest}: the lattice needs finite weights below 2**100")
-            reach = max(SMALLEST_RANGE, 2.0 ** math.ceil(math.log2(2 * largest))) if largest > 0 else SMALLEST_RANGE
-            self.quantum[name] = reach * 2.0 ** -MANTISSA[tensor.dtype]
+            self.quantum[name] = _quantum(name, tensor) if quanta is None else quanta[name]
             self._limit[name] = 2 ** MANTISSA[tensor.dtype]
         self.snap()
 
@@ -115,6 +119,7 @@ class Lattice:
             quantum,
             limit,
             self.distribution,
+            self.parameters.shards[name],
         )
 
     def _whole(self, name: str, perturbation: float) -> int:
@@ -125,3 +130,11 @@ class Lattice:
                 "eps must be a power of two that is not too small"
             )
         return round(units)
+
+
+def _quantum(name: str, tensor: Tensor) -> float:
+    largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+    if not largest < 2.0**100:
+        raise LatticeError(f"{name} holds {largest}: the lattice needs finite weights below 2**100")
+    reach = max(SMALLEST_RANGE, 2.0 ** math.ceil(math.log2(2 * largest))) if largest > 0 else SMALLEST_RANGE
+    return float(reach * 2.0 ** -MANTISSA[tensor.dtype])

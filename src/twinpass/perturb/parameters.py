@@ -13,6 +13,7 @@ from twinpass.core import Term
 from twinpass.errors import ModelError
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution, name_key
+from twinpass.perturb.shard import Shard
 
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
@@ -60,13 +61,19 @@ class Parameters(Mapping[str, Tensor]):
         tensors: contiguous CPU tensors of float32, float64 or bfloat16, updated in place.
         blocks: the block that each tensor is in, for training block by block.
         together: the tensors are small and lie back to back (see :class:`Arena`).
+        shards: what tensors hold that are not a whole parameter.
 
     Raises:
         ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], blocks: Mapping[str, int] | None = None, *, together: bool = False
+        self,
+        tensors: Mapping[str, Tensor],
+        blocks: Mapping[str, int] | None = None,
+        *,
+        together: bool = False,
+        shards: Mapping[str, Shard] | None = None,
     ) -> None:
         if not tensors:
             raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
@@ -90,6 +97,8 @@ class Parameters(Mapping[str, Tensor]):
         self.arena = Arena.of(self._tensors) if together else None
         self.flat = {name: flat_view(tensor) for name, tensor in self._tensors.items()}
         self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
+        given = shards or {}
+        self.shards = {name: given.get(name) or Shard.whole(tensor.numel()) for name, tensor in self._tensors.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -136,7 +145,7 @@ class Parameters(Mapping[str, Tensor]):
             seeds = np.array([term.seed for term in own], np.uint64)
             scales = np.array([term.scale for term in own], np.float64)
             if own:
-                kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution)
+                kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution, self.shards[name])
 
     def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite every tensor in place.

@@ -12,6 +12,7 @@ from twinpass.core import Lane, Probe
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Arena, Parameters, flat_view
+from twinpass.perturb.shard import Shard
 
 TILE = 1 << 20
 """Elements of a weight matrix perturbed at a time: small enough for the cache, large enough for a fast product."""
@@ -133,7 +134,8 @@ class LaneWeights:
                 view[first:last] = flat
             else:
                 scales = np.array([lane.scale for lane in self.lanes[first:last]])
-                kernels.perturb(flat, view[first:last], scales, probe.seed, key, start, self.distribution)
+                part = (flat, view[first:last], scales)
+                kernels.perturb(*part, probe.seed, key, self.distribution, Shard.run(start, stop - start))
         return out
 
 
