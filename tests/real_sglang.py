@@ -1,18 +1,50 @@
-"""How tests start SGLang."""
+"""How tests start SGLang, and what they ask it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twinpass.engine.sglang.server import CPU
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.core import Request, Score
+from twinpass.engine.sglang.in_process import CPU
 
 HOOKS = Path(__file__).parent / "engines" / "sglang" / "hooks"
 ARGUMENTS: dict[str, Any] = {
     **CPU,
     "dtype": "float32",
     "log_level": "warning",
+    "enable_lora": True,
     "max_total_tokens": 8192,
     "context_length": 1024,
     "max_lora_rank": 8,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "max_loras_per_batch": 6,
 }
+
+TEXTS = (
+    "A fine film, moving and warm, with two actors at the height of their powers.",
+    "A fine film for those who like to sleep.",
+    "Dull, slow, and far too long for what little it has to say about anything at all.",
+)
+OPTIONS = (" terrible", " great", " very good indeed")
+TOLERANCE = 5e-5
+"""Nats between scores of SGLang and of the embedded engine, in float32."""
+SHOTS = "Review: It lifts the heart.\nSentiment: great\nReview: A waste of an evening.\nSentiment: terrible\n"
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def requests_of(tokenizer: PreTrainedTokenizerBase, shots: str = "") -> list[Request]:
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text)["input_ids"])
+
+    suffix = len(ids("Sentiment:"))
+    prompts = [ids(f"{shots}Review: {text}\nSentiment:") for text in TEXTS]
+    return [Request(prompt, ids(option), len(prompt) - suffix) for prompt in prompts for option in OPTIONS]
+
+
+def worst(ours: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> float:
+    differences = [np.abs(a - b).max() for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
+    return float(np.max(differences))

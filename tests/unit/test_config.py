@@ -239,15 +239,28 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         ("[reuse] policy: 'debiased' approximates what these weights let share exactly",),
     ),
     # what SGLang cannot do
-    ({"engine": {"kind": "sglang"}}, ("[engine] kind: \"sglang\" trains adapters", "[trainable] kind")),
     *(
         ({"engine": {"kind": "sglang"}, "trainable": {"kind": "lora"}, **changes}, words)
         for changes, words in [
-            ({"estimator": {"kind": "jvp"}}, ("[engine] kind: on \"sglang\" lanes are adapters", "[estimator] kind")),
-            ({"estimator": {"perturbation": "inplace"}}, ("[engine] kind: on \"sglang\" lanes are", "\"tandem\"")),
-            ({"reuse": {"policy": "transported"}}, ("[engine] kind: \"sglang\" reuses what is exact only", "[reuse] policy")),
+            ({"estimator": {"kind": "jvp"}}, ("[engine] kind: \"sglang\" takes no derivatives", "[estimator] kind")),
+            ({"estimator": {"perturbation": "inplace"}}, ("[engine] kind: on \"sglang\" adapters are", "\"tandem\"")),
+            ({"reuse": {"policy": "transported"}}, ("[engine] kind: \"sglang\" reuses what is exact", "[reuse] policy")),
         ]
     ),
+    ({"reuse": {"budget": 7}, "engine": {"kind": "sglang", "url": "http://localhost:1"}}, ("[reuse] budget",)),
+    (
+        {
+            "engine": {"kind": "sglang"},
+            "trainable": {"kind": "layers", "first": 1, "last": 2},
+            "reuse": {"policy": "invariant"},
+        },
+        ("[engine] kind: \"sglang\" reuses what is exact within a lane",),
+    ),
+    ({"engine": {"kind": "sglang", "url": "here:1"}}, ("[engine] url: expected an address such as http://127.0.0.1",)),
+    ({"engine": {"kind": "sglang", "url": "http://me:secret@there"}}, ("[engine] url: keys do not belong into",)),
+    ({"engine": {"kind": "sglang", "url": "http://a", "device": "cpu"}}, ("[engine] url: the server has been started",)),
+    ({"engine": {"kind": "sglang", "url": "http://a", "arguments": {"a": 1}}}, ("leave arguments and device out",)),
+    ({"engine": {"kind": "sglang", "timeout": 5}}, ("[engine] timeout: only a server at a url has one",)),
     (
         {
             "engine": {"kind": "sglang"},
@@ -334,6 +347,9 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
         {**debiased("transported"), "estimator": {"kind": "one_sided", "probes": 2, "normalise": True}},
         {"estimator": {"kind": "jvp"}, "reuse": {"policy": "exact"}},
         {"engine": {"kind": "sglang", "arguments": {"log_level": "info"}}, "trainable": {"kind": "lora"}},
+        {"engine": {"kind": "sglang"}, "estimator": {"perturbation": "inplace"}},
+        {"engine": {"kind": "sglang"}, "trainable": {"kind": "layers", "first": 1, "last": 2}},
+        {"engine": {"kind": "sglang", "url": "http://localhost:1", "timeout": 5}, "reuse": {"policy": "exact"}},
     ],
     ids=str,
 )

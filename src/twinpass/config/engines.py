@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass as record
 from dataclasses import field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -14,12 +15,15 @@ from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import CHUNK_ROWS, TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.trainable import Lora, Trainable
-from twinpass.engine.sglang.launch import FIXED, launch
+from twinpass.engine.sglang.http import KEY
+from twinpass.engine.sglang.launch import FIXED, Subject, connect, launch
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
 from twinpass.reuse.activated import Activated
+from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
-from twinpass.settings import STRICT, Count
+from twinpass.reuse.invariant import Invariant
+from twinpass.settings import STRICT, Count, Positive, Text
 
 
 @record(frozen=True)
@@ -80,47 +84,67 @@ class TorchSettings(EngineSettings):
 
 @dataclass(frozen=True, config=STRICT)
 class SglangSettings(EngineSettings):
-    """A real SGLang engine, started in this process; its adapters are the lanes.
+    """A real SGLang: started in this process, or a server that runs at ``url``.
 
-    ``device`` "auto" takes a GPU if there is one. ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``.
+    Adapters are loaded as lanes; other weights are moved inside SGLang's processes. ``device`` "auto" takes a GPU if there is one.
+    ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``. A server has to answer within ``timeout`` seconds.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    url: Text | None = None
+    timeout: Positive = 600.0
 
     def __post_init__(self) -> None:
         if fixed := sorted(FIXED.keys() & self.arguments.keys()):
             raise ValueError("; ".join(f"arguments: {name!r} is set by twinpass: {FIXED[name]}" for name in fixed))
+        if self.url is None and self.timeout != SglangSettings.timeout:
+            raise ValueError("timeout: only a server at a url has one; leave it out, or set url")
+        if self.url is None:
+            return
+        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
+            raise ValueError(f"url: expected an address such as http://127.0.0.1:30000, got {self.url!r}")
+        if urlsplit(self.url).username or urlsplit(self.url).password:
+            raise ValueError(f"url: keys do not belong into a configuration; put them into {KEY}")
+        if self.arguments or self.device != "auto":
+            raise ValueError("url: the server has been started; leave arguments and device out")
 
     def problems(self, built: Mapping[str, Any]) -> list[str]:
         trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
         found = []
-        if trainable is not None and not isinstance(trainable, Lora):
+        inplace = estimator is not None and estimator.perturbation == "inplace"
+        if isinstance(estimator, Jvp):
+            found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
+        if inplace and isinstance(trainable, Lora):
+            found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
+        if policy is not None and (policy.approximate or isinstance(policy, Invariant)):
             found.append(
-                '[engine] kind: "sglang" trains adapters; set [trainable] kind to "lora" or "activated", or use kind = "torch"'
+                '[engine] kind: "sglang" reuses what is exact within a lane, or before an activation point; set [reuse] policy to "auto"'
             )
-        if isinstance(estimator, Jvp) or (estimator is not None and estimator.perturbation == "inplace"):
-            found.append(
-                '[engine] kind: on "sglang" lanes are adapters, neither derivatives nor weights in place; '
-                'set [estimator] kind to "spsa" or "one_sided", and perturbation to "tandem"'
-            )
-        if policy is not None and policy.approximate:
-            found.append('[engine] kind: "sglang" reuses what is exact only; set [reuse] policy to "auto"')
         if isinstance(policy, Activated) and policy.spill is not None:
             found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')
+        if self.url and policy is not None and (policy.budget, policy.page_size) != (Auto().budget, Auto().page_size):
+            found.append("[reuse] budget and page_size: the server at [engine] url has its own; leave them out")
         return found
 
     def start(self, start: Start) -> Engine:
-        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-        return launch(
+        subject = Subject(
             start.path,
             start.dtype,
             start.model,
             start.tokenizer,
             start.trainable,
-            invocation=start.invocation,
-            seed=start.seed,
-            noise=start.estimator.noise,
+            start.invocation,
+            start.seed,
+            start.estimator.noise,
+            start.estimator.perturbation == "inplace",
+            reload=lambda: load(start.path, start.dtype)[0],
+        )
+        if self.url is not None:
+            return connect(subject, self.url, self.timeout)
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return launch(
+            subject,
             lanes=2 * start.estimator.probes,
             budget=start.policy.budget,
             page_size=start.policy.page_size,

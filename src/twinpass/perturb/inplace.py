@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.perturb.lattice import Lattice, LatticeTerm
+from twinpass.perturb.moving import MovingWeights
 
 
-class InPlaceWeights:
+class InPlaceWeights(MovingWeights):
     """Weights that stand at one lane at a time.
 
     Args:

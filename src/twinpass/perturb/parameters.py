@@ -118,6 +118,10 @@ class Parameters(Mapping[str, Tensor]):
         """The blocks that can be perturbed on their own; (None,) if there is one only."""
         return tuple(sorted(set(self._blocks.values()))) or (None,)
 
+    def block_of(self, name: str) -> int | None:
+        """The block that a tensor is in, if it is in one."""
+        return self._blocks.get(name)
+
     def moves(self, name: str, block: int | None) -> bool:
         """Whether a direction of ``block`` is other than zero in a tensor."""
         return block is None or self._blocks.get(name) == block

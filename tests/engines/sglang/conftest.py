@@ -9,6 +9,7 @@ from real_sglang import ARGUMENTS, HOOKS
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.engine.embedded.load import load
+from twinpass.engine.sglang.in_process import InProcess
 from twinpass.engine.sglang.server import Server
 
 
@@ -39,7 +40,7 @@ def server(folder: Path, counted: Path) -> Iterator[Server]:
         "hook_factory": "count_rows:count",
         "config": {"path": str(counted)},
     }
-    running = Server(str(folder), {**ARGUMENTS, "forward_hooks": [hook]})
+    running = Server(InProcess(str(folder), {**ARGUMENTS, "forward_hooks": [hook]}))
     yield running
     running.close()
 

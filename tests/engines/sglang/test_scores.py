@@ -1,47 +1,24 @@
 """Real SGLang gives the embedded engine's scores, runs the rows it says, and reuses what it should; never what it must not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from real_sglang import ARGUMENTS
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from real_sglang import ARGUMENTS, OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded, requests_of, worst
 
-from twinpass.core import BASE, Lane, Probe, Request, Score, Term
+from twinpass.core import BASE, Lane, Probe, Term
+from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Lora
+from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.calls import Call, answer_of
 from twinpass.engine.sglang.engine import SglangEngine
-from twinpass.engine.sglang.server import Server
+from twinpass.engine.sglang.in_process import InProcess
+from twinpass.engine.sglang.server import Server, Variant
 from twinpass.errors import EngineError, ModelError
 
-TEXTS = (
-    "A fine film, moving and warm, with two actors at the height of their powers.",
-    "A fine film for those who like to sleep.",
-    "Dull, slow, and far too long for what little it has to say about anything at all.",
-)
-OPTIONS = (" terrible", " great", " very good indeed")
 EPS = 2e-2
 SIGNS = [Lane(Probe(7), 1, EPS), Lane(Probe(7), -1, EPS)]
-TOLERANCE = 5e-5
-SHOTS = "Review: It lifts the heart.\nSentiment: great\nReview: A waste of an evening.\nSentiment: terrible\n"
-
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-
-
-def requests_of(tokenizer: PreTrainedTokenizerBase, shots: str = "") -> list[Request]:
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text)["input_ids"])
-
-    suffix = len(ids("Sentiment:"))
-    prompts = [ids(f"{shots}Review: {text}\nSentiment:") for text in TEXTS]
-    return [Request(prompt, ids(option), len(prompt) - suffix) for prompt in prompts for option in OPTIONS]
-
-
-def worst(ours: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> float:
-    differences = [np.abs(a - b).max() for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
-    return float(np.max(differences))
 
 
 def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) -> tuple[TorchEngine, SglangEngine]:
@@ -49,7 +26,8 @@ def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) 
     invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if activated else ()
     trainable = Activated(first=first) if activated else Lora(first=first)
     embedded = TorchEngine(model, trainable, invocation=invocation, seed=3)
-    return embedded, SglangEngine(model, embedded.base_hash, trainable.attach(model, 3, invocation), server)
+    variants = AdapterVariants(server, model, trainable.attach(model, 3, invocation), "binomial")
+    return embedded, SglangEngine(CausalModel(model), embedded.base_hash, server, variants)
 
 
 @pytest.mark.parametrize("first", [0, 20])
@@ -112,7 +90,7 @@ def test_suffixes_never_enter_the_base_models_cache(loaded: Loaded, server: Serv
     requests = requests_of(loaded[1], "Never seen before.\n")
     sglang.score(requests, SIGNS)
     call = Call(requests[0].prompt, len(requests[0].prompt) - 1, None, [requests[0].completion[0]])
-    (meta,) = server.score([call], [None])
+    (meta,) = server.score([call], [Variant()])
     assert meta["cached_tokens"] <= requests[0].active_from, "the suffix was found, which only adapters have run"
     (base,) = embedded.score(requests[:1], [BASE]).values[0]
     assert abs(answer_of(call, meta).last[requests[0].completion[0]] - base[0]) < TOLERANCE
@@ -139,7 +117,7 @@ def test_prefixes_that_were_evicted_are_found_missing_and_sent_again(loaded: Loa
     sglang.score(requests, SIGNS)
     others = [tuple((7 * i + 13 * k) % 40000 + 100 for i in range(900)) for k in range(10)]
     for other in others:
-        server.fill([other], [None])
+        server.fill([other], [Variant()])
     assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
     assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
     sglang.reset()
@@ -170,14 +148,12 @@ def test_without_the_hooks_scores_are_wrong_and_refused(
 ) -> None:
     """The negative control: the same calls to an SGLang that has not loaded the plugin."""
     monkeypatch.setenv("SGLANG_PLUGINS", "none")
-    monkeypatch.setattr(Server, "_require_hooks", lambda self: None)
-    bare = Server(str(folder), ARGUMENTS)
+    bare = Server(InProcess(str(folder), ARGUMENTS))
     try:
         embedded, sglang = engines(loaded, bare, activated=True)
         requests = requests_of(loaded[1], SHOTS)
         assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) > 0.05
-        monkeypatch.undo()
         with pytest.raises(EngineError, match="without twinpass's hooks"):
-            bare._require_hooks()
+            bare.require_hooks(adapters=True)
     finally:
         bare.close()

@@ -1,21 +1,29 @@
-"""Start SGLang for a model, and an engine on it."""
+"""Start SGLang for a model, or find one that runs, and make an engine on it."""
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.identity import hash_of, require_finite
 from twinpass.engine.embedded.load import DTYPES, locate
-from twinpass.engine.embedded.trainable import Lora, Trainable
+from twinpass.engine.embedded.trainable import Lora, Trainable, Trained
+from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
-from twinpass.engine.sglang.server import CPU, Server
-from twinpass.errors import ModelError
+from twinpass.engine.sglang.examine import Expected, require_fitting_arguments
+from twinpass.engine.sglang.http import Http
+from twinpass.engine.sglang.in_process import CPU, InProcess
+from twinpass.engine.sglang.server import Server
+from twinpass.engine.sglang.transport import Transport
+from twinpass.engine.sglang.variants import Variants
+from twinpass.engine.sglang.weights import WeightVariants
 from twinpass.perturb.noise import Distribution
 
 FIXED: Mapping[str, str] = MappingProxyType(
@@ -38,23 +46,32 @@ FIXED: Mapping[str, str] = MappingProxyType(
 """Arguments of ``sgl.Engine`` that follow from the rest of a configuration."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is trained: a loaded model and where it came from, the weights chosen, and how they are perturbed."""
+
+    path: str
+    dtype: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    trainable: Trainable
+    invocation: tuple[int, ...]
+    seed: int
+    noise: Distribution
+    inplace: bool
+    reload: Callable[[], PreTrainedModel]
+
+
 def launch(
-    path: str,
-    dtype: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    trainable: Trainable,
+    subject: Subject,
     *,
-    invocation: tuple[int, ...],
-    seed: int,
-    noise: Distribution,
     lanes: int,
     budget: int,
     page_size: int,
     device: Literal["cpu", "cuda"],
     arguments: Mapping[str, Any],
 ) -> SglangEngine:
-    """An SGLang engine on ``model``, which was loaded from ``path``; its weights are given up here, as SGLang has its own.
+    """An SGLang engine started in this process.
 
     ``lanes`` are scored together, and ``budget`` is the size of SGLang's cache in bytes.
 
@@ -62,37 +79,93 @@ def launch(
         ModelError: the model or the trainable weights cannot be used.
         EngineError: SGLang cannot be started.
     """
-    if not isinstance(trainable, Lora):
-        raise ModelError(
-            'SGLang trains adapters here: use trainable.kind "lora" or "activated", or the embedded engine'
-        )
+    source = locate(subject.path)
+    with ExitStack() as stack:
+        folder = source.folder
+        if source.gguf:
+            folder = tempfile.mkdtemp(prefix="twinpass-model-")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            subject.model.save_pretrained(folder)
+            subject.tokenizer.save_pretrained(folder)
+        chosen = {
+            "device": device,
+            **(CPU if device == "cpu" else {}),
+            "dtype": subject.dtype,
+            "page_size": page_size,
+            "max_total_tokens": max(1, budget // slot_bytes(subject.model, subject.dtype)),
+            **_for_adapters(subject.trainable, lanes),
+            **arguments,
+        }
+        kept = (
+            ExitStack() if isinstance(subject.trainable, Lora) else stack
+        )  # weights go back to it when they are reset
+        return _on(subject, lambda: InProcess(str(folder), chosen), kept)
+
+
+def connect(subject: Subject, url: str, timeout: float) -> SglangEngine:
+    """An SGLang engine on the server at ``url``, which answers within ``timeout`` seconds.
+
+    Raises:
+        ModelError: the model or the trainable weights cannot be used.
+        EngineError: the server cannot be reached, runs something else, or was not started for this.
+    """
+
+    def transport() -> Transport:
+        http = Http(url, timeout)
+        try:
+            require_fitting_arguments(http.facts(), subject.dtype, subject.trainable)
+        except BaseException:
+            http.close()
+            raise
+        return http
+
+    return _on(subject, transport, ExitStack())
+
+
+def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -> SglangEngine:
+    """An engine on SGLang; what is ``kept`` closes with it."""
+    model, adapters = subject.model, isinstance(subject.trainable, Lora)
     require_finite(model)
-    base_hash = hash_of(model)
-    trained = trainable.attach(model, seed, invocation)
-    source = locate(path)
-    exported = Path(tempfile.mkdtemp(prefix="twinpass-model-")) if source.gguf else None
-    if exported is not None:
-        model.save_pretrained(exported)
-        tokenizer.save_pretrained(exported)
-    cast(Any, model).to("meta")
-    chosen = {
-        "device": device,
-        **(CPU if device == "cpu" else {}),
-        "dtype": dtype,
-        "page_size": page_size,
-        "max_total_tokens": max(1, budget // slot_bytes(model, dtype)),
+    base_hash, expected = hash_of(model), Expected.of(model, subject.tokenizer)
+    trained = subject.trainable.attach(model, subject.seed, subject.invocation)
+    server = Server(transport())
+    try:
+        server.require_hooks(adapters=adapters)
+        expected.require(server)
+        variants = _variants(subject, server, trained, base_hash)
+    except BaseException:
+        server.close()
+        raise
+    server.keeps(kept.pop_all())
+    cast(Any, model).to("meta")  # SGLang has the weights
+    resolution = float(torch.finfo(DTYPES[subject.dtype]).eps)
+    return SglangEngine(CausalModel(model), base_hash, server, variants, resolution=resolution)
+
+
+def _variants(subject: Subject, server: Server, trained: Trained, base_hash: str) -> Variants:
+    if isinstance(subject.trainable, Lora):
+        return AdapterVariants(server, subject.model, trained, subject.noise)
+    return WeightVariants(
+        server,
+        subject.model,
+        base_hash,
+        trained,
+        trainable=subject.trainable,
+        reload=subject.reload,
+        noise=subject.noise,
+        inplace=subject.inplace,
+    )
+
+
+def _for_adapters(trainable: Trainable, lanes: int) -> dict[str, Any]:
+    if not isinstance(trainable, Lora):
+        return {}
+    return {
+        "enable_lora": True,
         "max_lora_rank": trainable.rank,
         "lora_target_modules": list(trainable.targets),
         "max_loras_per_batch": lanes + 2,
-        **arguments,
     }
-    try:
-        server = Server(str(exported or source.folder), chosen)
-    finally:
-        if exported is not None:
-            shutil.rmtree(exported)  # SGLang has read it
-    resolution = float(torch.finfo(DTYPES[dtype]).eps)
-    return SglangEngine(model, base_hash, trained, server, noise=noise, resolution=resolution)
 
 
 def slot_bytes(model: PreTrainedModel, dtype: str) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+from twinpass.engine.sglang import commands
+
 MARK = "twinpass_active_from"
 """Key in a request's ``custom_params``: the activation point, counted in tokens."""
 
@@ -33,8 +35,7 @@ _marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def register() -> None:
-    """Add the hooks, and :func:`check` as a method that ``collective_rpc`` reaches; not to another version of SGLang than tested."""
-    from sglang.srt.managers.scheduler import Scheduler
+    """Add the hooks, and the one that takes commands; not to another version of SGLang than tested."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.version import __version__
 
@@ -45,16 +46,18 @@ def register() -> None:
     for backend in _BACKENDS:
         target = f"sglang.srt.lora.backend.{backend}.prepare_lora_batch"
         HookRegistry.register(target, _base_before_activation, HookType.AROUND)
-    Scheduler.twinpass_check = check
+    HookRegistry.register(commands.TARGET, commands.take, HookType.AROUND)
 
 
-def check(scheduler: Any) -> None:
-    """Raise unless every hook is in place, and the adapter backend in use is one of those hooked."""
+def check(scheduler: Any, *, adapters: bool) -> None:
+    """Raise unless every hook is in place, and the adapter backend in use (if ``adapters`` are) is one of those hooked."""
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     missing = [target for target in HookRegistry._hooks if target not in HookRegistry._patched]
     if missing:
         raise RuntimeError(f"twinpass: the hooks on {', '.join(missing)} did not apply")
+    if not adapters:
+        return
     backend = type(scheduler.tp_worker.model_runner.lora_manager.lora_backend)
     if not f"{backend.__module__}.{backend.__name__}".endswith(_BACKENDS):
         raise RuntimeError(f"twinpass: activated adapters are not hooked into {backend.__name__}")

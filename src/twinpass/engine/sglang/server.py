@@ -1,7 +1,10 @@
-"""SGLang in this process: ``sgl.Engine``, started for adapters from tensors, asked in batches."""
+"""A running SGLang: asked in batches, told what to load, and never believed without a look."""
 
-import os
+import json
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -9,131 +12,143 @@ from torch import Tensor
 
 from twinpass.core import Tokens
 from twinpass.engine.sglang.calls import Call
-from twinpass.engine.sglang.plugin import MARK, TESTED
+from twinpass.engine.sglang.plugin import MARK
+from twinpass.engine.sglang.transport import Transport
+from twinpass.engine.sglang.worker import COMMAND
 from twinpass.errors import EngineError
 
 NOTHING = {"max_new_tokens": 0, "temperature": 0}
+PATIENCE = 20.0
+"""Seconds to wait for SGLang to be idle, before its weights are moved."""
 
 
-def _fail(signum: int, frame: object) -> None:
-    """SGLang's processes send this signal when they fail; its own handler would kill this process without a word."""
-    raise EngineError(
-        'SGLang\'s process failed; its own message stands above, or set [engine] arguments.log_level to "info"'
-    )
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Weights that SGLang has: an ``adapter`` by name (None: none), and the ``salt`` that keeps their keys and values apart."""
 
-
-CPU = {
-    "device": "cpu",
-    "attention_backend": "torch_native",
-    "lora_backend": "torch_native",
-    "sampling_backend": "pytorch",
-    "disable_cuda_graph": True,
-}
-"""What SGLang has to be told on a machine without a GPU."""
-
-DEFAULTS = {
-    "enable_lora": True,
-    "grammar_backend": "none",
-    "skip_server_warmup": True,
-    "sleep_on_idle": True,
-    "disable_overlap_schedule": True,
-    "custom_sigquit_handler": _fail,
-}
+    adapter: str | None = None
+    salt: str | None = None
 
 
 class Server:
-    """A running SGLang engine.
+    """A running SGLang.
 
     Args:
-        model: a folder with the model.
-        arguments: arguments of ``sgl.Engine``.
-
-    Raises:
-        EngineError: SGLang is not installed, of another version than tested, or does not start; or its hooks do not fit.
+        transport: the way to it.
+        patience: seconds to wait for it to be idle, before its weights are moved.
     """
 
-    def __init__(self, model: str, arguments: Mapping[str, Any]) -> None:
-        if arguments.get("device") == "cpu":
-            os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
-        try:
-            import sglang
-        except ImportError as error:
+    def __init__(self, transport: Transport, patience: float = PATIENCE) -> None:
+        self._transport, self._patience, self._kept = transport, patience, ExitStack()
+
+    def keeps(self, stack: ExitStack) -> None:
+        """Close ``stack`` after the server."""
+        self._kept = stack
+
+    def require_hooks(self, *, adapters: bool) -> None:
+        """Make sure that twinpass's hooks are in place in every process.
+
+        Raises:
+            EngineError: they are not.
+        """
+        done, message = self._transport.command(COMMAND + json.dumps({"do": "check", "adapters": adapters}))
+        if not done:
             raise EngineError(
-                f"[engine] kind = \"sglang\" needs SGLang ({error}): pip install 'twinpass[sglang]', in an environment of its own"
-            ) from error
-        if sglang.__version__ not in TESTED:
-            raise EngineError(
-                f"SGLang {sglang.__version__} is installed; adapters were made to fit {', '.join(TESTED)}: "
-                f"pip install sglang=={TESTED[-1]}"
+                f"SGLang runs without twinpass's hooks ({message}); install twinpass beside it, and leave SGLANG_PLUGINS alone"
             )
-        try:
-            self._engine = sglang.Engine(model_path=model, tokenizer_path=model, **{**DEFAULTS, **arguments})
-        except Exception as error:  # SGLang raises whatever its parts do
-            raise EngineError(f"SGLang does not start: {type(error).__name__}: {error}") from error
-        try:
-            self._require_hooks()
-        except EngineError:
-            self.close()
-            raise
 
-    def _require_hooks(self) -> None:
-        try:
-            self._engine.collective_rpc("twinpass_check")
-        except Exception as error:
-            raise EngineError(
-                f"SGLang runs without twinpass's hooks ({error}); install twinpass beside it, and leave SGLANG_PLUGINS alone"
-            ) from error
+    def facts(self) -> Mapping[str, Any]:
+        """SGLang's own arguments, and its ``version``."""
+        return self._transport.facts()
 
-    def score(self, calls: Sequence[Call], adapters: Sequence[str | None]) -> list[dict[str, Any]]:
-        """SGLang's ``meta_info`` for each call under its adapter.
+    def score(self, calls: Sequence[Call], variants: Sequence[Variant]) -> list[dict[str, Any]]:
+        """SGLang's ``meta_info`` for each call under its variant.
 
         Raises:
             EngineError: SGLang failed.
         """
         return self._ask(
+            variants,
             input_ids=[list(call.tokens) for call in calls],
             sampling_params=[_marked(call.active_from) for call in calls],
             return_logprob=[True] * len(calls),
             logprob_start_len=[call.start for call in calls],
             token_ids_logprob=[call.last for call in calls],
-            lora_path=list(adapters),
         )
 
-    def fill(self, prefixes: Sequence[Tokens], adapters: Sequence[str | None]) -> int:
-        """Bring prefixes into the cache under every one of the adapters; the rows that it took."""
-        pairs = [(prefix, adapter) for prefix in prefixes for adapter in adapters]
+    def fill(self, prefixes: Sequence[Tokens], variants: Sequence[Variant]) -> int:
+        """Bring prefixes into the cache under every one of the variants; the rows that it took."""
+        pairs = [(prefix, variant) for prefix in prefixes for variant in variants]
         if not pairs:
             return 0
         metas = self._ask(
+            [variant for _, variant in pairs],
             input_ids=[list(prefix) for prefix, _ in pairs],
             sampling_params=[NOTHING] * len(pairs),
-            lora_path=[adapter for _, adapter in pairs],
         )
         return sum(int(meta["prompt_tokens"]) - int(meta["cached_tokens"]) for meta in metas)
+
+    def read(self, text: str) -> tuple[list[int], list[float]]:
+        """SGLang's own tokens of a text, and the log-probabilities of all but the first; nothing of it stays in the cache's way."""
+        apart = [Variant(salt=uuid4().hex)]
+        (meta,) = self._ask(
+            apart, prompt=[text], sampling_params=[NOTHING], return_logprob=[True], logprob_start_len=[0]
+        )
+        entries = meta["input_token_logprobs"]
+        return [int(entry[1]) for entry in entries], [float(entry[0]) for entry in entries[1:]]
 
     def load(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
         """Load an adapter from tensors under PEFT's names; returns its own name, which no adapter had before or will have again."""
         name = f"twinpass-{uuid4().hex}"
-        result = self._engine.load_lora_adapter_from_tensors(name, dict(tensors), dict(config))
-        if not result.success:
-            raise EngineError(f"SGLang refuses an adapter: {result.error_message}")
+        if objection := self._transport.load_adapter(name, tensors, config):
+            raise EngineError(f"SGLang refuses an adapter: {objection}")
         return name
 
     def unload(self, name: str) -> None:
         """Forget an adapter."""
-        result = self._engine.unload_lora_adapter(name)
-        if not result.success:
-            raise EngineError(f"SGLang does not unload adapter {name}: {result.error_message}")
+        if objection := self._transport.unload_adapter(name):
+            raise EngineError(f"SGLang does not unload adapter {name}: {objection}")
+
+    def command(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Have a command carried out in every process (see :mod:`twinpass.engine.sglang.worker`).
+
+        Raises:
+            EngineError: it cannot be, or SGLang stays busy.
+        """
+        text, began = COMMAND + json.dumps({"do": do, **arguments}), time.monotonic()
+        while True:
+            done, message = self._transport.command(text)
+            try:
+                answer: dict[str, Any] = json.loads(message)
+            except ValueError:
+                raise EngineError(f"SGLang did not understand {do!r}: {message}") from None
+            if done:
+                return answer
+            if not answer.get("busy") or time.monotonic() - began > self._patience:
+                raise EngineError(str(answer["error"]) + self._waited(answer))
+            time.sleep(0.05)
+
+    def _waited(self, answer: Mapping[str, Any]) -> str:
+        if not answer.get("busy"):
+            return ""
+        return (
+            f", and was for {self._patience:g} s: its weights and its cache cannot be changed under them. Nothing was scored on old keys "
+            "and values; give the server to this run alone, and continue with 'twinpass train --resume RUN'"
+        )
 
     def close(self) -> None:
-        """Stop SGLang's processes."""
-        self._engine.shutdown()
+        """Stop SGLang, if it was started here."""
+        with self._kept:
+            self._transport.close()
 
-    def _ask(self, **arguments: Any) -> list[dict[str, Any]]:
-        try:
-            answers = self._engine.generate(**arguments)
-        except Exception as error:
-            raise EngineError(f"SGLang failed: {type(error).__name__}: {error}") from error
+    def _ask(self, variants: Sequence[Variant], **arguments: Any) -> list[dict[str, Any]]:
+        if any(variant.adapter for variant in variants):
+            arguments["lora_path"] = [variant.adapter for variant in variants]
+        if any(variant.salt for variant in variants):
+            arguments["cache_salt"] = [variant.salt or "" for variant in variants]
+        answers = self._transport.generate(**arguments)
+        if len(answers) != len(variants):
+            raise EngineError(f"SGLang answered {len(answers)} of {len(variants)} requests")
         metas = [dict(answer["meta_info"]) for answer in answers]
         for meta in metas:
             reason = meta.get("finish_reason") or {}

@@ -1,0 +1,80 @@
+"""Lanes as adapters, loaded from memory and mixed in one batch."""
+
+from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from twinpass.core import Lane, Term
+from twinpass.engine.embedded.lanes import LaneWeights
+from twinpass.engine.embedded.trainable import Trained
+from twinpass.engine.sglang.server import Server, Variant
+from twinpass.engine.sglang.variants import Variants
+from twinpass.errors import EngineError, ModelError
+from twinpass.perturb.noise import Distribution
+
+
+class AdapterVariants(Variants):
+    """Trains an adapter, which is here; SGLang gets each lane's under a name that is never used again.
+
+    SGLang keeps the keys and values of every adapter apart, so that none is ever read under other weights.
+
+    Args:
+        server: a running SGLang with adapters enabled.
+        model: the model's shapes and configuration; its tensors may be on the meta device.
+        trained: an adapter.
+        noise: distribution of ``z``.
+    """
+
+    def __init__(self, server: Server, model: PreTrainedModel, trained: Trained, noise: Distribution) -> None:
+        if trained.adapter is None:
+            raise ModelError("these weights are no adapter")
+        self._server, self._model, self._trained, self._noise = server, model, trained, noise
+        self._adapter = trained.adapter
+        self._loaded: dict[Lane, str] = {}
+
+    @property
+    def trained(self) -> int:
+        return self._trained.parameters.numel
+
+    @property
+    def activated(self) -> bool:
+        return self._trained.activated
+
+    def effective_eps(self, eps: float) -> float:
+        return eps
+
+    def groups(self, lanes: Sequence[Lane]) -> Iterator[list[Variant]]:
+        self._unload(set(self._loaded) - set(lanes))
+        new = [lane for lane in lanes if lane not in self._loaded]
+        weights = LaneWeights(self._trained.parameters, self._noise, new)
+        parts: list[dict[str, Tensor]] = [{} for _ in new]
+        for name in self._trained.parameters if new else ():
+            for part, tensor in zip(parts, weights.whole(name), strict=True):
+                part[f"base_model.model.{name}"] = tensor.contiguous()
+        config = self._adapter.peft_config("")
+        config.pop("alora_invocation_tokens", None)
+        for lane, tensors in zip(new, parts, strict=True):
+            self._loaded[lane] = self._server.load(tensors, config)
+        yield [Variant(self._loaded[lane]) for lane in lanes]
+
+    def _unload(self, lanes: Set[Lane]) -> None:
+        for lane in lanes:
+            self._server.unload(self._loaded.pop(lane))
+
+    def update(self, terms: Sequence[Term]) -> None:
+        self._unload(set(self._loaded))
+        self._trained.parameters.add(terms, self._noise)
+
+    def reset(self) -> None:
+        self._unload(set(self._loaded))
+        self._adapter.reset()
+
+    def save(self, run: Path) -> Path:
+        return self._trained.save(self._model, run)
+
+    def close(self) -> None:
+        with suppress(EngineError):  # a server that is gone has unloaded them
+            self._unload(set(self._loaded))

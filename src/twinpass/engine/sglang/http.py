@@ -1,0 +1,107 @@
+"""SGLang somewhere else: a server's URL."""
+
+import base64
+import ipaddress
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from torch import Tensor
+
+from twinpass.engine.sglang.plugin import TESTED
+from twinpass.engine.sglang.transport import Transport
+from twinpass.errors import EngineError
+
+KEY = "TWINPASS_SGLANG_API_KEY"
+"""The environment variable with the server's API key."""
+
+
+class Http(Transport):
+    """A server that was started by somebody else, with twinpass installed beside SGLang.
+
+    Args:
+        url: such as ``http://127.0.0.1:30000``. Servers elsewhere than on this machine need an API key in :data:`KEY`.
+        timeout: seconds to wait for an answer.
+
+    Raises:
+        EngineError: there is no API key, the server cannot be reached, refuses the key, or is of another version than tested.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        key, local = os.environ.get(KEY), is_loopback(url)
+        if not local and not key:
+            raise EngineError(f"{url} is not on this machine: put its API key into the environment variable {KEY}")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, trust_env=not local)
+        self._facts: Mapping[str, Any] = self._ask("GET", "/server_info")
+        if (version := self._facts.get("version")) not in TESTED:
+            self.close()
+            raise EngineError(
+                f"{self._url} runs SGLang {version}; twinpass's hooks were made to fit {', '.join(TESTED)}"
+            )
+
+    def generate(self, **arguments: Any) -> list[dict[str, Any]]:
+        found = self._ask("POST", "/generate", arguments)
+        return list(found) if isinstance(found, list) else [found]
+
+    def load_adapter(self, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str | None:
+        # by value: SGLang's own serialiser shares memory, which only processes of one family can
+        content = base64.b64encode(pickle.dumps({key: tensor.clone() for key, tensor in tensors.items()})).decode()
+        copies = [content] * int(self._facts.get("tp_size") or 1)
+        request = {"lora_name": name, "config_dict": dict(config), "serialized_named_tensors": copies}
+        return _objection(self._ask("POST", "/load_lora_adapter_from_tensors", request, refusals=True))
+
+    def unload_adapter(self, name: str) -> str | None:
+        return _objection(self._ask("POST", "/unload_lora_adapter", {"lora_name": name}, refusals=True))
+
+    def command(self, text: str) -> tuple[bool, str]:
+        nothing = base64.b64encode(pickle.dumps([])).decode()
+        request = {"serialized_named_tensors": [nothing], "load_format": text}
+        found = self._ask("POST", "/update_weights_from_tensor", request, refusals=True)
+        return bool(found.get("success")), str(found.get("message"))
+
+    def facts(self) -> Mapping[str, Any]:
+        return self._facts
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, method: str, path: str, content: Any = None, *, refusals: bool = False) -> Any:
+        """The server's answer, as JSON; ``refusals`` (status 400) are answers too."""
+        try:
+            response = self._client.request(method, path, json=content)
+            response.read()
+        except httpx.TimeoutException as error:
+            raise EngineError(
+                f"{self._url}{path} gave no answer within {self._client.timeout.read:g} s; raise [engine] timeout if it is only slow. "
+                "The journal is intact: continue with 'twinpass train --resume RUN'"
+            ) from error
+        except httpx.HTTPError as error:
+            raise EngineError(
+                f"{self._url}{path} cannot be reached ({type(error).__name__}: {error}); start the server, or check [engine] url. "
+                "A run that had begun continues with 'twinpass train --resume RUN'"
+            ) from error
+        if response.status_code in (401, 403):
+            raise EngineError(f"{self._url} refuses the API key; put the right one into {KEY}")
+        if response.status_code == httpx.codes.BAD_REQUEST and refusals:
+            return response.json()
+        if response.status_code != httpx.codes.OK:
+            raise EngineError(f"{self._url}{path} failed with status {response.status_code}: {response.text[:500]}")
+        return response.json()
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _objection(found: Mapping[str, Any]) -> str | None:
+    return None if found.get("success") else str(found.get("error_message") or found)

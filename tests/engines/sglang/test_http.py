@@ -1,0 +1,302 @@
+"""A server that somebody else started, with SGLang's own defaults (overlap scheduling on) and an API key; and what becomes of a run when it dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from real_sglang import SHOTS, TOLERANCE, Loaded, requests_of, worst
+from safetensors.torch import load_file
+from tiny import model as tiny_model
+from transformers import PreTrainedModel
+
+from twinpass.core import BASE, Lane, Probe, Term
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Activated, Full, Trainable
+from twinpass.engine.sglang.engine import SglangEngine
+from twinpass.engine.sglang.http import KEY
+from twinpass.engine.sglang.launch import Subject, connect
+from twinpass.errors import EngineError
+from twinpass.train.journal import read
+
+SECRET = "a-key-that-nobody-may-see"
+CONFIG = Path(__file__).parents[3] / "examples" / "reviews.toml"
+START_SECONDS = 240
+ARGUMENTS = [
+    "--dtype",
+    "float32",
+    "--device",
+    "cpu",
+    "--attention-backend",
+    "torch_native",
+    "--sampling-backend",
+    "pytorch",
+    "--disable-cuda-graph",
+    "--grammar-backend",
+    "none",
+    "--max-total-tokens",
+    "16384",
+    "--context-length",
+    "1024",
+    "--skip-server-warmup",
+    "--sleep-on-idle",
+    "--log-level",
+    "warning",
+    "--enable-lora",
+    "--lora-backend",
+    "torch_native",
+    "--max-lora-rank",
+    "8",
+    "--max-loras-per-batch",
+    "6",
+    "--lora-target-modules",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return int(it.getsockname()[1])
+
+
+class RunningServer:
+    """``python -m sglang.launch_server``, which can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self._folder, self._log, self._port = folder, log, free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["--model-path", str(self._folder), "--port", str(self._port), "--api-key", SECRET, *ARGUMENTS]
+        environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1"}
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-m", "sglang.launch_server", *words]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.5)
+        raise AssertionError(f"no server: {self._log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    running = RunningServer(folder, tmp_path_factory.mktemp("server") / "log")
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, SECRET)
+
+
+@contextmanager
+def connected(
+    loaded: Loaded, url: str, trainable: Trainable, *, path: str = "smollm2", inplace: bool = False
+) -> Iterator[SglangEngine]:
+    model, tokenizer = loaded
+    invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if isinstance(trainable, Activated) else ()
+
+    def again() -> PreTrainedModel:
+        return deepcopy(model)
+
+    subject = Subject(
+        path, "float32", deepcopy(model), tokenizer, trainable, invocation, 3, "binomial", inplace, reload=again
+    )
+    engine = connect(subject, url, timeout=300)
+    yield engine
+    engine.close()
+
+
+def embedded_of(loaded: Loaded, trainable: Trainable, *, inplace: bool = False) -> TorchEngine:
+    invocation = tuple(loaded[1]("Sentiment:")["input_ids"]) if isinstance(trainable, Activated) else ()
+    kind = "inplace" if inplace else "tandem"
+    return TorchEngine(deepcopy(loaded[0]), trainable, invocation=invocation, seed=3, perturbation=kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trainable", [Activated(), Full()], ids=["activated", "full"])
+def test_scores_and_updates_are_the_embedded_engines(
+    loaded: Loaded, server: RunningServer, trainable: Trainable
+) -> None:
+    """With overlap scheduling, a flush right after a batch can be refused: every move waits until SGLang is idle."""
+    inplace = isinstance(trainable, Full)
+    eps = 2.0**-10 if inplace else 2e-2
+    requests, lanes = requests_of(loaded[1], SHOTS)[:4], [Lane(Probe(7), sign, eps) for sign in (1, -1)]
+    embedded = embedded_of(loaded, trainable, inplace=inplace)
+    with connected(loaded, server.url, trainable, inplace=inplace) as sglang:
+        for step in range(2):
+            found = sglang.score(requests, [*lanes, BASE])
+            assert worst(found.values[:1], found.values[1:2]) > 20 * TOLERANCE
+            assert worst(found.values, embedded.score(requests, [*lanes, BASE]).values) < TOLERANCE
+            for engine in (embedded, sglang):
+                engine.update([Term(5 + step, 1e-5 if inplace else 1e-2)])
+        assert found.work.hit_rate > (0.5 if inplace else 0.9)
+
+
+def test_a_flush_that_is_refused_stops_training(loaded: Loaded, server: RunningServer) -> None:
+    """Overlap scheduling again, and no patience: each move is either refused, or what is scored after it is right."""
+    requests, sign = requests_of(loaded[1])[:4], 2.0**-10
+    embedded = embedded_of(loaded, Full(), inplace=True)
+    with connected(loaded, server.url, Full(), inplace=True) as sglang:
+        sglang._server._patience = 0.0
+        refused = 0
+        for seed in range(6):
+            lane = Lane(Probe(seed), 1, sign)
+            expected = embedded.score(requests, [lane]).values
+            try:
+                found = sglang.score(requests, [lane]).values
+            except EngineError as error:
+                assert "busy" in str(error)  # noqa: PT017
+                refused += 1
+            else:
+                assert worst(found, expected) < TOLERANCE
+        sglang._server._patience = 20.0
+        assert worst(sglang.score(requests, [lane]).values, expected) < TOLERANCE
+
+
+def test_another_model_or_tokenizer_is_refused(loaded: Loaded, server: RunningServer) -> None:
+    model, tokenizer = deepcopy(loaded[0]), loaded[1]
+    with torch.no_grad():
+        model.get_parameter("model.layers.3.mlp.up_proj.weight").mul_(1.1)
+    with (
+        pytest.raises(EngineError, match="another model than the configuration's"),
+        connected((model, tokenizer), server.url, Activated()),
+    ):
+        pass
+
+    other = deepcopy(tokenizer)
+    other.add_tokens(["quick"])
+    with (
+        pytest.raises(EngineError, match="another tokenizer"),
+        connected((loaded[0], other), server.url, Activated()),
+    ):
+        pass
+
+
+def test_a_server_that_was_not_started_for_it_is_refused(loaded: Loaded, server: RunningServer) -> None:
+    trainable = Activated(rank=64, targets=("q_proj", "down_proj"))
+    with (
+        pytest.raises(EngineError, match=r"--max-lora-rank 64 \(it has 8\); --lora-target-modules q_proj down_proj"),
+        connected(loaded, server.url, trainable),
+    ):
+        pass
+    model = tiny_model()
+    subject = Subject("x", "bfloat16", model, loaded[1], Full(), (), 0, "binomial", False, reload=lambda: model)
+    with pytest.raises(EngineError, match="--dtype bfloat16"):
+        connect(subject, server.url, timeout=60)
+
+
+def test_a_wrong_key_is_refused_and_not_repeated(
+    loaded: Loaded, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "the-wrong-one")
+    with pytest.raises(EngineError, match="refuses the API key") as caught, connected(loaded, server.url, Activated()):
+        pass
+    assert "the-wrong-one" not in str(caught.value)
+
+
+def train(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "twinpass", "train", *words, "--json"], stderr=subprocess.PIPE, text=True
+    )
+
+
+def settings(out: Path, **changes: object) -> list[str]:
+    values = {
+        "engine.kind": "sglang",
+        "optimizer.steps": 8,
+        "optimizer.batch_size": 4,
+        "task.train_rows": 40,
+        "task.eval_rows": 8,
+        "run.eval_every": 0,
+        "run.out": out,
+        **changes,
+    }
+    return [str(CONFIG), *(word for name, value in values.items() for word in ("--set", f"{name}={value}"))]
+
+
+def steps(run: Path) -> int:
+    journal = run / "journal.jsonl"
+    return sum('"step"' in line for line in journal.read_text().splitlines()) if journal.exists() else 0
+
+
+def die_after(run: Path, process: subprocess.Popen[str], kill: Callable[[], None]) -> str:
+    """Train until two steps are in the journal, kill SGLang, and wait for the end; what was said."""
+    until = time.monotonic() + START_SECONDS
+    while steps(run) < 2 and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    kill()
+    said = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode == 1, said
+    assert 2 <= steps(run) < 8
+    return said
+
+
+def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = die_after(run, train(*settings(run, **{"engine.url": server.url})), server.kill)
+    assert "cannot be reached" in said
+    assert "--resume" in said
+    assert train("--resume", str(run)).wait() == 1, "without a server nothing continues"
+    server.start()
+    assert train("--resume", str(run)).wait() == 0
+    records = read(run / "journal.jsonl").records
+    assert [record["step"] for record in records if record["kind"] == "step"] == list(range(8))
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "twinpass", "replay", str(run), "--out", str(tmp_path)], check=False
+        ).returncode
+        == 0
+    )
+    ours, theirs = (load_file(at / "adapter" / "adapter_model.safetensors") for at in (run, tmp_path))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
+    assert texts
+    assert not any(SECRET.encode() in text for text in texts)
+
+
+def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path: Path) -> None:
+    """The scheduler is killed, as for want of memory: the run says so and stops, and does not wait for ever or vanish."""
+    import psutil
+
+    run = tmp_path / "run"
+    process = train(*settings(run, **{"model.path": folder}))
+
+    def kill() -> None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        schedulers = [
+            child for child in children if "scheduler" in child.name() or "scheduler" in " ".join(child.cmdline())
+        ]
+        assert schedulers, [child.cmdline() for child in children]
+        schedulers[0].kill()
+
+    said = die_after(run, process, kill)
+    assert "exit status -9" in said
+    assert "--resume" in said
+    assert json.loads((run / "journal.jsonl").read_text().splitlines()[1])
