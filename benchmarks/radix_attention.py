@@ -30,11 +30,15 @@ from twinpass.train.trainer import Trainer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMMON = ["engine.kind=sglang", "reuse.policy=auto", "estimator.noise=gaussian", "epsilon.value=1e-2", "run.out=unused"]
+INPLACE = ["estimator.perturbation=inplace", "estimator.noise=binomial", "epsilon.value=1e-3", "trainable.kind=full"]
 CASES = {
     "reviews, lora": ("reviews.toml", ["trainable.kind=lora"]),
     "reviews, activated": ("reviews.toml", []),
     "reviews with 8 demonstrations, lora": ("reviews.toml", ["trainable.kind=lora", "task.shots=8"]),
     "reviews with 8 demonstrations, activated": ("reviews.toml", ["task.shots=8"]),
+    "reviews, all weights": ("reviews-full.toml", INPLACE),
+    "reviews with 8 demonstrations, all weights": ("reviews-full.toml", [*INPLACE, "task.shots=8"]),
+    "options of a 200-token context, all weights": ("options.toml", INPLACE),
     "options of a 200-token context, lora": ("options.toml", ["trainable.kind=lora"]),
     "options of a 200-token context, activated": ("options.toml", ["trainable.kind=activated"]),
 }
@@ -47,15 +51,15 @@ class TimedServer(Server):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.seconds = dict.fromkeys(("load", "unload", "fill", "score"), 0.0)
+        self.seconds = dict.fromkeys(("load", "unload", "command", "fill", "score"), 0.0)
         for name in self.seconds:
             setattr(self, name, self._timed(name, getattr(self, name)))
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
             try:
-                return function(*args)
+                return function(*args, **kwargs)
             finally:
                 self.seconds[name] += time.perf_counter() - started
 

@@ -259,7 +259,7 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"engine": {"kind": "sglang", "url": "here:1"}}, ("[engine] url: expected an address such as http://127.0.0.1",)),
     ({"engine": {"kind": "sglang", "url": "http://me:secret@there"}}, ("[engine] url: keys do not belong into",)),
     ({"engine": {"kind": "sglang", "url": "http://a", "device": "cpu"}}, ("[engine] url: the server has been started",)),
-    ({"engine": {"kind": "sglang", "url": "http://a", "arguments": {"a": 1}}}, ("leave arguments and device out",)),
+    ({"engine": {"kind": "sglang", "url": "http://a", "arguments": {"a": 1}}}, ("[engine] url: the server has been started; leave arguments",)),
     ({"engine": {"kind": "sglang", "timeout": 5}}, ("[engine] timeout: only a server at a url has one",)),
     (
         {

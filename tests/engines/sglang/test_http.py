@@ -1,6 +1,5 @@
 """A server that somebody else started, with SGLang's own defaults (overlap scheduling on) and an API key; and what becomes of a run when it dies."""
 
-import json
 import os
 import signal
 import socket
@@ -11,26 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 import torch
 from real_sglang import SHOTS, TOLERANCE, Loaded, requests_of, worst
 from safetensors.torch import load_file
-from tiny import model as tiny_model
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated, Full, Trainable
 from twinpass.engine.sglang.engine import SglangEngine
-from twinpass.engine.sglang.http import KEY
+from twinpass.engine.sglang.http import KEY, Http
 from twinpass.engine.sglang.launch import Subject, connect
 from twinpass.errors import EngineError
 from twinpass.train.journal import read
 
 SECRET = "a-key-that-nobody-may-see"
-CONFIG = Path(__file__).parents[3] / "examples" / "reviews.toml"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 START_SECONDS = 240
 ARGUMENTS = [
     "--dtype",
@@ -206,7 +205,7 @@ def test_a_server_that_was_not_started_for_it_is_refused(loaded: Loaded, server:
         connected(loaded, server.url, trainable),
     ):
         pass
-    model = tiny_model()
+    model = deepcopy(loaded[0])
     subject = Subject("x", "bfloat16", model, loaded[1], Full(), (), 0, "binomial", False, reload=lambda: model)
     with pytest.raises(EngineError, match="--dtype bfloat16"):
         connect(subject, server.url, timeout=60)
@@ -221,13 +220,27 @@ def test_a_wrong_key_is_refused_and_not_repeated(
     assert "the-wrong-one" not in str(caught.value)
 
 
+def test_a_server_that_does_not_answer_in_time(loaded: Loaded, server: RunningServer) -> None:
+    requests = requests_of(loaded[1], "Nobody has read this before.\n")[:2]
+    with connected(loaded, server.url, Activated()) as sglang:
+        transport = cast(Http, sglang._server._transport)
+        transport._client.post("/pause_generation", json={"mode": "in_place"})
+        transport._client.timeout = httpx.Timeout(2.0)
+        try:
+            with pytest.raises(EngineError, match=r"gave no answer within 2 s; raise \[engine\] timeout"):
+                sglang.score(requests, [BASE])
+        finally:
+            transport._client.timeout = httpx.Timeout(300.0)
+            transport._client.post("/continue_generation", json={})
+
+
 def train(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "twinpass", "train", *words, "--json"], stderr=subprocess.PIPE, text=True
     )
 
 
-def settings(out: Path, **changes: object) -> list[str]:
+def settings(out: Path, config: str = "reviews.toml", **changes: object) -> list[str]:
     values = {
         "engine.kind": "sglang",
         "optimizer.steps": 8,
@@ -238,7 +251,7 @@ def settings(out: Path, **changes: object) -> list[str]:
         "run.out": out,
         **changes,
     }
-    return [str(CONFIG), *(word for name, value in values.items() for word in ("--set", f"{name}={value}"))]
+    return [str(EXAMPLES / config), *(word for name, value in values.items() for word in ("--set", f"{name}={value}"))]
 
 
 def steps(run: Path) -> int:
@@ -258,6 +271,17 @@ def die_after(run: Path, process: subprocess.Popen[str], kill: Callable[[], None
     return said
 
 
+def require_finished(run: Path, again: Path) -> None:
+    """The run has all its steps, and its journal rebuilds what it trained on the embedded engine, to the bit."""
+    records = read(run / "journal.jsonl").records
+    assert [record["step"] for record in records if record["kind"] == "step"] == list(range(8))
+    command = [sys.executable, "-m", "twinpass", "replay", str(run), "--out", str(again)]
+    assert subprocess.run(command, check=False).returncode == 0
+    (ours,), (theirs,) = (list(at.glob("*/*model.safetensors")) for at in (run, again))
+    trained, replayed = load_file(ours), load_file(theirs)
+    assert all(torch.equal(trained[name], replayed[name]) for name in replayed)
+
+
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = die_after(run, train(*settings(run, **{"engine.url": server.url})), server.kill)
@@ -266,37 +290,28 @@ def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_pa
     assert train("--resume", str(run)).wait() == 1, "without a server nothing continues"
     server.start()
     assert train("--resume", str(run)).wait() == 0
-    records = read(run / "journal.jsonl").records
-    assert [record["step"] for record in records if record["kind"] == "step"] == list(range(8))
-    assert (
-        subprocess.run(
-            [sys.executable, "-m", "twinpass", "replay", str(run), "--out", str(tmp_path)], check=False
-        ).returncode
-        == 0
-    )
-    ours, theirs = (load_file(at / "adapter" / "adapter_model.safetensors") for at in (run, tmp_path))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    require_finished(run, tmp_path / "again")
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert texts
     assert not any(SECRET.encode() in text for text in texts)
 
 
 def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path: Path) -> None:
-    """The scheduler is killed, as for want of memory: the run says so and stops, and does not wait for ever or vanish."""
+    """All weights are trained; the scheduler is killed, as for want of memory. The run says so, and does not wait for ever or vanish."""
     import psutil
 
     run = tmp_path / "run"
-    process = train(*settings(run, **{"model.path": folder}))
+    changes = {"model.path": folder, "estimator.perturbation": "inplace"}
+    process = train(*settings(run, "reviews-full.toml", **changes))
 
     def kill() -> None:
         children = psutil.Process(process.pid).children(recursive=True)
-        schedulers = [
-            child for child in children if "scheduler" in child.name() or "scheduler" in " ".join(child.cmdline())
-        ]
+        schedulers = [child for child in children if "scheduler" in " ".join([child.name(), *child.cmdline()])]
         assert schedulers, [child.cmdline() for child in children]
         schedulers[0].kill()
 
     said = die_after(run, process, kill)
     assert "exit status -9" in said
     assert "--resume" in said
-    assert json.loads((run / "journal.jsonl").read_text().splitlines()[1])
+    assert train("--resume", str(run)).wait() == 0
+    require_finished(run, tmp_path / "again")

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.core import Request
+from twinpass.engine.base import require_fit
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.trainable import Activated, Lora, Trainable
 from twinpass.engine.sglang.server import Server
@@ -28,10 +30,16 @@ class Expected:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "Expected":
-        """Read the text with the model itself."""
-        tokens = list(tokenizer(TEXT)["input_ids"])
+        """Read the text with the model itself.
+
+        Raises:
+            ModelError: the tokenizer belongs to another model.
+        """
+        tokens, causal = list(tokenizer(TEXT)["input_ids"]), CausalModel(model)
+        request = Request(tuple(tokens[:-1]), tuple(tokens[-1:]))
+        require_fit([request], causal.window, causal.vocabulary, activated=False)
         with torch.inference_mode():
-            logits = CausalModel(model).logits(torch.tensor([tokens]))[0, :-1].double()
+            logits = causal.logits(torch.tensor([tokens]))[0, :-1].double()
         values = logits.log_softmax(-1).gather(-1, torch.tensor(tokens[1:])[:, None])[:, 0].numpy()
         exact = model.dtype in (torch.float32, torch.float64)
         tolerance = np.full(len(values), 2e-3) if exact else 0.25 + np.abs(values) / 32

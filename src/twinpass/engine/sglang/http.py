@@ -45,7 +45,8 @@ class Http(Transport):
             )
 
     def generate(self, **arguments: Any) -> list[dict[str, Any]]:
-        found = self._ask("POST", "/generate", arguments)
+        content = {{"prompt": "text"}.get(name, name): value for name, value in arguments.items()}
+        found = self._ask("POST", "/generate", content)
         return list(found) if isinstance(found, list) else [found]
 
     def load_adapter(self, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str | None:
@@ -87,11 +88,18 @@ class Http(Transport):
             ) from error
         if response.status_code in (401, 403):
             raise EngineError(f"{self._url} refuses the API key; put the right one into {KEY}")
-        if response.status_code == httpx.codes.BAD_REQUEST and refusals:
+        if response.status_code != httpx.codes.OK and not (
+            refusals and response.status_code == httpx.codes.BAD_REQUEST
+        ):
+            raise EngineError(
+                f"{self._url}{path} failed with status {response.status_code} (is it an SGLang server?): {response.text[:500]}"
+            )
+        try:
             return response.json()
-        if response.status_code != httpx.codes.OK:
-            raise EngineError(f"{self._url}{path} failed with status {response.status_code}: {response.text[:500]}")
-        return response.json()
+        except ValueError as error:
+            raise EngineError(
+                f"{self._url}{path} answered what is no JSON (is it an SGLang server?): {response.text[:200]!r}"
+            ) from error
 
 
 def is_loopback(url: str) -> bool:
