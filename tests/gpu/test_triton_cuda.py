@@ -5,28 +5,28 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numeric
 import numpy as np
 import pytest
 import torch
+import triton_calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("no CUDA device; TRITON_INTERPRET=1 runs these on the CPU", allow_module_level=True)
-
-import triton_calls
 
 from twinpass.errors import ModelError
 from twinpass.perturb import kernels, noise, triton_kernels
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 from twinpass.perturb.parameters import flat_view
 from twinpass.perturb.shard import Shard
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("no CUDA device; TRITON_INTERPRET=1 runs these on the CPU", allow_module_level=True)
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 NAME = "model.layers.0.self_attn.q_proj.weight"
@@ -50,7 +50,8 @@ one_thread = numeric.one_thread
 
 
 def bits(tensor: Tensor) -> NDArray[Any]:
-    return numeric.bits(flat_view(tensor.cpu()))
+    """NaN counts as one value: a GPU does not keep which one it was given."""
+    return numeric.bits(flat_view(torch.where(tensor.isnan(), float("nan"), tensor).to(tensor.dtype).cpu()))
 
 
 def random_weights(count: int, dtype: torch.dtype) -> Tensor:
@@ -110,27 +111,36 @@ def accumulated_by_numba(weights: Tensor, terms: Sequence[tuple[int, float]], di
     return result
 
 
+@dataclass(frozen=True)
 class Move:
-    """Arguments of ``lattice_add``: a perturbation, updates forwards and back, and terms that do nothing."""
+    """Arguments of ``lattice_add``: perturbations, updates forwards and back, and a term that does nothing."""
 
-    def __init__(self, sign: int = 1, update: float = 1.3, exact: int = 1) -> None:
-        self.arguments = (
-            np.array([3, 2**63 + 9, 2**64 - 1, 4], np.uint64),
-            sign * np.array([exact * 2**10, 0, -7, 0], np.int64),
-            np.array([0.0, update, -2e4 / 3, 0.0]),
-            sign * np.array([1, 1, -2, 1], np.int64),
-        )
+    sign: int = 1
+    update: float = 1.3
+    exact: int = 2**10
+
+    @property
+    def seeds(self) -> NDArray[np.uint64]:
+        return np.array([3, 2**63 + 9, 2**64 - 1, 4], np.uint64)
+
+    @property
+    def terms(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        exact = np.array([self.sign * whole for whole in (self.exact, 0, -7, 0)], np.int64)
+        times = np.array([self.sign * count for count in (1, 1, -2, 1)], np.int64)
+        return exact, np.array([0.0, self.update, -2e4 / 3, 0.0]), times
 
     def apply(self, weights: Tensor, distribution: Distribution, shard: Shard | None = None) -> tuple[Tensor, int]:
-        result = weights.clone().to(DEVICE)
-        place = (KEY, ROUNDING_KEY, QUANTUM, LIMIT, distribution, shard or Shard.whole(weights.numel()))
-        outside = triton_kernels.lattice_add(result, *self.arguments, *place)
+        result, whole = weights.clone().to(DEVICE), Shard.whole(weights.numel())
+        outside = triton_kernels.lattice_add(
+            result, self.seeds, *self.terms, KEY, ROUNDING_KEY, QUANTUM, LIMIT, distribution, shard or whole
+        )
         return result, outside
 
     def apply_by_numba(self, weights: Tensor, distribution: Distribution) -> tuple[Tensor, int]:
         result = weights.clone()
-        place = (KEY, ROUNDING_KEY, QUANTUM, LIMIT, distribution)
-        outside = kernels.lattice_add(flat_view(result), *self.arguments, *place)
+        outside = kernels.lattice_add(
+            flat_view(result), self.seeds, *self.terms, KEY, ROUNDING_KEY, QUANTUM, LIMIT, distribution
+        )
         return result, outside
 
 
@@ -291,17 +301,19 @@ class TestLattice:
         """Tiles that would fit lie before and behind the ones that would not."""
         weights = lattice_weights(9000)
         weights[3000:3500] = side * 2.0
-        move = Move(1, 5e6, 2**11)
+        move = Move(1, 5e6, 2**21)
         moved, outside = move.apply(weights, distribution)
         assert outside == move.apply_by_numba(weights, distribution)[1] > 0
         assert np.array_equal(bits(moved), bits(weights))
 
     def test_the_edge_of_the_range_is_inside(self) -> None:
-        weights = torch.full((500,), 2.0)
-        one = (np.array([1], np.uint64), np.array([2**21], np.int64), np.zeros(1), np.ones(1, np.int64))
-        place = (KEY, ROUNDING_KEY, QUANTUM, LIMIT, "rademacher", Shard.whole(500))
-        moved = weights.clone().to(DEVICE)
-        assert triton_kernels.lattice_add(moved, *one, *place) == 0
+        moved = torch.full((500,), 2.0, device=DEVICE)
+        seed, exact, update, times = np.array([1], np.uint64), np.array([2**21]), np.zeros(1), np.ones(1, np.int64)
+        place = Shard.whole(500)
+        outside = triton_kernels.lattice_add(
+            moved, seed, exact, update, times, KEY, ROUNDING_KEY, QUANTUM, LIMIT, "rademacher", place
+        )
+        assert outside == 0
         assert set(moved.tolist()) == {0.0, 4.0}
 
     @each_gridded
@@ -359,9 +371,11 @@ class TestRefusals:
             Move().apply(torch.zeros(4, dtype=torch.bfloat16), "binomial")
 
     def test_a_quantum_that_is_no_power_of_two(self) -> None:
-        place = (KEY, ROUNDING_KEY, 0.3, LIMIT, "binomial", Shard.whole(4))
+        weights, move = torch.zeros(4, device=DEVICE), Move()
         with pytest.raises(ValueError, match=r"a power of two, not 0\.3"):
-            triton_kernels.lattice_add(torch.zeros(4, device=DEVICE), *Move().arguments, *place)
+            triton_kernels.lattice_add(
+                weights, move.seeds, *move.terms, KEY, ROUNDING_KEY, 0.3, LIMIT, "binomial", Shard.whole(4)
+            )
 
     def test_a_shard_that_does_not_fit(self) -> None:
         with pytest.raises(ValueError, match=r"10 elements are not whole rows of Shard\(start=0, width=4, stride=8\)"):

@@ -10,7 +10,9 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ModelError(f"weights on a CUDA device are perturbed by Triton ({error}): pip install 'twinpass[gpu]'") from error
+    raise ModelError(
+        f"weights on a CUDA device are perturbed by Triton ({error}): pip install 'twinpass[gpu]'"
+    ) from error
 
 
 @triton.jit
@@ -32,7 +34,9 @@ def _blocks(base, seed, key, per_block: tl.constexpr, tile: tl.constexpr):
     block = base // per_block + tl.arange(0, tile // per_block)
     seed, key = seed.to(tl.uint64), key.to(tl.uint64)
     low, high = block.to(tl.uint32), (block >> 32).to(tl.uint32)
-    return _philox(low, high, key.to(tl.uint32), (key >> 32).to(tl.uint32), seed.to(tl.uint32), (seed >> 32).to(tl.uint32))
+    return _philox(
+        low, high, key.to(tl.uint32), (key >> 32).to(tl.uint32), seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    )
 
 
 @triton.jit

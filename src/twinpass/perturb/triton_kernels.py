@@ -85,9 +85,7 @@ def perturb(
     )
 
 
-def gather(
-    w: Tensor, rows: Tensor, out: Tensor, scale: float, seed: int, key: int, distribution: Distribution
-) -> None:
+def gather(w: Tensor, rows: Tensor, out: Tensor, scale: float, seed: int, key: int, distribution: Distribution) -> None:
     """``out[r] = (w + scale * z)[rows[r]]`` for an embedding ``w`` [vocabulary, width]; draws only those rows.
 
     ``rows`` [r] is int64 on the same device, ``out`` [r, width] of the same dtype as ``w``.

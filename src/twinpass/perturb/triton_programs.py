@@ -67,7 +67,7 @@ def _number(pointer):
     return tl.load(pointer).to(tl.float64, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["seed", "key"])
+@triton.jit(do_not_specialize=["across", "seed", "key"])
 def fill(
     out, start, width, stride, across, seed: tl.uint64, key: tl.uint64,
     distribution: tl.constexpr, tile: tl.constexpr,
@@ -76,7 +76,7 @@ def fill(
     tl.store(out + memory + tl.arange(0, tile), draw(base, seed, key, distribution, tile), mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed", "key"])
+@triton.jit(do_not_specialize=["across", "lanes", "seed", "key"])
 def perturb(
     w, out, scales, lanes, start, width, stride, across, seed: tl.uint64, key: tl.uint64,
     distribution: tl.constexpr, tile: tl.constexpr,
@@ -91,7 +91,7 @@ def perturb(
         _store(target + place, _round_to_nearest(moved, w), inside)
 
 
-@triton.jit(do_not_specialize=["seed", "key"])
+@triton.jit(do_not_specialize=["across", "seed", "key"])
 def gather(
     w, rows, out, scale, width, across, seed: tl.uint64, key: tl.uint64,
     distribution: tl.constexpr, tile: tl.constexpr,
@@ -105,7 +105,7 @@ def gather(
     _store(out + row.to(tl.int64) * width + (base - begin) + place, _round_to_nearest(moved, w), inside)
 
 
-@triton.jit(do_not_specialize=["key", "rounding_key"])
+@triton.jit(do_not_specialize=["terms", "across", "key", "rounding_key"])
 def accumulate(
     w, seeds, scales, terms, start, width, stride, across, key: tl.uint64, rounding_key: tl.uint64,
     distribution: tl.constexpr, tile: tl.constexpr,
@@ -128,7 +128,7 @@ def _steps(update, quarters, words):
     return tl.floor(update * (quarters.to(tl.float64) * 0.25) + u).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["key", "rounding_key"])
+@triton.jit(do_not_specialize=["terms", "across", "key", "rounding_key"])
 def lattice(
     w, outside, seeds, exact, update, times, terms, start, width, stride, across, key: tl.uint64, rounding_key: tl.uint64,
     quantum: tl.float64, per_quantum: tl.float64, limit, undo: tl.constexpr, distribution: tl.constexpr, tile: tl.constexpr,
