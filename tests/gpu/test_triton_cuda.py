@@ -211,6 +211,12 @@ class TestPerturb:
         assert np.array_equal(lane.float().cpu().numpy(), np.where(signs > 0, up, down).astype(np.float32))
 
     @each_dtype
+    def test_nan_stays_nan(self, dtype: torch.dtype) -> None:
+        """Even one of all ones, which a GPU makes: rounding it up as a number would give -0."""
+        ones = np.array([2**63 - 1]).view(np.float64)
+        assert perturbed(torch.ones(200, dtype=dtype), ones.tolist(), 1, 0, "binomial").isnan().all()
+
+    @each_dtype
     def test_no_lanes_and_no_weights(self, dtype: torch.dtype) -> None:
         assert perturbed(random_weights(5, dtype), (), 1, 0, "binomial").shape == (0, 5)
         assert perturbed(random_weights(0, dtype), (1.0,), 1, 3, "binomial").shape == (1, 0)
@@ -219,7 +225,7 @@ class TestPerturb:
 class TestGather:
     @each_dtype
     @each_distribution
-    @pytest.mark.parametrize("width", [1, 100, 128, 2300])
+    @pytest.mark.parametrize("width", [1, 100, 2300])
     def test_is_the_rows_of_the_whole(self, width: int, dtype: torch.dtype, distribution: Distribution) -> None:
         table = random_weights(30 * width, dtype)
         rows = torch.tensor([29, 0, 7, 7, 1])
@@ -233,7 +239,7 @@ class TestGather:
 class TestAccumulate:
     @each_dtype
     @each_distribution
-    @pytest.mark.parametrize("count", [1, 127, 5001])
+    @pytest.mark.parametrize("count", [1, 127, 3001])
     def test_writes_numbas_bits(self, count: int, dtype: torch.dtype, distribution: Distribution) -> None:
         weights = random_weights(count, dtype)
         moved = accumulated(weights, TERMS, distribution, Shard.whole(count))
@@ -268,7 +274,7 @@ class TestAccumulate:
 
 class TestLattice:
     @each_gridded
-    @pytest.mark.parametrize("count", [1, 130, 5001])
+    @pytest.mark.parametrize("count", [1, 130, 3001])
     def test_writes_numbas_bits(self, count: int, distribution: Distribution) -> None:
         weights = lattice_weights(count)
         moved, outside = Move().apply(weights, distribution)
@@ -278,9 +284,9 @@ class TestLattice:
         assert not np.array_equal(bits(moved), bits(weights))
 
     @each_gridded
-    @pytest.mark.parametrize("update", [0.3, -1e-9, 4e6 / 7])
+    @pytest.mark.parametrize("update", [0.3, 4e6 / 7])
     def test_undo_restores_the_bits(self, update: float, distribution: Distribution) -> None:
-        weights = lattice_weights(5001)
+        weights = lattice_weights(2500)
         moved, _ = Move(1, update).apply(weights, distribution)
         back, _ = Move(-1, update).apply(moved, distribution)
         assert np.array_equal(bits(back), bits(weights))
@@ -299,8 +305,8 @@ class TestLattice:
     @pytest.mark.parametrize("side", [1, -1])
     def test_overflow_moves_nothing(self, side: int, distribution: Distribution) -> None:
         """Tiles that would fit lie before and behind the ones that would not."""
-        weights = lattice_weights(9000)
-        weights[3000:3500] = side * 2.0
+        weights = lattice_weights(6500)
+        weights[2500:3000] = side * 2.0
         move = Move(1, 5e6, 2**21)
         moved, outside = move.apply(weights, distribution)
         assert outside == move.apply_by_numba(weights, distribution)[1] > 0
@@ -336,12 +342,14 @@ class TestPositions:
             begin = start + row * shard.stride
             assert begin // 128 * 128 + tiling.across * tiling.tile >= begin + width
 
-    def test_memory_beyond_the_range_of_32_bits(self) -> None:
-        """Rows of 2**33 elements, half of a logical matrix: three programs say where their tiles are."""
-        width, across = 2**33, 2**22
-        found = triton_calls.places(DEVICE, Shard(2**33, width, 2 * width), across, (0, across, 2 * across - 1), 2048)
-        last = 2**33 - 2048
-        expected = [[2**33, 0, 2048], [3 * 2**33, 2**33, 2048], [3 * 2**33 + last, 2**33 + last, 2048]]
+    @pytest.mark.parametrize(("width", "rows"), [(2**33, (0, 1)), (2**20, (0, 5000))], ids=["wide", "many"])
+    def test_memory_beyond_the_range_of_32_bits(self, width: int, rows: tuple[int, int]) -> None:
+        """Half of a logical matrix, by columns: some programs say where their tiles are."""
+        across = width // 2048
+        wanted = [(row, tile) for row in rows for tile in (0, across - 1)]
+        programs = [row * across + tile for row, tile in wanted]
+        found = triton_calls.places(DEVICE, Shard(width, width, 2 * width), across, programs, 2048)
+        expected = [[(2 * row + 1) * width + tile * 2048, row * width + tile * 2048, 2048] for row, tile in wanted]
         assert found.tolist() == expected
 
     @pytest.mark.skipif(INTERPRETED, reason="takes 4 GiB and minutes without a GPU")
