@@ -228,12 +228,12 @@ class TestGather:
     @pytest.mark.parametrize("width", [1, 100, 2300])
     def test_is_the_rows_of_the_whole(self, width: int, dtype: torch.dtype, distribution: Distribution) -> None:
         table = random_weights(30 * width, dtype)
-        rows = torch.tensor([29, 0, 7, 7, 1])
-        out = torch.zeros(len(rows), width, dtype=dtype, device=DEVICE)
-        place = (-0.03, 2**63 + 5, KEY, distribution)
-        triton_kernels.gather(table.view(30, width).to(DEVICE), rows.to(DEVICE), out, *place)
         (whole,) = perturbed_by_numba(table, (-0.03,), 2**63 + 5, 0, distribution)
-        assert np.array_equal(bits(out), bits(whole.view(30, width)[rows]))
+        for rows in (torch.tensor([29, 0, 7, 7]), torch.tensor([7]), torch.tensor([], dtype=torch.int64)):
+            out = torch.zeros(len(rows), width, dtype=dtype, device=DEVICE)
+            place = (-0.03, 2**63 + 5, KEY, distribution)
+            triton_kernels.gather(table.view(30, width).to(DEVICE), rows.to(DEVICE), out, *place)
+            assert np.array_equal(bits(out), bits(whole.view(30, width)[rows]))
 
 
 class TestAccumulate:
@@ -366,7 +366,7 @@ class TestPositions:
 class TestRefusals:
     def test_another_dtype(self) -> None:
         weights = torch.zeros(4, dtype=torch.float64, device=DEVICE)
-        with pytest.raises(ModelError, match=r"torch\.float64: .* must be float32 or bfloat16"):
+        with pytest.raises(ModelError, match=r"torch\.float64: .* must be torch\.float32 or torch\.bfloat16"):
             triton_kernels.accumulate(weights, *columns(TERMS), KEY, ROUNDING_KEY, "binomial", Shard.whole(4))
 
     def test_a_view_with_gaps(self) -> None:
@@ -374,9 +374,17 @@ class TestRefusals:
         with pytest.raises(ModelError, match=r"must be contiguous; replace them"):
             triton_kernels.accumulate(weights, *columns(TERMS), KEY, ROUNDING_KEY, "binomial", Shard.whole(8))
 
-    def test_a_lattice_of_bfloat16(self) -> None:
-        with pytest.raises(ModelError, match=r"torch\.bfloat16: .* the lattice needs float32"):
-            Move().apply(torch.zeros(4, dtype=torch.bfloat16), "binomial")
+    def test_what_needs_float32(self) -> None:
+        weights = torch.zeros(4, dtype=torch.bfloat16, device=DEVICE)
+        with pytest.raises(ModelError, match=r"torch\.bfloat16: .* it must be torch\.float32"):
+            Move().apply(weights, "binomial")
+        with pytest.raises(ModelError, match=r"torch\.bfloat16: .* it must be torch\.float32"):
+            triton_kernels.fill(weights, 1, KEY, 0, "binomial")
+
+    def test_lanes_of_another_dtype(self) -> None:
+        weights, lanes = torch.zeros(4, device=DEVICE), torch.zeros(1, 4, dtype=torch.bfloat16, device=DEVICE)
+        with pytest.raises(ModelError, match=r"torch\.bfloat16: .* it must be torch\.float32"):
+            triton_kernels.perturb(weights, lanes, np.ones(1), 1, KEY, 0, "binomial")
 
     def test_a_quantum_that_is_no_power_of_two(self) -> None:
         weights, move = torch.zeros(4, device=DEVICE), Move()

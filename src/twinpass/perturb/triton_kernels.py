@@ -21,6 +21,7 @@ from twinpass.perturb import triton_programs as programs
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.shard import Shard
 
+DTYPES = (torch.float32, torch.bfloat16)
 TILE = 2048
 OPTIONS: Mapping[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 """How programs are launched: a product and a sum must not become one FMA, as the reference rounds both."""
@@ -49,13 +50,12 @@ class Tiling:
 def fill(out: Tensor, seed: int, key: int, start: int, distribution: Distribution) -> None:
     """``out[:] = z[start : start + n]`` of the parameter whose ``name_key`` is ``key``; ``out`` [n] is float32."""
     shard = Shard(start, out.numel(), out.numel())
-    tiling = Tiling.of(out.numel(), shard)
     _launch(
         programs.fill,
         out.device,
-        tiling,
+        Tiling.of(out.numel(), shard),
         **_place(shard),
-        out=_memory(out),
+        out=_memory(out, torch.float32),
         seed=seed,
         key=key,
         distribution=distribution,
@@ -75,8 +75,8 @@ def perturb(
         w.device,
         Tiling.of(w.numel(), shard),
         **_place(shard),
-        w=_memory(w),
-        out=_memory(out),
+        w=_memory(w, *DTYPES),
+        out=_memory(out, w.dtype),
         scales=_send(w, scales)[0],
         lanes=len(scales),
         seed=seed,
@@ -94,10 +94,10 @@ def gather(w: Tensor, rows: Tensor, out: Tensor, scale: float, seed: int, key: i
     _launch(
         programs.gather,
         w.device,
-        Tiling.of(out.numel(), Shard(0, width, width)),
-        w=_memory(w),
+        Tiling.of(out.numel(), Shard(width, width, width)),  # any row may be the first
+        w=_memory(w, *DTYPES),
         rows=rows,
-        out=_memory(out),
+        out=_memory(out, w.dtype),
         scale=_send(w, np.array([scale]))[0],
         width=width,
         seed=seed,
@@ -125,7 +125,7 @@ def accumulate(
         w.device,
         Tiling.of(w.numel(), shard),
         **_place(shard),
-        w=_memory(w),
+        w=_memory(w, *DTYPES),
         seeds=sent[0],
         scales=sent[1],
         terms=len(seeds),
@@ -155,8 +155,6 @@ def lattice_add(
     ``w`` is float32 memory of any shape that holds ``shard``, in whole quanta (so there are no negative zeros);
     ``quantum`` is a power of two. ``z_t`` is a multiple of 1/4, ``u_t`` the rounding stream of the same seed.
     """
-    if w.dtype is not torch.float32:
-        raise ModelError(f"weights are {w.dtype}: on a CUDA device the lattice needs float32")
     if np.frexp(quantum)[0] != 0.5:
         raise ValueError(f"a quantum is a power of two, not {quantum}")
     tiling = Tiling.of(w.numel(), shard)
@@ -164,7 +162,7 @@ def lattice_add(
     outside = torch.zeros(max(tiling.rows * tiling.across, 1), dtype=torch.int32, device=w.device)
     arguments = {
         **_place(shard),
-        "w": _memory(w),
+        "w": _memory(w, torch.float32),
         "outside": outside,
         **dict(zip(("seeds", "exact", "update", "times"), sent, strict=True)),
         "terms": len(seeds),
@@ -193,10 +191,11 @@ def _place(shard: Shard) -> dict[str, int]:
     return {"start": shard.start, "width": shard.width, "stride": shard.stride}
 
 
-def _memory(tensor: Tensor) -> Tensor:
-    """The tensor as programs take it: bfloat16 as its bits in int16."""
-    if tensor.dtype not in (torch.float32, torch.bfloat16):
-        raise ModelError(f"weights are {tensor.dtype}: on a CUDA device they must be float32 or bfloat16")
+def _memory(tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
+    """The tensor as programs take it, if it is of one of the dtypes: bfloat16 as its bits in int16."""
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(map(str, dtypes))
+        raise ModelError(f"a tensor is {tensor.dtype}: to be read or written by this kernel it must be {wanted}")
     if not tensor.is_contiguous():
         raise ModelError("weights on a CUDA device must be contiguous; replace them by their .contiguous() copy")
     data = tensor.detach()
