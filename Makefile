@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-gpu-kernels bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,9 @@ check: install  ## style, types, import directions
 
 bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
+
+bench-gpu-kernels: install  ## the Triton kernels beside a copy, on a CUDA device, into benchmarks/results/gpu-kernels.json
+	$(BIN)/python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
 
 bench-memory: install  ## peak memory of training against inference, into benchmarks/results/memory.json
 	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json
