@@ -18,10 +18,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.errors import ModelError
 from twinpass.perturb import kernels, noise, triton_kernels
+from twinpass.perturb.backend import NUMBA, Backend
+from twinpass.perturb.inplace import InPlaceWeights
+from twinpass.perturb.lattice import Lattice
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
-from twinpass.perturb.parameters import flat_view
+from twinpass.perturb.parameters import Parameters
 from twinpass.perturb.shard import Shard
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -406,3 +411,22 @@ class TestRefusals:
     def test_a_shard_that_does_not_fit(self) -> None:
         with pytest.raises(ValueError, match=r"10 elements are not whole rows of Shard\(start=0, width=4, stride=8\)"):
             accumulated(torch.zeros(10), TERMS, "binomial", Shard(0, 4, 8))
+
+
+class TestWeightsInPlace:
+    """What a server with a GPU does to its own weights: the lattice walk, by these kernels."""
+
+    def walked(self, backend: Backend, device: str) -> list[Tensor]:
+        live = {"a": lattice_weights(700).to(device), "b": (lattice_weights(513) / 3).to(device)}
+        weights = InPlaceWeights(Lattice(Parameters(live, backend=backend), "binomial"))
+        seen = []
+        for lane in (Lane(Probe(3), 1, 2.0**-9), Lane(Probe(3), -1, 2.0**-9), BASE):
+            weights.update([Term(8, 1e-4)])
+            weights.move_to(lane)
+            seen += [tensor.cpu().clone() for tensor in live.values()]
+        return seen
+
+    def test_walk_as_numbas(self) -> None:
+        ours = Backend(triton_kernels, Tensor.detach, (DEVICE,))
+        for a, b in zip(self.walked(ours, DEVICE), self.walked(NUMBA, "cpu"), strict=True):
+            assert np.array_equal(bits(a), bits(b))

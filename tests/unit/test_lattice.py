@@ -19,8 +19,9 @@ from twinpass.errors import LatticeError
 from twinpass.perturb import noise
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, LatticeTerm, power_of_two
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 
 EPS = 2.0**-10
 GRIDDED: tuple[Distribution, ...] = ("binomial", "rademacher")

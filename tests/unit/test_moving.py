@@ -11,9 +11,10 @@ from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.perturb.copied import CopiedWeights
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.moving import MovingWeights
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution, reference
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 
 EPS = 2.0**-9
 BLOCKS = {"a": 0, "b": 1}

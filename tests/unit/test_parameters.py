@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from twinpass.core import Term
 from twinpass.errors import ModelError
 from twinpass.perturb import noise
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 
 TERMS = (Term(3, 1e-2), Term(2**63 + 1, -0.3), Term(3, 2.0**-10))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)

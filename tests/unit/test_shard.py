@@ -14,8 +14,9 @@ from twinpass.core import Probe, Term
 from twinpass.errors import LatticeError
 from twinpass.perturb import kernels
 from twinpass.perturb.lattice import Lattice, LatticeTerm
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution, name_key, reference
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 from twinpass.perturb.shard import Shard
 
 NAME = "layers.3.weight"

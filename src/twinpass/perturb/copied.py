@@ -8,9 +8,10 @@ from torch import Tensor
 
 from twinpass.core import BASE, Lane, Term
 from twinpass.perturb import kernels
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.moving import MovingWeights
 from twinpass.perturb.noise import Distribution
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 
 
 class CopiedWeights(MovingWeights):

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from twinpass.core import Probe
 from twinpass.errors import LatticeError
-from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters
 
@@ -73,12 +72,11 @@ class Lattice:
 
     def snap(self) -> None:
         """Round every weight to the nearest whole number of quanta: at most half a quantum off (1.2e-7 for |w| < 2)."""
-        for name, flat in self.parameters.flat.items():
-            quantum = flat.dtype.type(self.quantum[name])
-            np.divide(flat, quantum, out=flat)
-            np.rint(flat, out=flat)
-            np.multiply(flat, quantum, out=flat)
-            np.add(flat, 0.0, out=flat)  # no negative zeros: addition would not bring them back
+        for name, tensor in self.parameters.items():
+            quantum = self.quantum[name]
+            tensor.div_(quantum).round_().mul_(quantum).add_(
+                0.0
+            )  # no negative zeros: addition would not bring them back
 
     def add(self, terms: Sequence[LatticeTerm]) -> None:
         """Add all terms in one pass over the weights, or none of them.
@@ -109,7 +107,7 @@ class Lattice:
         if not terms:
             return 0
         quantum, limit = self.quantum[name], self._limit[name]
-        return kernels.lattice_add(
+        moved = self.parameters.backend.kernels.lattice_add(
             self.parameters.flat[name],
             np.array([term.probe.seed for term in terms], np.uint64),
             sign * np.array(whole, np.int64),
@@ -121,6 +119,7 @@ class Lattice:
             self.distribution,
             self.parameters.shards[name],
         )
+        return int(moved)
 
     def _whole(self, name: str, perturbation: float) -> int:
         units = perturbation / (4 * self.quantum[name])

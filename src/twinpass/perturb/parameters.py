@@ -12,16 +12,12 @@ from torch import Tensor
 from twinpass.core import Term
 from twinpass.errors import ModelError
 from twinpass.perturb import kernels
+from twinpass.perturb.backend import NUMBA, Backend
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution, name_key
 from twinpass.perturb.shard import Shard
 
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
-
-
-def flat_view(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's memory as a flat NumPy array (bfloat16 as its bits in uint16), row-major, without a copy."""
-    data = tensor.detach()
-    return (data.view(torch.uint16) if data.dtype is torch.bfloat16 else data).numpy().reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +54,11 @@ class Parameters(Mapping[str, Tensor]):
     The values are detached aliases: they share the memory of the tensors given, not their identity.
 
     Args:
-        tensors: contiguous CPU tensors of float32, float64 or bfloat16, updated in place.
+        tensors: contiguous tensors of float32, float64 or bfloat16, updated in place; in main memory, unless ``backend`` reaches elsewhere.
         blocks: the block that each tensor is in, for training block by block.
         together: the tensors are small and lie back to back (see :class:`Arena`).
         shards: what tensors hold that are not a whole parameter.
+        backend: the kernels that update them.
 
     Raises:
         ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
@@ -74,12 +71,13 @@ class Parameters(Mapping[str, Tensor]):
         *,
         together: bool = False,
         shards: Mapping[str, Shard] | None = None,
+        backend: Backend = NUMBA,
     ) -> None:
         if not tensors:
             raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
         seen: dict[int, str] = {}
         for name, tensor in tensors.items():
-            if tensor.device.type != "cpu":
+            if tensor.device.type not in backend.devices:
                 raise ModelError(f"{name} is on {tensor.device}: the torch engine trains on the CPU; use model.cpu()")
             if tensor.dtype not in DTYPES:
                 raise ModelError(f"{name} is {tensor.dtype}: trainable weights must be float32, bfloat16 or float64")
@@ -95,7 +93,8 @@ class Parameters(Mapping[str, Tensor]):
         self._name_of = seen
         self._blocks = blocks or {}
         self.arena = Arena.of(self._tensors) if together else None
-        self.flat = {name: flat_view(tensor) for name, tensor in self._tensors.items()}
+        self.backend = backend
+        self.flat = {name: backend.view(tensor) for name, tensor in self._tensors.items()}
         self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
         given = shards or {}
         self.shards = {name: given.get(name) or Shard.whole(tensor.numel()) for name, tensor in self._tensors.items()}
@@ -149,7 +148,9 @@ class Parameters(Mapping[str, Tensor]):
             seeds = np.array([term.seed for term in own], np.uint64)
             scales = np.array([term.scale for term in own], np.float64)
             if own:
-                kernels.accumulate(flat, seeds, scales, *self.keys_of[name], distribution, self.shards[name])
+                self.backend.kernels.accumulate(
+                    flat, seeds, scales, *self.keys_of[name], distribution, self.shards[name]
+                )
 
     def copy_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite every tensor in place.

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from twinpass.errors import ModelError
-from twinpass.perturb.parameters import flat_view
+from twinpass.perturb.layout import flat_view
 
 
 def digest(values: Mapping[str, Any]) -> str:

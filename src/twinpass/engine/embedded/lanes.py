@@ -10,8 +10,9 @@ from torch import Tensor
 
 from twinpass.core import Lane, Probe
 from twinpass.perturb import kernels
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution
-from twinpass.perturb.parameters import Arena, Parameters, flat_view
+from twinpass.perturb.parameters import Arena, Parameters
 from twinpass.perturb.shard import Shard
 
 TILE = 1 << 20

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.sglang.places import Place, Places
 from twinpass.errors import EngineError, TwinpassError
+from twinpass.perturb.backend import backend_for
 from twinpass.perturb.copied import CopiedWeights
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice
+from twinpass.perturb.layout import flat_view
 from twinpass.perturb.moving import MovingWeights
 from twinpass.perturb.noise import ALGORITHM, Distribution
-from twinpass.perturb.parameters import Parameters, flat_view
+from twinpass.perturb.parameters import Parameters
 
 COMMAND = "twinpass:"
 """What a ``load_format`` begins with that is a command."""
@@ -96,7 +98,10 @@ class WorkerWeights:
         live = {name: place.tensor for name, place in self._places.items()}
         if self._begin["perturbation"] == "inplace":
             quanta = {name: entry["quantum"] for name, entry in self._begin["trained"].items()}
-            return InPlaceWeights(Lattice(Parameters(live, blocks, shards=shards), self._noise, quanta))
+            backend = backend_for(next(iter(live.values())))
+            return InPlaceWeights(
+                Lattice(Parameters(live, blocks, shards=shards, backend=backend), self._noise, quanta)
+            )
         theta = {name: self._cut(whole, name).clone() for name in live}
         return CopiedWeights(Parameters(theta, blocks, shards=shards), live, self._noise)
 
