@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twinpass.core import Request
 from twinpass.engine.embedded.packing import common
 from twinpass.engine.sglang.calls import SHARED, Call, answer_of, calls_of, score_of, shared_prefixes
-from twinpass.engine.sglang.plugin import split
+from twinpass.engine.sglang.inside.activated import split
 from twinpass.errors import EngineError
 
 CALL = Call((1, 2, 3, 4), 1, None, [9, 8])

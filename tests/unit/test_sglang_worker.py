@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from twinpass.engine.embedded.identity import hash_of
 from twinpass.engine.embedded.trainable import Full, Pattern, Trainable
-from twinpass.engine.sglang.worker import answer, carry_out, lane_of
+from twinpass.engine.sglang.inside.worker import answer, carry_out, lane_of
 from twinpass.errors import EngineError
 from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.noise import ALGORITHM

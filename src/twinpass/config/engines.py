@@ -124,7 +124,10 @@ class SglangSettings(EngineSettings):
         if isinstance(policy, Activated) and policy.spill is not None:
             found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')
         if self.url and policy is not None and (policy.budget, policy.page_size) != (Auto().budget, Auto().page_size):
-            found.append("[reuse] budget and page_size: the server at [engine] url has its own; leave them out")
+            found.append(
+                "[reuse] budget and page_size: the server at [engine] url has its own; leave them out, or --set reuse.budget=1GiB "
+                "and reuse.page_size=1, the defaults"
+            )
         return found
 
     def start(self, start: Start) -> Engine:

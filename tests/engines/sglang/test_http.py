@@ -240,6 +240,12 @@ def train(*words: str) -> subprocess.Popen[str]:
     )
 
 
+def resume(run: Path) -> int:
+    process = train("--resume", str(run))
+    process.communicate(timeout=2 * START_SECONDS)
+    return process.returncode
+
+
 def settings(out: Path, config: str = "reviews.toml", **changes: object) -> list[str]:
     values = {
         "engine.kind": "sglang",
@@ -284,12 +290,13 @@ def require_finished(run: Path, again: Path) -> None:
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    said = die_after(run, train(*settings(run, **{"engine.url": server.url})), server.kill)
+    changes = {"engine.url": server.url, "reuse.budget": "1GiB"}
+    said = die_after(run, train(*settings(run, **changes)), server.kill)
     assert "cannot be reached" in said
     assert "--resume" in said
-    assert train("--resume", str(run)).wait() == 1, "without a server nothing continues"
+    assert resume(run) == 1, "without a server nothing continues"
     server.start()
-    assert train("--resume", str(run)).wait() == 0
+    assert resume(run) == 0
     require_finished(run, tmp_path / "again")
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert texts
@@ -313,5 +320,5 @@ def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path:
     said = die_after(run, process, kill)
     assert "exit status -9" in said
     assert "--resume" in said
-    assert train("--resume", str(run)).wait() == 0
+    assert resume(run) == 0
     require_finished(run, tmp_path / "again")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.core import Term
-from twinpass.engine.sglang.places import Place, Places
+from twinpass.engine.sglang.inside.places import Place, Places
 from twinpass.errors import EngineError
 from twinpass.perturb.parameters import Parameters
 

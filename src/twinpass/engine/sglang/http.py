@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 from torch import Tensor
 
-from twinpass.engine.sglang.plugin import TESTED
+from twinpass.engine.sglang.inside.plugin import TESTED
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import EngineError
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from twinpass.engine.sglang.plugin import TESTED
+from twinpass.engine.sglang.inside.plugin import TESTED
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import EngineError
 

@@ -126,13 +126,14 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
     """An engine on SGLang; what is ``kept`` closes with it."""
     model, adapters = subject.model, isinstance(subject.trainable, Lora)
     require_finite(model)
-    base_hash, expected = hash_of(model), Expected.of(model, subject.tokenizer)
+    checkpoint, expected = hash_of(model), Expected.of(model, subject.tokenizer)
     trained = subject.trainable.attach(model, subject.seed, subject.invocation)
     server = Server(transport())
     try:
         server.require_hooks(adapters=adapters)
         expected.require(server)
-        variants = _variants(subject, server, trained, base_hash)
+        variants = _variants(subject, server, trained, checkpoint)
+        base_hash = hash_of(model) if subject.inplace else checkpoint  # on the lattice, as the embedded engine has it
     except BaseException:
         server.close()
         raise
@@ -142,13 +143,13 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
     return SglangEngine(CausalModel(model), base_hash, server, variants, resolution=resolution)
 
 
-def _variants(subject: Subject, server: Server, trained: Trained, base_hash: str) -> Variants:
+def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: str) -> Variants:
     if isinstance(subject.trainable, Lora):
         return AdapterVariants(server, subject.model, trained, subject.noise)
     return WeightVariants(
         server,
         subject.model,
-        base_hash,
+        checkpoint,
         trained,
         trainable=subject.trainable,
         reload=subject.reload,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from twinpass.core import Tokens
 from twinpass.engine.sglang.calls import Call
-from twinpass.engine.sglang.plugin import MARK
+from twinpass.engine.sglang.inside.activated import MARK
+from twinpass.engine.sglang.inside.worker import COMMAND
 from twinpass.engine.sglang.transport import Transport
-from twinpass.engine.sglang.worker import COMMAND
 from twinpass.errors import EngineError
 
 NOTHING = {"max_new_tokens": 0, "temperature": 0}
@@ -110,7 +110,7 @@ class Server:
             raise EngineError(f"SGLang does not unload adapter {name}: {objection}")
 
     def command(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have a command carried out in every process (see :mod:`twinpass.engine.sglang.worker`).
+        """Have a command carried out in every process (see :mod:`twinpass.engine.sglang.inside.worker`).
 
         Raises:
             EngineError: it cannot be, or SGLang stays busy.

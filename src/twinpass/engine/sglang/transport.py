@@ -27,7 +27,7 @@ class Transport(ABC):
 
     @abstractmethod
     def command(self, text: str) -> tuple[bool, str]:
-        """Hand a command to every process (see :mod:`twinpass.engine.sglang.worker`); whether it was carried out, and the answer."""
+        """Hand a command to every process (see :mod:`twinpass.engine.sglang.inside.worker`); whether it was carried out, and the answer."""
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:

@@ -29,8 +29,8 @@ class WeightVariants(Variants):
 
     Args:
         server: a running SGLang.
-        model: the model at ``theta_0``; its weights are only needed here.
-        base_hash: of the model.
+        model: the model at ``theta_0``, with its weights, which end up on the lattice if they are to move in place.
+        checkpoint: the model's hash.
         trained: which of its weights are trained; a ``trainable`` picked them.
         reload: loads the model again, to save it.
         noise: distribution of ``z``.
@@ -45,7 +45,7 @@ class WeightVariants(Variants):
         self,
         server: Server,
         model: PreTrainedModel,
-        base_hash: str,
+        checkpoint: str,
         trained: Trained,
         *,
         trainable: Trainable,
@@ -62,7 +62,7 @@ class WeightVariants(Variants):
         self._session, self._moves = uuid4().hex, 0
         answer = self._server.command("begin", session=self._session, **self._description(model, trained.parameters))
         self._moves = int(answer["moves"])
-        if answer["base"] != base_hash:
+        if answer["base"] != checkpoint:
             raise EngineError(
                 "SGLang runs another model than the configuration's: their weights differ. Start it with the model of [model] path, "
                 "in the dtype of [model] dtype"

@@ -13,7 +13,7 @@ TARGET = (
 
 def take(original: Callable[..., Any], updater: Any, request: Any) -> Any:
     """Carry out a request that is a command; others are SGLang's own."""
-    from twinpass.engine.sglang import worker  # in SGLang's processes only when it is needed
+    from twinpass.engine.sglang.inside import worker  # in SGLang's processes only when it is needed
 
     text = request.load_format or ""
     if not text.startswith(worker.COMMAND):
@@ -33,10 +33,10 @@ def take(original: Callable[..., Any], updater: Any, request: Any) -> Any:
 def _run(updater: Any, command: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    from twinpass.engine.sglang import plugin, worker
+    from twinpass.engine.sglang.inside import activated, worker
 
     if command["do"] == "check":
-        plugin.check(updater.scheduler, adapters=command["adapters"])
+        activated.check(updater.scheduler, adapters=command["adapters"])
         return {}
     runner = updater.tp_worker.model_runner
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Activated adapters in SGLang, exactly: hooks that SGLang loads in each of its processes (entry point ``sglang.srt.plugins``).
+"""Activated adapters in SGLang, exactly: hooks on how it finds prefixes and lays out adapters.
 
 SGLang keeps the keys and values of every adapter apart from the base model's. An activated adapter leaves the tokens before its
 activation point A to the base model, so their keys and values are the base model's own. For requests that carry :data:`MARK`:
@@ -15,13 +15,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from twinpass.engine.sglang import commands
-
 MARK = "twinpass_active_from"
 """Key in a request's ``custom_params``: the activation point, counted in tokens."""
-
-TESTED = ("0.5.23",)
-"""Versions of SGLang whose internals the hooks fit."""
 
 _REQUEST = "sglang.srt.managers.schedule_batch.Req"
 _BACKENDS = (
@@ -34,19 +29,14 @@ _marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """Requests with the mark that this process holds, by their id."""
 
 
-def register() -> None:
-    """Add the hooks, and the one that takes commands; not to another version of SGLang than tested."""
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-    from sglang.version import __version__
-
-    if __version__ not in TESTED:
-        return
-    HookRegistry.register(f"{_REQUEST}.__init__", _take_mark, HookType.AFTER)
-    HookRegistry.register(f"{_REQUEST}._compute_max_prefix_len", _stop_at_activation, HookType.AFTER)
-    for backend in _BACKENDS:
-        target = f"sglang.srt.lora.backend.{backend}.prepare_lora_batch"
-        HookRegistry.register(target, _base_before_activation, HookType.AROUND)
-    HookRegistry.register(commands.TARGET, commands.take, HookType.AROUND)
+def hooks() -> list[tuple[str, Callable[..., Any], str]]:
+    """What is hooked, by what, and how."""
+    backends = [f"sglang.srt.lora.backend.{backend}.prepare_lora_batch" for backend in _BACKENDS]
+    return [
+        (f"{_REQUEST}.__init__", _take_mark, "AFTER"),
+        (f"{_REQUEST}._compute_max_prefix_len", _stop_at_activation, "AFTER"),
+        *((backend, _base_before_activation, "AROUND") for backend in backends),
+    ]
 
 
 def check(scheduler: Any, *, adapters: bool) -> None:

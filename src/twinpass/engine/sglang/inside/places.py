@@ -4,7 +4,7 @@
     k_proj  │                       up_proj   ┘                           embed_tokens, lm_head: rows, padded below
     v_proj  ┘                                                             norms: whole
 
-Runs inside SGLang's processes. Nothing here is believed: :mod:`twinpass.engine.sglang.worker` compares every place with the checkpoint.
+Runs inside SGLang's processes. Nothing here is believed: :mod:`twinpass.engine.sglang.inside.worker` compares every place with the checkpoint.
 """
 
 from collections.abc import Iterator, Sequence

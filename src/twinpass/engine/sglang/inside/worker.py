@@ -1,7 +1,7 @@
 """All weights of a model, moved inside SGLang's own processes: only seeds and scalars travel there.
 
 A command is a JSON object in the ``load_format`` of SGLang's ``update_weights_from_tensor``, which reaches every process, in
-process or over HTTP, and carries no tensors here; a hook (:mod:`twinpass.engine.sglang.plugin`) hands it to :func:`answer`.
+process or over HTTP, and carries no tensors here; a hook (:mod:`twinpass.engine.sglang.inside.plugin`) hands it to :func:`answer`.
 Weights move only while SGLang is idle, and its cache is flushed in the same call, so that no key or value outlives its weights.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.sglang.places import Place, Places
+from twinpass.engine.sglang.inside.places import Place, Places
 from twinpass.errors import EngineError, TwinpassError
 from twinpass.perturb.backend import backend_for
 from twinpass.perturb.copied import CopiedWeights
