@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import Request, Score
+from twinpass.core import Lane, Probe, Request, Score
+from twinpass.engine.embedded.causal import CausalModel
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.trainable import Activated, Lora
+from twinpass.engine.sglang.adapters import AdapterVariants
+from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.in_process import CPU
+from twinpass.engine.sglang.server import Server
 
 HOOKS = Path(__file__).parent / "engines" / "sglang" / "hooks"
 ARGUMENTS: dict[str, Any] = {
@@ -29,6 +35,7 @@ TEXTS = (
     "Dull, slow, and far too long for what little it has to say about anything at all.",
 )
 OPTIONS = (" terrible", " great", " very good indeed")
+SIGNS = [Lane(Probe(7), 1, 2e-2), Lane(Probe(7), -1, 2e-2)]
 TOLERANCE = 5e-5
 """Nats between scores of SGLang and of the embedded engine, in float32."""
 SHOTS = "Review: It lifts the heart.\nSentiment: great\nReview: A waste of an evening.\nSentiment: terrible\n"
@@ -48,3 +55,12 @@ def requests_of(tokenizer: PreTrainedTokenizerBase, shots: str = "") -> list[Req
 def worst(ours: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> float:
     differences = [np.abs(a - b).max() for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
     return float(np.max(differences))
+
+
+def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) -> tuple[TorchEngine, SglangEngine]:
+    model, tokenizer = loaded
+    invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if activated else ()
+    trainable = Activated(first=first) if activated else Lora(first=first)
+    embedded = TorchEngine(model, trainable, invocation=invocation, seed=3)
+    variants = AdapterVariants(server, model, trainable.attach(model, 3, invocation), "binomial")
+    return embedded, SglangEngine(CausalModel(model), embedded.base_hash, server, variants)

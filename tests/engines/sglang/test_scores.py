@@ -1,33 +1,14 @@
 """Real SGLang gives the embedded engine's scores, runs the rows it says, and reuses what it should; never what it must not."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from real_sglang import ARGUMENTS, OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded, requests_of, worst
+from real_sglang import ARGUMENTS, OPTIONS, SHOTS, SIGNS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Lora
-from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.calls import Call, answer_of
-from twinpass.engine.sglang.engine import SglangEngine
-from twinpass.engine.sglang.in_process import InProcess
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.errors import EngineError, ModelError
-
-EPS = 2e-2
-SIGNS = [Lane(Probe(7), 1, EPS), Lane(Probe(7), -1, EPS)]
-
-
-def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) -> tuple[TorchEngine, SglangEngine]:
-    model, tokenizer = loaded
-    invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if activated else ()
-    trainable = Activated(first=first) if activated else Lora(first=first)
-    embedded = TorchEngine(model, trainable, invocation=invocation, seed=3)
-    variants = AdapterVariants(server, model, trainable.attach(model, 3, invocation), "binomial")
-    return embedded, SglangEngine(CausalModel(model), embedded.base_hash, server, variants)
 
 
 @pytest.mark.parametrize("first", [0, 20])
@@ -125,7 +106,7 @@ def test_prefixes_that_were_evicted_are_found_missing_and_sent_again(loaded: Loa
 
 def test_more_lanes_than_slots(loaded: Loaded, server: Server) -> None:
     embedded, sglang = engines(loaded, server, activated=True)
-    lanes = [Lane(Probe(seed), sign, EPS) for seed in range(5) for sign in (1, -1)]
+    lanes = [Lane(Probe(seed), sign, 2e-2) for seed in range(5) for sign in (1, -1)]
     requests = requests_of(loaded[1])[:4]
     assert len(lanes) > ARGUMENTS["max_loras_per_batch"]
     assert worst(sglang.score(requests, lanes).values, embedded.score(requests, lanes).values) < TOLERANCE
@@ -141,19 +122,3 @@ def test_what_sglang_cannot_do_is_refused(loaded: Loaded, server: Server) -> Non
         sglang.score(requests, [SIGNS[0], SIGNS[0]])
     with pytest.raises(EngineError, match="refuses an adapter"):
         server.load({}, {"peft_type": "LORA", "r": 4096, "lora_alpha": 1, "target_modules": ["q_proj"]})
-
-
-def test_without_the_hooks_scores_are_wrong_and_refused(
-    loaded: Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The negative control: the same calls to an SGLang that has not loaded the plugin."""
-    monkeypatch.setenv("SGLANG_PLUGINS", "none")
-    bare = Server(InProcess(str(folder), ARGUMENTS))
-    try:
-        embedded, sglang = engines(loaded, bare, activated=True)
-        requests = requests_of(loaded[1], SHOTS)
-        assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) > 0.05
-        with pytest.raises(EngineError, match="without twinpass's hooks"):
-            bare.require_hooks(adapters=True)
-    finally:
-        bare.close()
