@@ -291,6 +291,25 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"run": {"seed": -1}}, ("[run] seed:", "got -1")),
     ({"task": {"train_rows": 0}}, ("[task] train_rows:", "got 0")),
     # impossible combinations
+    ({"engine": {"compute_dtype": "float16"}}, ("[engine] compute_dtype:", "'bfloat16'", "got 'float16'")),
+    (
+        {"engine": {"compute_dtype": "bfloat16"}, "model": {"dtype": "bfloat16"}},
+        ("[engine] compute_dtype: \"bfloat16\" is for float32 weights", "[model] dtype", "a bfloat16 model computes in bfloat16"),
+    ),
+    (
+        {"engine": {"compute_dtype": "float32"}, "model": {"dtype": "float64"}},
+        ("[engine] compute_dtype: \"float32\" is for float32 weights", "[model] dtype"),
+    ),
+    *(
+        ({"engine": {"compute_dtype": "bfloat16"}, **changes}, ("[engine] compute_dtype: \"bfloat16\" keeps what two signs", "\"spsa\""))
+        for changes in (
+            {"estimator": {"kind": "one_sided"}}, {"estimator": {"kind": "jvp"}}, {"estimator": {"perturbation": "inplace"}}
+        )
+    ),
+    (
+        {"engine": {"compute_dtype": "bfloat16"}, "reuse": {"policy": "transported"}},
+        ("[engine] compute_dtype: \"bfloat16\" needs each lane's own", "[reuse] policy"),
+    ),
     ({"estimator": {"perturbation": "inplace", "noise": "gaussian"}}, ("[estimator] perturbation: 'inplace'", "rademacher")),
     ({"trainable": {"kind": "layers", "first": 2, "last": 2}}, ("[trainable] first:", "last must be larger")),
     ({"trainable": {"kind": "pattern", "pattern": "("}}, ("[trainable] pattern:", "not a regular expression")),
@@ -334,6 +353,8 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
         {**debiased("transported"), "estimator": {"kind": "one_sided", "probes": 2, "normalise": True}},
         {"estimator": {"kind": "jvp"}, "reuse": {"policy": "exact"}},
         {"engine": {"kind": "sglang", "arguments": {"log_level": "info"}}, "trainable": {"kind": "lora"}},
+        {"engine": {"compute_dtype": "bfloat16"}, "epsilon": {"kind": "adaptive"}},
+        {"engine": {"compute_dtype": "float32"}, "estimator": {"kind": "one_sided"}},
     ],
     ids=str,
 )
