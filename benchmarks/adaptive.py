@@ -9,7 +9,7 @@ import argparse
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ STEPS, PROBES, BATCH = 30, 16, 4
 STARTS = (1e-1, 1e-6)
 SWEEP = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 PRODUCTS = "bfloat16 products"
-CASES = {
+CASES: Mapping[str, Mapping[str, float | None]] = {
     PRODUCTS: {"exact": None},
     "bfloat16": {"exact": None, "reflected": 0.9, "reflected, tolerance 0.2": 0.2},
     "float32": {"exact": None, "reflected": 0.2},
