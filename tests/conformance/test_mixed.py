@@ -16,7 +16,7 @@ from twinpass.engine.embedded.arithmetic import Arithmetic
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.mixed import Part, parts_of
-from twinpass.engine.embedded.trainable import Full, Lora, Trainable
+from twinpass.engine.embedded.trainable import Full, Layers, Lora, Trainable
 from twinpass.errors import ModelError
 from twinpass.perturb.noise import Distribution
 from twinpass.report.fidelity import Fidelity
@@ -107,6 +107,17 @@ def test_the_other_lanes_of_a_pass_change_nothing() -> None:
         assert deviation(found[i], alone[j]) < 1e-4
 
 
+def test_a_block_moves_alone() -> None:
+    exact, mixed = engines("llama", Layers(0, 2, block=1))
+    for block in (0, 1):
+        lanes = [Lane(Probe(7, block), sign, 1e-4) for sign in (1, -1)]
+        slopes = []
+        for engine in (exact, mixed):
+            plus, minus = (np.concatenate(values) for values in engine.score(REQUESTS, lanes).values)
+            slopes.append((plus - minus) / 2e-4)
+        assert Fidelity.of(slopes[1].tolist(), slopes[0].tolist()).relative_error < 0.05
+
+
 def test_trained_weights_are_read_anew_after_an_update() -> None:
     exact, mixed = engines("llama", Full())
     before = mixed.score(REQUESTS, [BASE]).values[0]
@@ -163,5 +174,5 @@ def test_what_cannot_be_is_refused(name: str, dtype: torch.dtype, options: dict[
 
 def test_prefixes_from_elsewhere_are_refused() -> None:
     mixed = engines("llama", Full())[1]
-    with pytest.raises(ModelError, match="each lane computes its own prefix"):
+    with pytest.raises(ModelError, match="each of which computes its own prefix: use an exact policy"):
         mixed.score(REQUESTS, [PLUS, MINUS], Spans("prompt", 1))

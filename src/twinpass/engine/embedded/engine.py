@@ -235,7 +235,7 @@ class TorchEngine(Engine):
             raise ModelError(_ONE_LANE)
         if self._paired:
             raise ModelError(
-                "compute_dtype = 'bfloat16' keeps signs apart only where each lane computes its own prefix"
+                f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
             )
         if any(self._sharing(block) is not None for block in self._ledger.first):
             raise ModelError(
