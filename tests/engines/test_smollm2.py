@@ -17,8 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
+from twinpass.report.fidelity import Fidelity
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import read_rows
 from twinpass.task.template import Example
@@ -131,3 +133,16 @@ def test_layers_below_the_trained_ones_run_once(model: PreTrainedModel, examples
     assert all(deviation(a, b) < 1e-4 for a, b in pairwise([first.values[0], later.values[0]]))
     engine.update([Term(3, SIGNS[0].scale)])
     assert deviation(engine.score(requests, [BASE]).values[0], plain(engine.model, requests)) < 1e-3
+
+
+def test_products_in_bfloat16_keep_g_at_a_small_eps(model: PreTrainedModel, examples: list[Example]) -> None:
+    """Where a bfloat16 model's g is noise alone: its error at this eps is above 1."""
+    probes = [Probe(seed) for seed in range(6)]
+    lanes = [Lane(probe, sign, 1e-4) for probe in probes for sign in (1, -1)]
+    gradients = []
+    dtypes: list[ComputeDtype] = ["float32", "bfloat16"]
+    for dtype in dtypes:
+        engine = TorchEngine(model, Full(), compute_dtype=dtype)
+        losses = [CHOICE.loss(examples, values) for values in engine.score(CHOICE.requests(examples), lanes).values]
+        gradients.append([(plus - minus) / 2e-4 for plus, minus in zip(losses[0::2], losses[1::2], strict=True)])
+    assert Fidelity.of(gradients[1], gradients[0]).relative_error < 0.1

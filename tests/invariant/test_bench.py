@@ -172,6 +172,25 @@ def test_a_benchmark_says_everything(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["workload"] == str(path)
 
 
+def test_products_in_bfloat16_are_timed_beside_our_own_in_float32(tmp_path: Path) -> None:
+    path, file = tiny.config(tmp_path, **FULL), tmp_path / "result.json"
+    chosen = ["--compute-dtype", "bfloat16", "--repeats", "2", "--probes", "8", "--json", str(file)]
+    assert main(["bench", str(path), *chosen]) == 0
+    found = json.loads(file.read_text())
+    assert found["config"]["engine"]["compute_dtype"] == found["compute_dtype"] == "bfloat16"
+    low, high = found["spread_float32"]["ours_float32_step_seconds"]
+    assert 0 < low <= found["ours_float32_step_seconds"] <= high
+    slow, fast = found["spread_float32"]["ratio_to_float32"]
+    assert slow <= found["ratio_to_float32"] <= fast
+    assert found["gemm_seconds"] > 0
+    assert 1e-3 < found["relative_error"] < 0.1
+
+
+def test_sums_and_differences_take_half_as_many_products_again() -> None:
+    assert gemm.paired([gemm.Shape(10, 3, 4, 2)]) == [gemm.Shape(20, 3, 4), gemm.Shape(10, 3, 4)]
+    assert gemm.paired([gemm.Shape(20, 3, 4)]) == [gemm.Shape(20, 3, 4)]
+
+
 def test_every_method_of_a_race_trains_and_stops(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
     config = replace(config, optimizer=replace(config.optimizer, steps=4))

@@ -20,6 +20,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "full-gaussian": {"trainable": {"kind": "full"}, "estimator": {"noise": "gaussian"}},
     "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
+    "full-in-bfloat16": {"trainable": {"kind": "full"}, "engine": {"compute_dtype": "bfloat16"}},
+    "activated-in-bfloat16": {
+        "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+        "engine": {"compute_dtype": "bfloat16"},
+    },
     "layers": {"trainable": {"kind": "layers", "first": 1, "last": 2}},
     "blocks": {
         "trainable": {"kind": "layers", "first": 0, "last": 2, "block": 1, "every": 2},

@@ -304,6 +304,25 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"run": {"seed": -1}}, ("[run] seed:", "got -1")),
     ({"task": {"train_rows": 0}}, ("[task] train_rows:", "got 0")),
     # impossible combinations
+    ({"engine": {"compute_dtype": "float16"}}, ("[engine] compute_dtype:", "'bfloat16'", "got 'float16'")),
+    (
+        {"engine": {"compute_dtype": "bfloat16"}, "model": {"dtype": "bfloat16"}},
+        ("[engine] compute_dtype: \"bfloat16\" is for float32 weights", "[model] dtype", "a bfloat16 model computes in bfloat16"),
+    ),
+    (
+        {"engine": {"compute_dtype": "float32"}, "model": {"dtype": "float64"}},
+        ("[engine] compute_dtype: \"float32\" is for float32 weights", "[model] dtype"),
+    ),
+    *(
+        ({"engine": {"compute_dtype": "bfloat16"}, **changes}, ("[engine] compute_dtype: \"bfloat16\" keeps what two signs", "\"spsa\""))
+        for changes in (
+            {"estimator": {"kind": "one_sided"}}, {"estimator": {"kind": "jvp"}}, {"estimator": {"perturbation": "inplace"}}
+        )
+    ),
+    (
+        {"engine": {"compute_dtype": "bfloat16"}, "reuse": {"policy": "transported"}},
+        ("[engine] compute_dtype: \"bfloat16\" needs each lane's own", "[reuse] policy"),
+    ),
     ({"estimator": {"perturbation": "inplace", "noise": "gaussian"}}, ("[estimator] perturbation: 'inplace'", "rademacher")),
     ({"trainable": {"kind": "layers", "first": 2, "last": 2}}, ("[trainable] first:", "last must be larger")),
     ({"trainable": {"kind": "pattern", "pattern": "("}}, ("[trainable] pattern:", "not a regular expression")),
@@ -350,6 +369,8 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
         {"engine": {"kind": "sglang"}, "estimator": {"perturbation": "inplace"}},
         {"engine": {"kind": "sglang"}, "trainable": {"kind": "layers", "first": 1, "last": 2}},
         {"engine": {"kind": "sglang", "url": "http://localhost:1", "timeout": 5}, "reuse": {"policy": "exact"}},
+        {"engine": {"compute_dtype": "bfloat16"}, "epsilon": {"kind": "adaptive"}},
+        {"engine": {"compute_dtype": "float32"}, "estimator": {"kind": "one_sided"}},
     ],
     ids=str,
 )

@@ -28,7 +28,7 @@ def test_a_product_is_the_product(rows: int, bias: bool) -> None:
 
 def test_the_operator_is_there_with_the_pinned_versions() -> None:
     """Elsewhere its absence only costs time; here it would hide that nothing above was tested."""
-    assert products._onednn() is not None
+    assert products._onednn(torch.float32) is not None
 
 
 Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -53,7 +53,7 @@ def test_only_what_it_is_for_goes_there(monkeypatch: pytest.MonkeyPatch, change:
     def operator(*args: object) -> None:
         raise Recorded
 
-    monkeypatch.setattr(products, "_onednn", lambda: operator)
+    monkeypatch.setattr(products, "_onednn", lambda dtype: operator)
     x, weight = change(*operands(4)[:2])
     with torch.no_grad():
         if uses:
@@ -66,7 +66,7 @@ def test_only_what_it_is_for_goes_there(monkeypatch: pytest.MonkeyPatch, change:
 
 
 def test_where_it_is_missing_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_onednn", lambda: None)
+    monkeypatch.setattr(products, "_onednn", lambda dtype: None)
     x, weight, bias = operands(4)
     with torch.no_grad():
         assert torch.equal(product(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
@@ -86,7 +86,7 @@ def test_an_operator_that_computes_something_else_is_left_alone(
     products._onednn.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Ops)
     try:
-        assert products._onednn() is None
+        assert products._onednn(torch.float32) is None
     finally:
         products._onednn.cache_clear()
 
@@ -182,11 +182,11 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
     products._blocks.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Ops)
     try:
-        assert products._blocks() is None
+        assert products._blocks(torch.float32) is None
         model = nn.Sequential(nn.Linear(33, 17))
         Blocked(model, None).pack()
         assert model[0].weight.layout is torch.strided
     finally:
         products._blocks.cache_clear()
     monkeypatch.undo()
-    assert products._blocks() is not None
+    assert products._blocks(torch.float32) is not None

@@ -13,6 +13,7 @@ import torch
 
 from twinpass.bench import gemm
 from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.own import OwnFloat32, in_own_dtype, multiplies_lower
 from twinpass.bench.peak import peaks
 from twinpass.bench.phases import Clock
 from twinpass.bench.rivals import naive
@@ -24,7 +25,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
-from twinpass.schedule.epsilon import Known
+from twinpass.task.template import Example
 from twinpass.train.batches import batch
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
@@ -40,7 +41,7 @@ Told = Callable[[str], None]
 
 @dataclass
 class Turns(Listener):
-    """After each step of ours past the first epoch, one of plain MeZO on the same batch.
+    """After each step of ours past the first epoch, one of plain MeZO on the same batch; before, ``own`` one in float32.
 
     A last step of ours runs under clocks; its products are recorded, and its time is not counted.
     """
@@ -49,6 +50,7 @@ class Turns(Listener):
     rival: NaiveMezo
     repeats: int
     told: Told
+    own: OwnFloat32 | None = None
     ours: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
@@ -56,11 +58,15 @@ class Turns(Listener):
     work: Work = field(default_factory=Work)
     clock: Clock = field(default_factory=Clock)
     shapes: list[gemm.Shape] = field(default_factory=list)
+    eps: float = 0.0
     _last: ExitStack = field(default_factory=ExitStack)
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         self._last.close()
         done = report.step + 1 - BATCHES
+        self.eps = report.estimate.eps
+        if self.own is not None and done <= self.repeats:
+            self.own.step(self._examples(report), report)
         if done <= 0:
             self.first.append(seconds)
         elif done <= self.repeats:
@@ -74,9 +80,12 @@ class Turns(Listener):
             self.shapes = self._last.enter_context(gemm.recorded(engine.model, set(engine.parameters), lanes))
             self._last.enter_context(self.clock.running())
 
+    def _examples(self, report: StepReport) -> list[Example]:
+        plan = self.session.plan
+        return batch(plan.train, plan.optimizer.batch_size, plan.seed, report.step)
+
     def _their_turn(self, report: StepReport) -> None:
-        plan, rival = self.session.plan, self.rival
-        examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, report.step)
+        rival, examples = self.rival, self._examples(report)
         started, before = time.perf_counter(), rival.perturb_seconds
         for probe in report.estimate.probes:
             rival.step(examples, probe.seed % 2**63, report.estimate.eps, report.lr / len(report.estimate.probes))
@@ -103,18 +112,20 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
     rival = naive(config)
     rival.loss(few[: plan.optimizer.batch_size])
-    turns = Turns(session, rival, repeats, told)
+    own = OwnFloat32.of(config) if multiplies_lower(config) else None
+    turns = Turns(session, rival, repeats, told, own)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
         Trainer(session.engine, session.plan, journal, listener=turns).run()
         journal.close()
     step, plain, shares = statistics.median(turns.ours), statistics.median(turns.theirs), turns.clock.shares()
-    limit = gemm.seconds(turns.shapes, DTYPES[config.model.dtype])
+    limit = _products_alone(config, turns.shapes)
     told("products alone")
     session.engine.reset()
-    error = gradient_error(config, session, probes)
+    error = gradient_error(config, session, probes, turns.eps)
     told("error of g")
-    del session, rival, turns.session, turns.rival
+    beside = {} if own is None else _beside(own.seconds[BATCHES:], turns.ours)
+    del session, rival, own, turns.session, turns.rival, turns.own
     memory = peaks(config)
     told("memory")
     return {
@@ -133,6 +144,8 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         "hit_rate": turns.work.hit_rate,
         "token_layers": {"demand": turns.work.demand, "computed": turns.work.computed},
         "relative_error": error,
+        "eps": turns.eps,
+        **beside,
         "repeats": repeats,
         "spread": {"step_seconds": _spread(turns.ours), "naive_step_seconds": _spread(turns.theirs)},
         **{f"{prefix}peak_rss_bytes": memory[mode] for mode, prefix in PREFIXES.items()},
@@ -146,26 +159,41 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [min(values), max(values)]
 
 
+def _products_alone(config: Config, shapes: list[gemm.Shape]) -> float:
+    if multiplies_lower(config):
+        return gemm.seconds(gemm.paired(shapes), torch.bfloat16)
+    return gemm.seconds(shapes, DTYPES[config.model.dtype])
+
+
+def _beside(float32: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
+    """Our own steps in float32: seconds, and how many times as long as those in bfloat16, turn by turn."""
+    ratios = [slow / fast for slow, fast in zip(float32, ours, strict=True)]
+    return {
+        "compute_dtype": "bfloat16",
+        "ours_float32_step_seconds": statistics.median(float32),
+        "ratio_to_float32": statistics.median(ratios),
+        "spread_float32": {"ours_float32_step_seconds": _spread(float32), "ratio_to_float32": _spread(ratios)},
+    }
+
+
 def _probes(session: Run[TorchEngine], count: int) -> list[Probe]:
     return [Probe(derive_seed(session.plan.seed, "bench", k)) for k in range(count)]
 
 
-def gradient_error(config: Config, session: Run[TorchEngine], probes: int) -> float:
+def gradient_error(config: Config, session: Run[TorchEngine], probes: int, eps: float) -> float:
     """How far g of the base weights is from that in float64, along the same directions, all lanes exact."""
-    gradients = []
-    for dtype in (config.model.dtype, "float64"):
-        same = config.model.dtype == dtype
-        own = session if same else build_embedded(replace(config, model=replace(config.model, dtype=dtype)))
-        gradients.append(_gradients(session, own.engine, probes))
+    double = in_own_dtype(replace(config, model=replace(config.model, dtype="float64")))
+    exact = session if config.model.dtype == "float64" else build_embedded(double)
+    gradients = [_gradients(session, own.engine, probes, eps) for own in (session, exact)]
     return Fidelity.of(*gradients).relative_error
 
 
-def _gradients(session: Run[TorchEngine], engine: Engine, count: int) -> list[float]:
+def _gradients(session: Run[TorchEngine], engine: Engine, count: int, eps: float) -> list[float]:
     plan = session.plan
     examples = plan.train[: plan.optimizer.batch_size]
     found: list[float] = []
     for probe in _probes(session, count):
-        probes, eps = [probe], session.engine.effective_eps(plan.epsilon.at(0, Known()))
+        probes = [probe]
         lanes = plan.estimator.lanes(probes, eps)
         scores = engine.score(plan.objective.requests(examples), lanes)
         losses = [plan.objective.loss(examples, own) for own in scores.values]

@@ -1,9 +1,9 @@
 """The physical limit: nothing but the matrix products that a step cannot avoid."""
 
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,17 @@ def _recorder(shapes: list[Shape], weight: tuple[int, int], times: int) -> Calla
         shapes.append(Shape(x.numel() // x.shape[-1] // times, weight[1], weight[0], times))
 
     return hook
+
+
+def paired(shapes: Iterable[Shape]) -> list[Shape]:
+    """The same lanes as sums and differences: all rows by the weight, and half of them by its direction, where it has one."""
+    found = []
+    for shape in shapes:
+        rows = shape.rows * shape.times
+        found.append(replace(shape, rows=rows, times=1))
+        if shape.times > 1:
+            found.append(replace(shape, rows=rows // 2, times=1))
+    return found
 
 
 def seconds(shapes: list[Shape], dtype: torch.dtype, repeats: int = 3) -> float:

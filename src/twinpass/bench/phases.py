@@ -18,6 +18,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),
     ("noise", kernels, "perturb_each"),
     ("noise", kernels, "gather"),
+    ("noise", kernels, "fill"),
     ("update", TorchEngine, "update"),
     ("linear", tandem.LaneLinear, "forward"),
     ("linear", tandem.LaneConv1D, "forward"),

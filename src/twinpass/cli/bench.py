@@ -53,6 +53,11 @@ def add(commands: Any) -> None:
         "workload", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; or a TOML file, for your own task"
     )
     command.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: the configuration's model.dtype")
+    command.add_argument(
+        "--compute-dtype",
+        choices=["float32", "bfloat16"],
+        help="of products; bfloat16 is timed beside our own step in float32 (default: the configuration's engine.compute_dtype)",
+    )
     command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
     command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 5)")
     command.add_argument("--probes", type=int, metavar="N", help="directions for the error of g (default: 4)")
@@ -127,7 +132,11 @@ def _config(args: argparse.Namespace) -> Config:
                 "where examples/ is; or give a configuration of your own"
             ],
         )
-    options = {"model.dtype": args.dtype, "optimizer.batch_size": args.batch}
+    options = {
+        "model.dtype": args.dtype,
+        "engine.compute_dtype": args.compute_dtype,
+        "optimizer.batch_size": args.batch,
+    }
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
     problems = []

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import CHUNK_ROWS, TorchEngine
 from twinpass.engine.embedded.load import load
+from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Lora, Trainable
 from twinpass.engine.sglang.http import KEY
 from twinpass.engine.sglang.launch import FIXED, Subject, connect, launch
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
+from twinpass.estimate.one_sided import OneSided
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
@@ -59,12 +61,37 @@ class EngineSettings(ABC):
 
 @dataclass(frozen=True, config=STRICT)
 class TorchSettings(EngineSettings):
-    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time."""
+    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time.
+
+    ``compute_dtype`` "bfloat16": linear layers multiply in bfloat16 beside float32 weights, so that the difference of two signs keeps
+    its precision; without it, in [model] dtype.
+    """
 
     chunk_rows: Count = CHUNK_ROWS
+    compute_dtype: ComputeDtype | None = None
 
     def problems(self, built: Mapping[str, Any]) -> list[str]:
-        return []
+        if self.compute_dtype is None:
+            return []
+        model, estimator, policy = (built.get(name) for name in ("model", "estimator", "reuse"))
+        found = []
+        if model is not None and model.dtype != "float32":
+            found.append(
+                f'[engine] compute_dtype: "{self.compute_dtype}" is for float32 weights; set [model] dtype = "float32", or leave it out: '
+                f"a {model.dtype} model computes in {model.dtype}"
+            )
+        if self.compute_dtype == "float32":
+            return found
+        if isinstance(estimator, OneSided | Jvp) or (estimator is not None and estimator.perturbation == "inplace"):
+            found.append(
+                '[engine] compute_dtype: "bfloat16" keeps what two signs in one pass differ by; '
+                'set [estimator] kind = "spsa" and perturbation = "tandem", or leave it out'
+            )
+        if policy is not None and policy.approximate:
+            found.append(
+                '[engine] compute_dtype: "bfloat16" needs each lane\'s own keys and values; set [reuse] policy = "auto", or leave it out'
+            )
+        return found
 
     def start(self, start: Start) -> TorchEngine:
         engine = TorchEngine(
@@ -72,6 +99,7 @@ class TorchSettings(EngineSettings):
             start.trainable,
             reuse=start.policy,
             chunk_rows=self.chunk_rows,
+            compute_dtype=self.compute_dtype,
             invocation=start.invocation,
             noise=start.estimator.noise,
             perturbation=start.estimator.perturbation,

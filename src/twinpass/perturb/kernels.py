@@ -19,7 +19,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from twinpass.perturb.draw import CODES, draw, draw_uniform
-from twinpass.perturb.noise import F32, UNIT, Distribution
+from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.shard import Shard
 
 CHUNK = 4096
@@ -91,7 +91,9 @@ def _fill(out, start, code, seed, high):
         units = (start + hi + UNIT - 1) // UNIT - unit
         z = np.empty(CHUNK + 2 * UNIT, np.float32)
         draw(z, unit, units, code, seed, high)
-        out[lo:hi] = z[start + lo - unit * UNIT :][: hi - lo]
+        target, noise = out[lo:hi], z[start + lo - unit * UNIT :]
+        for i in range(target.size):
+            _store(target, i, noise[i], _f(0.5))
 
 
 @njit(inline="always")
@@ -224,7 +226,8 @@ SERIAL = 1 << 15
 
 
 @contextmanager
-def _threads(elements: int) -> Iterator[None]:
+def threads_for(elements: int) -> Iterator[None]:
+    """One thread for few elements inside the block, as many as before for more."""
     before = get_num_threads()
     set_num_threads(1 if elements < SERIAL else before)
     try:
@@ -233,9 +236,12 @@ def _threads(elements: int) -> Iterator[None]:
         set_num_threads(before)
 
 
-def fill(out: F32, seed: int, key: int, start: int, distribution: Distribution) -> None:
-    """``out[:] = z[start : start + out.size]`` of the parameter whose :func:`name_key` is ``key``."""
-    with _threads(out.size):
+def fill(out: NDArray[Any], seed: int, key: int, start: int, distribution: Distribution) -> None:
+    """``out[:] = z[start : start + out.size]`` of the parameter whose :func:`name_key` is ``key``, float32 or bfloat16.
+
+    In bfloat16 ``binomial`` and ``rademacher`` noise is exact, ``gaussian`` is rounded to nearest.
+    """
+    with threads_for(out.size):
         _fill(out, start, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
@@ -252,7 +258,7 @@ def perturb(
 
     ``w`` has shape [n], ``out`` [lanes, n] of the same dtype; bfloat16 rounds to nearest (ties away from zero).
     """
-    with _threads(out.size):
+    with threads_for(out.size):
         _perturb(w, out, scales, CODES[distribution], np.uint64(seed), np.uint64(key), *shard.numbers)
 
 
@@ -269,7 +275,7 @@ def perturb_each(
 
     ``w`` has shape [n], ``out`` [lanes, n].
     """
-    with _threads(out.size):
+    with threads_for(out.size):
         _perturb_each(w, bounds, out, scales, CODES[distribution], np.uint64(seed), keys)
 
 
@@ -283,7 +289,7 @@ def gather(
     distribution: Distribution,
 ) -> None:
     """``out[r] = (w + scale * z)[rows[r]]`` for an embedding ``w`` [vocabulary, width]; draws only those rows."""
-    with _threads(out.size):
+    with threads_for(out.size):
         _gather(w, rows, out, scale, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
@@ -301,7 +307,7 @@ def accumulate(
     ``w`` [n] holds the elements of ``shard``.
     """
     keys = np.uint64(key), np.uint64(rounding_key)
-    with _threads(w.size * seeds.size):
+    with threads_for(w.size * seeds.size):
         _accumulate(w, seeds, scales, CODES[distribution], *keys, *shard.numbers)
 
 
@@ -314,7 +320,7 @@ def accumulate_each(
     distribution: Distribution,
 ) -> None:
     """:func:`accumulate` of many small float32 or float64 parameters in one call, laid out as for :func:`perturb_each`."""
-    with _threads(w.size * seeds.size):
+    with threads_for(w.size * seeds.size):
         _accumulate_each(w, bounds, seeds, scales, CODES[distribution], keys)
 
 
@@ -341,7 +347,7 @@ def lattice_add(
     keys = (CODES[distribution], np.uint64(key), np.uint64(rounding_key))
     stuck = np.zeros(w.size // shard.width * -(-shard.width // CHUNK), np.bool_)  # the chunks that stay where they are
     last = (quantum, limit, stuck, *shard.numbers)
-    with _threads(w.size * seeds.size):
+    with threads_for(w.size * seeds.size):
         outside = int(_lattice(w, seeds, exact, update, times, *keys, *last))
         if outside:
             _lattice(w, seeds, -exact, update, -times, *keys, *last)

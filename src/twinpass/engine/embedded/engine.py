@@ -18,6 +18,7 @@ from twinpass.engine.embedded.jobs import Common, Job, Result
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.linearised import score_linear
+from twinpass.engine.embedded.mixed import LEAVE_OUT, ComputeDtype, Paired, arithmetic_of
 from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
 from twinpass.engine.embedded.products import Blocked
@@ -57,6 +58,8 @@ class TorchEngine(Engine):
             the weights from lane to lane on an exact lattice, for modules that the tandem forward does not know.
         reuse: which forward work is shared, and how large the KV cache is.
         chunk_rows: rows that run at once.
+        compute_dtype: what linear layers multiply in, if not in the model's dtype: ``bfloat16`` beside float32 weights, where
+            lanes travel as sum and difference (:mod:`twinpass.engine.embedded.mixed`).
         invocation: the tokens that activate an activated adapter; they are saved with it.
         seed: where new adapter weights come from.
         reload: returns the base checkpoint's tensors by name, for :meth:`reset`; adapters do not need it.
@@ -74,6 +77,7 @@ class TorchEngine(Engine):
         perturbation: Perturbation = "tandem",
         reuse: Policy | None = None,
         chunk_rows: int = CHUNK_ROWS,
+        compute_dtype: ComputeDtype | None = None,
         invocation: tuple[int, ...] = (),
         seed: int = 0,
         reload: Callable[[], Mapping[str, Tensor]] | None = None,
@@ -87,10 +91,15 @@ class TorchEngine(Engine):
         self.parameters = self._trained.parameters
         self._reload = reload
         self._perturbation = perturbation
-        self._tandem = Tandem(model, self.parameters if perturbation == "tandem" else None, self._trained.adapters)
+        self._policy = reuse or Auto()
+        arithmetic = arithmetic_of(
+            compute_dtype, model, one_pass=perturbation == "tandem" and not self._policy.approximate
+        )
+        self._paired = isinstance(arithmetic, Paired)
+        lane_by_lane = self.parameters if perturbation == "tandem" else None
+        self._tandem = Tandem(model, lane_by_lane, self._trained.adapters, arithmetic)
         self._inplace = self._place()
         self._base_hash = hash_of(model)
-        self._policy = reuse or Auto()
         if self._policy.approximate and perturbation == "inplace":
             raise ModelError(_ONE_LANE)
         if self._policy.caution:
@@ -111,6 +120,11 @@ class TorchEngine(Engine):
             self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
             base = LaneWeights(self.parameters, self.noise, [BASE])
             self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))
+        elif self._paired:
+            raise ModelError(
+                f"compute_dtype = 'bfloat16' pairs lanes in packed passes, and {type(model).__name__} cannot be packed "
+                f"({trial.reason}); load it in bfloat16 (model.dtype), {LEAVE_OUT}"
+            )
         else:
             _warn(
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
@@ -219,6 +233,10 @@ class TorchEngine(Engine):
             )
         if self._inplace is not None:
             raise ModelError(_ONE_LANE)
+        if self._paired:
+            raise ModelError(
+                f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
+            )
         if any(self._sharing(block) is not None for block in self._ledger.first):
             raise ModelError(
                 "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"

@@ -60,7 +60,7 @@ class LaneWeights:
         blocks = {lane.probe.block for lane in self.lanes if lane.probe is not None}
         return [name for name in self.parameters if any(self.parameters.moves(name, block) for block in blocks)]
 
-    def _probe(self, name: str, lane: Lane) -> Probe | None:
+    def probe(self, name: str, lane: Lane) -> Probe | None:
         """The lane's direction, if it moves this parameter."""
         moved = lane.probe is not None and self.parameters.moves(name, lane.probe.block)
         return lane.probe if moved else None
@@ -70,12 +70,26 @@ class LaneWeights:
 
         The buffer is reused: each tile is valid until the next is asked for.
         """
+        columns = self.parameters[name].shape[1]
+        for first, last in self.spans(name):
+            tile = self._form(name, first * columns, last * columns)
+            yield first, last, tile.view(len(self.lanes), last - first, columns)
+
+    def spans(self, name: str) -> Iterator[tuple[int, int]]:
+        """The rows of a matrix that are worked on at a time: first, and one past the last."""
         rows, columns = self.parameters[name].shape
         step = max(1, TILE // columns)
         for first in range(0, rows, step):
-            last = min(rows, first + step)
-            tile = self._form(name, first * columns, last * columns)
-            yield first, last, tile.view(len(self.lanes), last - first, columns)
+            yield first, min(rows, first + step)
+
+    def direction(self, name: str, probe: Probe, first: int, last: int) -> Tensor:
+        """Those rows of a probe's ``z`` [last - first, columns], in bfloat16: exact, but for gaussian noise."""
+        self.visited.add(name)
+        columns = self.parameters[name].shape[1]
+        z = torch.empty((last - first, columns), dtype=torch.bfloat16)
+        key, _ = self.parameters.keys_of[name]
+        kernels.fill(flat_view(z), probe.seed, key, first * columns, self.distribution)
+        return z
 
     def whole(self, name: str) -> Tensor:
         """All lanes' copies of a parameter [lanes, *shape], in memory of their own; for small ones."""
@@ -98,7 +112,7 @@ class LaneWeights:
         share = len(index) // len(self.lanes)
         for i, lane in enumerate(self.lanes):
             part = slice(i * share, (i + 1) * share)
-            if (probe := self._probe(name, lane)) is None:
+            if (probe := self.probe(name, lane)) is None:
                 target[part] = flat[index[part]]
             else:
                 kernels.gather(flat, index[part], target[part], lane.scale, probe.seed, key, self.distribution)
@@ -108,7 +122,7 @@ class LaneWeights:
         """All lanes' copies of all parameters of the arena, drawn at once."""
         out = torch.empty((len(self.lanes), len(arena.flat)), dtype=next(iter(self.parameters.values())).dtype)
         view = flat_view(out).reshape(out.shape)
-        for probe, first, last in _runs([lane.probe for lane in self.lanes]):
+        for probe, first, last in runs([lane.probe for lane in self.lanes]):
             if probe is None:
                 view[first:last] = arena.flat
             else:
@@ -130,7 +144,7 @@ class LaneWeights:
         out = self._scratch[:size].view(len(self.lanes), stop - start)
         view = flat_view(out).reshape(out.shape)
         key, _ = self.parameters.keys_of[name]
-        for probe, first, last in _runs([self._probe(name, lane) for lane in self.lanes]):
+        for probe, first, last in runs([self.probe(name, lane) for lane in self.lanes]):
             if probe is None:
                 view[first:last] = flat
             else:
@@ -140,7 +154,7 @@ class LaneWeights:
         return out
 
 
-def _runs(probes: Sequence[Probe | None]) -> Iterator[tuple[Probe | None, int, int]]:
+def runs(probes: Sequence[Probe | None]) -> Iterator[tuple[Probe | None, int, int]]:
     """Neighbouring lanes of the same direction: it, and the first and one past the last of them."""
     first = 0
     for probe, group in groupby(probes):

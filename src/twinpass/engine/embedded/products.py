@@ -21,11 +21,11 @@ BLOCKS_FOR = 256
 
 
 @cache
-def _onednn() -> Any:
+def _onednn(dtype: torch.dtype) -> Any:
     """The operator, or None where it does not compute the product."""
     try:
         operator = torch.ops.mkldnn._linear_pointwise
-        x, weight = (torch.arange(6 * n, dtype=torch.float32).view(n, 6) for n in (2, 3))
+        x, weight = (torch.arange(6 * n, dtype=dtype).view(n, 6) for n in (2, 3))
         right = torch.equal(operator(x, weight, None, "none", [], ""), torch.mm(x, weight.t()))
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return None
@@ -33,13 +33,13 @@ def _onednn() -> Any:
 
 
 @cache
-def _blocks() -> Any:
+def _blocks(dtype: torch.dtype) -> Any:
     """The operator that puts a weight into blocks, or None where it changes one, or products with it."""
-    if (operator := _onednn()) is None:
+    if (operator := _onednn(dtype)) is None:
         return None
     try:
         blocks = torch.ops.mkldnn._reorder_linear_weight
-        x, weight = (torch.arange(6 * n, dtype=torch.float32).view(n, 6) for n in (2, 3))
+        x, weight = (torch.arange(6 * n, dtype=dtype).view(n, 6) for n in (2, 3))
         blocked = blocks(weight, BLOCKS_FOR)
         same = torch.equal(operator(x, blocked, None, "none", [], ""), torch.mm(x, weight.t()))
         right = same and _is_blocked(blocked) and torch.equal(blocked.to_dense(), weight)
@@ -53,10 +53,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _is_blocked(weight):
         if not x.numel() or torch.is_grad_enabled() or x.dtype is not weight.dtype:
             return torch.nn.functional.linear(x, weight.to_dense(), bias)
-        blocked: Tensor = _onednn()(x, weight.detach(), bias, "none", [], "")
+        blocked: Tensor = _onednn(x.dtype)(x, weight.detach(), bias, "none", [], "")
         return blocked
     plain = x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu" and weight.is_contiguous()
-    if not plain or not x.numel() or torch.is_grad_enabled() or (operator := _onednn()) is None:
+    if not plain or not x.numel() or torch.is_grad_enabled() or (operator := _onednn(x.dtype)) is None:
         return torch.nn.functional.linear(x, weight, bias)
     y: Tensor = operator(x, weight.detach(), bias, "none", [], "")
     return y
@@ -89,8 +89,8 @@ def _is_blocked(weight: Tensor) -> bool:
 
 
 def in_blocks(weight: Tensor) -> Tensor:
-    """A float32 weight [out, in] in the blocks that oneDNN computes with, where it has them; itself otherwise."""
-    if _is_blocked(weight) or not _blockable(weight) or (blocks := _blocks()) is None:
+    """A weight [out, in], float32 or bfloat16, in the blocks that oneDNN computes with, where it has them; itself otherwise."""
+    if _is_blocked(weight) or not _in_rows(weight) or (blocks := _blocks(weight.dtype)) is None:
         return weight
     blocked: Tensor = blocks(weight, BLOCKS_FOR)
     return blocked
@@ -140,7 +140,12 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _blockable(weight: Any) -> bool:
-    return weight.dtype is torch.float32 and weight.device.type == "cpu" and weight.layout is torch.strided
+    return weight.dtype is torch.float32 and _in_rows(weight)
+
+
+def _in_rows(weight: Any) -> bool:
+    known = weight.dtype in (torch.float32, torch.bfloat16)
+    return known and weight.device.type == "cpu" and weight.layout is torch.strided
 
 
 def _replace(module: nn.Module, weight: Tensor) -> None:

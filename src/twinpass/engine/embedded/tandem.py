@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.engine.embedded.adapter import LoraWeights
+from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
 from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
 from twinpass.engine.embedded.patching import forward_of
-from twinpass.engine.embedded.products import is_linear, of_linear, product
+from twinpass.engine.embedded.products import is_linear
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.perturb.parameters import Parameters
 
@@ -60,6 +61,10 @@ class LaneModule(ABC):
         self.require_lanes(layout, x)
         return x.reshape(layout.lanes, -1, x.shape[-1])
 
+    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
+        """Whether the module has to run lane by lane where these parameters are perturbed."""
+        return not perturbed.isdisjoint(self.owned.values())
+
     @property
     def weight(self) -> Tensor:
         """The module's own, unperturbed weight."""
@@ -76,22 +81,32 @@ class LaneModule(ABC):
 
 
 class LaneLinear(LaneModule):
-    """``nn.Linear``: one tile of W + eps z and W - eps z at a time, multiplied while it is in the cache."""
+    """``nn.Linear``: lanes multiplied as an arithmetic does it."""
+
+    def __init__(self, name: str, module: nn.Module, owned: dict[str, str], arithmetic: Arithmetic) -> None:
+        super().__init__(name, module, owned)
+        self.arithmetic = arithmetic
+
+    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
+        return self.arithmetic.everywhere or super().acts(perturbed, layout)
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
         if "weight" in self.owned:
-            y = torch.empty((layout.lanes, rows.shape[1], self.weight.shape[0]), dtype=x.dtype)
-            for first, last, tile in weights.tiles(self.owned["weight"]):
-                for lane in range(layout.lanes):
-                    torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
+            y = self.arithmetic.moved(weights, self.owned["weight"], rows)
         else:
-            y = product(rows, self.weight)
+            y = self.arithmetic.fixed(weights.lanes, self.module, rows, None)
         return self.bias(weights, y).view(*x.shape[:-1], -1)
 
 
 class LaneHead(LaneLinear):
-    """The layer that makes logits, of a few tokens where they suffice."""
+    """The layer that makes logits, of a few tokens where they suffice; in the dtype of its weights."""
+
+    def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
+        super().__init__(name, module, owned, Plain())
+
+    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
+        return layout.columns is not None or super().acts(perturbed, layout)
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         if layout.columns is None:
@@ -162,9 +177,12 @@ class LaneLeaf(LaneModule):
 class LaneLora(LaneModule):
     """A linear layer with an adapter: the base product is shared by all lanes, the low-rank term is each lane's own."""
 
-    def __init__(self, name: str, module: nn.Module, lora: LoraWeights) -> None:
+    def __init__(self, name: str, module: nn.Module, lora: LoraWeights, arithmetic: Arithmetic) -> None:
         super().__init__(name, module, {})
-        self.lora = lora
+        self.lora, self.arithmetic = lora, arithmetic
+
+    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
+        return True
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
@@ -173,8 +191,16 @@ class LaneLora(LaneModule):
         change = change.view(*x.shape[:-1], -1)
         if layout.active_from:
             change.view(-1, layout.rows, change.shape[-1])[:, : layout.active_from] = 0
-        y: Tensor = of_linear(self.module, x) if is_linear(self.module) else self.original(x)
+        y = self._base(weights, x, rows)
         return y.add_(change) if y.dtype is change.dtype else y + change.to(y.dtype)
+
+    def _base(self, weights: LaneWeights, x: Tensor, rows: Tensor) -> Tensor:
+        if not is_linear(self.module):
+            own: Tensor = self.original(x)
+            return own
+        bias = self.module.bias
+        own_bias = bias.detach() if isinstance(bias, Tensor) else None
+        return self.arithmetic.fixed(weights.lanes, self.module, rows, own_bias).view(*x.shape[:-1], -1)
 
 
 _ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
@@ -187,13 +213,20 @@ class Tandem:
         model: an unmodified causal language model; nothing stays changed in it after a pass.
         parameters: what is perturbed (None: nothing; the model runs as it stands, with its adapters).
         adapters: low-rank adapters by the path of the module they belong to.
+        arithmetic: how linear layers multiply, but for the one that makes logits.
 
     Raises:
         UnsupportedModuleError: a selected parameter belongs to a module that cannot run lane by lane.
     """
 
-    def __init__(self, model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights]) -> None:
-        self._modules = list(_lane_modules(model, parameters, adapters))
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parameters: Parameters | None,
+        adapters: dict[str, LoraWeights],
+        arithmetic: Arithmetic,
+    ) -> None:
+        self._modules = list(_lane_modules(model, parameters, adapters, arithmetic))
         self._head = next((module for module in self._modules if isinstance(module, LaneHead)), None)
         self._unchecked = set(parameters or ())
 
@@ -210,8 +243,7 @@ class Tandem:
             if unchecked := self._unchecked & perturbed:
                 stack.enter_context(_RawUse(weights.parameters, unchecked))
             for module in self._modules:
-                narrow = module is self._head and layout.columns is not None
-                if narrow or isinstance(module, LaneLora) or not perturbed.isdisjoint(module.owned.values()):
+                if module.acts(perturbed, layout):
                     stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
             yield
 
@@ -232,18 +264,21 @@ class Tandem:
 
 
 def _lane_modules(
-    model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights]
+    model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights], arithmetic: Arithmetic
 ) -> Iterator[LaneModule]:
     head = output_layer(model)
     for path, module in model.named_modules():
         if path in adapters:
-            yield LaneLora(path, module, adapters[path])
+            yield LaneLora(path, module, adapters[path], arithmetic)
+            continue
         owned = {}
         for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
             if parameters is not None and (name := parameters.name_of(tensor)) is not None:
                 owned[local] = name
-        if module is head and head is not None and is_linear(head) and path not in adapters:
+        if module is head and head is not None and is_linear(head):
             yield LaneHead(path, head, owned)
+        elif is_linear(module) and (owned or arithmetic.everywhere):
+            yield LaneLinear(path, module, owned, arithmetic)
         elif owned:
             yield _kind(path, module)(path, module, owned)
 
@@ -251,8 +286,6 @@ def _lane_modules(
 def _kind(path: str, module: nn.Module) -> type[LaneModule]:
     if isinstance(module, nn.Embedding):
         return LaneEmbedding
-    if is_linear(module):
-        return LaneLinear
     if isinstance(module, Conv1D):
         return LaneConv1D
     if any(True for _ in module.children()):

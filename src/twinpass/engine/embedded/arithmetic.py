@@ -1,0 +1,45 @@
+"""How linear layers multiply in a pass of several lanes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from twinpass.core import Lane
+from twinpass.engine.embedded.lanes import LaneWeights
+from twinpass.engine.embedded.products import product
+
+
+class Arithmetic(ABC):
+    """Products of rows [lanes, rows, in]: [lanes, rows, out].
+
+    ``everywhere``: whether layers are to come here whose weights no lane perturbs, too.
+    """
+
+    everywhere: ClassVar[bool]
+
+    @abstractmethod
+    def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
+        """Each lane's rows under its own weight, that of the trained parameter ``name`` [out, in]."""
+
+    @abstractmethod
+    def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """All lanes' rows under the weight of ``layer``, a linear one that is not trained, and a bias [out]."""
+
+
+class Plain(Arithmetic):
+    """Products in the dtype of the weights, one tile of W + eps z and W - eps z at a time while it is in the cache."""
+
+    everywhere: ClassVar[bool] = False
+
+    def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
+        y = torch.empty((*rows.shape[:2], weights.parameters[name].shape[0]), dtype=rows.dtype)
+        for first, last, tile in weights.tiles(name):
+            for lane in range(len(rows)):
+                torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
+        return y
+
+    def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
+        return product(rows, layer.get_parameter("weight"), bias)
