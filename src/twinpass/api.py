@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import encode
+from twinpass.config.engines import TorchSettings
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Lora, Trainable
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
@@ -50,6 +52,7 @@ def finetune(
     optimizer: Sgd | None = None,
     epsilon: Epsilon | None = None,
     reuse: Policy | None = None,
+    compute_dtype: ComputeDtype | None = None,
     seed: int = 0,
     eval_every: int = 0,
     resume: bool = False,
@@ -66,6 +69,7 @@ def finetune(
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
+        compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         out: the run folder; it must be new, unless ``resume`` continues the run in it.
 
     Returns:
@@ -81,6 +85,8 @@ def finetune(
     optimizer = optimizer or Sgd(lr=2e-3, steps=300)
     epsilon = epsilon or ConstantEpsilon(value=1e-2)
     reuse = reuse or Auto()
+    if problems := TorchSettings(compute_dtype=compute_dtype).problems({"estimator": estimator, "reuse": reuse}):
+        raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
     if not resume:
         folder.require_new()
@@ -92,6 +98,7 @@ def finetune(
         model,
         trainable,
         reuse=reuse,
+        compute_dtype=compute_dtype,
         invocation=encoded.invocation,
         noise=estimator.noise,
         perturbation=estimator.perturbation,
@@ -117,6 +124,7 @@ def finetune(
         "optimizer": _fields(optimizer),
         "epsilon": _fields(epsilon),
         "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
+        **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),
         "run": {"seed": seed, "eval_every": eval_every, "rows": len(train), "held_out": len(held_out)},
     }
     records: Sequence[Mapping[str, Any]] = ()
