@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-gpu-kernels bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-gpu-kernels bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -88,7 +88,16 @@ bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between l
 
 WORKLOADS := reviews-0shot reviews-8shot options generation activated-0shot activated-8shot time-to-accuracy
 
-bench: install $(WORKLOADS:%=bench-workload-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
+LOWER := reviews-0shot reviews-8shot activated-0shot
+
+bench: install $(WORKLOADS:%=bench-workload-%) $(LOWER:%=bench-bfloat16-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
+	$(BIN)/python benchmarks/page.py
+
+bench-bfloat16-%: install
+	$(BIN)/twinpass bench $* --compute-dtype bfloat16 --json benchmarks/results/bench-$*-bfloat16.json
+
+bench-scale: install  ## seconds a step against model size, batch, demonstrations and probes, into benchmarks/results/scale.json
+	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale.json --plot docs/images/scale.png
 	$(BIN)/python benchmarks/page.py
 
 bench-workload-%: install

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twinpass.report.plots_bench import draw_race, draw_step
+from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS, IMAGES, PAGE = ROOT / "benchmarks/results", ROOT / "docs/images/bench", ROOT / "docs/benchmarks.md"
@@ -14,7 +14,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json` and `scale.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -27,10 +27,10 @@ PyTorch has here: what a step cannot go below without computing less. **Error of
 def main() -> None:
     """Draw, write."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    results = read()
+    results, scale = read(), RESULTS / "scale.json"
     for name, result in results.items():
         (draw_race if "methods" in result else draw_step)(result, IMAGES / f"{name}.png")
-    PAGE.write_text(page(results))
+    PAGE.write_text(page(results) + (_scale(json.loads(scale.read_text())) if scale.exists() else ""))
 
 
 def read() -> dict[str, Result]:
@@ -46,7 +46,8 @@ def page(results: Mapping[str, Result]) -> str:
     steps = {name: result for name, result in results.items() if name not in races}
     if not results:
         return f"{TOP}\nNo result is committed yet.\n"
-    return "\n".join([TOP, *_steps(steps), *(_race(name, result) for name, result in races.items())])
+    lower = {name: result for name, result in steps.items() if "ratio_to_float32" in result}
+    return "\n".join([TOP, *_steps(steps), *_lower(lower), *(_race(name, result) for name, result in races.items())])
 
 
 def _link(name: str) -> str:
@@ -63,7 +64,7 @@ def _steps(results: Mapping[str, Result]) -> list[str]:
     ]
     for name, r in results.items():
         lines.append(
-            f"| {_link(name)} | {r['trainable']}, {r['dtype']} | {r['batch']} | {r['naive_step_seconds']:.2f} s | {r['step_seconds']:.3f} s "
+            f"| {_link(name)} | {r['trainable']}, {dtype_of(r)} | {r['batch']} | {r['naive_step_seconds']:.2f} s | {r['step_seconds']:.3f} s "
             f"| {r['ratio']:.1f} | {r['hit_rate']:.1%} | {r['gemm_fraction']:.2f} | {r['noise_update_fraction']:.1%} "
             f"| {r['naive_noise_update_fraction']:.1%} | {r['relative_error']:.1e} |"
         )
@@ -80,6 +81,53 @@ def _steps(results: Mapping[str, Result]) -> list[str]:
         )
     lines.append("")
     return [*lines, *(f"![{name}: seconds a step](images/bench/{name}.png)\n" for name in results)]
+
+
+def _lower(results: Mapping[str, Result]) -> list[str]:
+    if not results:
+        return []
+    lines = [
+        "## Products in bfloat16\n",
+        "Float32 weights, linear layers multiplied in bfloat16 with the signs as [sum and difference](maths/bfloat16.md); steps in turn with twinpass's own in float32.\n",
+        "| workload | float32 | bfloat16 | ratio, turn by turn | its spread | error of g | at eps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, r in results.items():
+        low, high = r["spread_float32"]["ratio_to_float32"]
+        lines.append(
+            f"| {_link(name)} | {r['ours_float32_step_seconds']:.3f} s | {r['step_seconds']:.3f} s | {r['ratio_to_float32']:.2f} "
+            f"| {low:.2f} to {high:.2f} | {r['relative_error']:.1e} | {r['eps']:.1e} |"
+        )
+    return [*lines, ""]
+
+
+def _scale(result: Result) -> str:
+    """What a step takes as things grow, and what that says of models that were not run."""
+    lines = [
+        "\n## Scale\n",
+        "All weights, float32, reviews; one step of plain MeZO beside three of twinpass's "
+        "([scale.json](../benchmarks/results/scale.json); `make bench-scale`). Models other than SmolLM2-135M are random Llamas with its tokenizer.\n",
+        "![seconds a step against weights, batch, demonstrations and probes](images/scale.png)\n",
+        "| | | twinpass | plain MeZO | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, points in result["points"].items():
+        for point in points:
+            plain = point["naive_seconds"]
+            x = f"{point['x'] / 1e6:,.0f}M" if kind == "size" else f"{point['x']}"
+            beside = "not run | " if plain is None else f"{plain:.2f} s | {plain / point['seconds']:.1f}"
+            lines.append(f"| {kind} | {x} | {point['seconds']:.2f} s | {beside} |")
+    powers = ", ".join(f"{name} {power:.2f}" for name, power in result["powers"].items())
+    guesses = "; ".join(
+        f"{size}: {each['seconds']:,.0f} s a step (plain {each['naive_seconds']:,.0f} s)"
+        for size, each in result["on_paper"].items()
+    )
+    lines += [
+        "",
+        f"Seconds grow with powers of: {powers} (least squares on logarithms; for size, of models above 100M weights). On paper, on these two cores: {guesses}. "
+        "Extrapolated, not run; weights in float32 alone would take 4 bytes each.\n",
+    ]
+    return "\n".join(lines)
 
 
 def _race(name: str, result: Result) -> str:

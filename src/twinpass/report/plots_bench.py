@@ -50,7 +50,13 @@ def draw_step(result: Mapping[str, Any], path: Path) -> None:
             left += width
         axes.barh(["products alone"], [result["gemm_seconds"]], color="#1a202c")
         axes.invert_yaxis()
-        title = f"{result['workload']}, {result['dtype']}: {result['ratio']:.1f} times as fast"
+        title = f"{result['workload']}, {dtype_of(result)}: {result['ratio']:.1f} times as fast"
         axes.set(xlabel="seconds a step", title=title)
         axes.legend(ncols=4, fontsize=8)
         figure.savefig(path, dpi=144)
+
+
+def dtype_of(result: Mapping[str, Any]) -> str:
+    """The dtype of weights, and of products where it is another."""
+    lower = result.get("compute_dtype")
+    return f"{result['dtype']}" if lower is None else f"{result['dtype']}, products {lower}"
