@@ -257,6 +257,13 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         ("[engine] kind: \"sglang\" reuses what is exact within a lane",),
     ),
     ({"engine": {"kind": "sglang", "url": "here:1"}}, ("[engine] url: expected an address such as http://127.0.0.1",)),
+    ({"engine": {"kind": "sglang", "url": "http://a:b"}}, ("[engine] url: expected an address such as http://127.0.0.1",)),
+    ({"engine": {"kind": "sglang", "url": "http://a?b=1"}}, ("[engine] url: expected an address such as http://127.0.0.1",)),
+    ({"engine": {"kind": "sglang"}, "model": {"dtype": "float64"}}, ("[model] dtype: SGLang has no float64",)),
+    (
+        {"engine": {"kind": "sglang"}, "model": {"dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
+        ("[model] dtype: SGLang holds adapters in bfloat16", "float32"),
+    ),
     ({"engine": {"kind": "sglang", "url": "http://me:secret@there"}}, ("[engine] url: keys do not belong into",)),
     ({"engine": {"kind": "sglang", "url": "http://a", "device": "cpu"}}, ("[engine] url: the server has been started",)),
     ({"engine": {"kind": "sglang", "url": "http://a", "arguments": {"a": 1}}}, ("[engine] url: the server has been started; leave arguments",)),

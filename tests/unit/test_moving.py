@@ -36,7 +36,7 @@ def inplace(live: dict[str, Tensor], distribution: Distribution) -> MovingWeight
 
 
 KINDS: Mapping[str, Make] = {"copied": copied, "inplace": inplace}
-CASES = [(make, distribution) for make in (copied, inplace) for distribution in ("binomial", "rademacher")]
+CASES = [(make, distribution) for make in KINDS.values() for distribution in ("binomial", "rademacher")]
 
 
 def snapshot(live: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -42,6 +42,16 @@ def test_answers_are_read() -> None:
     assert np.array_equal(score_of(Request((1, 2), (3, 4, 9)), answer), [-0.5, -0.25, -1.0])
 
 
+def test_what_is_no_number_stays_one() -> None:
+    """JSON has no NaN: SGLang's server says null, and the trainer has to see that the loss is not finite."""
+    entries = [(None, 2, None), (None, 3, None), (-0.25, 4, None)]
+    answer = answer_of(
+        CALL,
+        {**META, "input_token_logprobs": entries, "output_token_ids_logprobs": [[(None, 8, None), (-1.0, 9, None)]]},
+    )
+    assert np.array_equal(score_of(Request((1, 2), (3, 4, 8)), answer), [np.nan, -0.25, np.nan], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

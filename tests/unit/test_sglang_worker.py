@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from twinpass.engine.embedded.identity import hash_of
 from twinpass.engine.embedded.trainable import Full, Pattern, Trainable
 from twinpass.engine.sglang.inside.worker import answer, carry_out, lane_of
-from twinpass.errors import EngineError
+from twinpass.errors import EngineError, LatticeError
 from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.noise import ALGORITHM
 
@@ -102,6 +102,26 @@ def test_nobody_scores_weights_of_another_number(worker: Worker) -> None:
         fresh.do("where")
 
 
+def test_after_a_move_that_failed_there_is_only_the_way_back(worker: Worker) -> None:
+    """Half of it may have happened; asked again, it would happen twice."""
+    worker.tell(begin(tiny_model()))
+    start = worker.do("digest")["digest"]
+    odd = [7, None, 1, 1.1e-9]  # not a whole number of quanta
+    with pytest.raises(LatticeError):
+        worker.do("move", lane=odd, terms=[[5, 1e-3, None]])
+    with pytest.raises(EngineError, match="not where this run left them"):
+        worker.do("move", lane=LANE, terms=[[5, 1e-3, None]])
+    worker.do("reset")
+    assert worker.do("digest")["digest"] == start
+
+
+def test_adapters_are_not_scored_above_weights_that_move(worker: Worker) -> None:
+    assert answer(worker.state, {"do": "untouched"}, worker.model, lambda: worker.checkpoint) == {}
+    worker.tell(begin(tiny_model()))
+    with pytest.raises(EngineError, match="a run trains the weights"):
+        answer(worker.state, {"do": "untouched"}, worker.model, lambda: worker.checkpoint)
+
+
 def change(name: str) -> Callable[[Worker], None]:
     def apply(worker: Worker) -> None:
         with torch.no_grad():
@@ -176,6 +196,10 @@ class TestCarryOut:
             return {"moves": 1}
 
         return carry_out(json.dumps({"do": do}), idle=lambda: idle, flush=lambda: flushed, run=run)
+
+    def test_looks_neither_wait_nor_flush(self) -> None:
+        for look in ("where", "digest", "check", "untouched"):
+            assert self.told(look, idle=False, flushed=False) == {"moves": 1}
 
     def test_nothing_moves_while_requests_run(self) -> None:
         assert self.told("move", idle=False) == {"error": "SGLang is busy with other requests", "busy": True}

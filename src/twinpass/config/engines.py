@@ -16,7 +16,7 @@ from twinpass.engine.embedded.engine import CHUNK_ROWS, TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Lora, Trainable
-from twinpass.engine.sglang.http import KEY
+from twinpass.engine.sglang.http import KEY, is_address
 from twinpass.engine.sglang.launch import FIXED, Subject, connect, launch
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
@@ -130,7 +130,7 @@ class SglangSettings(EngineSettings):
             raise ValueError("timeout: only a server at a url has one; leave it out, or set url")
         if self.url is None:
             return
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
+        if not is_address(self.url):
             raise ValueError(f"url: expected an address such as http://127.0.0.1:30000, got {self.url!r}")
         if urlsplit(self.url).username or urlsplit(self.url).password:
             raise ValueError(f"url: keys do not belong into a configuration; put them into {KEY}")
@@ -148,6 +148,14 @@ class SglangSettings(EngineSettings):
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):
             found.append(
                 '[engine] kind: "sglang" reuses what is exact within a lane, or before an activation point; set [reuse] policy to "auto"'
+            )
+        model = built.get("model")
+        if model is not None and model.dtype == "float64":
+            found.append('[model] dtype: SGLang has no float64; set "float32"')
+        elif model is not None and model.dtype != "float32" and isinstance(trainable, Lora):
+            found.append(
+                f"[model] dtype: SGLang holds adapters in {model.dtype}, which would round perturbations away; "
+                'set "float32", or [engine] kind = "torch"'
             )
         if isinstance(policy, Activated) and policy.spill is not None:
             found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twinpass.core import BASE, Lane, Term
+from twinpass.core import Lane, Term
 from twinpass.perturb import kernels
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.moving import MovingWeights
@@ -26,7 +26,7 @@ class CopiedWeights(MovingWeights):
     def __init__(self, theta: Parameters, live: Mapping[str, Tensor], distribution: Distribution) -> None:
         self.theta = theta
         self._live, self._distribution = live, distribution
-        self._at, self._stale = BASE, set[str]()
+        self._stale = set[str]()
 
     def move_to(self, lane: Lane) -> None:
         moved = {name for name in self.theta if lane.probe is not None and self.theta.moves(name, lane.probe.block)}
@@ -35,7 +35,7 @@ class CopiedWeights(MovingWeights):
                 self._write(name, lane)
             elif name in self._stale:
                 self._live[name].copy_(tensor)
-        self._at, self._stale = lane, moved
+        self._stale = moved
 
     def _write(self, name: str, lane: Lane) -> None:
         assert lane.probe is not None

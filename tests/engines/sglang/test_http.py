@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 import httpx
@@ -129,8 +130,10 @@ def connected(
         path, "float32", deepcopy(model), tokenizer, trainable, invocation, 3, "binomial", inplace, reload=again
     )
     engine = connect(subject, url, timeout=300)
-    yield engine
-    engine.close()
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def embedded_of(loaded: Loaded, trainable: Trainable, *, inplace: bool = False) -> TorchEngine:
@@ -159,24 +162,29 @@ def test_scores_and_updates_are_the_embedded_engines(
 
 
 def test_a_flush_that_is_refused_stops_training(loaded: Loaded, server: RunningServer) -> None:
-    """Overlap scheduling again, and no patience: each move is either refused, or what is scored after it is right."""
-    requests, sign = requests_of(loaded[1])[:4], 2.0**-10
-    embedded = embedded_of(loaded, Full(), inplace=True)
+    """Overlap scheduling, and a request of somebody else's that does not end: it is paused, so that it runs for as long as is needed."""
+    requests, lanes = requests_of(loaded[1])[:4], [Lane(Probe(5), 1, 2.0**-10)]
+    expected = embedded_of(loaded, Full(), inplace=True).score(requests, lanes).values
     with connected(loaded, server.url, Full(), inplace=True) as sglang:
-        sglang._server._patience = 0.0
-        refused = 0
-        for seed in range(6):
-            lane = Lane(Probe(seed), 1, sign)
-            expected = embedded.score(requests, [lane]).values
-            try:
-                found = sglang.score(requests, [lane]).values
-            except EngineError as error:
-                assert "busy" in str(error)  # noqa: PT017
-                refused += 1
-            else:
-                assert worst(found, expected) < TOLERANCE
+        client = cast(Http, sglang._server._transport)._client
+        sglang._server._patience = 0.3
+        sampling = {"max_new_tokens": 400, "ignore_eos": True, "temperature": 0}
+        other = Thread(
+            target=client.post,
+            args=("/generate",),
+            kwargs={"json": {"input_ids": [5, 6, 7] * 9, "sampling_params": sampling}},
+        )
+        other.start()
+        time.sleep(2)
+        client.post("/pause_generation", json={"mode": "in_place"})
+        try:
+            with pytest.raises(EngineError, match=r"busy with other requests, and was for 0\.3 s"):
+                sglang.score(requests, lanes)
+        finally:
+            client.post("/continue_generation", json={})
+            other.join()
         sglang._server._patience = 20.0
-        assert worst(sglang.score(requests, [lane]).values, expected) < TOLERANCE
+        assert worst(sglang.score(requests, lanes).values, expected) < TOLERANCE
 
 
 def test_another_model_or_tokenizer_is_refused(loaded: Loaded, server: RunningServer) -> None:
@@ -301,6 +309,31 @@ def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_pa
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert texts
     assert not any(SECRET.encode() in text for text in texts)
+
+
+def test_a_run_that_died_continues_on_the_server_it_left_behind(
+    loaded: Loaded, server: RunningServer, tmp_path: Path
+) -> None:
+    """The client is killed, and the server stands somewhere between two lanes: nobody else may score there, and the run takes it up again."""
+    run = tmp_path / "run"
+    changes = {"engine.url": server.url, "estimator.perturbation": "inplace"}
+    process = train(*settings(run, "reviews-full.toml", **changes))
+    until = time.monotonic() + START_SECONDS
+    while steps(run) < 2 and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert 2 <= steps(run) < 8
+    time.sleep(3)  # what the server was still doing
+    with (
+        pytest.raises(EngineError, match="a run trains the weights of this SGLang"),
+        connected(loaded, server.url, Activated()),
+    ):
+        pass
+    assert resume(run) == 0
+    require_finished(run, tmp_path / "again")
+    with connected(loaded, server.url, Activated()):
+        """The server has its own weights again."""
 
 
 def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path: Path) -> None:

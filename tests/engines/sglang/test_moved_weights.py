@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from real_sglang import OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded, requests_of, worst
+from real_sglang import OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -50,8 +50,10 @@ def engine_of(
         noise=noise,
         inplace=inplace,
     )
-    yield SglangEngine(CausalModel(model), hash_of(model), server, variants)
-    variants.close()
+    try:
+        yield SglangEngine(CausalModel(model), hash_of(model), server, variants)
+    finally:
+        variants.close()
 
 
 def embedded_of(model: PreTrainedModel, trainable: Trainable, *, noise: Distribution, inplace: bool) -> TorchEngine:
@@ -181,12 +183,37 @@ def _request(kind: str, **fields: Any) -> Any:
 def test_weights_that_another_run_has_moved_are_not_scored(loaded: Loaded, server: Server) -> None:
     model, tokenizer = loaded
     requests = requests_of(tokenizer)[:2]
-    with engine_of(model, server, Pattern("norm"), noise="binomial", inplace=True) as first:
+    _, lora = engines(loaded, server, activated=False)
+    with (
+        pytest.warns(UserWarning, match="not where this run left them"),
+        engine_of(model, server, Pattern("norm"), noise="binomial", inplace=True) as first,
+    ):
         before = first.score(requests, [BASE]).values
         with engine_of(model, server, Pattern("norm"), noise="binomial", inplace=False) as second:
             assert worst(second.score(requests, [BASE]).values, before) < TOLERANCE, "it found the base weights"
             with pytest.raises(EngineError, match="not where this run left them"):
                 first.score(requests, [BASE])
+            with pytest.raises(EngineError, match="a run trains the weights of this SGLang"):
+                lora.score(requests, [BASE])
+    assert worst(lora.score(requests, [BASE]).values, before) < TOLERANCE
+    lora.reset()
+
+
+def test_a_move_whose_answer_is_lost_can_be_taken_back(loaded: Loaded, server: Server) -> None:
+    """As after a time-out: SGLang has moved, and the run does not know."""
+    model, tokenizer = loaded
+    requests = requests_of(tokenizer)[:2]
+    with engine_of(model, server, Pattern("norm"), noise="binomial", inplace=True) as sglang:
+        start = sglang.score(requests, [BASE]).values
+        variants = cast(WeightVariants, sglang._variants)
+        server.command("move", session=variants._session, moves=variants._moves, lane=[3, None, 1, EPS], terms=[])
+        with pytest.raises(EngineError, match="not where this run left them"):
+            sglang.score(requests, lanes_of(4))
+        sglang.reset()
+        assert worst(sglang.score(requests, [BASE]).values, start) == 0.0
+        server.command("move", session=variants._session, moves=variants._moves, lane=[3, None, 1, EPS], terms=[])
+    with engine_of(model, server, Pattern("norm"), noise="binomial", inplace=True) as again:
+        assert worst(again.score(requests, [BASE]).values, start) == 0.0, "the end puts everything back, too"
 
 
 def test_another_model_is_refused(loaded: Loaded, server: Server) -> None:

@@ -95,20 +95,28 @@ def test_prefixes_that_are_not_there_run_under_the_base_model(loaded: Loaded, se
 def test_prefixes_that_were_evicted_are_found_missing_and_sent_again(loaded: Loaded, server: Server) -> None:
     embedded, sglang = engines(loaded, server, activated=True)
     requests = requests_of(loaded[1], SHOTS)
+    expected = embedded.score(requests, SIGNS).values
     sglang.score(requests, SIGNS)
+    sent = set(sglang._sent)
     others = [tuple((7 * i + 13 * k) % 40000 + 100 for i in range(900)) for k in range(10)]
     for other in others:
         server.fill([other], [Variant()])
-    assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
-    assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) < TOLERANCE
+    assert worst(sglang.score(requests, SIGNS).values, expected) < TOLERANCE
+    assert sglang._sent < sent, "nothing was evicted"
+    assert worst(sglang.score(requests, SIGNS).values, expected) < TOLERANCE
+    assert sglang._sent == sent
     sglang.reset()
 
 
-def test_more_lanes_than_slots(loaded: Loaded, server: Server) -> None:
+@pytest.mark.parametrize("sent", [True, False])
+def test_more_lanes_than_slots(loaded: Loaded, server: Server, sent: bool) -> None:
+    """As many as adaptive eps tries at once; also where prefixes are missing, so that each batch needs a slot without adapter."""
     embedded, sglang = engines(loaded, server, activated=True)
     lanes = [Lane(Probe(seed), sign, 2e-2) for seed in range(5) for sign in (1, -1)]
-    requests = requests_of(loaded[1])[:4]
-    assert len(lanes) > ARGUMENTS["max_loras_per_batch"]
+    requests = requests_of(loaded[1], "" if sent else "Many lanes and a beginning that no cache holds.\n")[:4]
+    if not sent:
+        sglang._sent |= {request.prompt[: request.active_from] for request in requests}
+    assert len(lanes) > ARGUMENTS["max_loras_per_batch"] == server.slots
     assert worst(sglang.score(requests, lanes).values, embedded.score(requests, lanes).values) < TOLERANCE
     sglang.reset()
 
@@ -121,4 +129,4 @@ def test_what_sglang_cannot_do_is_refused(loaded: Loaded, server: Server) -> Non
     with pytest.raises(ModelError, match="twice"):
         sglang.score(requests, [SIGNS[0], SIGNS[0]])
     with pytest.raises(EngineError, match="refuses an adapter"):
-        server.load({}, {"peft_type": "LORA", "r": 4096, "lora_alpha": 1, "target_modules": ["q_proj"]})
+        server.load("odd", {}, {"peft_type": "LORA", "r": 4096, "lora_alpha": 1, "target_modules": ["q_proj"]})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,6 +27,9 @@ class AdapterVariants(Variants):
         model: the model's shapes and configuration; its tensors may be on the meta device.
         trained: an adapter.
         noise: distribution of ``z``.
+
+    Raises:
+        EngineError: another run trains the weights of this SGLang.
     """
 
     def __init__(self, server: Server, model: PreTrainedModel, trained: Trained, noise: Distribution) -> None:
@@ -33,6 +37,7 @@ class AdapterVariants(Variants):
             raise ModelError("these weights are no adapter")
         self._server, self._model, self._trained, self._noise = server, model, trained, noise
         self._adapter = trained.adapter
+        server.command("untouched")
         self._loaded: dict[Lane, str] = {}
 
     @property
@@ -57,12 +62,19 @@ class AdapterVariants(Variants):
         config = self._adapter.peft_config("")
         config.pop("alora_invocation_tokens", None)
         for lane, tensors in zip(new, parts, strict=True):
-            self._loaded[lane] = self._server.load(tensors, config)
-        yield [Variant(self._loaded[lane]) for lane in lanes]
+            self._loaded[lane] = f"twinpass-{uuid4().hex}"
+            self._server.load(self._loaded[lane], tensors, config)
+        together = (
+            self._server.slots - 1 if self.activated else len(lanes)
+        )  # one slot stays free for rows of the base model
+        for i in range(0, len(lanes), together):
+            yield [Variant(self._loaded[lane]) for lane in lanes[i : i + together]]
+        self._server.command("untouched")
 
     def _unload(self, lanes: Set[Lane]) -> None:
         for lane in lanes:
-            self._server.unload(self._loaded.pop(lane))
+            self._server.unload(self._loaded[lane])
+            del self._loaded[lane]
 
     def update(self, terms: Sequence[Term]) -> None:
         self._unload(set(self._loaded))
@@ -76,5 +88,6 @@ class AdapterVariants(Variants):
         return self._trained.save(self._model, run)
 
     def close(self) -> None:
-        with suppress(EngineError):  # a server that is gone has unloaded them
-            self._unload(set(self._loaded))
+        for lane in list(self._loaded):
+            with suppress(EngineError):  # a server that is gone, or never had it
+                self._unload({lane})

@@ -1,5 +1,6 @@
 """Turn requests under lanes into calls to SGLang, and what it answers into scores. No SGLang in here."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -62,7 +63,7 @@ def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:
     """
     expected = list(call.tokens[call.start + 1 :])
     given = list(meta.get("input_token_logprobs") or ())[-len(expected) :] if expected else []
-    last = {token: value for value, token, *_ in (meta.get("output_token_ids_logprobs") or [[]])[0] or ()}
+    last = {token: number(value) for value, token, *_ in (meta.get("output_token_ids_logprobs") or [[]])[0] or ()}
     if [entry[1] for entry in given] != expected or any(token not in last for token in call.last):
         raise EngineError(
             f"SGLang was asked for {len(expected)} + {len(call.last)} log-probabilities of a request of {len(call.tokens)} "
@@ -73,7 +74,12 @@ def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:
         raise EngineError(
             f"SGLang ran {total} tokens of a request of {len(call.tokens)}: it was cut, raise its context_length"
         )
-    return Answer(tuple(float(value) for value, *_ in given), last, total - cached, cached)
+    return Answer(tuple(number(value) for value, *_ in given), last, total - cached, cached)
+
+
+def number(value: float | None) -> float:
+    """A log-probability; JSON has no word for one that is not a number, and says nothing."""
+    return math.nan if value is None else float(value)
 
 
 def score_of(request: Request, answer: Answer) -> Score:

@@ -108,7 +108,8 @@ class SglangEngine(Engine):
         """Prefixes that SGLang no longer had are sent again next time."""
         for i, answer in enumerate(answers):
             call = calls[i % len(calls)]
-            if call.active_from is not None and answer.cached < call.active_from:
+            page = self._server.page_size
+            if call.active_from is not None and answer.cached < call.active_from // page * page:
                 self._sent.discard(call.tokens[: call.active_from])
 
     def _work(self, requests: Sequence[Request], lanes: int, rows: int) -> Work:
@@ -128,5 +129,6 @@ class SglangEngine(Engine):
         return self._variants.save(run)
 
     def close(self) -> None:
-        self._variants.close()
+        if self._server.outlives:
+            self._variants.close()
         self._server.close()

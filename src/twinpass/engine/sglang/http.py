@@ -30,6 +30,8 @@ class Http(Transport):
         EngineError: there is no API key, the server cannot be reached, refuses the key, or is of another version than tested.
     """
 
+    outlives = True
+
     def __init__(self, url: str, timeout: float) -> None:
         key, local = os.environ.get(KEY), is_loopback(url)
         if not local and not key:
@@ -100,6 +102,20 @@ class Http(Transport):
             raise EngineError(
                 f"{self._url}{path} answered what is no JSON (is it an SGLang server?): {response.text[:200]!r}"
             ) from error
+
+
+def is_address(url: str) -> bool:
+    """Whether a URL names a server: http or https, a host, and perhaps a port and a path."""
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not parts.query + parts.fragment
+        )
+    except ValueError:
+        return False
 
 
 def is_loopback(url: str) -> bool:

@@ -78,6 +78,8 @@ class InProcess(Transport):
         EngineError: SGLang is not installed, of another version than tested, or does not start.
     """
 
+    outlives = False
+
     def __init__(self, model: str, arguments: Mapping[str, Any]) -> None:
         if arguments.get("device") == "cpu":
             os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")

@@ -129,14 +129,14 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
     checkpoint, expected = hash_of(model), Expected.of(model, subject.tokenizer)
     trained = subject.trainable.attach(model, subject.seed, subject.invocation)
     server = Server(transport())
-    try:
+    with ExitStack() as undo:
+        undo.callback(server.close)
         server.require_hooks(adapters=adapters)
-        expected.require(server)
         variants = _variants(subject, server, trained, checkpoint)
-        base_hash = hash_of(model) if subject.inplace else checkpoint  # on the lattice, as the embedded engine has it
-    except BaseException:
-        server.close()
-        raise
+        undo.callback(variants.close)
+        expected.require(server)
+        undo.pop_all()
+    base_hash = hash_of(model) if subject.inplace else checkpoint  # on the lattice, as the embedded engine has it
     server.keeps(kept.pop_all())
     cast(Any, model).to("meta")  # SGLang has the weights
     resolution = float(torch.finfo(DTYPES[subject.dtype]).eps)

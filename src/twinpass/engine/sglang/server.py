@@ -5,13 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 from torch import Tensor
 
 from twinpass.core import Tokens
-from twinpass.engine.sglang.calls import Call
+from twinpass.engine.sglang.calls import Call, number
 from twinpass.engine.sglang.inside.activated import MARK
 from twinpass.engine.sglang.inside.worker import COMMAND
 from twinpass.engine.sglang.transport import Transport
@@ -51,15 +52,22 @@ class Server:
         Raises:
             EngineError: they are not.
         """
-        done, message = self._transport.command(COMMAND + json.dumps({"do": "check", "adapters": adapters}))
-        if not done:
-            raise EngineError(
-                f"SGLang runs without twinpass's hooks ({message}); install twinpass beside it, and leave SGLANG_PLUGINS alone"
-            )
+        self.command("check", adapters=adapters)
 
-    def facts(self) -> Mapping[str, Any]:
-        """SGLang's own arguments, and its ``version``."""
-        return self._transport.facts()
+    @property
+    def outlives(self) -> bool:
+        """Whether SGLang goes on after :meth:`close`."""
+        return self._transport.outlives
+
+    @cached_property
+    def slots(self) -> int:
+        """How many adapters, the base model counted as one, SGLang can mix in a batch."""
+        return int(self._transport.facts()["max_loras_per_batch"])
+
+    @cached_property
+    def page_size(self) -> int:
+        """Tokens that SGLang's cache holds, finds and evicts together."""
+        return int(self._transport.facts()["page_size"])
 
     def score(self, calls: Sequence[Call], variants: Sequence[Variant]) -> list[dict[str, Any]]:
         """SGLang's ``meta_info`` for each call under its variant.
@@ -95,14 +103,12 @@ class Server:
             apart, prompt=[text], sampling_params=[NOTHING], return_logprob=[True], logprob_start_len=[0]
         )
         entries = meta["input_token_logprobs"]
-        return [int(entry[1]) for entry in entries], [float(entry[0]) for entry in entries[1:]]
+        return [int(entry[1]) for entry in entries], [number(entry[0]) for entry in entries[1:]]
 
-    def load(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
-        """Load an adapter from tensors under PEFT's names; returns its own name, which no adapter had before or will have again."""
-        name = f"twinpass-{uuid4().hex}"
+    def load(self, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Load an adapter from tensors under PEFT's names; no adapter may have had its ``name`` before."""
         if objection := self._transport.load_adapter(name, tensors, config):
             raise EngineError(f"SGLang refuses an adapter: {objection}")
-        return name
 
     def unload(self, name: str) -> None:
         """Forget an adapter."""
@@ -121,7 +127,9 @@ class Server:
             try:
                 answer: dict[str, Any] = json.loads(message)
             except ValueError:
-                raise EngineError(f"SGLang did not understand {do!r}: {message}") from None
+                raise EngineError(
+                    f"SGLang runs without twinpass's hooks ({message}); install twinpass beside it, and leave SGLANG_PLUGINS alone"
+                ) from None
             if done:
                 return answer
             if not answer.get("busy") or time.monotonic() - began > self._patience:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ class Transport(ABC):
 
     Every method raises EngineError if SGLang died, cannot be reached, or fails.
     """
+
+    outlives: ClassVar[bool]
+    """Whether SGLang goes on after :meth:`close`."""
 
     @abstractmethod
     def generate(self, **arguments: Any) -> list[dict[str, Any]]:

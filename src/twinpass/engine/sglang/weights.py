@@ -1,8 +1,8 @@
 """Lanes as the weights that SGLang computes with, moved inside its processes from one to the next."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -63,6 +63,7 @@ class WeightVariants(Variants):
         answer = self._server.command("begin", session=self._session, **self._description(model, trained.parameters))
         self._moves = int(answer["moves"])
         if answer["base"] != checkpoint:
+            self.close()
             raise EngineError(
                 "SGLang runs another model than the configuration's: their weights differ. Start it with the model of [model] path, "
                 "in the dtype of [model] dtype"
@@ -130,8 +131,9 @@ class WeightVariants(Variants):
         self._waiting += terms
 
     def reset(self) -> None:
-        self._at, self._terms, self._waiting = None, [], []
+        self._at = None
         self._command("reset")
+        self._terms, self._waiting = [], []
 
     def save(self, run: Path) -> Path:
         """The model, rebuilt here from the updates as ``twinpass replay`` does, and compared with SGLang's to the bit."""
@@ -152,8 +154,13 @@ class WeightVariants(Variants):
         return trained.save(model, run)
 
     def close(self) -> None:
-        with suppress(EngineError):  # a server that is gone has nothing to be put back
-            self._command("end")
+        try:
+            self._server.command("end", session=self._session, moves=self._moves)
+        except EngineError as error:
+            warnings.warn(
+                f"SGLang has not taken its own weights back ({error}); start it again before it is used for anything else",
+                stacklevel=2,
+            )
 
 
 def _digest(parameters: Parameters) -> str:

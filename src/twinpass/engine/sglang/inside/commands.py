@@ -58,4 +58,7 @@ def _agreed(found: dict[str, Any], group: Any) -> dict[str, Any]:
 
     answers: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(answers, found, group=group)
-    return next((answer for answer in answers if "error" in answer), found)
+    apart = {"error": "SGLang's processes gave different answers; start it again"}
+    return next(
+        (answer for answer in answers if "error" in answer), found if answers.count(found) == len(answers) else apart
+    )

@@ -106,10 +106,10 @@ class WorkerWeights:
         return CopiedWeights(Parameters(theta, blocks, shards=shards), live, self._noise)
 
     def move(self, lane: Lane, terms: Sequence[Term]) -> None:
-        """Update by ``terms``, and bring the weights to ``lane``."""
+        """Update by ``terms``, and bring the weights to ``lane``; a move that fails is counted, as nobody knows how far it came."""
+        self.moves += 1
         self._weights.update(terms)
         self._weights.move_to(lane)
-        self.moves += 1
 
     def reset(self) -> None:
         """Return to the checkpoint's weights."""
@@ -159,12 +159,12 @@ def answer(state: Any, command: Mapping[str, Any], model: nn.Module, checkpoint:
 
     Args:
         state: an object that keeps the :class:`WorkerWeights` between commands, as its attribute ``twinpass_weights``.
-        command: ``do`` is "begin", "move", "reset", "end" or "where".
+        command: ``do`` is "begin", "move", "reset", "end", "where" or "digest", of a session; or "untouched", of none.
         model: SGLang's.
         checkpoint: where it was loaded from.
 
     Raises:
-        EngineError: it cannot be done, and nothing has moved.
+        EngineError: it cannot be done. After a move that failed, only "reset" and "end" can.
     """
     held: WorkerWeights | None = getattr(state, "twinpass_weights", None)
     if command["do"] == "begin":
@@ -173,7 +173,10 @@ def answer(state: Any, command: Mapping[str, Any], model: nn.Module, checkpoint:
             state.twinpass_weights = None
         held = state.twinpass_weights = WorkerWeights(model, checkpoint, command)
         return {"base": held.base, "moves": held.moves}
-    if held is None or held.session != command["session"] or held.moves != command["moves"]:
+    if command["do"] == "untouched":
+        return _untouched(held)
+    known = held is not None and held.session == command["session"]
+    if held is None or not known or (held.moves != command["moves"] and command["do"] not in ("reset", "end")):
         raise EngineError(
             "SGLang's weights are not where this run left them: it was started again, or another run uses it. "
             "Continue with 'twinpass train --resume RUN'"
@@ -188,6 +191,15 @@ def answer(state: Any, command: Mapping[str, Any], model: nn.Module, checkpoint:
     elif command["do"] == "digest":
         return {"moves": held.moves, "digest": held.digest()}
     return {"moves": held.moves}
+
+
+def _untouched(held: WorkerWeights | None) -> dict[str, Any]:
+    if held is not None:
+        raise EngineError(
+            "a run trains the weights of this SGLang, or died while it did: its scores are those of perturbed weights. "
+            "Continue that run, or start SGLang again"
+        )
+    return {}
 
 
 def lane_of(given: Sequence[Any] | None) -> Lane:
@@ -207,7 +219,7 @@ def carry_out(
         What to tell the client: the answer, or ``error``; ``busy`` is true if it may be asked again later, as nothing has changed.
     """
     command = json.loads(text)
-    moves = command["do"] not in ("where", "digest")
+    moves = command["do"] in ("begin", "move", "reset", "end")
     if moves and not idle():
         return {"error": "SGLang is busy with other requests", "busy": True}
     try:
