@@ -43,7 +43,7 @@ LOADED_AS: Mapping[str, tuple[str, Any]] = {
 def process(rank: int, size: int) -> Iterator[None]:
     from sglang.srt.runtime_context import get_parallel
 
-    with get_parallel().override(tp_size=size, tp_rank=rank):
+    with get_parallel().override(tp_size=size, attn_tp_size=size, moe_tp_size=size, tp_rank=rank):
         yield
 
 

@@ -17,10 +17,13 @@ def test_without_the_hooks_scores_are_wrong_and_refused(
     monkeypatch.setenv("SGLANG_PLUGINS", "none")
     bare = Server(InProcess(str(folder), ARGUMENTS))
     try:
+        with pytest.raises(EngineError, match="without twinpass's hooks"):
+            bare.require_hooks(adapters=True)
+        with pytest.raises(EngineError, match="without twinpass's hooks"):
+            engines(loaded, bare, activated=True)
+        monkeypatch.setattr(Server, "command", lambda self, do, **arguments: {})  # go on all the same
         embedded, sglang = engines(loaded, bare, activated=True)
         requests = requests_of(loaded[1], SHOTS)
         assert worst(sglang.score(requests, SIGNS).values, embedded.score(requests, SIGNS).values) > 0.05
-        with pytest.raises(EngineError, match="without twinpass's hooks"):
-            bare.require_hooks(adapters=True)
     finally:
         bare.close()
