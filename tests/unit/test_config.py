@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from twinpass.config.load import load_config, parse
+from twinpass.config.load import load_config, parse, portable
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.errors import ConfigError
@@ -383,6 +383,16 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
 )
 def test_possible_combinations_are_let_through(changes: dict[str, Values]) -> None:
     parse(minimal(**changes), "it.toml", Path("/nowhere"))
+
+
+def test_results_name_data_from_where_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse(
+        minimal(task={"train": "data/a.jsonl", "eval": "/elsewhere/b.jsonl"}), "it.toml", tmp_path / "examples"
+    )
+    task = portable(config)["task"]
+    assert (task["train"], task["eval"]) == ("examples/data/a.jsonl", "/elsewhere/b.jsonl")
+    assert config.values["task"]["train"] == str(tmp_path / "examples/data/a.jsonl")
 
 
 def test_a_missing_section_is_reported_by_its_keys() -> None:

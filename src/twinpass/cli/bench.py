@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twinpass.bench.compare import compare
 from twinpass.bench.race import race
-from twinpass.config.load import load_config
+from twinpass.config.load import load_config, portable
 from twinpass.config.schema import Config
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             found = compare(
                 config, args.repeats, args.probes, lambda part: progress.update(bar, advance=1, description=part)
             )
-    about = {"workload": args.workload, "config": config.values, "commit": commit()}
+    about = {"workload": args.workload, "config": portable(config), "commit": commit()}
     result = {**about, **found, "machine": machine(), "versions": versions()}
     if args.json:
         write_json(args.json, result)

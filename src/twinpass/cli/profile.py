@@ -13,7 +13,7 @@ from rich.table import Table
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
 from twinpass.config.build import Run, build_embedded
-from twinpass.config.load import load_config
+from twinpass.config.load import load_config, portable
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.trainable import Activated
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 session, config, args.probes, lambda part, bar=bar: progress.update(bar, advance=1, description=part)
             )
             profile.measure(bench, dtype)
-    facts = {"config": config.values, "commit": commit(), "machine": machine(), "versions": versions()}
+    facts = {"config": portable(config), "commit": commit(), "machine": machine(), "versions": versions()}
     result = {**profile.result(), **facts}
     out.mkdir(parents=True, exist_ok=True)
     for path in {out / "profile.json", args.json or out / "profile.json"}:

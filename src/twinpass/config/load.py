@@ -45,6 +45,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse(values, str(path), path.parent, problems)
 
 
+def portable(config: Config) -> dict[str, Any]:
+    """A configuration's values with paths below the working directory relative to it, for results that others read."""
+    values = deepcopy(dict(config.values))
+    for section, key in PATHS:
+        path = Path(values[section][key])
+        if path.is_relative_to(Path.cwd()):
+            values[section][key] = path.relative_to(Path.cwd()).as_posix()
+    return values
+
+
 def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequence[str] = ()) -> Config:
     """Check plain values; relative data paths are taken from ``folder``.
 
