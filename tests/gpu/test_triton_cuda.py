@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numeric
@@ -21,7 +21,7 @@ from torch import Tensor
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.errors import ModelError
 from twinpass.perturb import kernels, noise, triton_kernels
-from twinpass.perturb.backend import NUMBA, Backend
+from twinpass.perturb.backend import NUMBA, Backend, triton
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.layout import flat_view
@@ -287,6 +287,56 @@ class TestAccumulate:
         assert accumulated(weights[:0], TERMS, "binomial", Shard.whole(0)).numel() == 0
 
 
+SIZES = {"a": 4608, "b": 1, "c": 1536, "d": 129, "e": 2048}
+"""Parameters that lie back to back: one unit of noise, less, more, and more than a tile."""
+
+each_count = pytest.mark.parametrize("lanes", [1, 2, 5])
+
+
+class TestEach:
+    """Many small parameters in one call."""
+
+    bounds = np.cumsum([0, *SIZES.values()])
+    keys = np.array([noise.name_key(name) for name in SIZES], np.uint64)
+
+    @each_distribution
+    @each_count
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_perturb_writes_numbas_bits(self, seed: int, lanes: int, distribution: Distribution) -> None:
+        weights, scales = random_weights(int(self.bounds[-1]), torch.float32), np.linspace(-0.5, 0.5, lanes)
+        out = torch.full((lanes, len(weights)), float("nan"), device=DEVICE)
+        expected = np.empty(out.shape, np.float32)
+        call = (scales, seed, self.keys, distribution)
+        triton_kernels.perturb_each(weights.to(DEVICE), self.bounds, out, *call)
+        kernels.perturb_each(flat_view(weights), self.bounds, expected, *call)
+        assert np.array_equal(bits(out), bits(torch.from_numpy(expected)))
+
+    @each_distribution
+    def test_accumulate_writes_numbas_bits(self, distribution: Distribution) -> None:
+        weights = random_weights(int(self.bounds[-1]), torch.float32)
+        moved, expected = weights.clone().to(DEVICE), weights.clone()
+        call = (self.bounds, *columns(TERMS), self.keys, distribution)
+        triton_kernels.accumulate_each(moved, *call)
+        kernels.accumulate_each(flat_view(expected), *call)
+        assert np.array_equal(bits(moved), bits(expected))
+        assert not np.array_equal(bits(moved), bits(weights))
+
+    @each_distribution
+    def test_what_lies_around_stays(self, distribution: Distribution) -> None:
+        memory = torch.full((int(self.bounds[-1]) + 2,), 7.0, device=DEVICE)
+        triton_kernels.accumulate_each(memory[1:-1], self.bounds, *columns(TERMS), self.keys, distribution)
+        assert memory[0] == memory[-1] == 7
+
+    def test_scales_of_zero_keep_their_sign(self) -> None:
+        for zero in (0.0, -0.0, 0.0):
+            weights, out = torch.full((4,), -0.0, device=DEVICE), torch.empty(1, 4, device=DEVICE)
+            expected = np.empty((1, 4), np.float32)
+            scales = np.array([zero])
+            triton_kernels.perturb(weights, out, scales, 3, KEY, "rademacher", Shard.whole(4))
+            kernels.perturb(flat_view(weights.cpu()), expected, scales, 3, KEY, "rademacher", Shard.whole(4))
+            assert np.array_equal(bits(out), bits(torch.from_numpy(expected)))
+
+
 class TestLattice:
     @each_gridded
     @pytest.mark.parametrize("count", [1, 130, 3001])
@@ -389,6 +439,11 @@ class TestRefusals:
         with pytest.raises(ModelError, match=r"must be contiguous; replace them"):
             triton_kernels.accumulate(weights, *columns(TERMS), KEY, ROUNDING_KEY, "binomial", Shard.whole(8))
 
+    def test_many_parameters_in_bfloat16(self) -> None:
+        weights, bounds, keys = torch.zeros(4, dtype=torch.bfloat16, device=DEVICE), np.array([0, 4]), TestEach.keys[:1]
+        with pytest.raises(ModelError, match=r"torch\.bfloat16: .* it must be torch\.float32"):
+            triton_kernels.accumulate_each(weights, bounds, *columns(TERMS), keys, "binomial")
+
     def test_what_needs_float32(self) -> None:
         weights = torch.zeros(4, dtype=torch.bfloat16, device=DEVICE)
         with pytest.raises(ModelError, match=r"torch\.bfloat16: .* it must be torch\.float32"):
@@ -427,6 +482,6 @@ class TestWeightsInPlace:
         return seen
 
     def test_walk_as_numbas(self) -> None:
-        ours = Backend(triton_kernels, Tensor.detach, (DEVICE,))
+        ours = replace(triton(), devices=(DEVICE,))
         for a, b in zip(self.walked(ours, DEVICE), self.walked(NUMBA, "cpu"), strict=True):
             assert np.array_equal(bits(a), bits(b))

@@ -14,11 +14,13 @@ class Pool:
     A slot serves layers below ``cut`` *or* those from ``cut`` on, never both: the former belong to weights that all
     lanes share, the latter to a lane. So both kinds lie in the same tensors. ``cut`` = 0 means one kind only.
 
-    Tensors are made at the first write: [slots, heads, width] in the model's dtype.
+    Tensors are made at the first write: [slots, heads, width] in the model's dtype, on ``device``. Slots and what is written may
+    come from main memory.
     """
 
     slots: int
     cut: int = 0
+    device: torch.device | str = "cpu"
     _keys: dict[int, Tensor] = field(default_factory=dict)
     _values: dict[int, Tensor] = field(default_factory=dict)
     _hidden: Tensor | None = None
@@ -27,15 +29,17 @@ class Pool:
         """Store keys and values [n, heads, width] of one layer."""
         plane = self._plane(layer)
         if plane not in self._keys:
-            self._keys[plane] = keys.new_empty((self.slots, *keys.shape[1:]))
-            self._values[plane] = values.new_empty((self.slots, *values.shape[1:]))
-        self._keys[plane][slots] = keys
-        self._values[plane][slots] = values
+            self._keys[plane] = keys.new_empty((self.slots, *keys.shape[1:]), device=self.device)
+            self._values[plane] = values.new_empty((self.slots, *values.shape[1:]), device=self.device)
+        at = self._here(slots)
+        self._keys[plane][at] = self._here(keys)
+        self._values[plane][at] = self._here(values)
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of a layer's keys and values at ``slots`` [n], [n, heads, width] each."""
         keys, values = self.of(layer)
-        return keys.index_select(0, slots), values.index_select(0, slots)
+        at = self._here(slots)
+        return keys.index_select(0, at), values.index_select(0, at)
 
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
         """All slots' keys and values of a layer that was written before, [slots, heads, width] each; only to read from."""
@@ -45,13 +49,13 @@ class Pool:
     def write_hidden(self, slots: Tensor, hidden: Tensor) -> None:
         """Store the hidden states [..., size] that enter some layer."""
         if self._hidden is None:
-            self._hidden = hidden.new_empty((self.slots, hidden.shape[-1]))
-        self._hidden[slots] = hidden
+            self._hidden = hidden.new_empty((self.slots, hidden.shape[-1]), device=self.device)
+        self._hidden[self._here(slots)] = hidden
 
     def read_hidden(self, slots: Tensor) -> Tensor:
         """A copy of stored hidden states [..., size]."""
         assert self._hidden is not None
-        return self._hidden[slots]
+        return self._hidden[self._here(slots)]
 
     def combine(
         self, target: Tensor, terms: Sequence[tuple[float, Tensor]], layers: range, *, hidden: bool = False
@@ -60,6 +64,7 @@ class Pool:
 
         Sums are taken in float32 at least, and rounded once.
         """
+        target, terms = self._here(target), [(weight, self._here(slots)) for weight, slots in terms]
         for planes in (self._keys, self._values):
             for layer in layers:
                 plane = planes[self._plane(layer)]
@@ -70,16 +75,20 @@ class Pool:
 
     def distance(self, terms: Sequence[tuple[float, Tensor]], layer: int) -> tuple[float, float]:
         """Norms of ``sum_i weight_i * slots_i`` over a layer's keys, and over its values."""
+        terms = [(weight, self._here(slots)) for weight, slots in terms]
         keys, values = (_sum(planes[self._plane(layer)], terms) for planes in (self._keys, self._values))
         return float(keys.double().norm()), float(values.double().norm())
 
     def _plane(self, layer: int) -> int:
         return layer if layer < self.cut else layer - self.cut
 
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
 
 def _sum(plane: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     wide = torch.promote_types(plane.dtype, torch.float32)
-    total = torch.zeros((len(terms[0][1]), *plane.shape[1:]), dtype=wide)
+    total = torch.zeros((len(terms[0][1]), *plane.shape[1:]), dtype=wide, device=plane.device)
     for weight, slots in terms:
         total.add_(plane[slots].to(wide), alpha=weight)
     return total

@@ -102,7 +102,8 @@ class Spill:
         """
         at = torch.from_numpy(slots)
         pairs = [pool.read(layer, at) for layer in range(self.layers)]
-        tensors = {"keys": torch.stack([k for k, _ in pairs]), "values": torch.stack([v for _, v in pairs])}
+        keys, values = ([pair[i].cpu() for pair in pairs] for i in (0, 1))
+        tensors = {"keys": torch.stack(keys), "values": torch.stack(values)}
         runs, row = list[Run](), 0
         for tokens, start in sequences:
             runs.append(Run(tokens, start, row))

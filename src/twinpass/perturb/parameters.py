@@ -11,28 +11,24 @@ from torch import Tensor
 
 from twinpass.core import Term
 from twinpass.errors import ModelError
-from twinpass.perturb import kernels
-from twinpass.perturb.backend import NUMBA, Backend
-from twinpass.perturb.layout import flat_view
+from twinpass.perturb.backend import Backend, backend_for
 from twinpass.perturb.noise import Distribution, name_key
 from twinpass.perturb.shard import Shard
-
-DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
 
 @dataclass(frozen=True, slots=True)
 class Arena:
     """Small parameters that lie back to back in memory, so that one kernel call serves them all.
 
-    ``flat`` [n] is that memory; parameter ``p`` is ``flat[bounds[p] : bounds[p + 1]]`` and draws by ``keys[p]``.
+    ``flat`` [n] is that memory, as the kernels take it; parameter ``p`` is ``flat[bounds[p] : bounds[p + 1]]`` and draws by ``keys[p]``.
     """
 
-    flat: NDArray[Any]
+    flat: Any
     bounds: NDArray[np.int64]
     keys: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "Arena":
+    def of(cls, tensors: Mapping[str, Tensor], backend: Backend) -> "Arena":
         """The arena of float32 or float64 parameters that are views of one tensor, one after the other.
 
         Raises:
@@ -45,7 +41,7 @@ class Arena:
             if (tensor.untyped_storage().data_ptr(), tensor.dtype, tensor.storage_offset()) != place:
                 raise ValueError("the parameters do not lie back to back in one tensor")
         memory = torch.as_strided(first.detach(), (int(bounds[-1]),), (1,), first.storage_offset())
-        return cls(flat_view(memory), bounds, np.array([name_key(name) for name in tensors], np.uint64))
+        return cls(backend.view(memory), bounds, np.array([name_key(name) for name in tensors], np.uint64))
 
 
 class Parameters(Mapping[str, Tensor]):
@@ -54,11 +50,11 @@ class Parameters(Mapping[str, Tensor]):
     The values are detached aliases: they share the memory of the tensors given, not their identity.
 
     Args:
-        tensors: contiguous tensors of float32, float64 or bfloat16, updated in place; in main memory, unless ``backend`` reaches elsewhere.
+        tensors: contiguous tensors of float32, float64 or bfloat16, updated in place; on one device.
         blocks: the block that each tensor is in, for training block by block.
         together: the tensors are small and lie back to back (see :class:`Arena`).
         shards: what tensors hold that are not a whole parameter.
-        backend: the kernels that update them.
+        backend: the kernels that update them; those for where they lie, if none are given.
 
     Raises:
         ModelError: nothing is trainable, or a tensor is elsewhere, oddly laid out or of another dtype.
@@ -71,16 +67,21 @@ class Parameters(Mapping[str, Tensor]):
         *,
         together: bool = False,
         shards: Mapping[str, Shard] | None = None,
-        backend: Backend = NUMBA,
+        backend: Backend | None = None,
     ) -> None:
         if not tensors:
             raise ModelError("no parameter is selected for training; check [trainable] against the model's names")
+        first, *_ = tensors.values()
+        backend = backend or backend_for(first)
         seen: dict[int, str] = {}
         for name, tensor in tensors.items():
-            if tensor.device.type not in backend.devices:
-                raise ModelError(f"{name} is on {tensor.device}: the torch engine trains on the CPU; use model.cpu()")
-            if tensor.dtype not in DTYPES:
-                raise ModelError(f"{name} is {tensor.dtype}: trainable weights must be float32, bfloat16 or float64")
+            if tensor.device.type not in backend.devices or tensor.device != first.device:
+                raise ModelError(
+                    f"{name} is on {tensor.device}: weights are trained on the CPU or on one CUDA device, all on the same; "
+                    "use model.cpu() or model.cuda()"
+                )
+            if tensor.dtype not in backend.dtypes:
+                raise ModelError(f"{name} is {tensor.dtype}: {_wanted(tensor, backend)}")
             if not tensor.is_contiguous():
                 raise ModelError(f"{name} is not contiguous in memory; replace it by its .contiguous() copy")
             seen.setdefault(id(tensor), name)
@@ -92,7 +93,7 @@ class Parameters(Mapping[str, Tensor]):
         self._tensors = {name: tensors[name].detach() for name in seen.values()}
         self._name_of = seen
         self._blocks = blocks or {}
-        self.arena = Arena.of(self._tensors) if together else None
+        self.arena = Arena.of(self._tensors, backend) if together else None
         self.backend = backend
         self.flat = {name: backend.view(tensor) for name, tensor in self._tensors.items()}
         self.keys_of = {name: (name_key(name), name_key(name, "round")) for name in self._tensors}
@@ -141,7 +142,8 @@ class Parameters(Mapping[str, Tensor]):
         if self.arena is not None:
             seeds = np.array([term.seed for term in terms], np.uint64)
             scales = np.array([term.scale for term in terms], np.float64)
-            kernels.accumulate_each(self.arena.flat, self.arena.bounds, seeds, scales, self.arena.keys, distribution)
+            arena, kernels = self.arena, self.backend.kernels
+            kernels.accumulate_each(arena.flat, arena.bounds, seeds, scales, arena.keys, distribution)
             return
         for name, flat in self.flat.items():
             own = [term for term in terms if self.moves(name, term.block)]
@@ -165,3 +167,13 @@ class Parameters(Mapping[str, Tensor]):
                 raise ModelError(f"base weights: {name} is {found}, expected shape {tuple(tensor.shape)}")
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])
+
+
+def _wanted(tensor: Tensor, backend: Backend) -> str:
+    if tensor.dtype is torch.float64:
+        return (
+            "trainable weights on a CUDA device must be float32 or bfloat16; load the model in one of them (model.dtype), "
+            "or keep it on the CPU ([engine] device = 'cpu')"
+        )
+    *others, last = (str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
+    return f"trainable weights must be {', '.join(others)} or {last}"

@@ -9,6 +9,7 @@ Raises, all of them: ModelError for a tensor of another dtype or layout, ValueEr
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,13 @@ class Tiling:
         tile = min(TILE, max(UNIT, 1 << (reach - 1).bit_length()))
         return cls(rows, -(-reach // tile), tile)
 
+    @classmethod
+    def each(cls, bounds: NDArray[np.int64]) -> "Tiling":
+        """As many tiles for each of several parameters that lie back to back as the largest needs."""
+        largest = int(np.diff(bounds).max(initial=1))
+        tile = min(TILE, max(UNIT, 1 << (largest - 1).bit_length()))
+        return cls(len(bounds) - 1, -(-largest // tile), tile)
+
 
 def fill(out: Tensor, seed: int, key: int, start: int, distribution: Distribution) -> None:
     """``out[:] = z[start : start + n]`` of the parameter whose ``name_key`` is ``key``; ``out`` [n] is float32."""
@@ -76,10 +84,39 @@ def perturb(
         **_place(shard),
         w=_memory(w, *DTYPES),
         out=_memory(out, w.dtype),
-        scales=_send(w, scales)[0],
+        scales=_scales(w.device, scales.tobytes()),
         lanes=len(scales),
         seed=seed,
         key=key,
+        distribution=distribution,
+    )
+
+
+def perturb_each(
+    w: Tensor,
+    bounds: NDArray[np.int64],
+    out: Tensor,
+    scales: NDArray[np.float64],
+    seed: int,
+    keys: NDArray[np.uint64],
+    distribution: Distribution,
+) -> None:
+    """:func:`perturb` of many small float32 parameters in one call: ``w[bounds[p] : bounds[p + 1]]`` is the one of ``keys[p]``.
+
+    ``w`` has shape [n], ``out`` [lanes, n].
+    """
+    _launch(
+        programs.perturb_each,
+        w.device,
+        Tiling.each(bounds),
+        w=_memory(w, torch.float32),
+        out=_memory(out, torch.float32),
+        parameters=_send(w, bounds[:-1], bounds[1:], keys),
+        count=len(keys),
+        total=w.numel(),
+        scales=_scales(w.device, scales.tobytes()),
+        lanes=len(scales),
+        seed=seed,
         distribution=distribution,
     )
 
@@ -97,7 +134,7 @@ def gather(w: Tensor, rows: Tensor, out: Tensor, scale: float, seed: int, key: i
         w=_memory(w, *DTYPES),
         rows=rows,
         out=_memory(out, w.dtype),
-        scale=_send(w, np.array([scale]))[0],
+        scale=_scales(w.device, np.float64(scale).tobytes()),
         width=width,
         seed=seed,
         key=key,
@@ -130,6 +167,30 @@ def accumulate(
         terms=len(seeds),
         key=key,
         rounding_key=rounding_key,
+        distribution=distribution,
+    )
+
+
+def accumulate_each(
+    w: Tensor,
+    bounds: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    scales: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    distribution: Distribution,
+) -> None:
+    """:func:`accumulate` of many small float32 parameters in one call, laid out as for :func:`perturb_each`."""
+    sent = _send(w, seeds, scales)
+    _launch(
+        programs.accumulate_each,
+        w.device,
+        Tiling.each(bounds),
+        w=_memory(w, torch.float32),
+        parameters=_send(w, bounds[:-1], bounds[1:], keys),
+        count=len(keys),
+        seeds=sent[0],
+        scales=sent[1],
+        terms=len(seeds),
         distribution=distribution,
     )
 
@@ -205,3 +266,9 @@ def _send(like: Tensor, *rows: NDArray[Any]) -> Tensor:
     """Arrays of 64-bit numbers as the rows of an int64 tensor beside ``like``: one transfer, not waited for."""
     packed = np.stack([np.ascontiguousarray(row).view(np.int64) for row in rows])
     return torch.from_numpy(packed).to(like.device, non_blocking=True)
+
+
+@lru_cache(maxsize=256)
+def _scales(device: torch.device, scales: bytes) -> Tensor:
+    """The lanes' scales (float64) on a device, only to be read: sent once, as all parameters of a pass have the same."""
+    return _send(torch.empty(0, device=device), np.frombuffer(scales, np.float64))[0]

@@ -91,6 +91,44 @@ def perturb(
         _store(target + place, _round_to_nearest(moved, w), inside)
 
 
+@triton.jit
+def _each_tile(parameters, count, across, tile: tl.constexpr):
+    """A program's tile of one of ``count`` parameters that lie back to back: :func:`_shard_tile`, and the parameter's key.
+
+    ``parameters`` [3, count]: where each begins and ends in memory, its key.
+    """
+    parameter = parameters + tl.program_id(0) // across
+    begin, key = tl.load(parameter), tl.load(parameter + 2 * count)
+    base, inside = _tile(begin - begin, tl.load(parameter + count) - begin, tl.program_id(0) % across, tile)
+    return base, begin + base, inside, key
+
+
+@triton.jit(do_not_specialize=["across", "count", "total", "lanes", "seed"])
+def perturb_each(
+    w, out, parameters, count, total, scales, lanes, across, seed: tl.uint64,
+    distribution: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    base, memory, inside, key = _each_tile(parameters, count, across, tile)
+    place = tl.arange(0, tile)
+    x = _load(w + memory + place, inside)
+    z = draw(base, seed, key, distribution, tile)
+    for lane in range(lanes):
+        moved = x + _number(scales + lane).to(tl.float32) * z
+        _store(out + tl.cast(lane, tl.int64) * total + memory + place, moved, inside)
+
+
+@triton.jit(do_not_specialize=["across", "count", "terms"])
+def accumulate_each(
+    w, parameters, count, seeds, scales, terms, across, distribution: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    base, memory, inside, key = _each_tile(parameters, count, across, tile)
+    pointers = w + memory + tl.arange(0, tile)
+    x = _load(pointers, inside)
+    for t in range(terms):
+        x = x + _number(scales + t).to(tl.float32) * draw(base, tl.load(seeds + t), key, distribution, tile)
+    _store(pointers, x, inside)
+
+
 @triton.jit(do_not_specialize=["across", "seed", "key"])
 def gather(
     w, rows, out, scale, width, across, seed: tl.uint64, key: tl.uint64,

@@ -32,7 +32,7 @@ class LoraAdapter:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the linear layers whose name ends in a target.
 
     A ~ N(0, 1 / in) drawn from ``seed``, B = 0, so that training starts at the base model. Tensors are float32
-    whatever the model's dtype (float64 in a float64 model).
+    whatever the model's dtype (float64 in a float64 model), where the model lies.
 
     Args:
         model: the base model; it is not changed.
@@ -78,8 +78,8 @@ class LoraAdapter:
         dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
         lora = LoraWeights(f"{path}.lora_A.weight", f"{path}.lora_B.weight", self.alpha / self.rank)
         self.modules[path] = lora
-        self.tensors[lora.a] = torch.zeros(self.rank, features_in, dtype=dtype)
-        self.tensors[lora.b] = torch.zeros(features_out, self.rank, dtype=dtype)
+        self.tensors[lora.a] = torch.zeros(self.rank, features_in, dtype=dtype, device=weight.device)
+        self.tensors[lora.b] = torch.zeros(features_out, self.rank, dtype=dtype, device=weight.device)
 
     def _require_matches(self, model: PreTrainedModel) -> None:
         found = {path.rsplit(".", 1)[-1] for path in self.modules}
@@ -98,7 +98,7 @@ class LoraAdapter:
             a = self.tensors[lora.a]
             normal = torch.empty(a.numel(), dtype=torch.float32)
             fill(normal.numpy(), derive_seed(self.seed, "lora_A"), name_key(lora.a), 0, "gaussian")
-            a.copy_(normal.view(a.shape)).mul_(a.shape[1] ** -0.5)
+            a.copy_(normal.view(a.shape).to(a.dtype).mul_(a.shape[1] ** -0.5))
             self.tensors[lora.b].zero_()
 
     def peft_config(self, base: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class LoraAdapter:
     def save(self, folder: Path, base: str) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in self.tensors.items()}
+        tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(self.peft_config(base), indent=2) + "\n")
 

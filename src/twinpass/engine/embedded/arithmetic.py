@@ -35,7 +35,7 @@ class Plain(Arithmetic):
     everywhere: ClassVar[bool] = False
 
     def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
-        y = torch.empty((*rows.shape[:2], weights.parameters[name].shape[0]), dtype=rows.dtype)
+        y = rows.new_empty((*rows.shape[:2], weights.parameters[name].shape[0]))
         for first, last, tile in weights.tiles(name):
             for lane in range(len(rows)):
                 torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])

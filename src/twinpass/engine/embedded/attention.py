@@ -18,7 +18,9 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from twinpass.cache.pool import Pool
+from twinpass.engine.embedded import fused
 from twinpass.engine.embedded.packing import Rows
+from twinpass.engine.embedded.place import CPU, Place
 
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21
@@ -30,28 +32,41 @@ SMALL_ELEMENTS = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Queries [n] that look at the same keys [m], and their distance [n, m] (negative: must not look).
+    """Queries [n] that look at the same keys [m]: each at those whose position is not beyond its own.
 
-    Queries are rows of the pass, all lanes counted through; so are keys, and ``-1 - s`` stands for slot ``s``.
+    Queries are rows of the pass, all lanes counted through; so are keys, and ``-1 - s`` stands for slot ``s``. Where several lanes
+    are together, a query looks at keys of its own lane, and at those of lane -1, which all share.
     """
 
     queries: Rows
     keys: Rows
-    distance: Rows
+    positions: Rows
+    key_positions: Rows
+    lanes: Rows
+    key_lanes: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many queries and keys there are."""
+        return len(self.queries), len(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` pieces of like shape: query rows [S * n], keys [S * m], distance [S, n, m].
+    """``S`` pieces of like ``shape`` (S, n, m): query rows [S * n], keys [S * m], positions and lanes of both.
 
-    ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there. ``keys`` are rows of the pass, or
+    What pads queries looks at what the last real one does, what pads keys lies beyond all queries. ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there. ``keys`` are rows of the pass, or
     slots if any key lies in the pool (``pooled``); then ``fresh`` are the places of those that do not, and ``own`` their rows.
     """
 
     pooled: bool
+    shape: tuple[int, int, int]
     queries: Tensor
     keys: Tensor
-    distance: Tensor
+    positions: Tensor
+    key_positions: Tensor
+    lanes: Tensor
+    key_lanes: Tensor
     valid: Tensor
     rows: Tensor
     fresh: Tensor
@@ -63,14 +78,17 @@ class Bucket:
             found = pool.index_select(0, self.keys).index_copy_(0, self.fresh, computed.index_select(0, self.own))
         else:
             found = computed.index_select(0, self.keys)
-        return found.view(len(self.distance), -1, *found.shape[1:])
+        return found.view(self.shape[0], -1, *found.shape[1:])
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
-        hidden = self.distance < 0
+        distance = self.positions[:, :, None] - self.key_positions[:, None]
+        others = self.key_lanes[:, None]
+        hidden = (distance < 0) | ((others >= 0) & (others != self.lanes[:, :, None]))
         if window is not None:
-            hidden = hidden | (self.distance >= window)
-        return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
+            hidden |= distance >= window
+        bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return bias.masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
 class AttentionPlan:
@@ -80,22 +98,32 @@ class AttentionPlan:
         pieces: every row of the pass is a query of exactly one.
         pool: where the slots of the pieces' keys are read.
         store: rows whose keys and values are written to the pool, and their slots.
+        place: where the pass runs.
     """
 
-    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows]) -> None:
-        self.pool = pool
+    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows], place: Place = CPU) -> None:
+        self.pool, self.place = pool, place
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
-        self._bias: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
-        self.stored_rows, self.stored_slots = (torch.from_numpy(part) for part in store)
-        order = sorted(pieces, key=lambda piece: piece.distance.shape, reverse=True)
-        self.buckets = [_bucket(group) for group in _alike(order)]
+        self._bias: dict[tuple[int, int | None, torch.dtype, int], Tensor] = {}
+        order = sorted(pieces, key=lambda piece: piece.shape, reverse=True)
+        groups = [_Group.of(group) for group in _alike(order, place.growth)]
+        sent = iter(place.send(*store, *(part for group in groups for part in group.parts)))
+        self.stored_rows, self.stored_slots = next(sent), next(sent)
+        self.buckets = [Bucket(group.pooled, group.shape, *(next(sent) for _ in group.parts)) for group in groups]
 
     def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """The mask of bucket ``index``, built once for all layers with the same window."""
-        key = (index, window, dtype)
+        key = (index, window, dtype, 0)
         if key not in self._bias:
             self._bias[key] = self.buckets[index].bias(window, dtype)
+        return self._bias[key]
+
+    def mask(self, index: int, window: int | None, dtype: torch.dtype, share: int) -> Tensor:
+        """The same for ``share`` query heads folded into rows, as one operator takes it."""
+        key = (index, window, dtype, share)
+        if key not in self._bias:
+            self._bias[key] = fused.mask(self.buckets[index].bias(window, dtype), share)
         return self._bias[key]
 
     def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -106,15 +134,15 @@ class AttentionPlan:
         return self.pool.of(layer) if any(bucket.pooled for bucket in self.buckets) else (None, None)
 
 
-def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
+def _alike(order: Sequence[Piece], growth: int) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     for piece in order:
-        n, m = piece.distance.shape
+        n, m = piece.shape
         if group:
-            top_n, top_m = group[0].distance.shape[0], max(other.distance.shape[1] for other in group)
+            top_n, top_m = group[0].shape[0], max(other.shape[1] for other in group)
             size = (len(group) + 1) * top_n * max(top_m, m)
             alike = n >= 0.75 * top_n and 0.75 * top_m <= m <= 1.34 * top_m
-            if size > (BUCKET_ELEMENTS if alike else SMALL_ELEMENTS):
+            if size > growth * (BUCKET_ELEMENTS if alike else SMALL_ELEMENTS):
                 yield group
                 group = []
         group.append(piece)
@@ -122,26 +150,38 @@ def _alike(order: Sequence[Piece]) -> Iterator[list[Piece]]:
         yield group
 
 
-def _bucket(group: Sequence[Piece]) -> Bucket:
-    n = max(piece.distance.shape[0] for piece in group)
-    m = max(piece.distance.shape[1] for piece in group)
-    queries = np.zeros((len(group), n), np.int64)
-    keys = np.zeros((len(group), m), np.int64)
-    distance = np.full((len(group), n, m), -1, np.int64)
-    valid = np.zeros((len(group), n), bool)
-    for i, piece in enumerate(group):
-        own, others = piece.distance.shape
-        queries[i, :own] = piece.queries
-        keys[i, :others] = piece.keys
-        distance[i, :own, :others] = piece.distance
-        distance[i, own:, 0] = 0
-        valid[i, :own] = True
-    keys = keys.reshape(-1)
-    fresh = np.flatnonzero(keys >= 0)
-    own, pooled = keys[fresh], len(fresh) < len(keys)
-    keys = np.where(keys < 0, -1 - keys, 0) if pooled else keys
-    parts = (queries.reshape(-1), keys, distance, np.flatnonzero(valid), queries[valid], fresh, own)
-    return Bucket(pooled, *(torch.from_numpy(part) for part in parts))
+BEYOND = 1 << 62
+"""The position of what is no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A bucket in the making: its ``parts`` are still in main memory, in the order of :class:`Bucket`."""
+
+    pooled: bool
+    shape: tuple[int, int, int]
+    parts: tuple[Rows, ...]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> "_Group":
+        n, m = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
+        queries, positions, lanes = (np.zeros((len(pieces), n), np.int64) for _ in range(3))
+        keys, key_positions, key_lanes = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, -1))
+        valid = np.zeros((len(pieces), n), bool)
+        for i, piece in enumerate(pieces):
+            own, others = piece.shape
+            queries[i, :own], keys[i, :others] = piece.queries, piece.keys
+            positions[i, :own], key_positions[i, :others] = piece.positions, piece.key_positions
+            lanes[i, :own], key_lanes[i, :others] = piece.lanes, piece.key_lanes
+            positions[i, own:], lanes[i, own:] = piece.positions[-1], piece.lanes[-1]
+            valid[i, :own] = True
+        flat = keys.reshape(-1)
+        fresh = np.flatnonzero(flat >= 0)
+        own_rows, pooled = flat[fresh], len(fresh) < len(flat)
+        where = np.where(flat < 0, -1 - flat, 0) if pooled else flat
+        found = (np.flatnonzero(valid), queries[valid], fresh, own_rows)
+        parts = (queries.reshape(-1), where, positions, key_positions, lanes, key_lanes, *found)
+        return cls(pooled, (len(pieces), n, m), parts)
 
 
 _plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
@@ -166,20 +206,22 @@ def _packed_attention(
     share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
     pooled_keys, pooled_values = plan.exchange(cast(Any, module).layer_idx, k, v)
-    out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype)
+    out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
     for index, bucket in enumerate(plan.buckets):
-        count, n, _ = bucket.distance.shape
+        count, n, _ = bucket.shape
         folded = q.index_select(0, bucket.queries).view(count, n, groups, share, width).permute(0, 2, 3, 1, 4)
-        folded = folded.reshape(count, groups, share * n, width) * scale
-        keys = bucket.gather(k, pooled_keys).permute(0, 2, 3, 1)
-        scores = torch.matmul(folded, keys).view(count, groups, share, n, -1)
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
-        weights = weights.to(v.dtype).view(count, groups, share * n, -1)
-        values = bucket.gather(v, pooled_values).transpose(1, 2)
-        result = torch.matmul(weights, values).view(count, groups, share, n, -1)
-        result = result.permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
+        folded = folded.reshape(count, groups, share * n, width)
+        keys, values = bucket.gather(k, pooled_keys), bucket.gather(v, pooled_values).transpose(1, 2)
+        if plan.place.fused and softcap is None:
+            mask = plan.mask(index, sliding_window, q.dtype, share)
+            result = fused.attend(folded, keys.transpose(1, 2), values, mask, scale)
+        else:
+            scores = torch.matmul(folded * scale, keys.permute(0, 2, 3, 1)).view(count, groups, share, n, -1)
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
+            result = torch.matmul(weights.to(v.dtype).view(count, groups, share * n, -1), values)
+        result = torch.unflatten(result, 2, (share, n)).permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
         out[bucket.rows] = result if len(bucket.valid) == count * n else result[bucket.valid]
     return out.view(query.shape[0], -1, heads, out.shape[2]), None
 

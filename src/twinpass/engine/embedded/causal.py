@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from twinpass.engine.embedded.patching import forward_of
+from twinpass.engine.embedded.place import Place
 from twinpass.engine.embedded.products import is_linear
 from twinpass.errors import ModelError
 
@@ -29,6 +30,11 @@ class CausalModel:
         self.vocabulary = int(config.vocab_size)
         self.depth = int(config.num_hidden_layers)
         self.window: int | None = getattr(config, "max_position_embeddings", None)
+
+    @cached_property
+    def place(self) -> Place:
+        """Where the model lies."""
+        return Place.of(self.model)
 
     @cached_property
     def linears(self) -> tuple[nn.Module, ...]:

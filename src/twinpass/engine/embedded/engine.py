@@ -1,4 +1,4 @@
-"""The embedded engine: a Hugging Face model in this process, on the CPU."""
+"""The embedded engine: a Hugging Face model in this process, on the CPU or on one CUDA device."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -44,20 +44,21 @@ _ONE_LANE = (
 Perturbation = Literal["tandem", "inplace"]
 
 CHUNK_ROWS = 2048
-"""Rows, of all lanes together, that run at once; larger batches are cut, so that memory does not grow with them."""
+"""Rows, of all lanes together, that run at once on a CPU; larger batches are cut, so that memory does not grow with them."""
 
 
 class TorchEngine(Engine):
     """Score and train a causal language model with forward passes only.
 
     Args:
-        model: any ``AutoModelForCausalLM`` on the CPU. It is trained in place (or stays untouched, with adapters).
+        model: any ``AutoModelForCausalLM``, on the CPU or on one CUDA device. It is trained in place, and where it lies (or stays
+            untouched, with adapters).
         trainable: which weights are trained.
         noise: distribution of ``z``.
         perturbation: ``tandem`` runs both signs together and never writes weights while scoring; ``inplace`` walks
             the weights from lane to lane on an exact lattice, for modules that the tandem forward does not know.
         reuse: which forward work is shared, and how large the KV cache is.
-        chunk_rows: rows that run at once.
+        chunk_rows: rows that run at once; by default as many as suit the device.
         compute_dtype: what linear layers multiply in, if not in the model's dtype: ``bfloat16`` beside float32 weights, where
             lanes travel as sum and difference (:mod:`twinpass.engine.embedded.mixed`).
         invocation: the tokens that activate an activated adapter; they are saved with it.
@@ -76,7 +77,7 @@ class TorchEngine(Engine):
         noise: Distribution = "binomial",
         perturbation: Perturbation = "tandem",
         reuse: Policy | None = None,
-        chunk_rows: int = CHUNK_ROWS,
+        chunk_rows: int | None = None,
         compute_dtype: ComputeDtype | None = None,
         invocation: tuple[int, ...] = (),
         seed: int = 0,
@@ -85,8 +86,9 @@ class TorchEngine(Engine):
         self.model = model
         model.train(False)
         self.noise: Distribution = noise
-        require_finite(model)
         self._causal = CausalModel(model)
+        chunk_rows = chunk_rows or CHUNK_ROWS * self._causal.place.growth
+        require_finite(model)
         self._trained: Trained = trainable.attach(model, seed, invocation)
         self.parameters = self._trained.parameters
         self._reload = reload

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Lane, Probe
-from twinpass.perturb import kernels
-from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Arena, Parameters
 from twinpass.perturb.shard import Shard
 
 TILE = 1 << 20
-"""Elements of a weight matrix perturbed at a time: small enough for the cache, large enough for a fast product."""
+"""Elements of a weight matrix perturbed at a time, times the backend's growth: small enough for the cache, large enough for a fast product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class LaneWeights:
     def spans(self, name: str) -> Iterator[tuple[int, int]]:
         """The rows of a matrix that are worked on at a time: first, and one past the last."""
         rows, columns = self.parameters[name].shape
-        step = max(1, TILE // columns)
+        step = max(1, TILE * self.parameters.backend.growth // columns)
         for first in range(0, rows, step):
             yield first, min(rows, first + step)
 
@@ -88,7 +86,8 @@ class LaneWeights:
         columns = self.parameters[name].shape[1]
         z = torch.empty((last - first, columns), dtype=torch.bfloat16)
         key, _ = self.parameters.keys_of[name]
-        kernels.fill(flat_view(z), probe.seed, key, first * columns, self.distribution)
+        backend = self.parameters.backend
+        backend.kernels.fill(backend.view(z), probe.seed, key, first * columns, self.distribution)
         return z
 
     def whole(self, name: str) -> Tensor:
@@ -105,9 +104,10 @@ class LaneWeights:
         self.visited.add(name)
         table = self.parameters[name]
         width = table.shape[1]
-        out = torch.empty((ids.numel(), width), dtype=table.dtype)
-        flat, target = self.parameters.flat[name].reshape(-1, width), flat_view(out).reshape(-1, width)
-        index = ids.reshape(-1).numpy().astype(np.int64)
+        backend = self.parameters.backend
+        out = torch.empty((ids.numel(), width), dtype=table.dtype, device=table.device)
+        flat, target = self.parameters.flat[name].reshape(-1, width), backend.view(out).reshape(-1, width)
+        index = backend.index(ids.reshape(-1))
         key, _ = self.parameters.keys_of[name]
         share = len(index) // len(self.lanes)
         for i, lane in enumerate(self.lanes):
@@ -115,20 +115,21 @@ class LaneWeights:
             if (probe := self.probe(name, lane)) is None:
                 target[part] = flat[index[part]]
             else:
-                kernels.gather(flat, index[part], target[part], lane.scale, probe.seed, key, self.distribution)
+                backend.kernels.gather(flat, index[part], target[part], lane.scale, probe.seed, key, self.distribution)
         return out.view(*ids.shape, width)
 
     def _form_all(self, arena: Arena) -> dict[str, Tensor]:
         """All lanes' copies of all parameters of the arena, drawn at once."""
-        out = torch.empty((len(self.lanes), len(arena.flat)), dtype=next(iter(self.parameters.values())).dtype)
-        view = flat_view(out).reshape(out.shape)
+        like, backend = next(iter(self.parameters.values())), self.parameters.backend
+        out = like.new_empty((len(self.lanes), len(arena.flat)))
+        view = backend.view(out).reshape(out.shape)
         for probe, first, last in runs([lane.probe for lane in self.lanes]):
             if probe is None:
                 view[first:last] = arena.flat
             else:
                 scales = np.array([lane.scale for lane in self.lanes[first:last]])
                 part = (arena.flat, arena.bounds, view[first:last], scales)
-                kernels.perturb_each(*part, probe.seed, arena.keys, self.distribution)
+                backend.kernels.perturb_each(*part, probe.seed, arena.keys, self.distribution)
         places = zip(self.parameters.items(), pairwise(arena.bounds.tolist()), strict=True)
         return {
             name: out[:, first:last].view(len(self.lanes), *tensor.shape) for (name, tensor), (first, last) in places
@@ -138,11 +139,11 @@ class LaneWeights:
         self.visited.add(name)
         flat = self.parameters.flat[name][start:stop]
         size = len(self.lanes) * (stop - start)
-        dtype = self.parameters[name].dtype
-        if self._scratch is None or self._scratch.numel() < size or self._scratch.dtype != dtype:
-            self._scratch = torch.empty(size, dtype=dtype)
+        like, backend = self.parameters[name], self.parameters.backend
+        if self._scratch is None or self._scratch.numel() < size or self._scratch.dtype != like.dtype:
+            self._scratch = like.new_empty(size)
         out = self._scratch[:size].view(len(self.lanes), stop - start)
-        view = flat_view(out).reshape(out.shape)
+        view = backend.view(out).reshape(out.shape)
         key, _ = self.parameters.keys_of[name]
         for probe, first, last in runs([self.probe(name, lane) for lane in self.lanes]):
             if probe is None:
@@ -150,7 +151,7 @@ class LaneWeights:
             else:
                 scales = np.array([lane.scale for lane in self.lanes[first:last]])
                 part = (flat, view[first:last], scales)
-                kernels.perturb(*part, probe.seed, key, self.distribution, Shard.run(start, stop - start))
+                backend.kernels.perturb(*part, probe.seed, key, self.distribution, Shard.run(start, stop - start))
         return out
 
 

@@ -91,7 +91,8 @@ def _duals(parameters: Parameters, noise: Distribution, probe: Probe) -> dict[st
         z = np.zeros(tensor.numel(), np.float32)
         if parameters.moves(name, probe.block):
             kernels.fill(z, probe.seed, parameters.keys_of[name][0], 0, noise)
-        duals[name] = forward_ad.make_dual(tensor, torch.from_numpy(z).view(tensor.shape).to(tensor.dtype))
+        along = torch.from_numpy(z).view(tensor.shape).to(tensor.device, tensor.dtype)
+        duals[name] = forward_ad.make_dual(tensor, along)
     return duals
 
 
@@ -106,10 +107,10 @@ def _logits(
     with ExitStack() as stack:
         for path, lora in adapters.items():
             module = model.get_submodule(path)
-            acts = (torch.arange(len(inputs[0])) >= start).repeat(len(inputs))[:, None]
+            acts = (torch.arange(len(inputs[0]), device=model.device) >= start).repeat(len(inputs))[:, None]
             stack.enter_context(forward_of(module, _adapted(module.forward, duals, lora, acts)))
         own = {} if adapters else dict(duals)
-        arguments = {"input_ids": torch.tensor(inputs), "use_cache": False}
+        arguments = {"input_ids": torch.tensor(inputs, device=model.device), "use_cache": False}
         try:
             logits: Tensor = functional_call(model, own, (), arguments).logits
         except NotImplementedError as error:
@@ -139,7 +140,7 @@ def _read(row: Tensor, request: Request) -> tuple[Score, Score]:
     logprobs = log_softmax(row[len(request.prompt) - 1 :])[range(len(request.completion)), request.completion]
     value, tangent = forward_ad.unpack_dual(logprobs)
     slope = torch.zeros_like(value) if tangent is None else tangent
-    return value.double().numpy(), slope.double().numpy()
+    return value.double().cpu().numpy(), slope.double().cpu().numpy()
 
 
 @contextmanager

@@ -190,6 +190,11 @@ def arithmetic_of(compute_dtype: ComputeDtype | None, model: PreTrainedModel, *,
         )
     if compute_dtype == "float32":
         return Plain()
+    if model.device.type != "cpu":
+        raise ModelError(
+            f"compute_dtype = 'bfloat16' runs on the CPU only, and the model is on {model.device}: load it in bfloat16 (model.dtype), "
+            f"set [engine] device = 'cpu', {LEAVE_OUT}"
+        )
     if not one_pass:
         raise ModelError(
             "compute_dtype = 'bfloat16' needs both signs in one pass, on keys and values of their own: use estimator.perturbation = "

@@ -131,12 +131,13 @@ class Passes:
         pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
         kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
         store = (kept, batch.slots[:, rows].reshape(-1)[kept])
-        plan = AttentionPlan(pieces, self.pool, store)
-        ids = torch.from_numpy(np.tile(unmark(packed.tokens[rows]), (lanes, 1)))
-        positions = torch.from_numpy(np.tile(packed.positions[rows], (lanes, 1)))
+        place = self.causal.place
+        plan = AttentionPlan(pieces, self.pool, store, place)
+        tokens = (unmark(packed.tokens[rows]), packed.positions[rows])
+        ids, positions = place.send(*(np.tile(part, (lanes, 1)) for part in tokens))
         hidden = None
         if batch.hidden is not None:
-            hidden = self.pool.read_hidden(torch.from_numpy(batch.hidden.slots[:, rows]))
+            hidden = self.pool.read_hidden(place.send(batch.hidden.slots[:, rows])[0])
             hidden = hidden.expand(lanes, -1, -1).contiguous()
         with packed_attention(self.causal.configs, plan), running(LaneLayout(lanes, len(rows))):
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
@@ -145,16 +146,17 @@ class Passes:
         self.layer_bytes |= plan.layer_bytes
         states: Tensor = output["last_hidden_state"]
         if batch.last < self.causal.depth:
-            self.pool.write_hidden(torch.from_numpy(batch.slots[:, rows]), states)
+            self.pool.write_hidden(place.send(batch.slots[:, rows])[0], states)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)
-        for wanted in result.wanted(rows, max(1, LOGITS_BYTES // (4 * lanes * width))):
-            at = torch.from_numpy(np.searchsorted(rows, wanted))
-            with running(
-                LaneLayout(lanes, len(wanted), columns=None if columns is None else torch.from_numpy(columns))
-            ):
+        for wanted in result.wanted(rows, max(1, place.growth * LOGITS_BYTES // (4 * lanes * width))):
+            reads = result.reads(wanted)
+            at, rows_of, targets, *some = place.send(
+                np.searchsorted(rows, wanted), reads.rows, reads.targets, *([] if columns is None else [columns])
+            )
+            with running(LaneLayout(lanes, len(wanted), columns=some[0] if some else None)):
                 logits = self.causal.head(ids[:, at], output, states[:, at])
-            result.put(wanted, (log_softmax(logits) if columns is None else logits.double()).numpy())
+            result.put(reads, (log_softmax(logits) if columns is None else logits)[:, rows_of, targets])
 
 
 class _Chunks:
@@ -189,24 +191,33 @@ class _Chunks:
         batch, lanes = self._batch, len(self._batch.versions)
         path = segment.path[: len(segment.path) - (segment.stop - 1 - own[-1])]
         positions = batch.packed.positions
-        distance = positions[own][:, None] - positions[path][None, :]
         here = self._chunk_of[path] == index
         local, queries = np.searchsorted(rows, path), np.searchsorted(rows, own)
         keys = [np.where(here, lane * len(rows) + local, -1 - batch.slots[lane, path]) for lane in range(lanes)]
         shared = next((i for i in range(len(path)) if any(k[i] != keys[0][i] for k in keys)), len(path))
         if lanes == 1 or shared < (lanes - 1) * (len(path) - shared):
+            together = np.zeros(len(own), np.int64), np.full(len(path), -1, np.int64)
             for lane in range(lanes):
-                yield Piece(lane * len(rows) + queries, keys[lane], distance)
+                yield Piece(lane * len(rows) + queries, keys[lane], positions[own], positions[path], *together)
             return
-        blocks = [np.full((len(own), lanes * (len(path) - shared)), -1) for _ in range(lanes)]
-        for lane, block in enumerate(blocks):
-            width = len(path) - shared
-            block[:, lane * width : (lane + 1) * width] = distance[:, shared:]
+        each, rest = np.arange(lanes), len(path) - shared
         yield Piece(
             np.concatenate([lane * len(rows) + queries for lane in range(lanes)]),
             np.concatenate([keys[0][:shared], *(k[shared:] for k in keys)]),
-            np.concatenate([np.concatenate([distance[:, :shared], block], axis=1) for block in blocks]),
+            np.tile(positions[own], lanes),
+            np.concatenate([positions[path[:shared]], np.tile(positions[path[shared:]], lanes)]),
+            np.repeat(each, len(own)),
+            np.concatenate([np.full(shared, -1, np.int64), np.repeat(each, rest)]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """What is read of some rows: their numbers among those [k], and the targets' among the columns [k]; whose reads they are."""
+
+    rows: Rows
+    targets: Rows
+    here: Rows
 
 
 class _Result:
@@ -218,7 +229,8 @@ class _Result:
         self._rows, self._which = np.unique(rows, return_inverse=True)
         targets = np.concatenate([np.empty(0, np.int64), *reads.targets])
         self._targets = targets if self.columns is None else np.searchsorted(self.columns, targets)
-        self._values = np.full((lanes, len(rows)), np.nan)
+        self._shape = (lanes, len(rows))
+        self._parts: list[tuple[Rows, Tensor]] = []
 
     def wanted(self, rows: Rows, block: int) -> Iterator[Rows]:
         """Those of ``rows`` (sorted) that are read, in blocks."""
@@ -226,13 +238,21 @@ class _Result:
         for start in range(0, len(wanted), block):
             yield wanted[start : start + block]
 
-    def put(self, wanted: Rows, logprobs: NDArray[np.floating]) -> None:
-        """Take in log-probabilities [lanes, len(wanted), vocabulary], or logits of the columns."""
+    def reads(self, wanted: Rows) -> _Reads:
+        """What is read of these rows."""
         first, last = np.searchsorted(self._rows, [wanted[0], wanted[-1]])
         here = np.flatnonzero((self._which >= first) & (self._which <= last))
-        self._values[:, here] = logprobs[:, np.searchsorted(wanted, self._rows[self._which[here]]), self._targets[here]]
+        return _Reads(np.searchsorted(wanted, self._rows[self._which[here]]), self._targets[here], here)
+
+    def put(self, reads: _Reads, found: Tensor) -> None:
+        """Take in what was read [lanes, k], without waiting for it."""
+        self._parts.append((reads.here, found))
 
     def split(self) -> list[list[Score]]:
         """Values by lane and request."""
+        values = np.full(self._shape, np.nan)
+        if self._parts:
+            found = torch.cat([part for _, part in self._parts], 1).double().cpu().numpy()
+            values[:, np.concatenate([here for here, _ in self._parts])] = found
         bounds = np.cumsum([len(targets) for targets in self._reads.targets])[:-1]
-        return [np.split(lane, bounds) if len(self._reads.rows) else [] for lane in self._values]
+        return [np.split(lane, bounds) if len(self._reads.rows) else [] for lane in values]

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from twinpass.core import Request, Score
@@ -24,9 +25,10 @@ def score_plain(
         for first in range(0, len(members), step):
             part = members[first : first + step]
             with torch.no_grad(), running(LaneLayout(1, length, active_from)):
-                logits = causal.logits(torch.tensor([requests[i].inputs for i in part]))
+                logits = causal.logits(*causal.place.send(np.array([requests[i].inputs for i in part], np.int64)))
             for i, row in zip(part, logits, strict=True):
                 request = requests[i]
                 logprobs = log_softmax(row[len(request.prompt) - 1 :])
-                scores[i] = logprobs[range(len(request.completion)), request.completion].double().numpy()
+                (targets,) = causal.place.send(np.array(request.completion, np.int64)[:, None])
+                scores[i] = logprobs.gather(1, targets)[:, 0].double().cpu().numpy()
     return [scores[i] for i in range(len(requests))]

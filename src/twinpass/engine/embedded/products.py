@@ -122,6 +122,8 @@ class Blocked:
 
         The others are copied, so that none keeps the file in memory that all of them may have been mapped from.
         """
+        if not self._modules:
+            return
         for module in self._modules:
             _replace(module, in_blocks(_weight(module)))
         for parameter in self._model.parameters():

@@ -71,7 +71,8 @@ class PackedScorer:
         cut = max(cuts) if len(cuts) == 1 else 0
         slot_bytes = max(sum(layer_bytes[:cut]), sum(layer_bytes[cut:])) + hidden_bytes
         slots = policy.budget // slot_bytes
-        passes = Passes(causal, PrefixCache(slots, policy.page_size), Pool(slots, cut), chunk_rows)
+        pool = Pool(slots, cut, causal.place.device)
+        passes = Passes(causal, PrefixCache(slots, policy.page_size), pool, chunk_rows)
         return cls(passes, slot_bytes, spill)
 
     def score(self, job: Job) -> Result:

@@ -40,7 +40,7 @@ class Trial:
         """Try a model, with what lies below layer ``cut`` run apart."""
         if reason := _obstacle(causal):
             return cls(False, reason)
-        passes = Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4)
+        passes = Passes(causal, PrefixCache(64), Pool(64, cut, causal.place.device), chunk_rows=4)
         requests = _requests(causal)
         try:
             packed = _run(passes, requests, cut)
@@ -60,7 +60,8 @@ class Trial:
 def still_runs(causal: CausalModel, cut: int) -> bool:
     """Whether a model that packs does so after a change to how its weights are held."""
     try:
-        _run(Passes(causal, PrefixCache(64), Pool(64, cut), chunk_rows=4), _requests(causal), cut)
+        passes = Passes(causal, PrefixCache(64), Pool(64, cut, causal.place.device), chunk_rows=4)
+        _run(passes, _requests(causal), cut)
     except Exception:  # any model's own code runs here
         return False
     return True
@@ -73,7 +74,7 @@ def reads_columns(causal: CausalModel, running: Running) -> bool:
     every = np.arange(causal.vocabulary)
 
     def read(tokens: Rows, columns: Rows | None) -> Score:
-        passes = Passes(causal, PrefixCache(64), Pool(64), chunk_rows=64)
+        passes = Passes(causal, PrefixCache(64), Pool(64, 0, causal.place.device), chunk_rows=64)
         fresh, slots = np.ones(packed.rows, bool), np.full((1, packed.rows), -1, np.int64)
         batch = Batch(packed, [WeightsVersion("trial", causal.depth)], fresh, slots, 0, causal.depth)
         rows = np.full(len(tokens), packed.rows - 1)
