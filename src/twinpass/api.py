@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import encode
-from twinpass.config.engines import TorchSettings
+from twinpass.config.engines import Device, TorchSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Lora, Trainable
@@ -65,7 +65,7 @@ def finetune(
     steps of 16 rows at a learning rate of 2e-3 that falls linearly to 0.
 
     Args:
-        model: a causal language model on the CPU. Its weights are trained in place, unless ``trainable`` is
+        model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
@@ -85,7 +85,9 @@ def finetune(
     optimizer = optimizer or Sgd(lr=2e-3, steps=300)
     epsilon = epsilon or ConstantEpsilon(value=1e-2)
     reuse = reuse or Auto()
-    if problems := TorchSettings(compute_dtype=compute_dtype).problems({"estimator": estimator, "reuse": reuse}):
+    device: Device = "cuda" if model.device.type == "cuda" else "cpu"
+    settings = TorchSettings(device=device, compute_dtype=compute_dtype)
+    if problems := settings.problems({"estimator": estimator, "reuse": reuse}):
         raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
     if not resume:

@@ -1,11 +1,12 @@
 """A configuration is checked whole: every fault is named with section and key, or it loads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+import torch
 
 from twinpass.config.load import load_config, parse, portable
 from twinpass.config.schema import SECTIONS, Config
@@ -359,6 +360,30 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
     (problem,) = problems_of(values)
     assert problem.startswith("[estimator] perturbation: 'inplace'")
     assert "[model] dtype" in problem
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "words"),
+    [
+        (False, {"engine": {"device": "cuda"}}, ('[engine] device: "cuda" needs a GPU that torch can use', '"cpu"')),
+        (True, {"model": {"dtype": "float64"}}, ("[model] dtype: weights on a GPU", '[engine] device = "cpu"')),
+        (
+            True,
+            {"engine": {"compute_dtype": "bfloat16"}},
+            ('[engine] compute_dtype: "bfloat16" runs on the CPU only', 'device = "cpu"'),
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_cannot_do(
+    gpu: bool, changes: dict[str, Values], words: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    (problem,) = problems_of(minimal(**changes))
+    for word in words:
+        assert word in problem
+    engine = {"engine": {**changes.get("engine", {}), "device": "cpu"}}
+    parse(minimal(**(changes | engine)), "it.toml", Path("/nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twinpass.bench.compare import compare
 from twinpass.bench.race import race
+from twinpass.config.engines import TorchSettings
 from twinpass.config.load import load_config, portable
 from twinpass.config.schema import Config
 from twinpass.config.tasks import ChoiceTask
@@ -133,6 +134,7 @@ def _config(args: argparse.Namespace) -> Config:
             ],
         )
     options = {
+        "engine.device": "cpu",
         "model.dtype": args.dtype,
         "engine.compute_dtype": args.compute_dtype,
         "optimizer.batch_size": args.batch,
@@ -144,6 +146,8 @@ def _config(args: argparse.Namespace) -> Config:
         problems.append('[task] kind: a race is to an accuracy: set [task] kind = "choice"')
     if not isinstance(config.estimator, Spsa):
         problems.append('[estimator]: plain MeZO makes two-sided differences; set kind = "spsa" to compare')
+    if isinstance(config.engine, TorchSettings) and config.engine.device != "cpu":
+        problems.append("[engine] device: this measures a CPU; on a GPU, make bench-gpu does")
     if args.repeats < 1 or args.probes < 2:
         problems.append(f"--repeats {args.repeats}, --probes {args.probes}: expected at least 1 and 2")
     if not 0 < args.target <= 1 or args.seconds <= 0:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.engine.base import Engine
-from twinpass.engine.embedded.engine import CHUNK_ROWS, TorchEngine
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.load import load
 from twinpass.engine.embedded.mixed import ComputeDtype
 from twinpass.engine.embedded.trainable import Lora, Trainable
@@ -43,6 +43,16 @@ class Start:
     seed: int
 
 
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def chosen(device: Device) -> Literal["cpu", "cuda"]:
+    """The device meant; "auto" is a GPU if there is one that torch can use."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
 class EngineSettings(ABC):
     """The section [engine]."""
 
@@ -61,20 +71,22 @@ class EngineSettings(ABC):
 
 @dataclass(frozen=True, config=STRICT)
 class TorchSettings(EngineSettings):
-    """The embedded engine: a Hugging Face model in this process, which runs ``chunk_rows`` tokens, of all lanes together, at a time.
+    """The embedded engine: a Hugging Face model in this process, on ``device``; "auto" takes a GPU if there is one.
 
+    ``chunk_rows`` tokens, of all lanes together, run at a time: by default 2,048 on a CPU and 16,384 on a GPU.
     ``compute_dtype`` "bfloat16": linear layers multiply in bfloat16 beside float32 weights, so that the difference of two signs keeps
     its precision; without it, in [model] dtype.
     """
 
-    chunk_rows: Count = CHUNK_ROWS
+    device: Device = "auto"
+    chunk_rows: Count | None = None
     compute_dtype: ComputeDtype | None = None
 
     def problems(self, built: Mapping[str, Any]) -> list[str]:
+        found = self._of_device(built) if chosen(self.device) == "cuda" else []
         if self.compute_dtype is None:
-            return []
+            return found
         model, estimator, policy = (built.get(name) for name in ("model", "estimator", "reuse"))
-        found = []
         if model is not None and model.dtype != "float32":
             found.append(
                 f'[engine] compute_dtype: "{self.compute_dtype}" is for float32 weights; set [model] dtype = "float32", or leave it out: '
@@ -93,7 +105,25 @@ class TorchSettings(EngineSettings):
             )
         return found
 
+    def _of_device(self, built: Mapping[str, Any]) -> list[str]:
+        """What cannot be on a GPU."""
+        model = built.get("model")
+        if not torch.cuda.is_available():
+            return ['[engine] device: "cuda" needs a GPU that torch can use, and there is none; set "auto" or "cpu"']
+        found = []
+        if model is not None and model.dtype == "float64":
+            found.append(
+                '[model] dtype: weights on a GPU are trained in float32 or bfloat16; set one, or [engine] device = "cpu"'
+            )
+        if self.compute_dtype == "bfloat16":
+            found.append(
+                '[engine] compute_dtype: "bfloat16" runs on the CPU only; set [engine] device = "cpu", or [model] dtype = "bfloat16" without it'
+            )
+        return found
+
     def start(self, start: Start) -> TorchEngine:
+        model: Any = start.model
+        model.to(chosen(self.device))
         engine = TorchEngine(
             start.model,
             start.trainable,
@@ -118,7 +148,7 @@ class SglangSettings(EngineSettings):
     ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``. A server has to answer within ``timeout`` seconds.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     url: Text | None = None
     timeout: Positive = 600.0
@@ -181,12 +211,11 @@ class SglangSettings(EngineSettings):
         )
         if self.url is not None:
             return connect(subject, self.url, self.timeout)
-        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         return launch(
             subject,
             lanes=2 * start.estimator.probes,
             budget=start.policy.budget,
             page_size=start.policy.page_size,
-            device="cuda" if cuda else "cpu",
+            device=chosen(self.device),
             arguments=self.arguments,
         )
