@@ -22,14 +22,17 @@ ROOT = Path(__file__).parents[2]
 Compile = Callable[[Callable[[], object]], list[str]]
 
 
-def test_the_table_under_the_interpreter() -> None:
+@pytest.mark.parametrize(("table", "at_least"), [("test_triton_cuda.py", 100), ("test_engine_cuda.py", 15)])
+def test_the_table_under_the_interpreter(table: str, at_least: int) -> None:
     """In a process of its own: Triton is told to interpret when it is imported, which other tests have done."""
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "NUMBA_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/gpu/test_triton_cuda.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/gpu/{table}"]
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"^\d{3} passed", result.stdout, re.MULTILINE), result.stdout
+    passed = re.search(r"^(\d+) passed", result.stdout, re.MULTILINE)
+    assert passed is not None, result.stdout
+    assert int(passed[1]) >= at_least
 
 
 def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,12 +127,20 @@ class TestCompiled:
         from twinpass.perturb import triton_kernels
 
         w, rows, out = torch.zeros(6, 3, dtype=torch.bfloat16), torch.tensor([1]), torch.zeros(1, 3)
+        small, lanes, bounds, keys = (
+            torch.zeros(9),
+            torch.zeros(2, 9),
+            np.array([0, 5, 9]),
+            np.array([1, 2**63], np.uint64),
+        )
         calls: list[Callable[[], object]] = [
             lambda: triton_kernels.fill(out, 1, 2**63, 2**31, "gaussian"),
             lambda: triton_kernels.perturb(
                 w.view(-1), w.view(1, -1), np.ones(1), 1, 5, "binomial", Shard.run(1, w.numel())
             ),
             lambda: triton_kernels.gather(w, rows, out.bfloat16(), 1.0, 2**64 - 1, 1, "gaussian"),
+            lambda: triton_kernels.perturb_each(small, bounds, lanes, np.ones(2), 2**63, keys, "gaussian"),
+            lambda: triton_kernels.accumulate_each(small, bounds, keys, np.ones(2), keys, "binomial"),
         ]
         for call in calls:
             (ptx,) = compiled(call)
