@@ -20,7 +20,7 @@ class NaiveMezo:
     is padded to the longest and runs under each sign in a forward of its own, with logits at all positions.
 
     Args:
-        model: a Hugging Face model, or PEFT's around one.
+        model: a Hugging Face model, or PEFT's around one, on any device.
         parameters: what is trained.
         objective: its loss is minimised.
 
@@ -47,7 +47,7 @@ class NaiveMezo:
         started = time.perf_counter()
         torch.manual_seed(seed)
         for parameter in self.parameters:
-            z = torch.normal(mean=0, std=1, size=parameter.shape, dtype=parameter.dtype)
+            z = torch.normal(mean=0, std=1, size=parameter.shape, dtype=parameter.dtype, device=parameter.device)
             parameter.data = parameter.data + scale * z
         self.perturb_seconds += time.perf_counter() - started
 
@@ -62,9 +62,9 @@ class NaiveMezo:
     def scores(self, examples: Sequence[Example]) -> list[Score]:
         """Log-probabilities of every request's completion."""
         with torch.inference_mode():
-            return [
-                np.asarray(own.numpy()) for own in completion_logprobs(self.model, self.objective.requests(examples))
-            ]
+            found = completion_logprobs(self.model, self.objective.requests(examples))
+            values = torch.cat(found).cpu().numpy()
+        return np.split(values, np.cumsum([len(own) for own in found])[:-1])
 
 
 def completion_logprobs(model: nn.Module, requests: Sequence[Request]) -> list[Any]:
@@ -75,10 +75,11 @@ def completion_logprobs(model: nn.Module, requests: Sequence[Request]) -> list[A
     for row, request in enumerate(requests):
         ids[row, : len(request.inputs)] = torch.tensor(request.inputs)
         mask[row, : len(request.inputs)] = 1
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    device = next(model.parameters()).device
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     found = []
     for row, request in enumerate(requests):
-        start, completion = len(request.prompt) - 1, torch.tensor(request.completion)
+        start, completion = len(request.prompt) - 1, torch.tensor(request.completion).to(device, non_blocking=True)
         own = torch.log_softmax(logits[row, start : start + len(completion)].float(), -1)
-        found.append(own[range(len(completion)), completion])
+        found.append(own.gather(1, completion[:, None])[:, 0])
     return found
