@@ -42,10 +42,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` pieces of like shape: query rows [S * n], keys [S * m], distance [S, n, m].
+    """``S`` pieces of like shape: query rows [S, n], keys [S, m], distance [S, n, m].
 
-    ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there. ``keys`` are rows of the pass, or
-    slots if any key lies in the pool (``pooled``); then ``fresh`` are the places of those that do not, and ``own`` their rows.
+    ``keys`` are rows of the pass, or slots if any key lies in the pool (``pooled``); then ``fresh`` are the places in [S * m] of
+    those that do not, and ``own`` their rows. ``valid`` [S, n] tells rows from padding.
     """
 
     pooled: bool
@@ -53,17 +53,8 @@ class Bucket:
     keys: Tensor
     distance: Tensor
     valid: Tensor
-    rows: Tensor
     fresh: Tensor
     own: Tensor
-
-    def gather(self, computed: Tensor, pool: Tensor | None) -> Tensor:
-        """Keys, or values, [S, m, heads, width], out of those of the pass [rows, heads, width] and of all slots."""
-        if self.pooled and pool is not None:
-            found = pool.index_select(0, self.keys).index_copy_(0, self.fresh, computed.index_select(0, self.own))
-        else:
-            found = computed.index_select(0, self.keys)
-        return found.view(len(self.distance), -1, *found.shape[1:])
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
@@ -71,6 +62,43 @@ class Bucket:
         if window is not None:
             hidden = hidden | (self.distance >= window)
         return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+class Heads:
+    """Where a bucket's rows lie in tensors [rows, heads, width] seen as [rows * heads, width], for ``groups`` key heads.
+
+    Query heads that share a key head are neighbours; they are folded into its rows: [S, groups, share, n].
+    """
+
+    def __init__(self, bucket: Bucket, heads: int, groups: int) -> None:
+        count, n, m = bucket.distance.shape
+        self.shape = (count * groups, heads // groups * n, m)
+        head = torch.arange(heads).view(1, groups, -1, 1)
+        queries = bucket.queries.view(count, 1, 1, n) * heads + head
+        self.queries = queries.reshape(-1)
+        valid = bucket.valid.view(count, 1, 1, n).expand_as(queries).reshape(-1)
+        self.valid = None if bool(valid.all()) else valid.nonzero().view(-1)
+        self.rows = self.queries if self.valid is None else self.queries[self.valid]
+        group = torch.arange(groups).view(1, groups, 1)
+        self.keys = (bucket.keys.view(count, 1, m) * groups + group).reshape(-1)
+        place = (bucket.fresh // m * groups * m + bucket.fresh % m)[:, None] + torch.arange(groups) * m
+        self.fresh = place.reshape(-1)
+        self.own = (bucket.own[:, None] * groups + torch.arange(groups)).reshape(-1)
+        self.pooled = bucket.pooled
+
+    def gather(self, computed: Tensor, pool: Tensor | None) -> Tensor:
+        """Keys, or values, [S * groups, m, width], out of those of the pass [rows, groups, width] and of all slots."""
+        if self.pooled and pool is not None:
+            found = pool.flatten(0, 1).index_select(0, self.keys)
+            found.index_copy_(0, self.fresh, computed.flatten(0, 1).index_select(0, self.own))
+        else:
+            found = computed.flatten(0, 1).index_select(0, self.keys)
+        return found.view(self.shape[0], self.shape[2], -1)
+
+    def scatter(self, result: Tensor, out: Tensor) -> None:
+        """Write [S * groups, share * n, width] to the query rows of ``out`` [rows, heads, width]."""
+        flat = result.flatten(0, 1)
+        out.flatten(0, 1).index_copy_(0, self.rows, flat if self.valid is None else flat.index_select(0, self.valid))
 
 
 class AttentionPlan:
@@ -87,6 +115,7 @@ class AttentionPlan:
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
+        self._heads: dict[tuple[int, int], list[Heads]] = {}
         self.stored_rows, self.stored_slots = (torch.from_numpy(part) for part in store)
         order = sorted(pieces, key=lambda piece: piece.distance.shape, reverse=True)
         self.buckets = [_bucket(group) for group in _alike(order)]
@@ -97,6 +126,13 @@ class AttentionPlan:
         if key not in self._bias:
             self._bias[key] = self.buckets[index].bias(window, dtype)
         return self._bias[key]
+
+    def heads(self, heads: int, groups: int) -> list[Heads]:
+        """Each bucket's places in tensors of so many heads, found once for all layers that have as many."""
+        key = (heads, groups)
+        if key not in self._heads:
+            self._heads[key] = [Heads(bucket, heads, groups) for bucket in self.buckets]
+        return self._heads[key]
 
     def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Write what is to be kept of [rows, heads, width] keys and values; those of all slots, if any is looked at."""
@@ -140,7 +176,7 @@ def _bucket(group: Sequence[Piece]) -> Bucket:
     fresh = np.flatnonzero(keys >= 0)
     own, pooled = keys[fresh], len(fresh) < len(keys)
     keys = np.where(keys < 0, -1 - keys, 0) if pooled else keys
-    parts = (queries.reshape(-1), keys, distance, np.flatnonzero(valid), queries[valid], fresh, own)
+    parts = (queries, keys, distance, valid, fresh, own)
     return Bucket(pooled, *(torch.from_numpy(part) for part in parts))
 
 
@@ -163,24 +199,21 @@ def _packed_attention(
     plan.windows.add(sliding_window)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
-    share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
     pooled_keys, pooled_values = plan.exchange(cast(Any, module).layer_idx, k, v)
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype)
-    for index, bucket in enumerate(plan.buckets):
-        count, n, _ = bucket.distance.shape
-        folded = q.index_select(0, bucket.queries).view(count, n, groups, share, width).permute(0, 2, 3, 1, 4)
-        folded = folded.reshape(count, groups, share * n, width) * scale
-        keys = bucket.gather(k, pooled_keys).permute(0, 2, 3, 1)
-        scores = torch.matmul(folded, keys).view(count, groups, share, n, -1)
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
-        weights = weights.to(v.dtype).view(count, groups, share * n, -1)
-        values = bucket.gather(v, pooled_values).transpose(1, 2)
-        result = torch.matmul(weights, values).view(count, groups, share, n, -1)
-        result = result.permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
-        out[bucket.rows] = result if len(bucket.valid) == count * n else result[bucket.valid]
+    for index, place in enumerate(plan.heads(heads, groups)):
+        folded = q.flatten(0, 1).index_select(0, place.queries).view(*place.shape[:2], width)
+        keys = place.gather(k, pooled_keys).transpose(1, 2)
+        bias = plan.bias(index, sliding_window, q.dtype)
+        scores = bias.expand(-1, groups, heads // groups, -1, -1).clone(memory_format=torch.contiguous_format)
+        scores = scores.view(place.shape)
+        if softcap is None:
+            scores.baddbmm_(folded, keys, alpha=scale)
+        else:
+            scores += torch.tanh(torch.bmm(folded, keys) * (scale / softcap)) * softcap
+        weights = torch.softmax(scores, dim=-1, dtype=_accurate(q)).to(v.dtype)
+        place.scatter(torch.bmm(weights, place.gather(v, pooled_values)), out)
     return out.view(query.shape[0], -1, heads, out.shape[2]), None
 
 
