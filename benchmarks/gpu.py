@@ -204,7 +204,7 @@ def profiled(device: Device, call: Callable[[], object]) -> Result:
     try:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             device.timed(call)
-        kernels = [event for event in found.key_averages() if event.device_type is torch.autograd.DeviceType.CUDA]
+        kernels = [event for event in found.key_averages() if event.device_type.name == "CUDA"]
         longest = sorted(kernels, key=lambda event: event.self_device_time_total, reverse=True)[:12]
         return {
             "device_busy_seconds": sum(event.self_device_time_total for event in kernels) / 1e6,

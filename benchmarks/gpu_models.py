@@ -40,8 +40,10 @@ class Shape:
         )
         torch.manual_seed(0)
         with device:
-            model: PreTrainedModel = make.from_config(config, dtype=dtype)
-        return model.requires_grad_(False).eval()
+            model: Any = make.from_config(config, dtype=dtype)
+        model.requires_grad_(False)
+        built: PreTrainedModel = model
+        return built
 
     def slot_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of a token's keys and values."""
@@ -90,9 +92,8 @@ class PlainLora(nn.Module):
             if path.rsplit(".", 1)[-1] in TARGETS and isinstance(module, nn.Linear):
                 like: dict[str, Any] = {"dtype": torch.float32, "device": module.weight.device}
                 a = torch.randn(RANK, module.in_features, **like) * module.in_features**-0.5
-                pair = [
-                    nn.Parameter(x, requires_grad=False) for x in (a, torch.zeros(module.out_features, RANK, **like))
-                ]
+                b = torch.zeros(module.out_features, RANK, **like)
+                pair = nn.Parameter(a, requires_grad=False), nn.Parameter(b, requires_grad=False)
                 self.adapters.extend(pair)
                 self._sites.append((module, *pair))
 

@@ -40,12 +40,13 @@ def _blocks(base, seed, key, per_block: tl.constexpr, tile: tl.constexpr):
 
 
 @triton.jit
-def _popcount(x):
-    """Bits that are set; LLVM knows these lines and makes one instruction of them."""
+def _popcounts(x):
+    """Bits that are set in the lower and in the upper half of each word, counted in one go."""
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F
-    return (tl.mul(x, 0x01010101, sanitize_overflow=False) >> 24).to(tl.int32)
+    x = x + (x >> 8)
+    return (x & 0x1F).to(tl.int32), ((x >> 16) & 0x1F).to(tl.int32)
 
 
 @triton.jit
@@ -104,8 +105,9 @@ def _four(x0, x1, x2, x3):
 def draw_quarters(base, seed, key, distribution: tl.constexpr, tile: tl.constexpr):
     """``4 * z[base : base + tile]`` in int32, of a distribution that consists of quarters."""
     if distribution == "binomial":
-        x0, x1, x2, x3 = _blocks(base, seed, key, 2, tile)
-        quarters = tl.interleave(_popcount(x0) + _popcount(x1), _popcount(x2) + _popcount(x3)) - 32
+        x0, x1, x2, x3 = _blocks(base, seed, key, 8, tile)
+        lower, upper = _popcounts(_four(x0, x1, x2, x3).reshape(tile // 2))
+        quarters = tl.interleave(lower, upper) * 2 - 16
     else:
         x0, x1, x2, x3 = _blocks(base, seed, key, 128, tile)
         words = tl.expand_dims(_four(x0, x1, x2, x3), 2)

@@ -35,11 +35,9 @@ class Plain(Arithmetic):
     everywhere: ClassVar[bool] = False
 
     def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
-        y = rows.new_empty((*rows.shape[:2], weights.parameters[name].shape[0]))
-        for first, last, tile in weights.tiles(name):
-            for lane in range(len(rows)):
-                torch.mm(rows[lane], tile[lane].t(), out=y[lane, :, first:last])
-        return y
+        tiles = (torch.bmm(rows, tile.transpose(1, 2)) for _, _, tile in weights.tiles(name))
+        whole, *others = tiles
+        return torch.cat([whole, *others], dim=2) if others else whole
 
     def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
         return product(rows, layer.get_parameter("weight"), bias)

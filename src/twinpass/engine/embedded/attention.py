@@ -55,8 +55,9 @@ class Piece:
 class Bucket:
     """``S`` pieces of like ``shape`` (S, n, m): query rows [S * n], keys [S * m], positions and lanes of both.
 
-    What pads queries looks at what the last real one does, what pads keys lies beyond all queries. ``valid`` are the places of [S * n] that are no padding, and ``rows`` the query rows there. ``keys`` are rows of the pass, or
-    slots if any key lies in the pool (``pooled``); then ``fresh`` are the places of those that do not, and ``own`` their rows.
+    What pads queries looks at what the last real one does, what pads keys lies beyond all queries. ``valid`` are the places of
+    [S * n] that are no padding. ``keys`` are rows of the pass, or slots if any key lies in the pool (``pooled``); then ``fresh`` are
+    the places in [S * m] of those that do not, and ``own`` their rows.
     """
 
     pooled: bool
@@ -68,17 +69,8 @@ class Bucket:
     lanes: Tensor
     key_lanes: Tensor
     valid: Tensor
-    rows: Tensor
     fresh: Tensor
     own: Tensor
-
-    def gather(self, computed: Tensor, pool: Tensor | None) -> Tensor:
-        """Keys, or values, [S, m, heads, width], out of those of the pass [rows, heads, width] and of all slots."""
-        if self.pooled and pool is not None:
-            found = pool.index_select(0, self.keys).index_copy_(0, self.fresh, computed.index_select(0, self.own))
-        else:
-            found = computed.index_select(0, self.keys)
-        return found.view(self.shape[0], -1, *found.shape[1:])
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
@@ -89,6 +81,41 @@ class Bucket:
             hidden |= distance >= window
         bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         return bias.masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+class Heads:
+    """Where a bucket's rows lie in tensors [rows, heads, width] seen as [rows * heads, width], for ``groups`` key heads.
+
+    Query heads that share a key head are neighbours; they are folded into its rows: [S, groups, share, n].
+    """
+
+    def __init__(self, bucket: Bucket, heads: int, groups: int) -> None:
+        count, n, m = bucket.shape
+        self.shape = (count * groups, heads // groups * n, m)
+        head, group = (torch.arange(number, device=bucket.keys.device) for number in (heads, groups))
+        self.queries = (bucket.queries.view(count, 1, n) * heads + head[:, None]).reshape(-1)
+        valid = (bucket.valid // n * heads * n + bucket.valid % n)[:, None] + head * n
+        self.valid = None if len(bucket.valid) == count * n else valid.reshape(-1)
+        self.rows = self.queries if self.valid is None else self.queries[self.valid]
+        self.keys = (bucket.keys.view(count, 1, m) * groups + group[:, None]).reshape(-1)
+        place = (bucket.fresh // m * groups * m + bucket.fresh % m)[:, None] + group * m
+        self.fresh = place.reshape(-1)
+        self.own = (bucket.own[:, None] * groups + group).reshape(-1)
+        self.pooled = bucket.pooled
+
+    def gather(self, computed: Tensor, pool: Tensor | None) -> Tensor:
+        """Keys, or values, [S * groups, m, width], out of those of the pass [rows, groups, width] and of all slots."""
+        if self.pooled and pool is not None:
+            found = pool.flatten(0, 1).index_select(0, self.keys)
+            found.index_copy_(0, self.fresh, computed.flatten(0, 1).index_select(0, self.own))
+        else:
+            found = computed.flatten(0, 1).index_select(0, self.keys)
+        return found.view(self.shape[0], self.shape[2], -1)
+
+    def scatter(self, result: Tensor, out: Tensor) -> None:
+        """Write [S * groups, share * n, width] to the query rows of ``out`` [rows, heads, width]."""
+        flat = result.flatten(0, 1)
+        out.flatten(0, 1).index_copy_(0, self.rows, flat if self.valid is None else flat.index_select(0, self.valid))
 
 
 class AttentionPlan:
@@ -106,6 +133,7 @@ class AttentionPlan:
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype, int], Tensor] = {}
+        self._heads: dict[tuple[int, int], list[Heads]] = {}
         order = sorted(pieces, key=lambda piece: piece.shape, reverse=True)
         groups = [_Group.of(group) for group in _alike(order, place.growth)]
         sent = iter(place.send(*store, *(part for group in groups for part in group.parts)))
@@ -125,6 +153,13 @@ class AttentionPlan:
         if key not in self._bias:
             self._bias[key] = fused.mask(self.buckets[index].bias(window, dtype), share)
         return self._bias[key]
+
+    def heads(self, heads: int, groups: int) -> list[Heads]:
+        """Each bucket's places in tensors of so many heads, found once for all layers that have as many."""
+        key = (heads, groups)
+        if key not in self._heads:
+            self._heads[key] = [Heads(bucket, heads, groups) for bucket in self.buckets]
+        return self._heads[key]
 
     def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Write what is to be kept of [rows, heads, width] keys and values; those of all slots, if any is looked at."""
@@ -179,7 +214,7 @@ class _Group:
         fresh = np.flatnonzero(flat >= 0)
         own_rows, pooled = flat[fresh], len(fresh) < len(flat)
         where = np.where(flat < 0, -1 - flat, 0) if pooled else flat
-        found = (np.flatnonzero(valid), queries[valid], fresh, own_rows)
+        found = (np.flatnonzero(valid), fresh, own_rows)
         parts = (queries.reshape(-1), where, positions, key_positions, lanes, key_lanes, *found)
         return cls(pooled, (len(pieces), n, m), parts)
 
@@ -203,26 +238,26 @@ def _packed_attention(
     plan.windows.add(sliding_window)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
-    share = heads // groups
     scale = width**-0.5 if scaling is None else scaling
     pooled_keys, pooled_values = plan.exchange(cast(Any, module).layer_idx, k, v)
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
-    for index, bucket in enumerate(plan.buckets):
-        count, n, _ = bucket.shape
-        folded = q.index_select(0, bucket.queries).view(count, n, groups, share, width).permute(0, 2, 3, 1, 4)
-        folded = folded.reshape(count, groups, share * n, width)
-        keys, values = bucket.gather(k, pooled_keys), bucket.gather(v, pooled_values).transpose(1, 2)
+    for index, place in enumerate(plan.heads(heads, groups)):
+        folded = q.flatten(0, 1).index_select(0, place.queries).view(*place.shape[:2], width)
+        keys, values = place.gather(k, pooled_keys), place.gather(v, pooled_values)
         if plan.place.fused and softcap is None:
-            mask = plan.mask(index, sliding_window, q.dtype, share)
-            result = fused.attend(folded, keys.transpose(1, 2), values, mask, scale)
+            mask = plan.mask(index, sliding_window, q.dtype, heads // groups)
+            a, b, c = (part.view(-1, groups, *part.shape[1:]) for part in (folded, keys, values))
+            place.scatter(fused.attend(a, b, c, mask, scale).flatten(0, 1), out)
+            continue
+        bias = plan.bias(index, sliding_window, q.dtype)
+        scores = bias.expand(-1, groups, heads // groups, -1, -1).clone(memory_format=torch.contiguous_format)
+        scores = scores.view(place.shape)
+        if softcap is None:
+            scores.baddbmm_(folded, keys.transpose(1, 2), alpha=scale)
         else:
-            scores = torch.matmul(folded * scale, keys.permute(0, 2, 3, 1)).view(count, groups, share, n, -1)
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            weights = torch.softmax(scores + plan.bias(index, sliding_window, scores.dtype), dim=-1, dtype=_accurate(q))
-            result = torch.matmul(weights.to(v.dtype).view(count, groups, share * n, -1), values)
-        result = torch.unflatten(result, 2, (share, n)).permute(0, 3, 1, 2, 4).reshape(count * n, heads, -1)
-        out[bucket.rows] = result if len(bucket.valid) == count * n else result[bucket.valid]
+            scores += torch.tanh(torch.bmm(folded, keys.transpose(1, 2)) * (scale / softcap)) * softcap
+        weights = torch.softmax(scores, dim=-1, dtype=_accurate(q)).to(v.dtype)
+        place.scatter(torch.bmm(weights, values), out)
     return out.view(query.shape[0], -1, heads, out.shape[2]), None
 
 

@@ -21,6 +21,7 @@ from twinpass.engine.embedded.adapter import LoraWeights
 from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
 from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
+from twinpass.engine.embedded.norms import epsilon_of, offset_of, rms_norm
 from twinpass.engine.embedded.patching import forward_of
 from twinpass.engine.embedded.products import is_linear
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
@@ -174,6 +175,22 @@ class LaneLeaf(LaneModule):
         return y.dim() > 0 and (y.shape[0] == layout.rows or (y.shape[0] == 1 and layout.rows in y.shape[1:]))
 
 
+class LaneRmsNorm(LaneModule):
+    """A root mean square norm: all lanes in one pass over memory."""
+
+    def __init__(self, name: str, module: nn.Module, owned: dict[str, str], offset: float) -> None:
+        super().__init__(name, module, owned)
+        self.offset, self.epsilon = offset, epsilon_of(module)
+        self.leaf = LaneLeaf(name, module, owned)
+
+    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if self.epsilon is None or not isinstance(x, Tensor) or x.dtype is not torch.float32:
+            return self.leaf.forward(weights, layout, *args, **kwargs)
+        self.require_lanes(layout, x)
+        return rms_norm(x, weights.whole(self.owned["weight"]), self.epsilon, self.offset)
+
+
 class LaneLora(LaneModule):
     """A linear layer with an adapter: the base product is shared by all lanes, the low-rank term is each lane's own."""
 
@@ -279,6 +296,8 @@ def _lane_modules(
             yield LaneHead(path, head, owned)
         elif is_linear(module) and (owned or arithmetic.everywhere):
             yield LaneLinear(path, module, owned, arithmetic)
+        elif owned and (offset := offset_of(module)) is not None:
+            yield LaneRmsNorm(path, module, owned, offset)
         elif owned:
             yield _kind(path, module)(path, module, owned)
 
