@@ -8,6 +8,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor, nn
 
+from twinpass.engine.embedded import device_norms
 from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.layout import flat_view
 
@@ -30,7 +31,9 @@ def _rms_norm(x, weight, out, epsilon, offset):
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, offset: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + epsilon) * (offset + weight)``: x [lanes, ..., width], weight [lanes, width], in float32."""
+    """``x / sqrt(mean(x^2) + epsilon) * (offset + weight)``: x [lanes, ..., width], weight [lanes, width], on a CPU in float32."""
+    if x.device.type != "cpu":
+        return device_norms.rms_norm(x, weight, epsilon, offset)
     x, out = x.contiguous(), torch.empty(x.shape)
     if x.numel():
         shape = (len(weight), -1, x.shape[-1])
@@ -53,17 +56,19 @@ def offset_of(module: nn.Module) -> float | None:
     weight, epsilon = parameters.get("weight"), epsilon_of(module)
     if set(parameters) != {"weight"} or weight is None or epsilon is None or any(True for _ in module.children()):
         return None
-    if weight.dim() != 1 or weight.dtype is not torch.float32 or weight.device.type != "cpu":
+    here = weight.device.type == "cpu"
+    if weight.dim() != 1 or weight.dtype not in ((torch.float32,) if here else device_norms.TOLERANCES):
         return None
-    rows = torch.linspace(-1.5, 1.0, 2 * weight.numel()).view(1, 2, -1)
+    rows = torch.linspace(-1.5, 1.0, 2 * weight.numel()).view(1, 2, -1).to(weight)
+    tolerance = TOLERANCE if here else device_norms.TOLERANCES[weight.dtype]
     try:
         with torch.no_grad():
             own = module(rows)
     except (RuntimeError, TypeError, ValueError):
         return None
-    for offset in (0.0, 1.0):
+    for offset in device_norms.offsets(weight.dtype):
         ours = rms_norm(rows, weight.detach()[None], epsilon, offset)
         if isinstance(own, Tensor) and own.dtype is ours.dtype and own.shape == ours.shape:
-            if torch.allclose(own, ours, rtol=TOLERANCE, atol=TOLERANCE * float(ours.abs().max())):
+            if torch.allclose(own, ours, rtol=tolerance, atol=tolerance * float(ours.abs().max())):
                 return offset
     return None

@@ -185,7 +185,7 @@ class LaneRmsNorm(LaneModule):
 
     def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
-        if self.epsilon is None or not isinstance(x, Tensor) or x.dtype is not torch.float32:
+        if self.epsilon is None or not isinstance(x, Tensor) or x.dtype is not self.weight.dtype:
             return self.leaf.forward(weights, layout, *args, **kwargs)
         self.require_lanes(layout, x)
         return rms_norm(x, weights.whole(self.owned["weight"]), self.epsilon, self.offset)
