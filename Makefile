@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-gpu-kernels bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,6 +52,17 @@ bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
 
 bench-gpu-kernels: install  ## the Triton kernels beside a copy, on a CUDA device, into benchmarks/results/gpu-kernels.json
 	$(BIN)/python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json
+
+# On a machine without the internet: GPU_PYTHON=python3, one that has the dependencies.
+GPU_PYTHON ?=
+ON_GPU = PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python)
+
+bench-gpu: $(if $(GPU_PYTHON),,install)  ## steps beside plain MeZO and the kernels, on one GPU, into benchmarks/results/gpu.json
+	$(ON_GPU) benchmarks/gpu.py --json benchmarks/results/gpu.json
+	$(ON_GPU) benchmarks/page.py
+
+test-gpu: $(if $(GPU_PYTHON),,install)  ## kernels and engine on one GPU, against those on the CPU
+	$(ON_GPU) -m pytest tests/gpu
 
 bench-memory: install  ## peak memory of training against inference, into benchmarks/results/memory.json
 	$(BIN)/python benchmarks/memory.py --json benchmarks/results/memory.json

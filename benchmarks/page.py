@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import page_gpu
+
 from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +16,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json` and `scale.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `scale.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -27,10 +29,19 @@ PyTorch has here: what a step cannot go below without computing less. **Error of
 def main() -> None:
     """Draw, write."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    results, scale = read(), RESULTS / "scale.json"
+    results = read()
     for name, result in results.items():
         (draw_race if "methods" in result else draw_step)(result, IMAGES / f"{name}.png")
-    PAGE.write_text(page(results) + (_scale(json.loads(scale.read_text())) if scale.exists() else ""))
+    PAGE.write_text(whole(results))
+
+
+def whole(results: Mapping[str, Result]) -> str:
+    """The page's text, with the sections whose results are there."""
+    more = {"scale": _scale, "gpu": page_gpu.section}
+    files = {name: RESULTS / f"{name}.json" for name in more}
+    return page(results) + "".join(
+        more[name](json.loads(file.read_text())) for name, file in files.items() if file.exists()
+    )
 
 
 def read() -> dict[str, Result]:
@@ -41,7 +52,7 @@ def read() -> dict[str, Result]:
 
 
 def page(results: Mapping[str, Result]) -> str:
-    """The page's text."""
+    """The part on a CPU."""
     races = {name: result for name, result in results.items() if "methods" in result}
     steps = {name: result for name, result in results.items() if name not in races}
     if not results:

@@ -4,10 +4,13 @@ Under Triton's interpreter (``TRITON_INTERPRET=1``, as ``tests/unit/test_triton.
 the kernels are Triton's.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +153,22 @@ def test_reset(trainable: Trainable) -> None:
     device.update(TERMS)
     device.reset()
     assert all(torch.equal(tensor, before[name]) for name, tensor in device.parameters.items())
+
+
+def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    gpu, page = (import_module(name) for name in ("gpu", "page_gpu"))
+    with kernels_of_triton():
+        assert gpu.main(["--quick", "--repeats", "1", "--no-kernels", "--json", str(tmp_path / "gpu.json")]) == 0
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    found = result["sizes"]["tiny"]["workloads"]
+    assert set(found) == set(page.NAMES)
+    assert found["demonstrations"]["twinpass"]["hit_rate"] > found["options"]["twinpass"]["hit_rate"] >= 0.5
+    assert found["text"]["twinpass"]["hit_rate"] == 0
+    assert found["activated"]["twinpass"]["reused"]["activated"] > 0
+    text = page.section(result | {"machine": {"gpu": "none"}})
+    assert all(f"| {name} |" in text for name in page.NAMES.values())
 
 
 @on_a_gpu
