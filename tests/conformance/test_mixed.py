@@ -15,7 +15,7 @@ from twinpass.engine.embedded import engine as engine_module
 from twinpass.engine.embedded.arithmetic import Arithmetic
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.lanes import LaneWeights
-from twinpass.engine.embedded.mixed import Part, parts_of
+from twinpass.engine.embedded.mixed import Pairing
 from twinpass.engine.embedded.trainable import Full, Layers, Lora, Trainable
 from twinpass.errors import ModelError
 from twinpass.perturb.noise import Distribution
@@ -92,10 +92,22 @@ def test_g_keeps_its_precision_at_any_eps(trainable: Trainable, noise: Distribut
         assert lost > least
 
 
-def test_lanes_are_paired_with_their_opposites() -> None:
-    assert parts_of(MANY) == [Part(0, 1), Part(2), Part(3), Part(4, 5)]
-    assert parts_of([BASE, BASE]) == [Part(0), Part(1)]
-    assert parts_of([MINUS, BASE, PLUS]) == [Part(0, 2), Part(1)]
+@pytest.mark.parametrize(
+    ("lanes", "plus", "minus", "differences"),
+    [
+        (MANY, [0, 2, 3, 4], [1, -1, -1, 5], [4, 5]),
+        ([BASE, BASE], [0, 1], [-1, -1], []),
+        ([MINUS, BASE, PLUS], [0, 1], [2, -1], [2]),
+        ([], [], [], []),
+    ],
+)
+def test_lanes_are_paired_with_their_opposites(
+    lanes: Sequence[Lane], plus: list[int], minus: list[int], differences: list[int]
+) -> None:
+    pairing = Pairing.of(lanes)
+    assert (pairing.plus.tolist(), pairing.minus.tolist()) == (plus, minus)
+    assert pairing.difference[pairing.minus >= 0].tolist() == differences
+    assert pairing.rows == len(lanes)
 
 
 def test_the_other_lanes_of_a_pass_change_nothing() -> None:

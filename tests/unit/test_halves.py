@@ -4,6 +4,7 @@ import numeric
 import numpy as np
 import pytest
 import torch
+from numeric import Array
 from torch import Tensor
 
 from twinpass.perturb import halves, kernels
@@ -15,47 +16,73 @@ one_thread, threads = numeric.one_thread, numeric.threads
 SIZES = [0, 1, 31, 4097, 70_000]
 
 
+PLUS, MINUS, DIFFERENCE = (np.array(places, np.int64) for places in ([2, 1], [0, -1], [2, 2]))
+"""Lanes 2 and 0 are a pair, lane 1 is on its own; the difference comes after both."""
+
+
 def operands(*shape: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     plus = torch.randn(*shape, generator=generator)
     return plus, plus + 1e-3 * torch.randn(*shape, generator=generator)
 
 
-def split(plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
-    total, difference = (torch.empty(plus.shape, dtype=torch.bfloat16) for _ in range(2))
-    halves.split(*(flat_view(x) for x in (plus, minus, total, difference)))
-    return total, difference
+def array(x: Tensor) -> Array:
+    return flat_view(x).reshape(x.shape)
+
+
+def split(x: Tensor) -> Tensor:
+    low = torch.empty(x.shape, dtype=torch.bfloat16)
+    halves.split(array(x), PLUS, MINUS, DIFFERENCE, array(low))
+    return low
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_sum_and_difference_are_rounded_to_nearest(size: int, threads: int) -> None:
-    plus, minus = operands(size)
-    total, difference = split(plus, minus)
+def test_sums_and_differences_are_rounded_to_nearest(size: int, threads: int) -> None:
+    plus, minus = operands(3, size)
+    total, alone, difference = split(torch.stack([minus, minus + 1, plus]))
     assert torch.equal(total, (plus + minus).bfloat16())
+    assert torch.equal(alone, (minus + 1).bfloat16())
     assert torch.equal(difference, (plus - minus).bfloat16())
 
 
 def test_ties_go_to_even_and_what_is_no_number_stays_none() -> None:
-    odd = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, torch.inf, -torch.inf, torch.nan, 3.4e38])
-    total, difference = split(odd, torch.zeros(6))
-    assert torch.equal(total.isnan(), odd.isnan())
-    assert torch.equal(total.nan_to_num(), odd.bfloat16().nan_to_num())
-    assert torch.equal(difference.nan_to_num(), odd.bfloat16().nan_to_num())
+    odd = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, torch.inf, -torch.inf, torch.nan, 3.4e38]])
+    for found in split(torch.stack([torch.zeros(1, 6), odd, odd])):
+        assert torch.equal(found.isnan(), odd.isnan())
+        assert torch.equal(found.nan_to_num(), odd.bfloat16().nan_to_num())
 
 
+@pytest.mark.parametrize("shift", [[0, 1], [-1, 0], [0, -1], [-1, -1]])
 @pytest.mark.parametrize("first", [0, 7])
 @pytest.mark.parametrize("shape", [(0, 5), (3, 5), (129, 300)])
-def test_lanes_come_back_from_both(shape: tuple[int, int], first: int, threads: int) -> None:
+def test_lanes_come_back_from_both(shape: tuple[int, int], first: int, shift: list[int], threads: int) -> None:
     rows, columns = shape
-    total, difference, moved = (operands(*shape)[0].mul(scale).bfloat16() for scale in (1.0, 1e-3, 0.5))
-    plus, minus = (torch.full((rows, columns + 9), 7.0) for _ in range(2))
-    low = [flat_view(x).reshape(shape) for x in (total, difference, moved)]
-    halves.join(low[0], low[1], low[2], 1e-2, plus.numpy(), minus.numpy(), first)
-    half = difference.double() + float(np.float32(1e-2)) * moved.double()
-    for lane, expected in ((plus, total.double() + half), (minus, total.double() - half)):
-        inside = lane[:, first : first + columns]
-        assert torch.allclose(inside.double(), expected / 2, rtol=1e-6, atol=1e-7)
-        assert (lane == 7.0).sum() == lane.numel() - inside.numel()
+    base, moved = (operands(k, *shape)[0].bfloat16() for k in (3, 2))
+    scales = np.array([1e-2, -3e-3])
+    y = torch.full((3, rows, columns + 9), 7.0)
+    halves.join(array(base), array(moved), np.array(shift), scales, PLUS, MINUS, DIFFERENCE, y.numpy(), first)
+    shifts = [
+        float(np.float32(scale)) * moved[k].double() if k >= 0 else 0.0 for k, scale in zip(shift, scales, strict=True)
+    ]
+    half = base[2].double() + shifts[0]
+    expected = torch.stack([(base[0] - half) / 2, base[1] + shifts[1], (base[0] + half) / 2])
+    inside = y[:, :, first : first + columns]
+    assert torch.allclose(inside.double(), expected, rtol=1e-6, atol=1e-7)
+    assert (y == 7.0).sum() == y.numel() - inside.numel()
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("start", [0, 129])
+@pytest.mark.parametrize("size", SIZES)
+def test_weights_are_rounded_while_noise_is_drawn(
+    size: int, start: int, distribution: Distribution, threads: int
+) -> None:
+    w, _ = operands(size)
+    low, z, expected = (torch.empty(size, dtype=torch.bfloat16) for _ in range(3))
+    halves.round_and_draw(flat_view(w), flat_view(low), flat_view(z), 3, 4, start, distribution)
+    kernels.fill(flat_view(expected), 3, 4, start, distribution)
+    assert torch.equal(low, w.bfloat16())
+    assert torch.equal(z, expected)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from twinpass.engine.embedded import products
-from twinpass.engine.embedded.products import Blocked, is_linear, own_products, product
+from twinpass.engine.embedded.products import Blocked, halved, is_linear, own_products, product, whole
 
 
 def operands(rows: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -190,3 +190,28 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
         products._blocks.cache_clear()
     monkeypatch.undo()
     assert products._blocks(torch.float32) is not None
+
+
+def test_a_weight_in_two_halves_comes_back_to_the_bit() -> None:
+    """Over every pattern of the lower bits, of both signs, at the least and the largest exponent and between them."""
+    lower = torch.arange(2**16, dtype=torch.int64)
+    upper = torch.tensor([0x0000, 0x0001, 0x3F7F, 0x3F80, 0x4049, 0x7F7E, 0x8000, 0xBF80, 0xFF7E], dtype=torch.int64)
+    bits = ((upper[:, None] << 16) | lower).to(torch.int32)
+    weight = bits.view(torch.float32)
+    low, rest = halved(weight)
+    assert torch.equal(whole(low, rest).view(torch.int32), bits)
+    off = (low.double() - weight.double()).abs()
+    assert bool((off <= (weight.bfloat16().double() - weight.double()).abs()).all())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_held_in_bfloat16_take_no_more_memory_and_come_back(bias: bool) -> None:
+    model = nn.Sequential(nn.Linear(64, 32, bias=bias), nn.Linear(32, 8, bias=bias))
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    blocked = Blocked(model, model[1], low=True)
+    blocked.pack()
+    blocked.pack()
+    assert model[0].weight.dtype is torch.bfloat16
+    assert model[1].weight.dtype is torch.float32
+    blocked.unpack()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())

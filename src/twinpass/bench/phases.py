@@ -11,19 +11,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from twinpass.engine.embedded import attention, passes, products, scorer, tandem
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.mixed import Paired
 from twinpass.engine.embedded.prefixes import Prefixes
-from twinpass.perturb import kernels
+from twinpass.perturb import halves, kernels
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),
     ("noise", kernels, "perturb_each"),
     ("noise", kernels, "gather"),
     ("noise", kernels, "fill"),
+    ("noise", halves, "round_and_draw"),
     ("update", TorchEngine, "update"),
     ("linear", tandem.LaneLinear, "forward"),
     ("linear", tandem.LaneConv1D, "forward"),
     ("linear", tandem.LaneLora, "forward"),
     ("linear", products, "of_linear"),
+    ("linear", Paired, "alone"),
     ("logits", CausalModel, "head"),
     ("logits", passes, "log_softmax"),
     ("cache", scorer, "pack"),

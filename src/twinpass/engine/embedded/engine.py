@@ -97,7 +97,7 @@ class TorchEngine(Engine):
         arithmetic = arithmetic_of(
             compute_dtype, model, one_pass=perturbation == "tandem" and not self._policy.approximate
         )
-        self._paired = isinstance(arithmetic, Paired)
+        self._paired = arithmetic if isinstance(arithmetic, Paired) else None
         lane_by_lane = self.parameters if perturbation == "tandem" else None
         self._tandem = Tandem(model, lane_by_lane, self._trained.adapters, arithmetic)
         self._inplace = self._place()
@@ -114,15 +114,16 @@ class TorchEngine(Engine):
             self._policy = Exact(budget=self._policy.budget, page_size=self._policy.page_size)
             trial, cuts = whole, {0}
         self.packs = trial.packs
-        self._blocked = Blocked(model, output_layer(model))
+        self._blocked = Blocked(model, output_layer(model), low=self._paired is not None)
         self._scorer: PackedScorer | None = None
         if trial.packs:
             states = trial.hidden_bytes if max(cuts) or self._policy.approximate else 0
             spill, sizes = self._spill(self._policy), (trial.layer_bytes, states)
             self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
+            self._scorer.passes.linear = None if self._paired is None else self._paired.alone
             base = LaneWeights(self.parameters, self.noise, [BASE])
             self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))
-        elif self._paired:
+        elif self._paired is not None:
             raise ModelError(
                 f"compute_dtype = 'bfloat16' pairs lanes in packed passes, and {type(model).__name__} cannot be packed "
                 f"({trial.reason}); load it in bfloat16 (model.dtype), {LEAVE_OUT}"
@@ -158,7 +159,9 @@ class TorchEngine(Engine):
             return None
         config = self.model.config.to_dict()
         same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
-        identity = {"base": self._base_hash, "dtype": str(self.model.dtype), "config": digest(same)}
+        products = "own" if self._paired is None else "bfloat16"
+        dtype = f"{self.model.dtype}, products {products}"
+        identity = {"base": self._base_hash, "dtype": dtype, "config": digest(same)}
         return Spill(expand(folder), identity, self._causal.depth)
 
     @property
@@ -235,7 +238,7 @@ class TorchEngine(Engine):
             )
         if self._inplace is not None:
             raise ModelError(_ONE_LANE)
-        if self._paired:
+        if self._paired is not None:
             raise ModelError(
                 f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
             )
@@ -341,7 +344,10 @@ class TorchEngine(Engine):
         """
         if self.packs and self._trained.adapter is not None:
             self._blocked.pack()
-            if not still_runs(self._causal, max(self._cut(block) for block in self._ledger.first)):
+            if self._paired is not None:
+                self._paired.forget()
+            cut = max(self._cut(block) for block in self._ledger.first)
+            if not still_runs(self._causal, cut, None if self._paired is None else self._paired.alone):
                 self.unblock()
 
     def unblock(self) -> None:

@@ -9,23 +9,26 @@ eight bits, and the roundings of s and W are the same for both signs. ``eps Z t`
 docs/maths/bfloat16.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import Lane
+from twinpass.core import Lane, Probe
 from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
+from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneWeights, runs
-from twinpass.engine.embedded.products import in_blocks, product
+from twinpass.engine.embedded.products import halved, in_blocks, of_linear, product
 from twinpass.errors import ModelError
 from twinpass.perturb import halves
+from twinpass.perturb.halves import Places
 from twinpass.perturb.layout import flat_view
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -33,25 +36,41 @@ LEAVE_OUT = "or leave engine.compute_dtype out"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Two lanes of opposite signs, by their places, or a ``plus`` on its own."""
+class Pairing:
+    """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.halves` takes them.
 
-    plus: int
-    minus: int | None = None
+    Part ``p`` is the pair ``plus[p]`` and ``minus[p]``, or ``plus[p]`` on its own where ``minus[p]`` is -1; ``difference[p]`` is where
+    a pair's difference comes, after all parts.
+    """
 
+    lanes: tuple[Lane, ...]
+    plus: Places
+    minus: Places
+    difference: Places
 
-def parts_of(lanes: Sequence[Lane]) -> list[Part]:
-    """The lanes by twos, as far as there is the opposite sign of each."""
-    left = dict(enumerate(lanes))
-    parts = []
-    while left:
-        first, lane = next(iter(left.items()))
-        del left[first]
-        opposite = (i for i, other in left.items() if (other.probe, other.scale) == (lane.probe, -lane.scale))
-        second = next(opposite, None) if lane.probe is not None else None
-        left.pop(first if second is None else second, None)
-        parts.append(Part(first, second))
-    return parts
+    @classmethod
+    def of(cls, lanes: Sequence[Lane]) -> "Pairing":
+        """The lanes by twos, as far as there is the opposite sign of each."""
+        left = dict(enumerate(lanes))
+        parts = []
+        while left:
+            first, lane = next(iter(left.items()))
+            del left[first]
+            opposite = (i for i, other in left.items() if (other.probe, other.scale) == (lane.probe, -lane.scale))
+            second = next(opposite, -1) if lane.probe is not None else -1
+            left.pop(second, None)
+            parts.append((first, second))
+        plus, minus = np.array(parts, np.int64).reshape(-1, 2).T.copy()
+        return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0))
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are for one of every lane."""
+        return len(self.plus) + int((self.minus >= 0).sum())
+
+    def probes(self, weights: LaneWeights, name: str) -> list[tuple[Probe | None, int, int]]:
+        """Directions that a parameter moves along, by neighbouring parts: first, and one past the last."""
+        return list(runs([weights.probe(name, self.lanes[place]) for place in self.plus]))
 
 
 @dataclass(slots=True)
@@ -63,27 +82,19 @@ class Low:
 
     source: Tensor
     version: int
-    parts: Sequence[Part]
+    pairing: Pairing
     rows: Tensor
 
     @classmethod
-    def of(cls, source: Tensor, parts: Sequence[Part]) -> "Low":
+    def of(cls, source: Tensor, pairing: Pairing) -> "Low":
         """Round, two lanes at a time."""
-        pairs = [part for part in parts if part.minus is not None]
-        rows = torch.empty((len(parts) + len(pairs), *source.shape[1:]), dtype=torch.bfloat16)
-        flat, low, after = source.contiguous(), rows, len(parts)
-        for i, part in enumerate(parts):
-            if part.minus is None:
-                low[i].copy_(flat[part.plus])
-            else:
-                views = [flat_view(x) for x in (flat[part.plus], flat[part.minus], low[i], low[after])]
-                halves.split(*views)
-                after += 1
-        return cls(source, -1 if source.is_inference() else source._version, parts, rows)
+        rows = torch.empty((pairing.rows, *source.shape[1:]), dtype=torch.bfloat16)
+        halves.split(_array(source.contiguous()), pairing.plus, pairing.minus, pairing.difference, _array(rows))
+        return cls(source, -1 if source.is_inference() else source._version, pairing, rows)
 
-    def is_of(self, source: Tensor, parts: Sequence[Part]) -> bool:
+    def is_of(self, source: Tensor, pairing: Pairing) -> bool:
         """Whether these are the rows of ``source`` as it is now."""
-        if source.is_inference() or source._version != self.version or self.parts != parts:
+        if source.is_inference() or source._version != self.version or self.pairing is not pairing:
             return False
         return source.data_ptr() == self.source.data_ptr() and source.shape == self.source.shape
 
@@ -91,57 +102,79 @@ class Low:
 class Paired(Arithmetic):
     """Products in bfloat16 of float32 rows by float32 weights, accumulated in float32; see the top of this file.
 
-    Weights that are not trained are held a second time, in bfloat16 and in oneDNN's blocks; trained ones are rounded
-    tile by tile. Lanes whose opposite is not in the pass round like any product in bfloat16.
+    Weights that are not trained are held a second time, in bfloat16 and in oneDNN's blocks, unless :class:`Blocked` holds them so;
+    trained ones are rounded tile by tile. Lanes whose opposite is not in the pass round like any product in bfloat16.
+
+    Args:
+        head: a layer that multiplies in the dtype of its weights.
     """
 
     everywhere: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, head: nn.Module | None) -> None:
+        self._head = head
         self._fixed: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
         self._last: Low | None = None
+        self._pairing = Pairing.of(())
 
     def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
-        parts, master = parts_of(weights.lanes), weights.parameters[name]
-        low = self._low(rows, parts)
+        pairing, master = self._paired(weights.lanes), weights.parameters[name]
+        low = self._low(rows, pairing)
         y = torch.empty((*rows.shape[:2], master.shape[0]))
         for first, last in weights.spans(name):
-            base = _product(low, master[first:last].bfloat16())
-            _join(parts, base, list(_shifts(weights, name, first, last, low, parts)), y, first)
+            own: Tensor | None = None
+            shifts: list[Tensor] = []
+            shift = np.full(len(pairing.plus), -1, np.int64)
+            for probe, start, stop in pairing.probes(weights, name):
+                if probe is None:
+                    continue
+                if own is None:
+                    own, z = weights.rounded(name, probe, first, last)
+                else:
+                    z = weights.direction(name, probe, first, last)
+                shift[start:stop] = sum(len(other) for other in shifts) + np.arange(stop - start)
+                shifts.append(_product(low[start:stop], z))
+            base = _product(low, master[first:last].bfloat16() if own is None else own)
+            _join(pairing, base, shifts, shift, y, first)
         return y
 
     def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
-        parts = parts_of(lanes)
-        if layer not in self._fixed:
-            weight = layer.get_parameter("weight").detach()
-            self._fixed[layer] = in_blocks(weight.to_dense().bfloat16())
-        base = product(self._low(rows, parts), self._fixed[layer])
+        pairing = self._paired(lanes)
+        base = product(self._low(rows, pairing), self._rounded(layer))
         y = torch.empty((*rows.shape[:2], base.shape[2]))
-        _join(parts, base, [None] * len(parts), y, 0)
+        _join(pairing, base, [], np.full(len(pairing.plus), -1, np.int64), y, 0)
         return y if bias is None else y.add_(bias)
 
-    def _low(self, rows: Tensor, parts: Sequence[Part]) -> Tensor:
+    def alone(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """What a layer returns in a pass of the base weights, rows [..., in]."""
+        if layer is self._head:
+            return of_linear(layer, x)
+        y = product(x.bfloat16(), self._rounded(layer)).float()
+        return y.add_(layer.bias.detach()) if isinstance(layer.bias, Tensor) else y
+
+    def _rounded(self, layer: nn.Module) -> Tensor:
+        weight = layer.get_parameter("weight").detach()
+        if weight.dtype is torch.bfloat16:
+            return weight
+        if layer not in self._fixed:
+            self._fixed[layer] = in_blocks(halved(weight.to_dense())[0])
+        return self._fixed[layer]
+
+    def forget(self) -> None:
+        """Let go of what is held a second time."""
+        self._fixed.clear()
+        self._last = None
+
+    def _paired(self, lanes: Sequence[Lane]) -> Pairing:
+        if self._pairing.lanes != tuple(lanes):
+            self._pairing = Pairing.of(lanes)
+        return self._pairing
+
+    def _low(self, rows: Tensor, pairing: Pairing) -> Tensor:
         """The rows in bfloat16, which several layers in a row may ask for."""
-        if self._last is None or not self._last.is_of(rows, parts):
-            self._last = Low.of(rows, parts)
+        if self._last is None or not self._last.is_of(rows, pairing):
+            self._last = Low.of(rows, pairing)
         return self._last.rows
-
-
-Shift = tuple[Tensor, float]
-"""A product with z, and the factor it counts by."""
-
-
-def _shifts(
-    weights: LaneWeights, name: str, first: int, last: int, low: Tensor, parts: Sequence[Part]
-) -> Iterator[Shift | None]:
-    """By part, what the perturbation of these rows of the weight adds; None where it is not perturbed."""
-    lanes = [weights.lanes[part.plus] for part in parts]
-    for probe, start, stop in runs([weights.probe(name, lane) for lane in lanes]):
-        if probe is None:
-            yield from [None] * (stop - start)
-        else:
-            products = _product(low[start:stop], weights.direction(name, probe, first, last))
-            yield from zip(products, (lane.scale for lane in lanes[start:stop]), strict=True)
 
 
 def _product(low: Tensor, weight: Tensor) -> Tensor:
@@ -150,25 +183,16 @@ def _product(low: Tensor, weight: Tensor) -> Tensor:
 
 
 def _array(x: Tensor) -> NDArray[Any]:
-    """A matrix's memory, row after row."""
+    """A tensor's memory, row after row."""
     return flat_view(x).reshape(x.shape)
 
 
-def _join(parts: Sequence[Part], base: Tensor, shifts: Sequence[Shift | None], y: Tensor, first: int) -> None:
+def _join(pairing: Pairing, base: Tensor, shifts: list[Tensor], shift: Places, y: Tensor, first: int) -> None:
     """Write the lanes' products into the columns of ``y`` from ``first`` on."""
-    after = len(parts)
-    for part, total, shift in zip(parts, base, shifts, strict=False):
-        if part.minus is None:
-            alone = y[part.plus, :, first : first + total.shape[1]]
-            alone.copy_(total)
-            if shift is not None:
-                alone.add_(shift[0], alpha=shift[1])
-        else:
-            difference = base[after]
-            moved, scale = (difference, 0.0) if shift is None else shift
-            plus, minus = y[part.plus], y[part.minus]
-            halves.join(_array(total), _array(difference), _array(moved), scale, _array(plus), _array(minus), first)
-            after += 1
+    scales = np.array([pairing.lanes[place].scale for place in pairing.plus])
+    moved = base if not shifts else shifts[0] if len(shifts) == 1 else torch.cat(shifts)
+    parts = (shift, scales, pairing.plus, pairing.minus, pairing.difference)
+    halves.join(_array(base), _array(moved), *parts, _array(y), first)
 
 
 def arithmetic_of(compute_dtype: ComputeDtype | None, model: PreTrainedModel, *, one_pass: bool) -> Arithmetic:
@@ -204,4 +228,4 @@ def arithmetic_of(compute_dtype: ComputeDtype | None, model: PreTrainedModel, *,
         raise ModelError(
             f"compute_dtype = 'bfloat16' knows nn.Linear, and {type(model).__name__} has Conv1D; {LEAVE_OUT}"
         )
-    return Paired()
+    return Paired(output_layer(model))

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from twinpass.engine.embedded import device_norms
 from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.layout import flat_view
+from twinpass.perturb.noise import F32
 
 _f = np.float32
 TOLERANCE = 1e-5
 
 
-@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})
-def _rms_norm(x, weight, out, epsilon, offset):
+@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _rms_norm(x: F32, weight: F32, out: F32, epsilon: np.float32, offset: np.float32) -> None:
     rows, width = x.shape[1], x.shape[2]
     for r in prange(x.shape[0] * rows):
         lane = r // rows
@@ -66,9 +67,12 @@ def offset_of(module: nn.Module) -> float | None:
             own = module(rows)
     except (RuntimeError, TypeError, ValueError):
         return None
-    for offset in device_norms.offsets(weight.dtype):
-        ours = rms_norm(rows, weight.detach()[None], epsilon, offset)
-        if isinstance(own, Tensor) and own.dtype is ours.dtype and own.shape == ours.shape:
-            if torch.allclose(own, ours, rtol=tolerance, atol=tolerance * float(ours.abs().max())):
-                return offset
-    return None
+    if not isinstance(own, Tensor) or own.dtype is not rows.dtype or own.shape != rows.shape:
+        return None
+    near = tolerance * float(own.abs().max())
+    found = (
+        offset
+        for offset in device_norms.offsets(weight.dtype)
+        if torch.allclose(own, rms_norm(rows, weight.detach()[None], epsilon, offset), tolerance, near)
+    )
+    return next(found, None)

@@ -16,7 +16,7 @@ from twinpass.engine.embedded.attention import AttentionPlan, Piece, packed_atte
 from twinpass.engine.embedded.causal import CausalModel, log_softmax
 from twinpass.engine.embedded.lanes import LaneLayout
 from twinpass.engine.embedded.packing import Packed, Reads, Rows, Segment, unmark
-from twinpass.engine.embedded.products import own_products
+from twinpass.engine.embedded.products import Linear, own_products
 
 LOGITS_BYTES = 64 << 20
 """Largest logits tensor; more positions are read in blocks."""
@@ -92,7 +92,7 @@ class Batch:
 class Passes:
     """Runs batches on one model, cache and pool.
 
-    ``computed`` counts (row, layer) pairs that ran: token-layers. ``windows`` and ``layer_bytes`` are what the model's
+    ``linear`` is how layers multiply that no lane module runs, if in a way of its own. ``computed`` counts (row, layer) pairs that ran: token-layers. ``windows`` and ``layer_bytes`` are what the model's
     attention was seen to use: sliding windows, and bytes of a token's keys and values by layer.
     """
 
@@ -100,6 +100,7 @@ class Passes:
     cache: PrefixCache
     pool: Pool
     chunk_rows: int
+    linear: Linear | None = None
     computed: int = 0
     windows: set[int | None] = field(default_factory=set)
     layer_bytes: dict[int, int] = field(default_factory=dict)
@@ -110,7 +111,7 @@ class Passes:
         lanes = len(batch.versions)
         result = _Result(lanes, reads or Reads((), ()))
         chunks = _Chunks(batch, max(1, self.chunk_rows // lanes))
-        with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.linears):
+        with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.linears, self.linear):
             for index, rows in enumerate(chunks.rows):
                 self._make_room(batch, scratch, chunks.needed_after(index))
                 self._chunk(batch, running, chunks, index, rows, result)

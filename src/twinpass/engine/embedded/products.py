@@ -6,7 +6,7 @@ Its operators are not public, so they are tried once, and left alone where they 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.patching import forward_of
+
+Linear = Callable[[nn.Module, Tensor], Tensor]
+"""What a linear layer returns for rows [..., in]."""
 
 BLOCKS_FOR = 256
 """Rows of a product that the blocks are chosen for."""
@@ -70,12 +73,12 @@ def of_linear(module: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def own_products(linears: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside the block these linear layers compute theirs by :func:`product`."""
+def own_products(linears: Iterable[nn.Module], linear: Linear | None = None) -> Iterator[None]:
+    """Inside the block these linear layers compute theirs by ``linear``; by :func:`product` if there is none."""
     with ExitStack() as stack:
         for module in linears:
             if "forward" not in module.__dict__:
-                stack.enter_context(forward_of(module, partial(of_linear, module)))
+                stack.enter_context(forward_of(module, partial(linear or of_linear, module)))
         yield
 
 
@@ -99,15 +102,17 @@ def in_blocks(weight: Tensor) -> Tensor:
 class Blocked:
     """Float32 weights of linear layers, held in the blocks that oneDNN computes with: a weight takes no memory twice.
 
-    The values are the same to the bit. The layers must run inside :func:`own_products` while they are in blocks.
+    They come back to the bit. The layers must run inside :func:`own_products` while they are in blocks.
 
     Args:
         model: the model, none of whose weights is trained; those that several of its modules use stay in rows.
         head: a layer that stays as it is.
+        low: whether the blocks hold them rounded to bfloat16, with what that leaves out beside them: the same memory again.
     """
 
-    def __init__(self, model: nn.Module, head: nn.Module | None) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, head: nn.Module | None, *, low: bool = False) -> None:
+        self._model, self._low = model, low
+        self._left: dict[nn.Module, Tensor] = {}
         uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
 
         def can_be(module: nn.Module) -> bool:
@@ -125,20 +130,43 @@ class Blocked:
         if not self._modules:
             return
         for module in self._modules:
-            _replace(module, in_blocks(_weight(module)))
+            weight = _weight(module)
+            if self._low and weight.dtype is torch.float32:
+                weight, self._left[module] = halved(weight)
+            _replace(module, in_blocks(weight))
+        held = {id(_weight_of(module)) for module in self._modules}
         for parameter in self._model.parameters():
-            if not _is_blocked(parameter):
+            if id(parameter) not in held:
                 parameter.data = parameter.data.clone()
 
     def unpack(self) -> None:
         """Put them back into rows."""
         for module in self._modules:
-            if _is_blocked(weight := _weight(module)):
+            weight = _weight(module)
+            if (left := self._left.pop(module, None)) is not None:
+                _replace(module, whole(weight.to_dense() if _is_blocked(weight) else weight, left))
+            elif _is_blocked(weight):
                 _replace(module, weight.to_dense())
 
 
+def halved(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A float32 weight rounded to the nearest bfloat16 (ties away from zero), and the rest of its bits in int16."""
+    bits = weight.view(torch.int32)
+    upper = (bits + 0x8000) >> 16
+    return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
+
+
+def whole(upper: Tensor, rest: Tensor) -> Tensor:
+    """The weight that :func:`halved` made two of."""
+    return ((upper.contiguous().view(torch.int16).to(torch.int32) << 16) + rest).view(torch.float32)
+
+
+def _weight_of(module: nn.Module) -> nn.Parameter:
+    return module.get_parameter("weight")
+
+
 def _weight(module: nn.Module) -> Tensor:
-    return module.get_parameter("weight").detach()
+    return _weight_of(module).detach()
 
 
 def _blockable(weight: Any) -> bool:

@@ -16,6 +16,7 @@ from twinpass.engine.embedded.jobs import Common, Job
 from twinpass.engine.embedded.packing import Reads, Rows, pack
 from twinpass.engine.embedded.passes import Batch, Passes, Running, alone
 from twinpass.engine.embedded.plain import score_plain
+from twinpass.engine.embedded.products import Linear
 from twinpass.engine.embedded.scorer import PackedScorer
 from twinpass.reuse.base import Sharing
 
@@ -57,11 +58,11 @@ class Trial:
         return cls(True, "", tuple(passes.layer_bytes[i] for i in range(causal.depth)), size)
 
 
-def still_runs(causal: CausalModel, cut: int) -> bool:
-    """Whether a model that packs does so after a change to how its weights are held."""
+def still_runs(causal: CausalModel, cut: int, linear: Linear | None) -> bool:
+    """Whether a model that packs does so after a change to how its weights are held, multiplied by ``linear``."""
     try:
-        passes = Passes(causal, PrefixCache(64), Pool(64, cut, causal.place.device), chunk_rows=4)
-        _run(passes, _requests(causal), cut)
+        pool = Pool(64, cut, causal.place.device)
+        _run(Passes(causal, PrefixCache(64), pool, chunk_rows=4, linear=linear), _requests(causal), cut)
     except Exception:  # any model's own code runs here
         return False
     return True
