@@ -168,7 +168,16 @@ def _array(tensor: Any) -> Any:
     return flat_view(values).reshape(values.shape)
 
 
-STAND_IN = replace(backend.triton(), kernels=_Kernels())
+STAND_IN = replace(
+    backend.NUMBA,
+    kernels=_Kernels(),
+    view=backend._flat,
+    index=backend._long,
+    devices=("cuda",),
+    dtypes=(torch.float32, torch.bfloat16),
+    growth=128,
+)
+"""What :func:`backend.triton` returns, but for the kernels, which need no Triton."""
 
 
 @contextmanager
