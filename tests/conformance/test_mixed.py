@@ -107,7 +107,6 @@ def test_lanes_are_paired_with_their_opposites(
     pairing = Pairing.of(lanes)
     assert (pairing.plus.tolist(), pairing.minus.tolist()) == (plus, minus)
     assert pairing.difference[pairing.minus >= 0].tolist() == differences
-    assert pairing.rows == len(lanes)
 
 
 def test_the_other_lanes_of_a_pass_change_nothing() -> None:

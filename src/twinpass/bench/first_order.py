@@ -17,16 +17,18 @@ class FirstOrder:
         model: PEFT's model around a Hugging Face model.
         parameters: its adapters.
         lr: the learning rate, constant; weight decay is 0.
+        low: whether products are in bfloat16, by PyTorch's autocast.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], lr: float) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], lr: float, *, low: bool = False) -> None:
+        self.model, self._low = model, low
         self._optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
 
     def step(self, examples: Sequence[Example]) -> float:
         """The batch's mean loss (nats), before the step."""
         self.model.train()
-        sums = [own.sum() for own in completion_logprobs(self.model, Choice().requests(examples))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._low):
+            sums = [own.sum() for own in completion_logprobs(self.model, Choice().requests(examples))]
         losses, start = [], 0
         for example in examples:
             logits = torch.stack(sums[start : start + len(example.options)])

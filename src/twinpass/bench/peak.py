@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from twinpass.bench.rivals import first_order, naive
 from twinpass.config.build import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
-from twinpass.core import BASE
+from twinpass.core import BASE, Probe
 from twinpass.engine.embedded.load import load
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
@@ -51,11 +52,17 @@ def _peak_of(file: Path, mode: str) -> int:
 
 
 def _train(config: Config) -> Callable[[], Any]:
+    """Some steps; where keys and values are kept across steps, with those of all training rows, as after an epoch."""
     session = build_embedded(config)
+    engine = session.engine
     optimizer = replace(session.plan.optimizer, steps=STEPS, warmup=0)
     plan = replace(session.plan, held_out=[], eval_every=0, optimizer=optimizer)
 
     def work() -> None:
+        if engine.keeps:
+            for start in range(0, len(plan.train), optimizer.batch_size):
+                requests = plan.objective.requests(plan.train[start : start + optimizer.batch_size])
+                engine.warm(requests, [Probe(0, engine.parameters.blocks[0])], frozenset())
         with tempfile.TemporaryDirectory() as folder:
             journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
             Trainer(session.engine, plan, journal).run()
@@ -78,10 +85,10 @@ def _naive(config: Config) -> Callable[[], Any]:
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
 
 
-def _first_order(config: Config) -> Callable[[], Any]:
+def _first_order(config: Config, *, low: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = first_order(config)
+    rival = first_order(config, low=low)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size])
 
 
@@ -97,6 +104,7 @@ MODES: Mapping[str, Callable[[Config], Callable[[], Any]]] = {
     "inference": _inference,
     "naive": _naive,
     "first_order": _first_order,
+    "first_order_bfloat16": partial(_first_order, low=True),
 }
 
 

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.own import multiplies_lower
 from twinpass.bench.peak import peaks
 from twinpass.bench.rivals import first_order, naive
 from twinpass.config.build import build_embedded
@@ -82,20 +84,16 @@ def race(config: Config, target: float, limit: float, every: Mapping[str, int], 
     Args:
         every: steps between evaluations, by method; evaluations are not counted as training.
     """
-    methods: dict[str, Callable[[Config, Course, int], None]] = {
-        "twinpass": _ours,
-        "naive": _naive,
-        "first-order": _first_order,
-    }
+    methods = {name: method for name, method in METHODS.items() if name != LOWER or multiplies_lower(config)}
     results = {}
-    for name, run in methods.items():
+    for name, method in methods.items():
         course = Course(name, target, limit, told)
         with suppress(Finished):
-            run(config, course, every[name])
+            method.run(config, course, every[name])
         results[name] = course.result()
-    memory = peaks(config, ("ours", "naive", "first_order", "inference"))
-    for name, mode in (("twinpass", "ours"), ("naive", "naive"), ("first-order", "first_order")):
-        results[name]["peak_rss_bytes"] = memory[mode]
+    memory = peaks(config, (*(method.peak for method in methods.values()), "inference"))
+    for name, method in methods.items():
+        results[name]["peak_rss_bytes"] = memory[method.peak]
     return {
         "target": target,
         "limit_seconds": limit,
@@ -125,10 +123,28 @@ def _naive(config: Config, course: Course, every: int) -> None:
     _loop(plan, rival, course, every, step)
 
 
-def _first_order(config: Config, course: Course, every: int) -> None:
-    plan, rival = build_embedded(config).plan, first_order(config)
+def _first_order(config: Config, course: Course, every: int, *, low: bool = False) -> None:
+    plan, rival = build_embedded(config).plan, first_order(config, low=low)
     scorer = NaiveMezo(rival.model, [], plan.objective)
     _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples))
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method runs, and what :mod:`twinpass.bench.peak` calls it."""
+
+    run: Callable[[Config, Course, int], None]
+    peak: str
+
+
+LOWER = "first-order-bfloat16"
+METHODS: Mapping[str, Method] = {
+    "twinpass": Method(_ours, "ours"),
+    "naive": Method(_naive, "naive"),
+    "first-order": Method(_first_order, "first_order"),
+    LOWER: Method(partial(_first_order, low=True), "first_order_bfloat16"),
+}
+"""By name; the last only where products of ours are in bfloat16, too."""
 
 
 def _loop(

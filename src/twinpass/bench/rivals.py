@@ -27,11 +27,11 @@ def naive(config: Config) -> NaiveMezo:
     )
 
 
-def first_order(config: Config) -> FirstOrder:
-    """LoRA with AdamW, of the configuration's rank and targets if it has any."""
+def first_order(config: Config, *, low: bool = False) -> FirstOrder:
+    """LoRA with AdamW, of the configuration's rank and targets if it has any; ``low``: with products in bfloat16."""
     lora = config.trainable if isinstance(config.trainable, Lora) else LORA
     model, parameters = _adapted(config, lora)
-    return FirstOrder(model, parameters, FIRST_ORDER_LR)
+    return FirstOrder(model, parameters, FIRST_ORDER_LR, low=low)
 
 
 def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]:

@@ -35,7 +35,7 @@ WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 """Named workloads: a configuration among the examples, and what is set in it."""
 
-EVERY = {"twinpass": 25, "naive": 10, "first-order": 4}
+EVERY = {"twinpass": 25, "naive": 10, "first-order": 4, "first-order-bfloat16": 4}
 """Steps between evaluations in a race."""
 
 

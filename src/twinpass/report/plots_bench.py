@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from twinpass.report.plots import STYLE
 
-COLOURS = {"twinpass": "#2b6cb0", "naive": "#718096", "first-order": "#dd6b20"}
+COLOURS = {"twinpass": "#2b6cb0", "naive": "#718096", "first-order": "#dd6b20", "first-order-bfloat16": "#b83280"}
 PHASES = ("#2b6cb0", "#63b3ed", "#2f855a", "#dd6b20", "#b83280", "#805ad5", "#cbd5e0")
 MIB = 2**20
 

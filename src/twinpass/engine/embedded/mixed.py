@@ -40,13 +40,14 @@ class Pairing:
     """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.halves` takes them.
 
     Part ``p`` is the pair ``plus[p]`` and ``minus[p]``, or ``plus[p]`` on its own where ``minus[p]`` is -1; ``difference[p]`` is where
-    a pair's difference comes, after all parts.
+    a pair's difference comes, after all parts, and ``scales[p]`` that of ``plus[p]``.
     """
 
     lanes: tuple[Lane, ...]
     plus: Places
     minus: Places
     difference: Places
+    scales: NDArray[np.float64]
 
     @classmethod
     def of(cls, lanes: Sequence[Lane]) -> "Pairing":
@@ -61,12 +62,8 @@ class Pairing:
             left.pop(second, None)
             parts.append((first, second))
         plus, minus = np.array(parts, np.int64).reshape(-1, 2).T.copy()
-        return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0))
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are for one of every lane."""
-        return len(self.plus) + int((self.minus >= 0).sum())
+        scales = np.array([lanes[place].scale for place in plus], np.float64)
+        return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0), scales)
 
     def probes(self, weights: LaneWeights, name: str) -> list[tuple[Probe | None, int, int]]:
         """Directions that a parameter moves along, by neighbouring parts: first, and one past the last."""
@@ -88,7 +85,7 @@ class Low:
     @classmethod
     def of(cls, source: Tensor, pairing: Pairing) -> "Low":
         """Round, two lanes at a time."""
-        rows = torch.empty((pairing.rows, *source.shape[1:]), dtype=torch.bfloat16)
+        rows = torch.empty((len(pairing.lanes), *source.shape[1:]), dtype=torch.bfloat16)
         halves.split(_array(source.contiguous()), pairing.plus, pairing.minus, pairing.difference, _array(rows))
         return cls(source, -1 if source.is_inference() else source._version, pairing, rows)
 
@@ -189,9 +186,8 @@ def _array(x: Tensor) -> NDArray[Any]:
 
 def _join(pairing: Pairing, base: Tensor, shifts: list[Tensor], shift: Places, y: Tensor, first: int) -> None:
     """Write the lanes' products into the columns of ``y`` from ``first`` on."""
-    scales = np.array([pairing.lanes[place].scale for place in pairing.plus])
     moved = base if not shifts else shifts[0] if len(shifts) == 1 else torch.cat(shifts)
-    parts = (shift, scales, pairing.plus, pairing.minus, pairing.difference)
+    parts = (shift, pairing.scales, pairing.plus, pairing.minus, pairing.difference)
     halves.join(_array(base), _array(moved), *parts, _array(y), first)
 
 

@@ -204,12 +204,15 @@ class LaneLora(LaneModule):
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
         a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
-        change = torch.bmm(torch.bmm(rows.to(a.dtype), a.transpose(1, 2)), b.transpose(1, 2)) * self.lora.scale
-        change = change.view(*x.shape[:-1], -1)
+        down = torch.bmm(rows.to(a.dtype), a.transpose(1, 2))
         if layout.active_from:
-            change.view(-1, layout.rows, change.shape[-1])[:, : layout.active_from] = 0
+            down.view(-1, layout.rows, down.shape[-1])[:, : layout.active_from] = 0
         y = self._base(weights, x, rows)
-        return y.add_(change) if y.dtype is change.dtype else y + change.to(y.dtype)
+        if y.dtype is down.dtype:
+            y.view(layout.lanes, -1, y.shape[-1]).baddbmm_(down, b.transpose(1, 2), alpha=self.lora.scale)
+            return y
+        change = torch.bmm(down, b.transpose(1, 2)) * self.lora.scale
+        return y + change.view(y.shape).to(y.dtype)
 
     def _base(self, weights: LaneWeights, x: Tensor, rows: Tensor) -> Tensor:
         if not is_linear(self.module):
