@@ -148,6 +148,25 @@ def test_weights_in_bfloat16() -> None:
         assert_same_weights(device, host)
 
 
+def test_arrays_are_sent_together() -> None:
+    arrays = [np.arange(6).reshape(2, 3), np.array(7), np.empty(0, np.int64), np.arange(12).reshape(3, 4)[:, ::2]]
+    with stand_in():
+        place = Place.of(to_device(nn.Linear(2, 2)))
+        assert place.fused
+        for array, tensor in zip(arrays, place.send(*arrays), strict=True):
+            assert isinstance(tensor, DeviceTensor)
+            assert np.array_equal(tensor.cpu().numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_run_all_lanes_at_once(dtype: torch.dtype) -> None:
+    with stand_in():
+        engine = TorchEngine(to_device(build("llama", dtype)), Full())
+        kinds = [type(module).__name__ for module in engine._tandem._modules]
+    assert kinds.count("LaneRmsNorm") == 5
+    assert "LaneLeaf" not in kinds
+
+
 def test_spilled_keys_and_values_serve_either(tmp_path: Path) -> None:
     policy = activated.Activated(spill=str(tmp_path))
     with stand_in():
