@@ -91,6 +91,18 @@ def test_killed_and_resumed_and_replayed(finished: Path, tmp_path: Path) -> None
     assert same(weights(tmp_path / "replayed"), final)
 
 
+def test_a_run_is_replayed_on_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had run on a GPU, where there is none now."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["train", str(tiny.config(tmp_path, engine={"device": "cpu"})), "--json"]) == 0
+    run = tmp_path / "run"
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('device = "cpu"', 'device = "cuda"'))
+    assert main(["replay", str(run), "--out", str(tmp_path / "replayed"), "--json"]) == 0
+    assert same(weights(tmp_path / "replayed"), weights(run))
+    assert main(["train", "--resume", str(run), "--json"]) == 2, "to go on, a device that is there has to be named"
+
+
 def test_a_step_in_the_middle(tmp_path: Path) -> None:
     short = tiny.config(tmp_path / "short", optimizer={"steps": 4, "schedule": "constant"})
     long = tiny.config(tmp_path / "long", optimizer={"steps": 8, "schedule": "constant"})

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,18 @@ def restore(path: Path, step: int | None, console: Console) -> tuple[Run[TorchEn
     if not 0 <= wanted <= len(history.steps):
         raise JournalError(f"{folder.journal}: there is no step {wanted}; the run has steps 0 to {len(history.steps)}")
     console.print(f"replaying {wanted} steps of {path} ...")
-    config = load_config(folder.config)
+    config = load_config(folder.config, _elsewhere(folder))
     embedded = config.engine if isinstance(config.engine, TorchSettings) else TorchSettings()
     session = build_embedded(replace(config, engine=embedded))
     require_same(folder.journal, contents.header, header(config.values, session.engine))
     session.engine.update(history.terms(0, wanted))
     return session, wanted
+
+
+def _elsewhere(folder: RunFolder) -> list[str]:
+    """What to set so that a run on a GPU can be replayed without one."""
+    values = tomllib.loads(folder.config.read_text()) if folder.config.is_file() else {}
+    return ["engine.device=auto"] if values.get("engine", {}).get("device") == "cuda" else []
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

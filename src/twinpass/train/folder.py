@@ -128,7 +128,7 @@ def header(values: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
 
 
 def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse to continue or replay a journal on other ground than it was written on.
+    """Refuse to continue or replay a journal on other ground than it was written on; the device may be another.
 
     Raises:
         JournalError: naming what differs.
@@ -140,8 +140,16 @@ def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str,
         "config": "config.toml was changed since",
     }
     for key, cause in causes.items():
-        if found.get(key) != expected[key]:
+        if _anywhere(found.get(key)) != _anywhere(expected[key]):
             raise JournalError(f"{journal} does not belong to this run: {cause}; restore what the run began with")
+
+
+def _anywhere(value: Any) -> Any:
+    """A configuration without [engine] device: a run may go on, or be replayed, on another one."""
+    if not isinstance(value, Mapping) or not isinstance(engine := value.get("engine", {}), Mapping):
+        return value
+    rest = {key: setting for key, setting in engine.items() if key != "device"}
+    return {**{key: own for key, own in value.items() if key != "engine"}, **({"engine": rest} if rest else {})}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
