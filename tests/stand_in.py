@@ -180,6 +180,15 @@ STAND_IN = replace(
 """What :func:`backend.triton` returns, but for the kernels, which need no Triton."""
 
 
+_make = torch.tensor
+
+
+def _tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
+    """``torch.tensor``, which makes tensors where no operation is to be seen."""
+    made = _make(data, **kwargs)
+    return made if device is None else made.to(device)
+
+
 @contextmanager
 def stand_in() -> Iterator[Seen]:
     """Inside the block there is a CUDA device, but for what runs on one."""
@@ -188,6 +197,7 @@ def stand_in() -> Iterator[Seen]:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(backend, "triton", lambda: STAND_IN)
+        patch.setattr(torch, "tensor", _tensor)
         yield seen
 
 
