@@ -144,7 +144,10 @@ def test_any_cache_gives_the_same_approximation(name: str, spans: Spans, setting
 
 @pytest.mark.parametrize("spans", [*WHOLE, *CUT], ids=str)
 def test_approximations_in_bfloat16(spans: Spans) -> None:
-    """Sums of keys and values go back to the model's dtype; scores are those of float64 up to its rounding."""
+    """Sums of keys and values go back to the model's dtype; scores are those of float64 up to its rounding.
+
+    Exact ones are 0.1 off; reflecting, and carrying, add roundings of two more lanes each.
+    """
     narrow = build("llama", torch.bfloat16)
     wide = build("llama", torch.bfloat16)
     wide.double()
@@ -157,7 +160,7 @@ def test_approximations_in_bfloat16(spans: Spans) -> None:
         scores = engine.score(HEADED, MIXED, carried)
         assert scores.prefix.errors
         values.append([score for lane in scores.values for score in lane])
-    assert deviation(*values) < 0.3
+    assert deviation(*values) < 0.5
 
 
 def test_small_caches_really_cut_the_batch() -> None:
