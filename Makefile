@@ -99,7 +99,7 @@ bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between l
 
 WORKLOADS := reviews-0shot reviews-8shot options generation activated-0shot activated-8shot time-to-accuracy
 
-LOWER := reviews-0shot activated-0shot
+LOWER := reviews-0shot reviews-8shot activated-0shot time-to-accuracy
 
 bench: install $(WORKLOADS:%=bench-workload-%) $(LOWER:%=bench-bfloat16-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py

@@ -81,14 +81,15 @@ def _steps(results: Mapping[str, Result]) -> list[str]:
         )
     lines += [
         "",
-        "| workload | first epoch | spread, twinpass | spread, plain | peak memory | plain | inference |",
-        "|---|---|---|---|---|---|---|",
+        "| workload | first epoch | spread, twinpass | spread, plain | peak memory | plain | inference | processor | commit |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
         ours, plain = (r["spread"][key] for key in ("step_seconds", "naive_step_seconds"))
         lines.append(
             f"| {_link(name)} | {r['first_epoch_step_seconds']:.2f} s | {ours[0]:.3f} to {ours[1]:.3f} s | {plain[0]:.2f} to {plain[1]:.2f} s "
-            f"| {_mib(r['peak_rss_bytes'])} | {_mib(r['naive_peak_rss_bytes'])} | {_mib(r['inference_peak_rss_bytes'])} |"
+            f"| {_mib(r['peak_rss_bytes'])} | {_mib(r['naive_peak_rss_bytes'])} | {_mib(r['inference_peak_rss_bytes'])} "
+            f"| {r['machine']['processor']} | {r['commit']} |"
         )
     lines.append("")
     return [*lines, *(f"![{name}: seconds a step](images/bench/{name}.png)\n" for name in results)]
@@ -143,8 +144,8 @@ def _scale(result: Result) -> str:
 
 def _race(name: str, result: Result) -> str:
     lines = [
-        "## Accuracy against time\n",
-        f"Reviews, from the base model to {result['target']:.0%} on held-out rows or {result['limit_seconds']:.0f} s of training, evaluations not counted ({_link(name)}).\n",
+        f"## Accuracy against time{', products in bfloat16' if 'first-order-bfloat16' in result['methods'] else ''}\n",
+        f"{result['machine']['processor']}. Reviews, from the base model to {result['target']:.0%} on held-out rows or {result['limit_seconds']:.0f} s of training, evaluations not counted ({_link(name)}).\n",
         "| | seconds to the target | last | steps | peak memory |",
         "|---|---|---|---|---|",
     ]
