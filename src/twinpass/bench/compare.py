@@ -14,7 +14,7 @@ import torch
 from twinpass.bench import gemm
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import OwnFloat32, in_own_dtype, multiplies_lower
-from twinpass.bench.peak import peaks
+from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.phases import Clock
 from twinpass.bench.rivals import naive
 from twinpass.config.build import Run, build_embedded
@@ -148,6 +148,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         **beside,
         "repeats": repeats,
         "spread": {"step_seconds": _spread(turns.ours), "naive_step_seconds": _spread(turns.theirs)},
+        "peak_covers": COVERS,
         **{f"{prefix}peak_rss_bytes": memory[mode] for mode, prefix in PREFIXES.items()},
     }
 

@@ -27,6 +27,9 @@ from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 
 STEPS = 3
+COVERS = "three steps, after an epoch's keys and values where they are kept"
+"""What our own peak is one of."""
+
 RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 

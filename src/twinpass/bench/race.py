@@ -11,7 +11,7 @@ from typing import Any
 
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import multiplies_lower
-from twinpass.bench.peak import peaks
+from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.rivals import first_order, naive
 from twinpass.config.build import build_embedded
 from twinpass.config.schema import Config
@@ -98,6 +98,7 @@ def race(config: Config, target: float, limit: float, every: Mapping[str, int], 
         "target": target,
         "limit_seconds": limit,
         "methods": results,
+        "peak_covers": COVERS,
         "inference_peak_rss_bytes": memory["inference"],
     }
 
