@@ -34,6 +34,8 @@ from twinpass.train.trainer import Trainer
 BATCHES = 2
 """Minibatches that come round again and again; the first epoch warms up, and fills what is kept across steps."""
 
+UNCOUNTED = 2 * BATCHES
+
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 Told = Callable[[str], None]
@@ -41,14 +43,14 @@ Told = Callable[[str], None]
 
 @dataclass
 class Turns(Listener):
-    """After each step of ours past the first epoch, one of plain MeZO on the same batch; before, ``own`` one in float32.
+    """After each step of ours, one of plain MeZO on the same batch, and its bare products; before, ``own`` one in float32.
 
-    A last step of ours runs under clocks; its products are recorded, and its time is not counted.
+    What comes first is not counted: an epoch that warms up, and one under clocks, whose products are recorded.
     """
 
+    config: Config
     session: Run[TorchEngine]
     rival: NaiveMezo
-    repeats: int
     told: Told
     own: OwnFloat32 | None = None
     ours: list[float] = field(default_factory=list)
@@ -57,28 +59,38 @@ class Turns(Listener):
     perturbing: list[float] = field(default_factory=list)
     work: Work = field(default_factory=Work)
     clock: Clock = field(default_factory=Clock)
-    shapes: list[gemm.Shape] = field(default_factory=list)
+    shapes: list[list[gemm.Shape]] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
     eps: float = 0.0
+    _loops: list[gemm.Loop] = field(default_factory=list)
     _last: ExitStack = field(default_factory=ExitStack)
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         self._last.close()
-        done = report.step + 1 - BATCHES
+        step = report.step
         self.eps = report.estimate.eps
-        if self.own is not None and done <= self.repeats:
+        if self.own is not None:
             self.own.step(self._examples(report), report)
-        if done <= 0:
+        if step < BATCHES:
             self.first.append(seconds)
-        elif done <= self.repeats:
+        elif step >= UNCOUNTED:
             self.ours.append(seconds)
             self.work += report.work
             self.told("ours")
             self._their_turn(report)
-        if done == self.repeats:
-            engine = self.session.engine
-            lanes = len(self.session.plan.estimator.lanes(report.estimate.probes, report.estimate.eps))
-            self.shapes = self._last.enter_context(gemm.recorded(engine.model, set(engine.parameters), lanes))
-            self._last.enter_context(self.clock.running())
+            self.products.append(self._loop(step % BATCHES).seconds())
+        if BATCHES <= step + 1 < UNCOUNTED:
+            self._record(len(self.session.plan.estimator.lanes(report.estimate.probes, report.estimate.eps)))
+
+    def _record(self, lanes: int) -> None:
+        engine = self.session.engine
+        self.shapes.append(self._last.enter_context(gemm.recorded(engine.model, set(engine.parameters), lanes)))
+        self._last.enter_context(self.clock.running())
+
+    def _loop(self, place: int) -> gemm.Loop:
+        if not self._loops:
+            self._loops = [_bare(self.config, shapes) for shapes in self.shapes]
+        return self._loops[place]
 
     def _examples(self, report: StepReport) -> list[Example]:
         plan = self.session.plan
@@ -98,7 +110,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     """Measure a configuration.
 
     Args:
-        repeats: steps of each, after the first epoch of ours and one step of plain MeZO.
+        repeats: steps of each, after two epochs of ours and a forward pass of plain MeZO.
         probes: directions that the error of g is measured over.
         told: called with every part that is done.
 
@@ -108,23 +120,22 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     session = build_embedded(config)
     plan = session.plan
     few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
-    optimizer = replace(plan.optimizer, steps=BATCHES + repeats + 1, warmup=0)
+    optimizer = replace(plan.optimizer, steps=UNCOUNTED + repeats, warmup=0)
     session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
     rival = naive(config)
     rival.loss(few[: plan.optimizer.batch_size])
     own = OwnFloat32.of(config) if multiplies_lower(config) else None
-    turns = Turns(session, rival, repeats, told, own)
+    turns = Turns(config, session, rival, told, own)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
         Trainer(session.engine, session.plan, journal, listener=turns).run()
         journal.close()
     step, plain, shares = statistics.median(turns.ours), statistics.median(turns.theirs), turns.clock.shares()
-    limit = _products_alone(config, turns.shapes)
-    told("products alone")
+    limit = statistics.median(turns.products)
     session.engine.reset()
     error = gradient_error(config, session, probes, turns.eps)
     told("error of g")
-    beside = {} if own is None else _beside(own.seconds[BATCHES:], turns.ours)
+    beside = {} if own is None else _beside(own.seconds[UNCOUNTED:], turns.ours)
     del session, rival, own, turns.session, turns.rival, turns.own
     memory = peaks(config)
     told("memory")
@@ -147,7 +158,11 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         "eps": turns.eps,
         **beside,
         "repeats": repeats,
-        "spread": {"step_seconds": _spread(turns.ours), "naive_step_seconds": _spread(turns.theirs)},
+        "spread": {
+            "step_seconds": _spread(turns.ours),
+            "naive_step_seconds": _spread(turns.theirs),
+            "gemm_seconds": _spread(turns.products),
+        },
         "peak_covers": COVERS,
         **{f"{prefix}peak_rss_bytes": memory[mode] for mode, prefix in PREFIXES.items()},
     }
@@ -160,10 +175,10 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [min(values), max(values)]
 
 
-def _products_alone(config: Config, shapes: list[gemm.Shape]) -> float:
+def _bare(config: Config, shapes: list[gemm.Shape]) -> gemm.Loop:
     if multiplies_lower(config):
-        return gemm.seconds(gemm.paired(shapes), torch.bfloat16)
-    return gemm.seconds(shapes, DTYPES[config.model.dtype])
+        return gemm.Loop(gemm.paired(shapes), torch.bfloat16)
+    return gemm.Loop(shapes, DTYPES[config.model.dtype])
 
 
 def _beside(float32: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

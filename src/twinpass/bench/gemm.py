@@ -1,7 +1,7 @@
 """The physical limit: nothing but the matrix products that a step cannot avoid."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,24 +69,83 @@ def paired(shapes: Iterable[Shape]) -> list[Shape]:
     return found
 
 
-def seconds(shapes: list[Shape], dtype: torch.dtype, repeats: int = 3) -> float:
-    """How long the products take one after another, each by the fastest way that PyTorch has, at its best."""
-    total = 0.0
-    for shape in set(shapes):
-        x, weight = torch.randn(shape.rows, shape.columns).to(dtype), torch.randn(shape.out, shape.columns).to(dtype)
-        out = torch.empty(shape.rows, shape.out, dtype=dtype)
-        with torch.inference_mode():
-            ways = partial(torch.mm, x, weight.t(), out=out), partial(product, x, in_blocks(weight))
-            best = min(_best(way, repeats) for way in ways)
-        total += best * shape.times * shapes.count(shape)
-    return total
+class Loop:
+    """The products of a step, bare, one after another: each by the fastest way that PyTorch has, found here, on weights that no cache holds.
 
+    Args:
+        shapes: in the order of the step.
+        dtype: of rows and weights.
+    """
 
-def _best(way: Callable[[], Any], repeats: int) -> float:
-    way()
-    found = []
-    for _ in range(repeats):
+    def __init__(self, shapes: Sequence[Shape], dtype: torch.dtype) -> None:
+        ways = {shape: _fastest(shape, dtype) for shape in set(shapes)}
+        layers = {shape: _Layers(shape, dtype, shapes.count(shape)) for shape in ways}
+        self._calls = [(shape.times, layers[shape].another(ways[shape])) for shape in shapes]
+
+    def seconds(self) -> float:
+        """How long they take now."""
         started = time.perf_counter()
-        way()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        with torch.inference_mode():
+            for times, call in self._calls:
+                for _ in range(times):
+                    call()
+        return time.perf_counter() - started
+
+
+Way = Callable[[Tensor, Tensor, Tensor], Any]
+"""Multiplies rows by a weight [out, in] as :func:`_prepare` left it; a third tensor may take the product."""
+
+
+def _rows(x: Tensor, weight: Tensor, out: Tensor) -> Any:
+    return torch.mm(x, weight.t(), out=out)
+
+
+def _blocks(x: Tensor, weight: Tensor, out: Tensor) -> Any:
+    return product(x, weight)
+
+
+def _prepare(way: Way, weight: Tensor) -> Tensor:
+    return in_blocks(weight) if way is _blocks else weight
+
+
+class _Layers:
+    """Layers of one shape, with weights of their own as far as ``UNCACHED`` elements go; rows and product lie where they lay."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, count: int) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._x, self._out = _random(shape.rows, shape.columns, dtype), _random(shape.rows, shape.out, dtype)
+        self._distinct = min(count, -(-UNCACHED // (shape.columns * shape.out)))
+        self._weights: list[Tensor] = []
+        self._asked = 0
+
+    def another(self, way: Way) -> Callable[[], Any]:
+        """The next layer's product."""
+        if len(self._weights) < self._distinct:
+            self._weights.append(_prepare(way, _random(self._shape.out, self._shape.columns, self._dtype)))
+        weight = self._weights[self._asked % self._distinct]
+        self._asked += 1
+        return partial(way, self._x, weight, self._out)
+
+
+UNCACHED = 1 << 25
+"""So many weights of one shape push each other out of any cache."""
+
+
+def _fastest(shape: Shape, dtype: torch.dtype, repeats: int = 3) -> Way:
+    def best(way: Way) -> float:
+        call = _Layers(shape, dtype, 1).another(way)
+        with torch.inference_mode():
+            call()
+            return min(_timed(call) for _ in range(repeats))
+
+    return min((_rows, _blocks), key=best)
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _random(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(rows, columns).to(dtype)

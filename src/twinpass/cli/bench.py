@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
         help="of products; bfloat16 is timed beside our own step in float32 (default: the configuration's engine.compute_dtype)",
     )
     command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
-    command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 5)")
+    command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 6)")
     command.add_argument("--probes", type=int, metavar="N", help="directions for the error of g (default: 4)")
     command.add_argument("--target", type=float, help="accuracy that ends a race (default: 0.85)")
     command.add_argument(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         )
     else:
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
-            bar = progress.add_task("measuring", total=2 * args.repeats + 3)
+            bar = progress.add_task("measuring", total=2 * args.repeats + 2)
             found = compare(
                 config, args.repeats, args.probes, lambda part: progress.update(bar, advance=1, description=part)
             )
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-STEPS: Mapping[str, float] = {"repeats": 5, "probes": 4}
+STEPS: Mapping[str, float] = {"repeats": 6, "probes": 4}
 LIMITS: Mapping[str, float] = {"target": 0.85, "seconds": 240.0}
 
 
