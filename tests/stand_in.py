@@ -176,6 +176,7 @@ STAND_IN = replace(
     devices=("cuda",),
     dtypes=(torch.float32, torch.bfloat16),
     growth=128,
+    fuses=False,
 )
 """What :func:`backend.triton` returns, but for the kernels, which need no Triton."""
 

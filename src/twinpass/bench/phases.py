@@ -13,7 +13,7 @@ from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.mixed import Paired
 from twinpass.engine.embedded.prefixes import Prefixes
-from twinpass.perturb import halves, kernels
+from twinpass.perturb import halves, kernels, multiply
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),
@@ -79,14 +79,31 @@ class Clock:
         attend = attention.NAME
         registered = ALL_ATTENTION_FUNCTIONS[attend]
         with ExitStack() as stack:
-            for name, owner, function in PARTS:
-                stack.callback(setattr, owner, function, original := getattr(owner, function))
-                setattr(owner, function, self.around(name, original))
+            wrapped = [
+                (owner, function, self.around(name, getattr(owner, function))) for name, owner, function in PARTS
+            ]
+            wrapped.append((multiply, "multiply", self._forming_apart(multiply.multiply)))
+            for owner, function, counted in wrapped:
+                stack.callback(setattr, owner, function, getattr(owner, function))
+                setattr(owner, function, counted)
             stack.callback(ALL_ATTENTION_FUNCTIONS.register, attend, registered)
             ALL_ATTENTION_FUNCTIONS.register(attend, self.around(ATTENTION, registered))
             self._since = time.perf_counter()
             yield self
             self._switch()
+
+    def _forming_apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The product, counted where it is called, but for what forming its weights takes: that is done once more, for no rows, to know it."""
+
+        @wraps(function)
+        def counted(x: Any, w: Any, scales: Any, y: Any, *others: Any) -> None:
+            outer, before = self._inside[-1], self.seconds["noise"]
+            with self.phase("noise"):
+                function(x[:, :0], w, scales, y[:, :0], *others)
+            function(x, w, scales, y, *others)
+            self.seconds[outer] -= self.seconds["noise"] - before
+
+        return counted
 
     def shares(self) -> dict[str, float]:
         """Of the whole, by phase."""

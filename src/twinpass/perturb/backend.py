@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinpass.perturb import kernels
+from twinpass.perturb import kernels, multiply
 from twinpass.perturb.layout import flat_view
 
 
@@ -25,6 +25,7 @@ class Backend:
         index: row numbers [n], as ``gather`` takes them.
         devices: the types of device that are reached.
         dtypes: what trainable weights may be.
+        fuses: whether :mod:`twinpass.perturb.multiply` reaches float32 weights, too, so that they need not be written.
         growth: how many times as many elements are worked on at a time as suit a processor's cache.
     """
 
@@ -34,13 +35,15 @@ class Backend:
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     growth: int = 1
+    fuses: bool = False
 
 
 def _rows(ids: Tensor) -> NDArray[np.int64]:
     return ids.numpy().astype(np.int64)
 
 
-NUMBA = Backend(kernels, flat_view, _rows, ("cpu",), (torch.float32, torch.bfloat16, torch.float64))
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+NUMBA = Backend(kernels, flat_view, _rows, ("cpu",), DTYPES, fuses=multiply.AVAILABLE)
 
 
 def triton() -> Backend:
