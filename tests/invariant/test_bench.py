@@ -186,6 +186,21 @@ def test_products_in_bfloat16_are_timed_beside_our_own_in_float32(tmp_path: Path
     assert 1e-3 < found["relative_error"] < 0.1
 
 
+def test_a_race_begins_with_nothing_on_disk(tmp_path: Path) -> None:
+    """Keys and values of an earlier run would be read instead of computed, and their seconds left out."""
+    own = tmp_path / "kv-cache"
+    sections = {**ACTIVATED, "reuse": {"policy": "activated", "spill": str(own)}}
+    config = load_config(tiny.config(tmp_path, **sections))
+    assert config.values["reuse"]["spill"] == str(own)
+    config = replace(config, optimizer=replace(config.optimizer, steps=2))
+    told: list[int] = []
+    race(
+        config, 1.1, 1e9, {"twinpass": 2, "naive": 2, "first-order": 2}, lambda method, step, *point: told.append(step)
+    )
+    assert told == [0, 2] * 3
+    assert not own.exists()
+
+
 def test_sums_and_differences_take_half_as_many_products_again() -> None:
     assert gemm.paired([gemm.Shape(10, 3, 4, 2)]) == [gemm.Shape(20, 3, 4), gemm.Shape(10, 3, 4)]
     assert gemm.paired([gemm.Shape(20, 3, 4)]) == [gemm.Shape(20, 3, 4)]

@@ -18,6 +18,7 @@ from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
 from twinpass.report.interval import wilson
 from twinpass.report.listener import Listener
+from twinpass.reuse.activated import Activated
 from twinpass.schedule.epsilon import Known
 from twinpass.task.template import Example
 from twinpass.train.batches import batch
@@ -83,7 +84,21 @@ def race(config: Config, target: float, limit: float, every: Mapping[str, int], 
 
     Args:
         every: steps between evaluations, by method; evaluations are not counted as training.
+
+    Keys and values on disk (``reuse.spill``) are those of this race alone: it begins with an empty folder.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _race(_spilling_to(config, folder), target, limit, every, told)
+
+
+def _spilling_to(config: Config, folder: str) -> Config:
+    if not isinstance(config.reuse, Activated) or config.reuse.spill is None:
+        return config
+    values = {**config.values, "reuse": {**config.values["reuse"], "spill": folder}}
+    return replace(config, reuse=replace(config.reuse, spill=folder), values=values)
+
+
+def _race(config: Config, target: float, limit: float, every: Mapping[str, int], told: Told) -> dict[str, Any]:
     methods = {name: method for name, method in METHODS.items() if name != LOWER or multiplies_lower(config)}
     results = {}
     for name, method in methods.items():

@@ -73,7 +73,7 @@ class EngineSettings(ABC):
 class TorchSettings(EngineSettings):
     """The embedded engine: a Hugging Face model in this process, on ``device``; "auto" takes a GPU if there is one.
 
-    ``chunk_rows`` tokens, of all lanes together, run at a time: by default 2,048 on a CPU and 16,384 on a GPU.
+    ``chunk_rows`` tokens, of all lanes together, run at a time: by default 1,536 on a CPU and 12,288 on a GPU.
     ``compute_dtype`` "bfloat16": linear layers multiply in bfloat16 beside float32 weights, so that the difference of two signs keeps
     its precision; without it, in [model] dtype.
     """

@@ -43,7 +43,7 @@ _ONE_LANE = (
 
 Perturbation = Literal["tandem", "inplace"]
 
-CHUNK_ROWS = 2048
+CHUNK_ROWS = 1536
 """Rows, of all lanes together, that run at once on a CPU; larger batches are cut, so that memory does not grow with them."""
 
 
