@@ -21,7 +21,7 @@ Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `scale.j
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
 batch with every answer option on its own, logits at all positions, one forward a sign; for adapters, LoRA of the same size. Steps of both alternate in one process, on the same batches;
-seconds are medians, of steps after the first epoch. **Products alone** runs nothing but the matrix products that twinpass's step makes with distinct tokens, each by the fastest way that
+seconds are medians, of steps after the first epoch. **Products alone** runs nothing but the matrix products that twinpass's step makes with distinct tokens, in turn with the steps, each by the fastest way that
 PyTorch has here: what a step cannot go below without computing less. **Error of g** is that against float64 on the same weights and directions. Peaks marked \\* are those of three steps, and lack most of the keys and values
 that an activated run keeps from epoch to epoch (up to `reuse.budget`); they are to be measured again.
 """
