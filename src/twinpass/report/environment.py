@@ -33,15 +33,23 @@ def machine() -> dict[str, str | int]:
     }
 
 
+RESULTS = (":(top,exclude)benchmarks/results", ":(top,exclude)docs")
+"""What benchmarks write themselves: one result does not change the code that the next is of."""
+
+
 def commit() -> str | None:
-    """The commit of the checkout that the code runs from, with ``-dirty`` if it was changed."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the checkout that the code runs from, with ``-dirty`` if anything but results and documentation was changed."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        head = _output([*git, "rev-parse", "--short=12", "HEAD"])
+        changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ":/", *RESULTS])
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()
+    return f"{head}-dirty" if changed else head
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def peak_rss_bytes() -> int:
