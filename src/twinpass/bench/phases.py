@@ -13,14 +13,13 @@ from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.mixed import Paired
 from twinpass.engine.embedded.prefixes import Prefixes
-from twinpass.perturb import halves, kernels, multiply
+from twinpass.perturb import kernels, multiply, pairs
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),
     ("noise", kernels, "perturb_each"),
     ("noise", kernels, "gather"),
     ("noise", kernels, "fill"),
-    ("noise", halves, "round_and_draw"),
     ("update", TorchEngine, "update"),
     ("linear", tandem.LaneLinear, "forward"),
     ("linear", tandem.LaneConv1D, "forward"),
@@ -82,7 +81,8 @@ class Clock:
             wrapped = [
                 (owner, function, self.around(name, getattr(owner, function))) for name, owner, function in PARTS
             ]
-            wrapped.append((multiply, "multiply", self._forming_apart(multiply.multiply)))
+            wrapped.append((multiply, "multiply", self._forming_apart(multiply.multiply, 3)))
+            wrapped.append((pairs, "multiply", self._forming_apart(pairs.multiply, 5)))
             for owner, function, counted in wrapped:
                 stack.callback(setattr, owner, function, getattr(owner, function))
                 setattr(owner, function, counted)
@@ -92,15 +92,20 @@ class Clock:
             yield self
             self._switch()
 
-    def _forming_apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The product, counted where it is called, but for what forming its weights takes: that is done once more, for no rows, to know it."""
+    def _forming_apart(self, function: Callable[..., Any], target: int) -> Callable[..., Any]:
+        """The product, counted where it is called, but for what forming its weights takes: that is done once more, for no rows, to know it.
+
+        Rows are in the first argument, the product goes to that at ``target``.
+        """
 
         @wraps(function)
-        def counted(x: Any, w: Any, scales: Any, y: Any, *others: Any) -> None:
+        def counted(x: Any, *others: Any) -> None:
+            none = list(others)
+            none[target - 1] = none[target - 1][:, :0]
             outer, before = self._inside[-1], self.seconds["noise"]
             with self.phase("noise"):
-                function(x[:, :0], w, scales, y[:, :0], *others)
-            function(x, w, scales, y, *others)
+                function(x[:, :0], *none)
+            function(x, *others)
             self.seconds[outer] -= self.seconds["noise"] - before
 
         return counted

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from twinpass.perturb.draw import CODES, draw
 from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.noise import UNIT, Distribution
-from twinpass.perturb.registers import COLUMNS, ROWS, WIDTH, form, product_of_row, product_of_rows
+from twinpass.perturb.registers import COLUMNS, ROWS, WIDTH, aligned, form, product_of_row, product_of_rows
 
 AVAILABLE = WIDTH > 0
 """Whether this processor is one that the products are made for."""
@@ -48,7 +48,7 @@ def _multiply(x, w, scales, y, code, seed, high):
         units = ((n + columns) * width + UNIT - 1) // UNIT - unit
         z = np.empty(units * UNIT, np.float32)
         draw(z, unit, units, code, seed, high)
-        panel, part = np.empty(width * COLUMNS, np.float32), np.empty(ROWS * COLUMNS, np.float32)
+        panel, part = aligned(width * COLUMNS), np.empty(ROWS * COLUMNS, np.float32)
         for lane in range(lanes):
             _form(w, n * width, width, z, n * width - unit * UNIT, _f(scales[lane]), columns, panel)
             for r in range(0, rows, ROWS):

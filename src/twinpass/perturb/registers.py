@@ -4,7 +4,9 @@ The product's tile is the usual one (Goto and van de Geijn, "Anatomy of high-per
 ``ROWS`` times ``COLUMNS`` sums are held in registers while both operands pass by. Few enough sums that LLVM, which loads ahead, spills none.
 """
 
+import numpy as np
 from llvmlite import binding, ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -21,29 +23,43 @@ WIDTH = _width()
 ROWS = 8 if WIDTH == 16 else 4
 HALVES = 2
 COLUMNS = HALVES * max(1, WIDTH)
+LINE = 16
+"""Float32 in a line of the cache."""
 
 _f32, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _vector = ir.VectorType(_f32, max(1, WIDTH))
 
 
-def _data(context, builder, kind, array):
+@njit(inline="always")
+def aligned(size):
+    """So many float32 that begin where a line of the cache does: a vector across two lines is read twice."""
+    memory = np.empty(size + LINE, np.float32)
+    first = (-(memory.ctypes.data // 4)) % LINE
+    return memory[first : first + size]
+
+
+def data(context, builder, kind, array):
+    """Where an array's elements lie."""
     return context.make_array(kind)(context, builder, array).data
 
 
-def _load(builder, base, index):
+def load(builder, base, index, vector=_vector):
+    """The vector of elements from ``base[index]`` on."""
     place = builder.gep(base, [index])
-    return builder.load(builder.bitcast(place, _vector.as_pointer()), align=4)
+    return builder.load(builder.bitcast(place, vector.as_pointer()), align=4)
 
 
-def _store(builder, value, base, index):
+def store(builder, value, base, index):
+    """Write a vector to the elements from ``base[index]`` on."""
     place = builder.gep(base, [index])
-    builder.store(value, builder.bitcast(place, _vector.as_pointer()), align=4)
+    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=4)
 
 
-def _splat(builder, scalar):
-    nothing = ir.Constant(_vector, ir.Undefined)
+def splat(builder, scalar, width=WIDTH):
+    """A vector of the same number."""
+    nothing = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
     first = builder.insert_element(nothing, scalar, _i32(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_i32, WIDTH), [0] * WIDTH))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_i32, width), [0] * width))
 
 
 def _product_of(rows):
@@ -56,9 +72,9 @@ def _product_of(rows):
 
         def generate(context, builder, signature, arguments):
             x, at, stride, panel, depth, y, to, apart = arguments
-            own = builder.gep(_data(context, builder, signature.args[0], x), [at])
-            panels = _data(context, builder, signature.args[3], panel)
-            target = builder.gep(_data(context, builder, signature.args[5], y), [to])
+            own = builder.gep(data(context, builder, signature.args[0], x), [at])
+            panels = data(context, builder, signature.args[3], panel)
+            target = builder.gep(data(context, builder, signature.args[5], y), [to])
             fma = ir.FunctionType(_vector, [_vector] * 3)
             multiply_add = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{WIDTH}f32")
             lines = [builder.gep(own, [builder.mul(stride, _i64(r))]) for r in range(rows)]
@@ -68,15 +84,15 @@ def _product_of(rows):
                     builder.store(ir.Constant(_vector, [0.0] * WIDTH), total)
             with cgutils.for_range(builder, depth) as loop:
                 first = builder.mul(loop.index, _i64(COLUMNS))
-                weights = [_load(builder, panels, builder.add(first, _i64(h * WIDTH))) for h in range(HALVES)]
+                weights = [load(builder, panels, builder.add(first, _i64(h * WIDTH))) for h in range(HALVES)]
                 for line, line_sums in zip(lines, sums, strict=True):
-                    value = _splat(builder, builder.load(builder.gep(line, [loop.index])))
+                    value = splat(builder, builder.load(builder.gep(line, [loop.index])))
                     for weight, total in zip(weights, line_sums, strict=True):
                         builder.store(builder.call(multiply_add, [value, weight, builder.load(total)]), total)
             for r, line in enumerate(sums):
                 for h, total in enumerate(line):
                     place = builder.add(builder.mul(apart, _i64(r)), _i64(h * WIDTH))
-                    _store(builder, builder.load(total), target, place)
+                    store(builder, builder.load(total), target, place)
             return context.get_dummy_value()
 
         i = types.int64
@@ -97,34 +113,34 @@ def form(typing, w, at, stride, z, first, scale, panel, to):
 
     def generate(context, builder, signature, arguments):
         w, at, stride, z, first, scale, panel, to = arguments
-        weights = builder.gep(_data(context, builder, signature.args[0], w), [at])
-        noise = builder.gep(_data(context, builder, signature.args[3], z), [first])
-        target = builder.gep(_data(context, builder, signature.args[6], panel), [to])
-        factor = _splat(builder, scale)
+        weights = builder.gep(data(context, builder, signature.args[0], w), [at])
+        noise = builder.gep(data(context, builder, signature.args[3], z), [first])
+        target = builder.gep(data(context, builder, signature.args[6], panel), [to])
+        factor = splat(builder, scale)
         lines = []
         for j in range(WIDTH):
             place = builder.mul(stride, _i64(j))
-            moved = builder.fmul(factor, _load(builder, noise, place))
-            lines.append(builder.fadd(_load(builder, weights, place), moved))
-        for k, line in enumerate(_turned(builder, lines)):
-            _store(builder, line, target, _i64(k * COLUMNS))
+            moved = builder.fmul(factor, load(builder, noise, place))
+            lines.append(builder.fadd(load(builder, weights, place), moved))
+        for k, line in enumerate(turned(builder, lines)):
+            store(builder, line, target, _i64(k * COLUMNS))
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(w, i, i, z, i, types.float32, panel, i), generate
 
 
-def _turned(builder, lines):
+def turned(builder, lines):
     """A square of vectors, transposed: squares of 1, 2, 4, ... beside the diagonal change places."""
-    distance = 1
-    while distance < WIDTH:
+    distance, width = 1, len(lines)
+    while distance < width:
         from_left, from_right = [], []
-        for place in range(WIDTH):
+        for place in range(width):
             left = not place & distance
-            from_left.append(place if left else WIDTH + place - distance)
-            from_right.append(place + distance if left else WIDTH + place)
-        masks = [ir.Constant(ir.VectorType(_i32, WIDTH), mask) for mask in (from_left, from_right)]
-        for j in range(WIDTH):
+            from_left.append(place if left else width + place - distance)
+            from_right.append(place + distance if left else width + place)
+        masks = [ir.Constant(ir.VectorType(_i32, width), mask) for mask in (from_left, from_right)]
+        for j in range(width):
             if not j & distance:
                 pair = lines[j], lines[j + distance]
                 lines[j], lines[j + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Lane, Probe
-from twinpass.perturb import halves
-from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Arena, Parameters
 from twinpass.perturb.shard import Shard
@@ -81,26 +79,6 @@ class LaneWeights:
         step = max(1, TILE * self.parameters.backend.growth // columns)
         for first in range(0, rows, step):
             yield first, min(rows, first + step)
-
-    def direction(self, name: str, probe: Probe, first: int, last: int) -> Tensor:
-        """Those rows of a probe's ``z`` [last - first, columns], in bfloat16: exact, but for gaussian noise."""
-        self.visited.add(name)
-        columns = self.parameters[name].shape[1]
-        z = torch.empty((last - first, columns), dtype=torch.bfloat16)
-        key, _ = self.parameters.keys_of[name]
-        backend = self.parameters.backend
-        backend.kernels.fill(backend.view(z), probe.seed, key, first * columns, self.distribution)
-        return z
-
-    def rounded(self, name: str, probe: Probe, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Those rows of the parameter itself, and of a probe's ``z``, in bfloat16, in one pass."""
-        self.visited.add(name)
-        columns = self.parameters[name].shape[1]
-        low, z = (torch.empty((last - first, columns), dtype=torch.bfloat16) for _ in range(2))
-        key, _ = self.parameters.keys_of[name]
-        flat = self.parameters.flat[name][first * columns : last * columns]
-        halves.round_and_draw(flat, flat_view(low), flat_view(z), probe.seed, key, first * columns, self.distribution)
-        return low, z
 
     def whole(self, name: str) -> Tensor:
         """All lanes' copies of a parameter [lanes, *shape], in memory of their own; for small ones."""

@@ -11,6 +11,7 @@ docs/maths/bfloat16.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -27,7 +28,7 @@ from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneWeights, runs
 from twinpass.engine.embedded.products import halved, in_blocks, of_linear, product
 from twinpass.errors import ModelError
-from twinpass.perturb import halves
+from twinpass.perturb import halves, pairs
 from twinpass.perturb.halves import Places
 from twinpass.perturb.layout import flat_view
 
@@ -65,35 +66,48 @@ class Pairing:
         scales = np.array([lanes[place].scale for place in plus], np.float64)
         return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0), scales)
 
+    @property
+    def places(self) -> tuple[Places, Places, Places]:
+        """All three."""
+        return self.plus, self.minus, self.difference
+
+    def join(self, low: Tensor, y: Tensor) -> None:
+        """Write lanes to ``y`` [lanes, rows, out] from what ``low`` [parts + pairs, rows, out] is of them."""
+        halves.join(_array(low), *self.places, _array(y))
+
     def probes(self, weights: LaneWeights, name: str) -> list[tuple[Probe | None, int, int]]:
         """Directions that a parameter moves along, by neighbouring parts: first, and one past the last."""
         return list(runs([weights.probe(name, self.lanes[place]) for place in self.plus]))
 
 
-@dataclass(slots=True)
 class Low:
-    """Rows in bfloat16 [parts + pairs, rows, in]: the sum of each pair, or a lane on its own, then the pairs' differences.
+    """Rows [lanes, rows, in] in bfloat16, laid out as they are asked for.
 
-    ``source`` is what they were made of, held so that nothing else comes to lie in its place.
+    ``source`` is what they are made of, held so that nothing else comes to lie in its place.
     """
 
-    source: Tensor
-    version: int
-    pairing: Pairing
-    rows: Tensor
-
-    @classmethod
-    def of(cls, source: Tensor, pairing: Pairing) -> "Low":
-        """Round, two lanes at a time."""
-        rows = torch.empty((len(pairing.lanes), *source.shape[1:]), dtype=torch.bfloat16)
-        halves.split(_array(source.contiguous()), pairing.plus, pairing.minus, pairing.difference, _array(rows))
-        return cls(source, -1 if source.is_inference() else source._version, pairing, rows)
+    def __init__(self, source: Tensor, pairing: Pairing) -> None:
+        self.source, self.pairing = source, pairing
+        self._version = -1 if source.is_inference() else source._version
 
     def is_of(self, source: Tensor, pairing: Pairing) -> bool:
         """Whether these are the rows of ``source`` as it is now."""
-        if source.is_inference() or source._version != self.version or self.pairing is not pairing:
+        if source.is_inference() or source._version != self._version or self.pairing is not pairing:
             return False
         return source.data_ptr() == self.source.data_ptr() and source.shape == self.source.shape
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[parts + pairs, rows, in]: the sum of each pair, or a lane on its own, then the pairs' differences."""
+        rows = torch.empty((len(self.pairing.lanes), *self.source.shape[1:]), dtype=torch.bfloat16)
+        halves.split(_array(self.source.contiguous()), *self.pairing.places, _array(rows))
+        return rows
+
+    @cached_property
+    def tiles(self) -> NDArray[np.uint16]:
+        """As :func:`twinpass.perturb.pairs.split` returns them."""
+        pairing = self.pairing
+        return pairs.split(_array(self.source.contiguous()), pairing.plus, pairing.minus, pairing.scales)
 
 
 class Paired(Arithmetic):
@@ -115,31 +129,25 @@ class Paired(Arithmetic):
         self._pairing = Pairing.of(())
 
     def moved(self, weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
-        pairing, master = self._paired(weights.lanes), weights.parameters[name]
-        low = self._low(rows, pairing)
-        y = torch.empty((*rows.shape[:2], master.shape[0]))
-        for first, last in weights.spans(name):
-            own: Tensor | None = None
-            shifts: list[Tensor] = []
-            shift = np.full(len(pairing.plus), -1, np.int64)
-            for probe, start, stop in pairing.probes(weights, name):
-                if probe is None:
-                    continue
-                if own is None:
-                    own, z = weights.rounded(name, probe, first, last)
-                else:
-                    z = weights.direction(name, probe, first, last)
-                shift[start:stop] = sum(len(other) for other in shifts) + np.arange(stop - start)
-                shifts.append(_product(low[start:stop], z))
-            base = _product(low, master[first:last].bfloat16() if own is None else own)
-            _join(pairing, base, shifts, shift, y, first)
+        weights.visited.add(name)
+        pairing, parameters = self._paired(weights.lanes), weights.parameters
+        low, (key, _) = self._low(rows, pairing), parameters.keys_of[name]
+        y = torch.empty((*rows.shape[:2], parameters[name].shape[0]))
+        probes = list(pairing.probes(weights, name))
+        if any(probe is None for probe, _, _ in probes):
+            pairing.join(_product(low.rows, parameters[name].detach().bfloat16()), y)
+        for probe, first, last in probes:
+            if probe is not None:
+                part = (pairing.plus[first:last], pairing.minus[first:last], pairing.scales[first:last])
+                flat, out = parameters.flat[name], _array(y)
+                pairs.multiply(low.tiles[first:last], flat, *part, out, probe.seed, key, weights.distribution)
         return y
 
     def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
         pairing = self._paired(lanes)
-        base = product(self._low(rows, pairing), self._rounded(layer))
+        base = product(self._low(rows, pairing).rows, self._rounded(layer))
         y = torch.empty((*rows.shape[:2], base.shape[2]))
-        _join(pairing, base, [], np.full(len(pairing.plus), -1, np.int64), y, 0)
+        pairing.join(base, y)
         return y if bias is None else y.add_(bias)
 
     def alone(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -167,11 +175,11 @@ class Paired(Arithmetic):
             self._pairing = Pairing.of(lanes)
         return self._pairing
 
-    def _low(self, rows: Tensor, pairing: Pairing) -> Tensor:
+    def _low(self, rows: Tensor, pairing: Pairing) -> Low:
         """The rows in bfloat16, which several layers in a row may ask for."""
         if self._last is None or not self._last.is_of(rows, pairing):
-            self._last = Low.of(rows, pairing)
-        return self._last.rows
+            self._last = Low(rows, pairing)
+        return self._last
 
 
 def _product(low: Tensor, weight: Tensor) -> Tensor:
@@ -182,13 +190,6 @@ def _product(low: Tensor, weight: Tensor) -> Tensor:
 def _array(x: Tensor) -> NDArray[Any]:
     """A tensor's memory, row after row."""
     return flat_view(x).reshape(x.shape)
-
-
-def _join(pairing: Pairing, base: Tensor, shifts: list[Tensor], shift: Places, y: Tensor, first: int) -> None:
-    """Write the lanes' products into the columns of ``y`` from ``first`` on."""
-    moved = base if not shifts else shifts[0] if len(shifts) == 1 else torch.cat(shifts)
-    parts = (shift, pairing.scales, pairing.plus, pairing.minus, pairing.difference)
-    halves.join(_array(base), _array(moved), *parts, _array(y), first)
 
 
 def arithmetic_of(compute_dtype: ComputeDtype | None, model: PreTrainedModel, *, one_pass: bool) -> Arithmetic:
