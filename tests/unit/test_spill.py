@@ -4,19 +4,23 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor
 
+from twinpass.cache import spill as spill_module
 from twinpass.cache.pool import Pool
 from twinpass.cache.spill import Spill
 from twinpass.core import Tokens
 
 LAYERS, HEADS, WIDTH, SLOTS = 2, 2, 4, 24
+ROW_BYTES = 4 * LAYERS * 2 * HEADS * WIDTH
 IDENTITY = {"base": "0123", "dtype": "torch.float32"}
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 FIRST, LONGER, OTHER = (1, 2, 3), (1, 2, 3, 4, 5), (7, 8)
@@ -113,6 +117,19 @@ def test_the_next_run_finds_the_same_bits(tmp_path: Path, dtype: torch.dtype) ->
         assert fetch(one, (1, 2, 9), dtype=dtype) == [0, 1]
         assert fetch(one, (3,), dtype=dtype) == []
     assert reopened(spill.folder).written == 0
+
+
+def test_shards_are_as_large_as_they_may_be_or_of_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill_module, "SHARD_BYTES", 4 * ROW_BYTES)
+    store(Spill(tmp_path, IDENTITY, LAYERS), (OTHER, 0), ((*OTHER, 7), 2), (LONGER, 0), (FIRST, 0))
+    rows = []
+    for path in sorted(tmp_path.iterdir()):
+        with safe_open(path, framework="pt") as file:
+            rows.append(file.get_slice("keys").get_shape()[1])
+    assert rows == [3, 5, 3]
+    spill = reopened(tmp_path)
+    for tokens in ((*OTHER, 7), LONGER, FIRST):
+        assert fetch(spill, tokens) == list(range(len(tokens)))
 
 
 def test_a_prefix_in_one_shard_and_its_end_in_another(tmp_path: Path) -> None:
@@ -299,10 +316,18 @@ texts = st.lists(st.integers(0, 1), min_size=1, max_size=5).map(tuple)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(texts, min_size=1, max_size=3), max_size=4), texts, st.sets(st.integers(0, 5)), st.booleans())
-def test_any_sequences_in_any_shards(shards: list[list[Tokens]], tokens: Tokens, wanted: set[int], again: bool) -> None:
+@given(
+    st.lists(st.lists(texts, min_size=1, max_size=3), max_size=4),
+    texts,
+    st.sets(st.integers(0, 5)),
+    st.booleans(),
+    st.sampled_from([1, 3 * ROW_BYTES, spill_module.SHARD_BYTES]),
+)
+def test_any_sequences_in_any_shards(
+    shards: list[list[Tokens]], tokens: Tokens, wanted: set[int], again: bool, size: int
+) -> None:
     known: set[Tokens] = {()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(spill_module, "SHARD_BYTES", size):
         spill = reopened(Path(folder))
         for shard in shards:
             runs = list[tuple[Tokens, int]]()

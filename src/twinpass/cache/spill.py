@@ -30,6 +30,9 @@ from twinpass.errors import CacheError
 
 FORMAT = "twinpass-kv-1"
 
+SHARD_BYTES = 1 << 23
+"""A shard is copied twice while it is written."""
+
 
 @dataclass(slots=True)
 class Shard:
@@ -94,20 +97,31 @@ class Spill:
         return found
 
     def store(self, sequences: Sequence[tuple[Tokens, int]], slots: Slots, pool: Pool) -> None:
-        """Write a shard.
+        """Write shards, of as many sequences each as ``SHARD_BYTES`` hold, or of one.
 
         Args:
             sequences: tokens, and the index from which on they are new; the tokens before are on disk or come first.
             slots: where the new tokens of all sequences lie in the pool, one after another.
         """
-        at = torch.from_numpy(slots)
-        pairs = [pool.read(layer, at) for layer in range(self.layers)]
-        keys, values = ([pair[i].cpu() for pair in pairs] for i in (0, 1))
-        tensors = {"keys": torch.stack(keys), "values": torch.stack(values)}
-        runs, row = list[Run](), 0
+        room = SHARD_BYTES // (self.layers * sum(plane[0].nbytes for plane in pool.of(0)))
+        runs, row, written = list[Run](), 0, 0
         for tokens, start in sequences:
+            count = len(tokens) - start
+            if runs and row + count > room:
+                self._write(runs, slots[written : written + row], pool)
+                runs, row, written = [], 0, written + row
             runs.append(Run(tokens, start, row))
-            row += len(tokens) - start
+            row += count
+        self._write(runs, slots[written:], pool)
+
+    def _write(self, runs: Sequence[Run], slots: Slots, pool: Pool) -> None:
+        at = torch.from_numpy(slots)
+        tensors = {
+            name: torch.empty((self.layers, len(at), *plane.shape[1:]), dtype=plane.dtype)
+            for name, plane in zip(("keys", "values"), pool.of(0), strict=True)
+        }
+        for layer in range(self.layers):
+            tensors["keys"][layer], tensors["values"][layer] = pool.read(layer, at)
         check = _check(tensors)
         metadata = {
             "format": FORMAT,
@@ -123,10 +137,10 @@ class Spill:
             part.replace(path)
         except (SafetensorError, OSError) as error:
             part.unlink(missing_ok=True)
-            warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=4)
+            warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=5)
             return
         self.written += path.stat().st_size
-        self._add(path, check, runs, row, verified=True)
+        self._add(path, check, runs, len(slots), verified=True)
 
     def _load(self) -> None:
         """Index the shards, those of other models and damaged ones left out."""

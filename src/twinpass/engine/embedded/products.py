@@ -5,6 +5,7 @@ oneDNN is faster on every layer of a small model (docs/log.md), and faster still
 Its operators are not public, so they are tried once, and left alone where they are missing or wrong.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.patching import forward_of
+
+KEPT = 32
+"""oneDNN compiles a product anew for every number of rows, and no two batches are alike: of a thousand that two of its caches keep by
+default, each takes up to some megabytes. A pass needs a dozen."""
+
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, str(KEPT))
 
 Linear = Callable[[nn.Module, Tensor], Tensor]
 """What a linear layer returns for rows [..., in]."""
