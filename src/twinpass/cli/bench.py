@@ -23,7 +23,7 @@ from twinpass.report.plots_bench import draw_race, draw_step
 
 EXAMPLES = Path("examples")
 SHOTS = ("task.shots=8",)
-FRUGAL = ("task.train_rows=400", "reuse.budget=32MiB", "reuse.spill=kv-cache", "engine.chunk_rows=128")
+FRUGAL = ("task.train_rows=400", "reuse.budget=32MiB", "reuse.spill=kv-cache", "engine.chunk_rows=256")
 """Fewer prompts, each of which has to be read once, and their keys and values on disk, not in memory; few at a time."""
 RACE = "time-to-accuracy"
 WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {

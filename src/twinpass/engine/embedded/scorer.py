@@ -131,15 +131,23 @@ class PackedScorer:
         return Held(self._cache.held * size, self._cache.evicted * size, spilled)
 
     def _groups(self, job: Job) -> Iterator[slice]:
-        """What is shared has to be in the cache all at once: so many requests at a time as leave half of it free."""
+        """What is shared has to be in the cache all at once: so many requests at a time as leave room for the rest."""
         if job.common is not None:
             sequences = [_shared_tokens(request, job.common) for request in job.requests]
-            yield from groups(sequences, self._cache.capacity // 2)
+            yield from groups(sequences, self._room(job, job.common))
         elif job.spans is not None:
             sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
             yield from groups(sequences, self._cache.capacity // (2 * (len(job.versions) + 1)))
         else:
             yield slice(0, len(job.requests))
+
+    def _room(self, job: Job, common: Common) -> int:
+        """For shared tokens: half of the cache, or all that the lanes cannot take by what they do not share."""
+        capacity = self._cache.capacity
+        if common.sharing.tokens == "all":
+            return capacity // 2
+        own = sum(len(request.inputs) - request.active_from for request in job.requests)
+        return max(capacity // 2, capacity - len(job.versions) * own)
 
     def _group_or_again(self, job: Job) -> Result:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
