@@ -25,6 +25,7 @@ from reusing import (
 
 from twinpass.core import BASE, Request, Scores
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.packing import groups
 from twinpass.engine.embedded.passes import Batch, Passes
 from twinpass.engine.embedded.trainable import Activated, Full, Lora, Trainable
 from twinpass.errors import ModelError, StaleKVError
@@ -80,6 +81,35 @@ def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
                 assert deviation(cached.score([request], lanes).values[0], [values]) < 1e-9
         for engine in (cached, plain):
             engine.update(TERMS)
+
+
+LONG = PROMPTS[5:8]
+"""Of more tokens before the activation point than two lanes have behind it."""
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_shared_prompts_may_take_what_the_lanes_leave(spare: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is split where its prompts and the tokens of all lanes behind them do not fit into the cache together, and not before."""
+    prompts = [request.inputs[: request.active_from] for request in LONG]
+    shared = next(size for size in range(1, 10**6) if len(list(groups(prompts, size))) == 1)
+    slots = shared + len(TWO) * sum(len(request.inputs) - request.active_from for request in LONG)
+    model = build("llama")
+    reference = activated_engine("llama", model)
+    expected = reference.score(LONG, TWO)
+    policy = auto.Auto(budget=(slots + spare) * reference.cache_slot_bytes)
+    engine = activated_engine("llama", build("llama"), reuse=policy)
+    ran: list[int] = []
+    own = Passes.run
+
+    def counted(self: Passes, batch: Batch, *args: Any) -> Any:
+        ran.append(len(batch.versions))
+        return own(self, batch, *args)
+
+    monkeypatch.setattr(Passes, "run", counted)
+    for _ in range(2):
+        ran.clear()
+        assert_same(engine.score(LONG, TWO), expected)
+        assert (ran.count(len(TWO)) == 1) == fits
 
 
 class Nothing(exact.Exact):
