@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "page longer than any request": {"page_size": 64},
     "page 3": {"page_size": 3},
     "small cache": {"slots": 60},
+    "small cache, page 4": {"slots": 90, "page_size": 4},
     "chunks of 1": {"chunk_rows": 1},
     "chunks of 7, page 2": {"chunk_rows": 7, "page_size": 2},
     "chunks of 50, small cache": {"chunk_rows": 50, "slots": 150},

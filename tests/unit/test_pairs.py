@@ -126,6 +126,14 @@ def test_how_much_is_in_the_cache_changes_no_bit(
     assert np.array_equal(multiplied(x, w, instructions), before)
 
 
+@pytest.mark.parametrize(
+    ("panels", "limit", "threads", "expected"),
+    [(18, 7, 2, 5), (48, 7, 2, 6), (6, 7, 2, 3), (1, 7, 2, 1), (18, 1, 4, 1), (64, 100, 16, 4), (0, 7, 2, 1)],
+)
+def test_threads_come_to_as_many_panels(panels: int, limit: int, threads: int, expected: int) -> None:
+    assert pairs._group(panels, limit, threads) == expected <= limit
+
+
 def test_a_run_of_parts_writes_its_own_lanes(instructions: Instructions) -> None:
     x, w = operands(17, 96, 64)
     whole, part = multiplied(x, w, instructions), multiplied(x, w, instructions, parts=slice(1, 3))

@@ -217,6 +217,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.skipif(products._blocks(torch.float32) is None, reason="no oneDNN")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_batches_of_all_sizes_do_not_pile_up_in_memory() -> None:
     """What oneDNN compiles for one number of rows is let go of, unless the user wants it otherwise."""

@@ -344,6 +344,18 @@ def test_any_sequences_in_any_shards(
         assert fetch(spill, tokens, wanted=sorted(wanted)) == expected
 
 
+def test_what_comes_after_a_shard_that_cannot_be_written_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kv"
+    spill = Spill(folder, IDENTITY, LAYERS)
+    monkeypatch.setattr(spill_module, "SHARD_BYTES", ROW_BYTES)
+    folder.rmdir()
+    with pytest.warns(UserWarning, match="cannot be written") as warned:
+        store(spill, (FIRST, 0), (OTHER, 0))
+    assert len(warned) == 1
+
+
 def test_a_folder_that_went_away_costs_the_run_nothing_but_the_spill(tmp_path: Path) -> None:
     folder = tmp_path / "kv"
     spill = Spill(folder, IDENTITY, LAYERS)

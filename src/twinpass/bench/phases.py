@@ -95,7 +95,7 @@ class Clock:
     def _forming_apart(self, function: Callable[..., Any], target: int) -> Callable[..., Any]:
         """The product, counted where it is called, but for what forming its weights takes: that is done once more, for no rows, to know it.
 
-        Rows are in the first argument, the product goes to that at ``target``.
+        Rows are in argument 0, the product goes to argument ``target``.
         """
 
         @wraps(function)

@@ -19,7 +19,7 @@ class PrefixCache:
     """
 
     def __init__(self, capacity: int, page_size: int = 1) -> None:
-        self.capacity = capacity
+        self.capacity, self.page_size = capacity, page_size
         self.evicted = 0
         self._tree = RadixTree(page_size)
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)

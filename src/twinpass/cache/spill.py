@@ -108,20 +108,24 @@ class Spill:
         for tokens, start in sequences:
             count = len(tokens) - start
             if runs and row + count > room:
-                self._write(runs, slots[written : written + row], pool)
+                if not self._write(runs, slots[written : written + row], pool):
+                    return
                 runs, row, written = [], 0, written + row
             runs.append(Run(tokens, start, row))
             row += count
         self._write(runs, slots[written:], pool)
 
-    def _write(self, runs: Sequence[Run], slots: Slots, pool: Pool) -> None:
+    def _write(self, runs: Sequence[Run], slots: Slots, pool: Pool) -> bool:
+        """One shard; whether that succeeded."""
         at = torch.from_numpy(slots)
         tensors = {
             name: torch.empty((self.layers, len(at), *plane.shape[1:]), dtype=plane.dtype)
             for name, plane in zip(("keys", "values"), pool.of(0), strict=True)
         }
         for layer in range(self.layers):
-            tensors["keys"][layer], tensors["values"][layer] = pool.read(layer, at)
+            for own, copied in zip(tensors.values(), pool.read(layer, at), strict=True):
+                assert copied.shape == own.shape[1:]
+                own[layer] = copied
         check = _check(tensors)
         metadata = {
             "format": FORMAT,
@@ -138,9 +142,10 @@ class Spill:
         except (SafetensorError, OSError) as error:
             part.unlink(missing_ok=True)
             warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=5)
-            return
+            return False
         self.written += path.stat().st_size
         self._add(path, check, runs, len(slots), verified=True)
+        return True
 
     def _load(self) -> None:
         """Index the shards, those of other models and damaged ones left out."""

@@ -147,6 +147,12 @@ def _multiply(kind, low, w, plus, minus, scales, y, code, seed, high, group, chu
         end(kind)
 
 
+def _group(panels: int, limit: int, threads: int) -> int:
+    """How many panels at a time, at the most ``limit``, so that each thread comes to as many."""
+    turns = max(1, -(-panels // (limit * threads)))
+    return max(1, -(-panels // (turns * threads)))
+
+
 def split(x: NDArray[Any], plus: Places, minus: Places, scales: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Lanes ``x`` [lanes, rows, width], float32, as tiles [parts, blocks, steps, 2, 16, 32] of bfloat16: of s and of t, zeros where rows end.
 
@@ -180,7 +186,7 @@ def multiply(
     """
     with threads_for(w.size):
         steps, panels = low.shape[2], -(-y.shape[2] // COLUMNS)
-        group = max(1, min(PANELS // (steps * 4 * WORDS), -(-panels // get_num_threads())))
+        group = _group(panels, max(1, PANELS // (steps * 4 * WORDS)), get_num_threads())
         chunk = max(1, LOWS // (steps * 2 * WORDS))
         numbers = (CODES[distribution], np.uint64(seed), np.uint64(key), group, chunk)
         _multiply(kind_of(instructions or available()[0]), low.view(np.uint32), w, plus, minus, scales, y, *numbers)

@@ -4,19 +4,28 @@ The product's tile is the usual one (Goto and van de Geijn, "Anatomy of high-per
 ``ROWS`` times ``COLUMNS`` sums are held in registers while both operands pass by. Few enough sums that LLVM, which loads ahead, spills none.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.extending import intrinsic
+
+
+def features() -> Mapping[str, bool]:
+    """What the processor has, where Numba compiles for it."""
+    elsewhere = config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX
+    known: Mapping[str, bool] = {} if elsewhere else binding.get_host_cpu_features()
+    return known
 
 
 def _width() -> int:
     """How many float32 the host has in a register that it multiplies and adds in one instruction; 0: not known to."""
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
+    known = features()
+    if known.get("avx512f"):
         return 16
-    return 8 if features.get("avx2") and features.get("fma") else 0
+    return 8 if known.get("avx2") and known.get("fma") else 0
 
 
 WIDTH = _width()

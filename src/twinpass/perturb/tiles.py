@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numpy.typing import NDArray
 
-from twinpass.perturb.registers import data, load, splat, store, turned
+from twinpass.perturb.registers import WIDTH, data, features, load, splat, store, turned
 
 Instructions = Literal["amx", "avx512", "float32"]
 
@@ -49,14 +49,14 @@ def _granted() -> bool:
 
 @cache
 def available() -> tuple[Instructions, ...]:
-    """What this processor can be asked for, the fastest first."""
-    return tuple(_known(binding.get_host_cpu_features()))
+    """What this processor can be asked for; the first is taken. AVX-512's has been timed where AMX is as well, and was slower than float32 there."""
+    return tuple(_known(features()))
 
 
-def _known(features: Mapping[str, bool]) -> Iterator[Instructions]:
-    if features.get("amx-tile") and features.get("amx-bf16") and _granted():
+def _known(known: Mapping[str, bool]) -> Iterator[Instructions]:
+    if known.get("amx-tile") and known.get("amx-bf16") and _granted():
         yield "amx"
-    if features.get("avx512bf16"):
+    if known.get("avx512bf16"):
         yield "avx512"
     yield "float32"
 
@@ -154,7 +154,7 @@ def _tiles(builder, rows, weights, steps, totals, fresh, _):
         _call(builder, "tilestored64", _i8(which), _bytes(builder, totals, _i64(which * WORDS)), line)
 
 
-AT_ONCE = 4
+AT_ONCE = 4 if WIDTH == 16 else 1
 """Rows whose sums are in registers at the same time, where these are lines and not tiles."""
 
 

@@ -54,7 +54,7 @@ def _fused(weights: LaneWeights, name: str, rows: Tensor) -> Tensor:
     weights.visited.add(name)
     master, flat = weights.parameters[name], weights.parameters.flat[name]
     key, _ = weights.parameters.keys_of[name]
-    y = torch.empty((*rows.shape[:2], master.shape[0]))
+    y = rows.new_empty((*rows.shape[:2], master.shape[0]))
     for probe, first, last in runs([weights.probe(name, lane) for lane in weights.lanes]):
         if probe is None:
             y[first:last] = product(rows[first:last], master.detach())

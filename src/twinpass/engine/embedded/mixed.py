@@ -132,10 +132,13 @@ class Paired(Arithmetic):
         weights.visited.add(name)
         pairing, parameters = self._paired(weights.lanes), weights.parameters
         low, (key, _) = self._low(rows, pairing), parameters.keys_of[name]
-        y = torch.empty((*rows.shape[:2], parameters[name].shape[0]))
+        y = rows.new_empty((*rows.shape[:2], parameters[name].shape[0]))
         probes = list(pairing.probes(weights, name))
         if any(probe is None for probe, _, _ in probes):
-            pairing.join(_product(low.rows, parameters[name].detach().bfloat16()), y)
+            base = low.rows.new_empty((*rows.shape[:2], y.shape[2]))
+            for first, last in weights.spans(name):
+                base[:, :, first:last] = _product(low.rows, parameters[name][first:last].detach().bfloat16())
+            pairing.join(base, y)
         for probe, first, last in probes:
             if probe is not None:
                 part = (pairing.plus[first:last], pairing.minus[first:last], pairing.scales[first:last])
@@ -146,7 +149,7 @@ class Paired(Arithmetic):
     def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
         pairing = self._paired(lanes)
         base = product(self._low(rows, pairing).rows, self._rounded(layer))
-        y = torch.empty((*rows.shape[:2], base.shape[2]))
+        y = rows.new_empty((*rows.shape[:2], base.shape[2]))
         pairing.join(base, y)
         return y if bias is None else y.add_(bias)
 

@@ -142,12 +142,13 @@ class PackedScorer:
             yield slice(0, len(job.requests))
 
     def _room(self, job: Job, common: Common) -> int:
-        """For shared tokens: half of the cache, or all that the lanes cannot take by what they do not share."""
+        """For shared tokens: half of the cache, or all that lanes cannot take by what they do not share, nor prompts by halves of pages."""
         capacity = self._cache.capacity
         if common.sharing.tokens == "all":
             return capacity // 2
         own = sum(len(request.inputs) - request.active_from for request in job.requests)
-        return max(capacity // 2, capacity - len(job.versions) * own)
+        halves = len(job.requests) * (self._cache.page_size - 1)
+        return max(capacity // 2, capacity - len(job.versions) * own - halves)
 
     def _group_or_again(self, job: Job) -> Result:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
