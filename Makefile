@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
+.PHONY: help install demo test test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,9 @@ check: install  ## style, types, import directions
 
 bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json
+
+bench-products: install  ## linear layers under two lanes, by each way there is, into benchmarks/results/products.json
+	$(BIN)/python benchmarks/products.py --json benchmarks/results/products.json
 
 bench-gpu-kernels: install  ## the Triton kernels beside a copy, on a CUDA device, into benchmarks/results/gpu-kernels.json
 	$(BIN)/python benchmarks/gpu_kernels.py --json benchmarks/results/gpu-kernels.json

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from twinpass.engine.embedded import attention, passes, products, scorer, tandem
+from twinpass.engine.embedded import attention, modules, passes, products, scorer
 from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.mixed import Paired
@@ -21,9 +21,9 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "gather"),
     ("noise", kernels, "fill"),
     ("update", TorchEngine, "update"),
-    ("linear", tandem.LaneLinear, "forward"),
-    ("linear", tandem.LaneConv1D, "forward"),
-    ("linear", tandem.LaneLora, "forward"),
+    ("linear", modules.LaneLinear, "forward"),
+    ("linear", modules.LaneConv1D, "forward"),
+    ("linear", modules.LaneLora, "forward"),
     ("linear", products, "of_linear"),
     ("linear", Paired, "alone"),
     ("logits", CausalModel, "head"),
@@ -102,11 +102,14 @@ class Clock:
         def counted(x: Any, *others: Any) -> None:
             none = list(others)
             none[target - 1] = none[target - 1][:, :0]
-            outer, before = self._inside[-1], self.seconds["noise"]
-            with self.phase("noise"):
-                function(x[:, :0], *none)
+            self._switch()
+            function(x[:, :0], *none)
+            started, self._since = self._since, time.perf_counter()
+            formed = self._since - started
             function(x, *others)
-            self.seconds[outer] -= self.seconds["noise"] - before
+            formed = min(formed, time.perf_counter() - self._since)
+            self.seconds["noise"] += formed
+            self.seconds[self._inside[-1]] -= formed
 
         return counted
 

@@ -30,7 +30,7 @@ from twinpass.errors import CacheError
 
 FORMAT = "twinpass-kv-1"
 
-SHARD_BYTES = 1 << 23
+SHARD_BYTES = 1 << 22
 """A shard is copied twice while it is written."""
 
 
@@ -91,9 +91,10 @@ class Spill:
             local = torch.from_numpy(rows[here] - shard.start)
             into = torch.from_numpy(slots[here])
             with safe_open(shard.path, framework="pt") as file:
-                keys, values = (_rows(file.get_slice(name), local) for name in ("keys", "values"))
-            for layer in range(self.layers):
-                pool.write(layer, into, keys[layer], values[layer])
+                stored = [file.get_slice(name) for name in ("keys", "values")]
+                for layer in range(self.layers):
+                    keys, values = (_rows(tensor, layer, local) for tensor in stored)
+                    pool.write(layer, into, keys, values)
         return found
 
     def store(self, sequences: Sequence[tuple[Tokens, int]], slots: Slots, pool: Pool) -> None:
@@ -201,11 +202,11 @@ class Spill:
         warnings.warn(f"{path} cannot be used, what it holds is computed again: {reason}", stacklevel=4)
 
 
-def _rows(file: Any, rows: Tensor) -> Tensor:
-    """Rows of a mapped tensor [layers, rows, ...], reading no more than the range they lie in."""
+def _rows(stored: Any, layer: int, rows: Tensor) -> Tensor:
+    """Rows of one layer of a mapped tensor [layers, rows, ...], reading no more than the range they lie in."""
     first, last = int(rows.min()), int(rows.max())
-    part: Tensor = file[:, first : last + 1]
-    return part[:, rows - first]
+    part: Tensor = stored[layer, first : last + 1]
+    return part[rows - first]
 
 
 def _check(tensors: Mapping[str, Tensor]) -> str:

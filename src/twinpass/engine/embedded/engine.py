@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, Weight
 from twinpass.engine.base import Engine, require_fit
 from twinpass.engine.embedded.causal import CausalModel, output_layer
 from twinpass.engine.embedded.identity import digest, hash_of, require_finite
-from twinpass.engine.embedded.jobs import Common, Job, Result
+from twinpass.engine.embedded.jobs import Job, Result
 from twinpass.engine.embedded.lanes import LaneWeights
 from twinpass.engine.embedded.ledger import Ledger
 from twinpass.engine.embedded.linearised import score_linear
@@ -23,6 +24,7 @@ from twinpass.engine.embedded.passes import Running
 from twinpass.engine.embedded.plain import score_plain
 from twinpass.engine.embedded.products import Blocked
 from twinpass.engine.embedded.scorer import PackedScorer
+from twinpass.engine.embedded.sharing import Shares
 from twinpass.engine.embedded.tandem import Tandem
 from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.embedded.trial import Trial, reads_columns, still_runs
@@ -32,7 +34,7 @@ from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import Distribution
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Spans
 
@@ -93,33 +95,32 @@ class TorchEngine(Engine):
         self.parameters = self._trained.parameters
         self._reload = reload
         self._perturbation = perturbation
-        self._policy = reuse or Auto()
-        arithmetic = arithmetic_of(
-            compute_dtype, model, one_pass=perturbation == "tandem" and not self._policy.approximate
-        )
+        policy = reuse or Auto()
+        arithmetic = arithmetic_of(compute_dtype, model, one_pass=perturbation == "tandem" and not policy.approximate)
         self._paired = arithmetic if isinstance(arithmetic, Paired) else None
         lane_by_lane = self.parameters if perturbation == "tandem" else None
         self._tandem = Tandem(model, lane_by_lane, self._trained.adapters, arithmetic)
         self._inplace = self._place()
         self._base_hash = hash_of(model)
-        if self._policy.approximate and perturbation == "inplace":
+        if policy.approximate and perturbation == "inplace":
             raise ModelError(_ONE_LANE)
-        if self._policy.caution:
-            _warn(self._policy.caution)
+        if policy.caution:
+            _warn(policy.caution)
         self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
-        cuts = {self._cut(block) for block in (None, *self.parameters.blocks)}
-        trial = Trial.of(self._causal, max(cuts))
-        if not trial.packs and max(cuts) and (whole := Trial.of(self._causal, 0)).packs:
+        self._shares = Shares(policy, self._ledger, self._causal.depth, self._trained.activated)
+        trial = Trial.of(self._causal, max(self._shares.cuts))
+        if not trial.packs and max(self._shares.cuts) and (whole := Trial.of(self._causal, 0)).packs:
             _warn(f"the layers of {type(model).__name__} cannot run apart ({trial.reason}); reuse.policy is 'exact'")
-            self._policy = Exact(budget=self._policy.budget, page_size=self._policy.page_size)
-            trial, cuts = whole, {0}
+            policy, trial = Exact(budget=policy.budget, page_size=policy.page_size), whole
+            self._shares = replace(self._shares, policy=policy)
         self.packs = trial.packs
         self._blocked = Blocked(model, output_layer(model), low=self._paired is not None)
         self._scorer: PackedScorer | None = None
         if trial.packs:
-            states = trial.hidden_bytes if max(cuts) or self._policy.approximate else 0
-            spill, sizes = self._spill(self._policy), (trial.layer_bytes, states)
-            self._scorer = PackedScorer.sized(self._causal, self._policy, cuts, *sizes, chunk_rows, spill)
+            cuts = self._shares.cuts
+            states = trial.hidden_bytes if max(cuts) or policy.approximate else 0
+            spill, sizes = self._spill(policy), (trial.layer_bytes, states)
+            self._scorer = PackedScorer.sized(self._causal, policy, cuts, *sizes, chunk_rows, spill)
             self._scorer.passes.linear = None if self._paired is None else self._paired.alone
             base = LaneWeights(self.parameters, self.noise, [BASE])
             self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))
@@ -133,25 +134,6 @@ class TorchEngine(Engine):
                 f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
                 "sequences run by its own forward instead: exact, but slower, and nothing is reused"
             )
-
-    def _sharing(self, block: int | None) -> Sharing | None:
-        """What lanes share that perturb ``block``."""
-        varies = len(self.parameters.blocks) > 1
-        trains = Trains(self._causal.depth, self._ledger.first[block], self._trained.activated, varies)
-        try:
-            sharing = self._policy.sharing(trains)
-        except ValueError as error:
-            raise ModelError(f"[reuse] does not fit [trainable]: {error}") from error
-        if sharing is None and self._trained.activated:
-            return Exact().sharing(trains)  # tokens before the activation point have no lanes
-        if sharing is not None and sharing.tokens == "before_activation" and not self._trained.activated:
-            raise ModelError(f"[reuse] {type(self._policy).__name__} shares what only activated adapters leave alone")
-        return sharing
-
-    def _cut(self, block: int | None) -> int:
-        """The layer below which all tokens are shared; 0: none."""
-        sharing = self._sharing(block)
-        return sharing.layers if sharing is not None and sharing.tokens == "all" else 0
 
     def _spill(self, policy: Policy) -> Spill | None:
         folder = getattr(policy, "spill", None)
@@ -242,7 +224,7 @@ class TorchEngine(Engine):
             raise ModelError(
                 f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
             )
-        if any(self._sharing(block) is not None for block in self._ledger.first):
+        if self._shares.all:
             raise ModelError(
                 "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"
             )
@@ -261,7 +243,7 @@ class TorchEngine(Engine):
 
         own = [self._ledger.lane(lane) for lane in versions]
         blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
-        result = self._scorer.score(Job(requests, own, running_of, self._common(blocks), spans))
+        result = self._scorer.score(Job(requests, own, running_of, self._shares.common(blocks), spans))
         self._tandem.check(used.values())
         return result
 
@@ -280,25 +262,15 @@ class TorchEngine(Engine):
 
     @property
     def keeps(self) -> bool:
-        sharings = [self._sharing(block) for block in self._ledger.first]
-        return self._scorer is not None and any(sharing is not None and sharing.kept for sharing in sharings)
+        return self._scorer is not None and any(sharing.kept for sharing in self._shares.all)
 
     def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
         if self._scorer is None:
             return
-        common = self._common({probe.block for probe in probes} or {None})
+        common = self._shares.common({probe.block for probe in probes} or {None})
         if common is not None and not self._ledger.changes_below(common.version.layers, since):
             self.settle()
             self._scorer.warm(requests, common)
-
-    def _common(self, blocks: Set[int | None]) -> Common | None:
-        """What lanes share that perturb these blocks."""
-        if unknown := sorted(str(block) for block in blocks if block not in self._ledger.first):
-            raise ModelError(
-                f"there is no block {', '.join(unknown)}; the trainable weights have {self.parameters.blocks}"
-            )
-        sharing = self._sharing(min(blocks, key=lambda block: self._ledger.first[block]))
-        return None if sharing is None else Common(sharing, self._ledger.shared(sharing.layers))
 
     def update(self, terms: Sequence[Term]) -> None:
         self._moved({term.block for term in terms}, terms)
@@ -346,8 +318,9 @@ class TorchEngine(Engine):
             self._blocked.pack()
             if self._paired is not None:
                 self._paired.forget()
-            cut = max(self._cut(block) for block in self._ledger.first)
-            if not still_runs(self._causal, cut, None if self._paired is None else self._paired.alone):
+            if not still_runs(
+                self._causal, max(self._shares.cuts), None if self._paired is None else self._paired.alone
+            ):
                 self.unblock()
 
     def unblock(self) -> None:

@@ -1,229 +1,37 @@
 """The tandem forward: all lanes travel through the model together, each under its own weights.
 
-For the time of a forward pass, the modules that own trainable parameters run once a lane on that lane's rows.
-Linear layers, Hugging Face's ``Conv1D`` and embeddings have a fast path; any other leaf module runs through
-``torch.func.functional_call``. A module that owns trainable parameters *and* children is refused by name.
+For the time of a forward pass, the modules that own trainable parameters run as :mod:`twinpass.engine.embedded.modules` says.
+A module that owns trainable parameters *and* children is refused by name.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.engine.embedded.adapter import LoraWeights
-from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
+from twinpass.engine.embedded.arithmetic import Arithmetic
 from twinpass.engine.embedded.causal import output_layer
 from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
-from twinpass.engine.embedded.norms import epsilon_of, offset_of, rms_norm
+from twinpass.engine.embedded.modules import (
+    LaneConv1D,
+    LaneEmbedding,
+    LaneHead,
+    LaneLeaf,
+    LaneLinear,
+    LaneLora,
+    LaneModule,
+    LaneRmsNorm,
+)
+from twinpass.engine.embedded.norms import offset_of
 from twinpass.engine.embedded.patching import forward_of
 from twinpass.engine.embedded.products import is_linear
+from twinpass.engine.embedded.uses import ELSE, RawUse
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.perturb.parameters import Parameters
-
-
-class LaneModule(ABC):
-    """A module's forward for several lanes.
-
-    Args:
-        name: the module's path in the model, for messages.
-        module: the module; ``original`` is its own forward.
-        owned: local parameter names to the names they are trained under.
-    """
-
-    def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
-        self.name, self.module, self.owned = name, module, owned
-        self.original: Callable[..., Any] = module.forward
-
-    @abstractmethod
-    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
-        """What the module returns, with each lane's rows computed under that lane's weights."""
-
-    def require_lanes(self, layout: LaneLayout, tensor: Tensor) -> None:
-        """Make sure that the first axis of ``tensor`` tells lanes apart.
-
-        Raises:
-            UnsupportedModuleError: it does not.
-        """
-        if not layout.splits(tensor):
-            raise UnsupportedModuleError(
-                f"{self.name} got a tensor of shape {tuple(tensor.shape)}, in which {layout.lanes} lanes of {layout.rows} "
-                f"rows cannot be told apart: it mixes tokens; {_ELSE}"
-            )
-
-    def split(self, layout: LaneLayout, x: Tensor) -> Tensor:
-        """``x`` [..., in] as [lanes, rows, in]."""
-        self.require_lanes(layout, x)
-        return x.reshape(layout.lanes, -1, x.shape[-1])
-
-    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
-        """Whether the module has to run lane by lane where these parameters are perturbed."""
-        return not perturbed.isdisjoint(self.owned.values())
-
-    @property
-    def weight(self) -> Tensor:
-        """The module's own, unperturbed weight."""
-        weight: Tensor = self.module.get_parameter("weight")
-        return weight
-
-    def bias(self, weights: LaneWeights, y: Tensor) -> Tensor:
-        """Add the bias, perturbed or not, to ``y`` [lanes, rows, out] in place."""
-        if "bias" in self.owned:
-            y += weights.whole(self.owned["bias"])[:, None]
-        elif isinstance(self.module.bias, Tensor):
-            y += self.module.bias.detach()
-        return y
-
-
-class LaneLinear(LaneModule):
-    """``nn.Linear``: lanes multiplied as an arithmetic does it."""
-
-    def __init__(self, name: str, module: nn.Module, owned: dict[str, str], arithmetic: Arithmetic) -> None:
-        super().__init__(name, module, owned)
-        self.arithmetic = arithmetic
-
-    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
-        return self.arithmetic.everywhere or super().acts(perturbed, layout)
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows = self.split(layout, x)
-        if "weight" in self.owned:
-            y = self.arithmetic.moved(weights, self.owned["weight"], rows)
-        else:
-            y = self.arithmetic.fixed(weights.lanes, self.module, rows, None)
-        return self.bias(weights, y).view(*x.shape[:-1], -1)
-
-
-class LaneHead(LaneLinear):
-    """The layer that makes logits, of a few tokens where they suffice; in the dtype of its weights."""
-
-    def __init__(self, name: str, module: nn.Module, owned: dict[str, str]) -> None:
-        super().__init__(name, module, owned, Plain())
-
-    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
-        return layout.columns is not None or super().acts(perturbed, layout)
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        if layout.columns is None:
-            return super().forward(weights, layout, x)
-        rows, lanes = self.split(layout, x), layout.lanes
-        if "weight" in self.owned:
-            chosen = weights.rows(self.owned["weight"], layout.columns.expand(lanes, -1))
-        else:
-            chosen = self.weight[layout.columns].expand(lanes, -1, -1)
-        y = torch.bmm(rows, chosen.transpose(1, 2))
-        if "bias" in self.owned:
-            y += weights.whole(self.owned["bias"])[:, None, layout.columns]
-        elif isinstance(self.module.bias, Tensor):
-            y += self.module.bias.detach()[layout.columns]
-        return y.view(*x.shape[:-1], -1)
-
-
-class LaneConv1D(LaneModule):
-    """GPT-2's ``Conv1D``: a linear layer with its weight stored as [in, out]."""
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows = self.split(layout, x)
-        weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
-        return self.bias(weights, torch.matmul(rows, weight)).view(*x.shape[:-1], -1)
-
-
-class LaneEmbedding(LaneModule):
-    """An embedding of any kind: its own forward runs, only the table look-up inside it is perturbed."""
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
-        with _LookUp(self.weight, lambda ids: self._rows(weights, layout, ids)):
-            return self.original(*args, **kwargs)
-
-    def _rows(self, weights: LaneWeights, layout: LaneLayout, ids: Tensor) -> Tensor:
-        self.require_lanes(layout, ids)
-        return weights.rows(self.owned["weight"], ids)
-
-
-class LaneLeaf(LaneModule):
-    """Any leaf module that acts token by token: run once a lane on its slice of the rows."""
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
-        perturbed = {local: weights.whole(name) for local, name in self.owned.items()}
-        outputs = []
-        for lane in range(layout.lanes):
-            own = {local: tensor[lane] for local, tensor in perturbed.items()}
-            part = [self._slice(layout, lane, value) for value in args]
-            named = {name: self._slice(layout, lane, value) for name, value in kwargs.items()}
-            with forward_of(self.module, self.original):
-                outputs.append(functional_call(self.module, own, tuple(part), named))
-        if layout.lanes == 1:
-            return outputs[0]
-        if not all(isinstance(y, Tensor) and self._is_slice(layout, y) for y in outputs):
-            kind = type(outputs[0]).__name__
-            raise UnsupportedModuleError(f"{self.name} returns {kind}, not a tensor of rows; {_ELSE}")
-        return torch.cat(outputs)
-
-    def _slice(self, layout: LaneLayout, lane: int, value: Any) -> Any:
-        if layout.lanes == 1 or not isinstance(value, Tensor):
-            return value
-        self.require_lanes(layout, value)
-        return value.chunk(layout.lanes)[lane]
-
-    def _is_slice(self, layout: LaneLayout, y: Tensor) -> bool:
-        return y.dim() > 0 and (y.shape[0] == layout.rows or (y.shape[0] == 1 and layout.rows in y.shape[1:]))
-
-
-class LaneRmsNorm(LaneModule):
-    """A root mean square norm: all lanes in one pass over memory."""
-
-    def __init__(self, name: str, module: nn.Module, owned: dict[str, str], offset: float) -> None:
-        super().__init__(name, module, owned)
-        self.offset, self.epsilon = offset, epsilon_of(module)
-        self.leaf = LaneLeaf(name, module, owned)
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, *args: Any, **kwargs: Any) -> Any:
-        x = args[0] if len(args) == 1 and not kwargs else None
-        if self.epsilon is None or not isinstance(x, Tensor) or x.dtype is not self.weight.dtype:
-            return self.leaf.forward(weights, layout, *args, **kwargs)
-        self.require_lanes(layout, x)
-        return rms_norm(x, weights.whole(self.owned["weight"]), self.epsilon, self.offset)
-
-
-class LaneLora(LaneModule):
-    """A linear layer with an adapter: the base product is shared by all lanes, the low-rank term is each lane's own."""
-
-    def __init__(self, name: str, module: nn.Module, lora: LoraWeights, arithmetic: Arithmetic) -> None:
-        super().__init__(name, module, {})
-        self.lora, self.arithmetic = lora, arithmetic
-
-    def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
-        return True
-
-    def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
-        rows = self.split(layout, x)
-        a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
-        down = torch.bmm(rows.to(a.dtype), a.transpose(1, 2))
-        if layout.active_from:
-            down.view(-1, layout.rows, down.shape[-1])[:, : layout.active_from] = 0
-        y = self._base(weights, x, rows)
-        if y.dtype is down.dtype:
-            y.view(layout.lanes, -1, y.shape[-1]).baddbmm_(down, b.transpose(1, 2), alpha=self.lora.scale)
-            return y
-        change = torch.bmm(down, b.transpose(1, 2)) * self.lora.scale
-        return y + change.view(y.shape).to(y.dtype)
-
-    def _base(self, weights: LaneWeights, x: Tensor, rows: Tensor) -> Tensor:
-        if not is_linear(self.module):
-            own: Tensor = self.original(x)
-            return own
-        bias = self.module.bias
-        own_bias = bias.detach() if isinstance(bias, Tensor) else None
-        return self.arithmetic.fixed(weights.lanes, self.module, rows, own_bias).view(*x.shape[:-1], -1)
-
-
-_ELSE = "use estimator.perturbation = 'inplace', or leave it out of [trainable]"
 
 
 class Tandem:
@@ -261,7 +69,7 @@ class Tandem:
         perturbed = set(weights.perturbed)
         with ExitStack() as stack:
             if unchecked := self._unchecked & perturbed:
-                stack.enter_context(_RawUse(weights.parameters, unchecked))
+                stack.enter_context(RawUse(weights.parameters, unchecked))
             for module in self._modules:
                 if module.acts(perturbed, layout):
                     stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
@@ -312,84 +120,10 @@ def _kind(path: str, module: nn.Module) -> type[LaneModule]:
         return LaneConv1D
     if any(True for _ in module.children()):
         raise UnsupportedModuleError(
-            f"{path} ({type(module).__name__}) owns trainable parameters and child modules, so it cannot run lane by lane; {_ELSE}"
+            f"{path} ({type(module).__name__}) owns trainable parameters and child modules, so it cannot run lane by lane; {ELSE}"
         )
     return LaneLeaf
 
 
 def _bind(module: LaneModule, weights: LaneWeights, layout: LaneLayout) -> Callable[..., Any]:
     return lambda *args, **kwargs: module.forward(weights, layout, *args, **kwargs)
-
-
-class _LookUp(TorchFunctionMode):
-    """Answer look-ups in one table by ``rows(ids)``."""
-
-    def __init__(self, table: Tensor, rows: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._table, self._rows = table, rows
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.embedding and args[1] is self._table:
-            return self._rows(args[0])
-        return func(*args, **(kwargs or {}))
-
-
-class _RawUse(TorchFunctionMode):
-    """Refuse any use of a perturbed parameter that no lane module saw: its perturbation would be silently lost."""
-
-    def __init__(self, parameters: Parameters, names: Set[str]) -> None:
-        super().__init__()
-        self._parameters, self._names = parameters, names
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _name(func) not in _LOOKS:
-            for name in self._used((*args, *(kwargs or {}).values())):
-                raise UnsupportedModuleError(
-                    f"{name} is used by {_name(func)} outside the module that owns it; {_ELSE}"
-                )
-        return func(*args, **(kwargs or {}))
-
-    def _used(self, values: Iterable[Any]) -> Iterator[str]:
-        for value in values:
-            if isinstance(value, list | tuple):
-                yield from self._used(value)
-            elif isinstance(value, nn.Parameter) and (name := self._parameters.name_of(value)) in self._names:
-                yield str(name)
-
-
-_LOOKS = frozenset(
-    [
-        "shape",
-        "dtype",
-        "device",
-        "layout",
-        "ndim",
-        "requires_grad",
-        "is_leaf",
-        "grad",
-        "is_cuda",
-        "is_sparse",
-        "is_quantized",
-        "is_meta",
-        "itemsize",
-        "nbytes",
-        "size",
-        "dim",
-        "numel",
-        "nelement",
-        "stride",
-        "element_size",
-        "is_contiguous",
-        "is_floating_point",
-        "is_complex",
-        "__len__",
-        "get_device",
-    ]
-)
-"""Properties and methods that look at a tensor, not at its values."""
-
-
-def _name(func: Any) -> str:
-    """A function's name, or the attribute's for a property."""
-    name: str = getattr(func, "__name__", str(func))
-    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
