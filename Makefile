@@ -23,8 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## fine-tune SmolLM2-135M on movie reviews with forward passes only
 	$(BIN)/twinpass train examples/reviews.toml --set run.out=$(RUN)-$$(date +%Y%m%d-%H%M%S)
 
-test: install check  ## everything that has to pass
-	$(BIN)/python -m pytest
+# Threads that wait spinning would take the core from the other worker's.
+TEST_WORKERS ?= 2
+
+test: install check  ## everything that has to pass, on TEST_WORKERS processes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 SGLANG_VENV := .venv-sglang
 SGLANG_BIN := $(SGLANG_VENV)/bin
