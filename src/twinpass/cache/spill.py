@@ -91,10 +91,9 @@ class Spill:
             local = torch.from_numpy(rows[here] - shard.start)
             into = torch.from_numpy(slots[here])
             with safe_open(shard.path, framework="pt") as file:
-                stored = [file.get_slice(name) for name in ("keys", "values")]
-                for layer in range(self.layers):
-                    keys, values = (_rows(tensor, layer, local) for tensor in stored)
-                    pool.write(layer, into, keys, values)
+                keys, values = (file.get_tensor(name) for name in ("keys", "values"))
+            for layer in range(self.layers):
+                pool.write(layer, into, keys[layer][local], values[layer][local])
         return found
 
     def store(self, sequences: Sequence[tuple[Tokens, int]], slots: Slots, pool: Pool) -> None:
@@ -200,13 +199,6 @@ class Spill:
     def _reject(self, path: Path, reason: str) -> None:
         self._bad.add(path)
         warnings.warn(f"{path} cannot be used, what it holds is computed again: {reason}", stacklevel=4)
-
-
-def _rows(stored: Any, layer: int, rows: Tensor) -> Tensor:
-    """Rows of one layer of a mapped tensor [layers, rows, ...], reading no more than the range they lie in."""
-    first, last = int(rows.min()), int(rows.max())
-    part: Tensor = stored[layer, first : last + 1]
-    return part[rows - first]
 
 
 def _check(tensors: Mapping[str, Tensor]) -> str:
