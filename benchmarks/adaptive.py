@@ -23,8 +23,8 @@ from twinpass.config.load import load_config
 from twinpass.config.schema import Config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Full
+from twinpass.model.load import load
+from twinpass.model.trainable import Full
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import write_json

@@ -25,8 +25,8 @@ from twinpass.bench import gemm
 from twinpass.bench.naive import NaiveMezo
 from twinpass.core import BASE, Probe, Work
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated, Full
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from twinpass.engine.embedded.patching import forward_of
+from twinpass.model.patching import forward_of
 from twinpass.task.template import Example
 
 RANK, ALPHA = 8, 16.0

@@ -17,8 +17,8 @@ from typing import Any
 
 from twinpass.core import BASE, Lane, Probe, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Activated, Full
+from twinpass.model.load import load
+from twinpass.model.trainable import Activated, Full
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto

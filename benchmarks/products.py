@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twinpass.perturb import multiply, pairs, tiles
+from twinpass.perturb.gemm import multiply, pairs, tiles
 from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json

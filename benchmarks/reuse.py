@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.bench.naive import NaiveMezo
 from twinpass.core import BASE, Lane, Probe, Request, Term, Work
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Activated, Full
+from twinpass.model.load import load
+from twinpass.model.trainable import Activated, Full
 from twinpass.objective.choice import Choice
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json

@@ -25,7 +25,7 @@ from twinpass.bench.rivals import naive
 from twinpass.config.build import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Probe, Term
-from twinpass.engine.embedded.load import load
+from twinpass.model.load import load
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.plots import STYLE

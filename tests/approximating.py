@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from twinpass.core import BASE, Lane, Request, Score, Tokens
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.scorer import PackedScorer
-from twinpass.engine.embedded.trainable import Full
+from twinpass.engine.embedded.scoring.scorer import PackedScorer
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Full
 from twinpass.reuse.plan import Spans
 from twinpass.reuse.reflected import Reflected
 

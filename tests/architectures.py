@@ -29,7 +29,7 @@ from transformers import (
 
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Trainable
+from twinpass.model.trainable import Full, Trainable
 from twinpass.perturb.noise import Distribution, reference
 
 numba.get_num_threads()  # starts Numba's threads, which sets the number of PyTorch's as well

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from twinpass.core import Probe, Score, StepReport, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Full
 from twinpass.objective.choice import Choice
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Situation

@@ -8,13 +8,13 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import Lane, Probe, Request, Score
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Lora
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.in_process import CPU
 from twinpass.engine.sglang.server import Server
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Lora
 
 HOOKS = Path(__file__).parent / "engines" / "sglang" / "hooks"
 ARGUMENTS: dict[str, Any] = {

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.core import Lane, Request, Score, Scores, Term
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse.plan import Spans
 
 NAMES = [*ARCHITECTURES, *FALLBACK]

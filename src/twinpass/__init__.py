@@ -1,11 +1,11 @@
 """Fine-tune language models with forward passes only, and never compute the same forward work twice."""
 
 from twinpass.api import finetune
-from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.errors import TwinpassError
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.reuse.activated import Activated as ActivatedReuse
 from twinpass.reuse.auto import Auto as AutoReuse
 from twinpass.reuse.debiased import Debiased as DebiasedReuse

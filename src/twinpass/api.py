@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.encode import encode
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.mixed import ComputeDtype
-from twinpass.engine.embedded.trainable import Lora, Trainable
+from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Lora, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion

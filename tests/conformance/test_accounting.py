@@ -15,9 +15,9 @@ from reusing import (
 )
 
 from twinpass.core import BASE, Request
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full, Layers
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Full, Layers
 from twinpass.reuse import exact
 
 

@@ -30,8 +30,8 @@ from reusing import PROMPTS, assert_same, packed
 
 from twinpass.core import BASE, Lane, Probe, Request, Scores, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.errors import ModelError
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse.base import Policy
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.frozen import Frozen

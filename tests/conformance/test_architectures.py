@@ -31,9 +31,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded import attention, lanes, passes
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
+from twinpass.engine.embedded.linear import lanes
+from twinpass.engine.embedded.scoring import attention, passes
+from twinpass.model.trainable import Full, Layers, Lora, Pattern
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 
 NAMES = [*ARCHITECTURES, *FALLBACK]

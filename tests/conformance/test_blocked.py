@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from twinpass.core import Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Lora
+from twinpass.model.trainable import Lora
 
 
 def in_blocks(model: nn.Module) -> list[str]:

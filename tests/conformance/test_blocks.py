@@ -28,9 +28,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from twinpass.core import BASE, Probe, Term
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Layers, Lora
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Layers, Lora
 
 
 @packed

@@ -23,9 +23,9 @@ from torch import nn
 from twinpass import Full, Lora, Sgd, finetune
 from twinpass.core import BASE, Lane, Probe, Scores, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.place import Place
-from twinpass.engine.embedded.trainable import Activated, Layers, Trainable
 from twinpass.errors import ModelError
+from twinpass.model.device import Place
+from twinpass.model.trainable import Activated, Layers, Trainable
 from twinpass.reuse import activated
 from twinpass.reuse.plan import Spans
 from twinpass.reuse.reflected import Reflected

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Score
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Layers, Trainable
-from twinpass.perturb import multiply, parameters
+from twinpass.model.trainable import Full, Layers, Trainable
+from twinpass.perturb import parameters
 from twinpass.perturb.backend import NUMBA
+from twinpass.perturb.gemm import multiply
 from twinpass.perturb.noise import Distribution
 
 pytestmark = pytest.mark.skipif(not multiply.AVAILABLE, reason="no instructions here that the products are made of")

@@ -11,10 +11,10 @@ from estimating import forward_mode
 from reusing import TERMS, packed, trainables
 
 from twinpass.core import BASE, Lane, Probe, Request, Score
-from twinpass.engine.embedded import linearised
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Layers, Lora
+from twinpass.engine.embedded.scoring import linearised
 from twinpass.errors import ModelError
+from twinpass.model.trainable import Full, Layers, Lora
 
 pytestmark = forward_mode
 

@@ -12,8 +12,8 @@ from reusing import PROMPTS, TWO, assert_same, packed, trainables, without_cache
 
 from twinpass.core import BASE, Request
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full
 from twinpass.errors import CacheError, CacheFullError
+from twinpass.model.trainable import Activated, Full
 from twinpass.reuse import activated, auto, exact
 
 

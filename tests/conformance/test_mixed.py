@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded import engine as engine_module
-from twinpass.engine.embedded.arithmetic import Arithmetic
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.lanes import LaneWeights
-from twinpass.engine.embedded.mixed import Pairing
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Trainable
+from twinpass.engine.embedded.linear.arithmetic import Arithmetic
+from twinpass.engine.embedded.linear.lanes import LaneWeights
+from twinpass.engine.embedded.linear.mixed import Pairing
 from twinpass.errors import ModelError
+from twinpass.model.trainable import Full, Layers, Lora, Trainable
 from twinpass.perturb.noise import Distribution
 from twinpass.report.fidelity import Fidelity
 from twinpass.reuse.plan import Spans

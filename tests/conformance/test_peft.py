@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Lora, Trainable
 from twinpass.errors import ModelError
+from twinpass.model.trainable import Activated, Lora, Trainable
 
 TARGETS = {
     "llama": ("q_proj", "v_proj", "down_proj"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from twinpass.core import Lane, Request, Scores, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Lora, Pattern, Trainable
+from twinpass.model.trainable import Full, Lora, Pattern, Trainable
 from twinpass.objective.choice import Choice
 from twinpass.reuse import auto
 from twinpass.task.template import Example

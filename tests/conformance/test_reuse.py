@@ -25,10 +25,10 @@ from reusing import (
 
 from twinpass.core import BASE, Request, Scores
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.packing import groups
-from twinpass.engine.embedded.passes import Batch, Passes
-from twinpass.engine.embedded.trainable import Activated, Full, Lora, Trainable
+from twinpass.engine.embedded.scoring.packing import groups
+from twinpass.engine.embedded.scoring.passes import Batch, Passes
 from twinpass.errors import ModelError, StaleKVError
+from twinpass.model.trainable import Activated, Full, Lora, Trainable
 from twinpass.reuse import activated, auto, exact, invariant
 from twinpass.reuse.base import Policy, Sharing, Trains
 

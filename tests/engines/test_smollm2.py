@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.mixed import ComputeDtype
-from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern
+from twinpass.engine.embedded.linear.mixed import ComputeDtype
+from twinpass.model.load import load
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
 from twinpass.report.fidelity import Fidelity
 from twinpass.task.choice import ChoiceTemplate

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from twinpass.analysis.sweep import Bench, Contender, exact_course, run
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Full, Pattern
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.load import load
+from twinpass.model.trainable import Full, Pattern
 from twinpass.objective.choice import Choice
 from twinpass.report.fidelity import Fidelity
 from twinpass.reuse.base import Policy

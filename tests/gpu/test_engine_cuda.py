@@ -22,7 +22,7 @@ from reusing import PROMPTS, TERMS, TWO, trainables
 
 from twinpass.core import BASE, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated, Full, Lora, Trainable
+from twinpass.model.trainable import Activated, Full, Lora, Trainable
 from twinpass.perturb import parameters
 from twinpass.perturb.backend import triton
 from twinpass.perturb.noise import DISTRIBUTIONS

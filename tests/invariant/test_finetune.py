@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from twinpass import Full, OneSided, Sgd, Spsa, finetune
-from twinpass.engine.embedded.mixed import ComputeDtype
+from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 

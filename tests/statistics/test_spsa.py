@@ -9,8 +9,8 @@ from architectures import build
 
 from twinpass.core import Probe
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Full
 from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution, reference
 from twinpass.task.template import Example

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded.lanes import LaneWeights
+from twinpass.engine.embedded.linear.lanes import LaneWeights
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 from twinpass.perturb.parameters import Parameters
 

@@ -10,8 +10,8 @@ import torch
 
 from twinpass.config.load import load_config, parse, portable
 from twinpass.config.schema import SECTIONS, Config
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern
 from twinpass.errors import ConfigError
+from twinpass.model.trainable import Full, Layers, Lora, Pattern
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from twinpass.engine.embedded import device_norms, fused
+from twinpass.engine.embedded.linear import device_norms
+from twinpass.engine.embedded.scoring import fused
 
 SHAPES = [(1, 1, 1, 1, 1), (2, 4, 3, 5, 7), (3, 2, 1, 16, 16), (1, 1, 8, 3, 33)]
 """Pieces, key heads, query heads a key head, queries, keys."""

@@ -7,7 +7,8 @@ import torch
 from numeric import Array
 from torch import Tensor
 
-from twinpass.perturb import halves, kernels
+from twinpass.perturb import kernels
+from twinpass.perturb.gemm import halves
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 

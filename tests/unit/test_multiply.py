@@ -11,7 +11,8 @@ import pytest
 from llvmlite import binding
 from numeric import Array
 
-from twinpass.perturb import kernels, multiply, registers
+from twinpass.perturb import kernels
+from twinpass.perturb.gemm import multiply, registers
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 from twinpass.perturb.shard import Shard
 
@@ -90,7 +91,7 @@ def copied(module: ModuleType, name: str, folder: Path, monkeypatch: pytest.Monk
     """The module once more, with a compiler's cache of its own."""
     file = folder / f"{name}.py"
     text = Path(str(module.__file__)).read_text()
-    file.write_text(text.replace("from twinpass.perturb.registers", "from narrow_registers"))
+    file.write_text(text.replace("from twinpass.perturb.gemm.registers", "from narrow_registers"))
     spec = spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

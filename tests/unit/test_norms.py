@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from twinpass.engine.embedded.norms import offset_of, rms_norm
+from twinpass.engine.embedded.linear.norms import offset_of, rms_norm
 
 WIDTH = 48
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpass.core import Request
-from twinpass.engine.embedded.packing import Packed, Reads, Rows, groups, mark, pack, unmark
+from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, groups, mark, pack, unmark
 
 tokens = st.integers(0, 2)
 requests = st.lists(

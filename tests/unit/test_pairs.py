@@ -6,9 +6,10 @@ import pytest
 import torch
 from numeric import Array
 
-from twinpass.perturb import kernels, pairs, tiles
+from twinpass.perturb import kernels
+from twinpass.perturb.gemm import pairs, tiles
+from twinpass.perturb.gemm.tiles import Instructions, available
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
-from twinpass.perturb.tiles import Instructions, available
 
 one_thread, threads = numeric.one_thread, numeric.threads
 

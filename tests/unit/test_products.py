@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from twinpass.engine.embedded import products
-from twinpass.engine.embedded.products import Blocked, halved, is_linear, own_products, product, whole
+from twinpass.engine.embedded.linear import products
+from twinpass.engine.embedded.linear.products import Blocked, halved, own_products, product, whole
+from twinpass.model.causal import is_linear
 
 
 def operands(rows: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -199,7 +200,7 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
 GROWTH = """
 from pathlib import Path
 import torch
-from twinpass.engine.embedded.products import in_blocks, product
+from twinpass.engine.embedded.linear.products import in_blocks, product
 
 def resident():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpass.core import Request
-from twinpass.engine.embedded.packing import common
+from twinpass.engine.embedded.scoring.packing import common
 from twinpass.engine.sglang.calls import SHARED, Call, answer_of, calls_of, score_of, shared_prefixes
 from twinpass.engine.sglang.inside.activated import split
 from twinpass.errors import EngineError

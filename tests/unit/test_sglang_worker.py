@@ -11,10 +11,10 @@ from tiny import model as tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from twinpass.engine.embedded.identity import hash_of
-from twinpass.engine.embedded.trainable import Full, Pattern, Trainable
 from twinpass.engine.sglang.inside.worker import answer, carry_out, lane_of
 from twinpass.errors import EngineError, LatticeError
+from twinpass.model.identity import hash_of
+from twinpass.model.trainable import Full, Pattern, Trainable
 from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.noise import ALGORITHM
 

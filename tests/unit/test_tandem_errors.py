@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Full, Layers, Lora, Pattern, Trainable
 from twinpass.errors import LatticeError, MissedParameterError, ModelError, UnsupportedModuleError
+from twinpass.model.trainable import Full, Layers, Lora, Pattern, Trainable
 
 BORROWED = "model.layers.1.self_attn.o_proj.weight"
 STEP = Lane(Probe(1), 1, 0.0625)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinpass.engine.embedded.products import in_blocks, is_linear, product
+from twinpass.engine.embedded.linear.products import in_blocks, product
+from twinpass.model.causal import is_linear
 
 
 @dataclass(frozen=True)

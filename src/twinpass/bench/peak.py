@@ -21,7 +21,7 @@ from twinpass.config.build import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Probe
-from twinpass.engine.embedded.load import load
+from twinpass.model.load import load
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer

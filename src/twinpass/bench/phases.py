@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from twinpass.engine.embedded import attention, modules, passes, products, scorer
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.mixed import Paired
-from twinpass.engine.embedded.prefixes import Prefixes
-from twinpass.perturb import kernels, multiply, pairs
+from twinpass.engine.embedded.linear import modules, products
+from twinpass.engine.embedded.linear.mixed import Paired
+from twinpass.engine.embedded.scoring import attention, passes, scorer
+from twinpass.engine.embedded.scoring.prefixes import Prefixes
+from twinpass.model.causal import CausalModel
+from twinpass.perturb import kernels
+from twinpass.perturb.gemm import multiply, pairs
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("noise", kernels, "perturb"),

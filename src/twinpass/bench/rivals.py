@@ -7,9 +7,9 @@ from torch import nn
 from twinpass.bench.first_order import FirstOrder
 from twinpass.bench.naive import NaiveMezo
 from twinpass.config.schema import Config
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.trainable import Lora
 from twinpass.errors import ConfigError
+from twinpass.model.load import load
+from twinpass.model.trainable import Lora
 
 LORA = Lora()
 FIRST_ORDER_LR = 2e-3

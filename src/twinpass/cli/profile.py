@@ -16,10 +16,10 @@ from twinpass.config.build import Run, build_embedded
 from twinpass.config.load import load_config, portable
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.trainable import Activated
 from twinpass.errors import ConfigError
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.plots_profile import draw_profile

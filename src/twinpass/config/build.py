@@ -13,8 +13,8 @@ from twinpass.config.schema import Config
 from twinpass.config.tasks import TaskSettings
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
 from twinpass.errors import ConfigError, DataError
+from twinpass.model.load import load
 from twinpass.perturb.noise import derive_seed
 from twinpass.task.rows import Row, read_rows
 from twinpass.task.template import Template

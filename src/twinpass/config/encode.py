@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.trainable import Activated, Trainable
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Trainable
 from twinpass.task.activation import activation_points, common_suffix
 from twinpass.task.rows import Row
 from twinpass.task.template import Example, Template

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.load import load
-from twinpass.engine.embedded.mixed import ComputeDtype
-from twinpass.engine.embedded.trainable import Lora, Trainable
+from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.engine.sglang.http import KEY, is_address
 from twinpass.engine.sglang.launch import FIXED, Subject, connect, launch
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
+from twinpass.model.load import load
+from twinpass.model.trainable import Lora, Trainable
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.schema import SECTIONS, Config, Section
-from twinpass.engine.embedded.trainable import Activated, Lora, Pattern
 from twinpass.errors import ConfigError
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated, Lora, Pattern
 from twinpass.paths import expand
 from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.reuse.debiased import Debiased

@@ -9,11 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings, SglangSettings, TorchSettings
 from twinpass.config.tasks import ChoiceTask, CompletionTask, TaskSettings
-from twinpass.engine.embedded.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
 from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinpass.perturb import kernels, multiply
+from twinpass.perturb import kernels
+from twinpass.perturb.gemm import multiply
 from twinpass.perturb.layout import flat_view
 
 
@@ -25,7 +26,7 @@ class Backend:
         index: row numbers [n], as ``gather`` takes them.
         devices: the types of device that are reached.
         dtypes: what trainable weights may be.
-        fuses: whether :mod:`twinpass.perturb.multiply` reaches float32 weights, too, so that they need not be written.
+        fuses: whether :mod:`twinpass.perturb.gemm.multiply` reaches float32 weights, too, so that they need not be written.
         growth: how many times as many elements are worked on at a time as suit a processor's cache.
     """
 

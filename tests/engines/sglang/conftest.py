@@ -8,9 +8,9 @@ import pytest
 from real_sglang import ARGUMENTS, HOOKS
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.engine.embedded.load import load
 from twinpass.engine.sglang.in_process import InProcess
 from twinpass.engine.sglang.server import Server
+from twinpass.model.load import load
 
 
 @pytest.fixture(scope="session")

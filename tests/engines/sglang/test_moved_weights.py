@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.identity import hash_of
-from twinpass.engine.embedded.trainable import Full, Layers, Pattern, Trainable
 from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.in_process import InProcess
 from twinpass.engine.sglang.server import Server
 from twinpass.engine.sglang.weights import WeightVariants, _digest
 from twinpass.errors import EngineError
+from twinpass.model.causal import CausalModel
+from twinpass.model.identity import hash_of
+from twinpass.model.trainable import Full, Layers, Pattern, Trainable
 from twinpass.perturb.noise import Distribution
 
 EPS = 2.0**-10

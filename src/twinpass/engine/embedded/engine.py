@@ -13,22 +13,22 @@ from transformers import PreTrainedModel
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine, require_fit
-from twinpass.engine.embedded.causal import CausalModel, output_layer
-from twinpass.engine.embedded.identity import digest, hash_of, require_finite
-from twinpass.engine.embedded.jobs import Job, Result
-from twinpass.engine.embedded.lanes import LaneWeights
-from twinpass.engine.embedded.ledger import Ledger
-from twinpass.engine.embedded.linearised import score_linear
-from twinpass.engine.embedded.mixed import LEAVE_OUT, ComputeDtype, Paired, arithmetic_of
-from twinpass.engine.embedded.passes import Running
-from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.products import Blocked
-from twinpass.engine.embedded.scorer import PackedScorer
-from twinpass.engine.embedded.sharing import Shares
-from twinpass.engine.embedded.tandem import Tandem
-from twinpass.engine.embedded.trainable import Trainable, Trained
-from twinpass.engine.embedded.trial import Trial, reads_columns, still_runs
+from twinpass.engine.embedded.linear.lanes import LaneWeights
+from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, ComputeDtype, Paired, arithmetic_of
+from twinpass.engine.embedded.linear.products import Blocked
+from twinpass.engine.embedded.linear.tandem import Tandem
+from twinpass.engine.embedded.scoring.jobs import Job, Result
+from twinpass.engine.embedded.scoring.ledger import Ledger
+from twinpass.engine.embedded.scoring.linearised import score_linear
+from twinpass.engine.embedded.scoring.passes import Running
+from twinpass.engine.embedded.scoring.plain import score_plain
+from twinpass.engine.embedded.scoring.scorer import PackedScorer
+from twinpass.engine.embedded.scoring.sharing import Shares
+from twinpass.engine.embedded.scoring.trial import Trial, reads_columns, still_runs
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel, output_layer
+from twinpass.model.identity import digest, hash_of, require_finite
+from twinpass.model.trainable import Trainable, Trained
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
@@ -62,7 +62,7 @@ class TorchEngine(Engine):
         reuse: which forward work is shared, and how large the KV cache is.
         chunk_rows: rows that run at once; by default as many as suit the device.
         compute_dtype: what linear layers multiply in, if not in the model's dtype: ``bfloat16`` beside float32 weights, where
-            lanes travel as sum and difference (:mod:`twinpass.engine.embedded.mixed`).
+            lanes travel as sum and difference (:mod:`twinpass.engine.embedded.linear.mixed`).
         invocation: the tokens that activate an activated adapter; they are saved with it.
         seed: where new adapter weights come from.
         reload: returns the base checkpoint's tensors by name, for :meth:`reset`; adapters do not need it.

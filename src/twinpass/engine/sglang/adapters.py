@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.core import Lane, Term
-from twinpass.engine.embedded.lanes import LaneWeights
-from twinpass.engine.embedded.trainable import Trained
+from twinpass.engine.embedded.linear.lanes import LaneWeights
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import EngineError, ModelError
+from twinpass.model.trainable import Trained
 from twinpass.perturb.noise import Distribution
 
 

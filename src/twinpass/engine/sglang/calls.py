@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from twinpass.core import Request, Score, Tokens
-from twinpass.engine.embedded.packing import common
+from twinpass.engine.embedded.scoring.packing import common
 from twinpass.errors import EngineError
 
 SHARED = 8

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from twinpass.core import Lane, Probe, Request, Scores, Term, Tokens, Work
 from twinpass.engine.base import Engine, require_fit
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.engine.sglang.calls import Answer, Call, answer_of, calls_of, score_of, shared_prefixes
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
 from twinpass.reuse.plan import Spans
 
 

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import Request
 from twinpass.engine.base import require_fit
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.trainable import Activated, Lora, Trainable
 from twinpass.engine.sglang.server import Server
 from twinpass.errors import EngineError
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Lora, Trainable
 
 TEXT = "The 3 quick brown foxes didn't jump; they re-read the café's menu twice."
 """Read by the model here and by SGLang."""

@@ -11,10 +11,6 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.identity import hash_of, require_finite
-from twinpass.engine.embedded.load import DTYPES, locate
-from twinpass.engine.embedded.trainable import Lora, Trainable, Trained
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.examine import Expected, require_fitting_arguments
@@ -24,6 +20,10 @@ from twinpass.engine.sglang.server import Server
 from twinpass.engine.sglang.transport import Transport
 from twinpass.engine.sglang.variants import Variants
 from twinpass.engine.sglang.weights import WeightVariants
+from twinpass.model.causal import CausalModel
+from twinpass.model.identity import hash_of, require_finite
+from twinpass.model.load import DTYPES, locate
+from twinpass.model.trainable import Lora, Trainable, Trained
 from twinpass.perturb.noise import Distribution
 
 FIXED: Mapping[str, str] = MappingProxyType(

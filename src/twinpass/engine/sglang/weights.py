@@ -10,10 +10,10 @@ from uuid import uuid4
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Term
-from twinpass.engine.embedded.trainable import Trainable, Trained
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import EngineError
+from twinpass.model.trainable import Trainable, Trained
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import ALGORITHM, Distribution

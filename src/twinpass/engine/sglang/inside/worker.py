@@ -79,7 +79,7 @@ class WorkerWeights:
         return part.to(place.tensor.dtype).reshape(place.tensor.shape)
 
     def _hash(self, whole: Mapping[str, Tensor]) -> str:
-        """What :func:`twinpass.engine.embedded.identity.hash_of` gives for the same model."""
+        """What :func:`twinpass.model.identity.hash_of` gives for the same model."""
         dtype = next(iter(self._places.values())).tensor.dtype
         digest = hashlib.sha256()
         for name, shape in self._begin["model"]:

@@ -12,12 +12,12 @@ from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.jobs import Common, Job, Result
-from twinpass.engine.embedded.packing import Packed, Rows, groups, mark, pack
-from twinpass.engine.embedded.passes import Batch, Kept, Passes, alone
-from twinpass.engine.embedded.prefixes import Prefixes, Prepared, prefix_lengths
+from twinpass.engine.embedded.scoring.jobs import Common, Job, Result
+from twinpass.engine.embedded.scoring.packing import Packed, Rows, groups, mark, pack
+from twinpass.engine.embedded.scoring.passes import Batch, Kept, Passes, alone
+from twinpass.engine.embedded.scoring.prefixes import Prefixes, Prepared, prefix_lengths
 from twinpass.errors import CacheFullError
+from twinpass.model.causal import CausalModel
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Spans
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
 from twinpass.perturb.kernels import fill
 from twinpass.perturb.noise import derive_seed, name_key
 

@@ -8,7 +8,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor, nn
 
-from twinpass.engine.embedded import device_norms
+from twinpass.engine.embedded.linear import device_norms
 from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import F32

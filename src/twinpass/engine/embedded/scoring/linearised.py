@@ -16,10 +16,10 @@ from torch.autograd import forward_ad as untyped_forward_ad
 from torch.func import functional_call
 
 from twinpass.core import Lane, Probe, Request, Score
-from twinpass.engine.embedded.adapter import LoraWeights
-from twinpass.engine.embedded.causal import CausalModel, log_softmax
-from twinpass.engine.embedded.patching import forward_of
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel, log_softmax
+from twinpass.model.lora import LoraWeights
+from twinpass.model.patching import forward_of
 from twinpass.perturb import kernels
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters

@@ -18,9 +18,9 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from twinpass.cache.pool import Pool
-from twinpass.engine.embedded import fused
-from twinpass.engine.embedded.packing import Rows
-from twinpass.engine.embedded.place import CPU, Place
+from twinpass.engine.embedded.scoring import fused
+from twinpass.engine.embedded.scoring.packing import Rows
+from twinpass.model.device import CPU, Place
 
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21

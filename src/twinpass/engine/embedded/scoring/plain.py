@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from twinpass.core import Request, Score
-from twinpass.engine.embedded.causal import CausalModel, log_softmax
-from twinpass.engine.embedded.lanes import LaneLayout
-from twinpass.engine.embedded.passes import LOGITS_BYTES, Running
+from twinpass.engine.embedded.linear.lanes import LaneLayout
+from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Running
+from twinpass.model.causal import CausalModel, log_softmax
 
 
 def score_plain(

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from twinpass.engine.embedded.adapter import LoraWeights
-from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
-from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
-from twinpass.engine.embedded.norms import epsilon_of, rms_norm
-from twinpass.engine.embedded.patching import forward_of
-from twinpass.engine.embedded.products import is_linear
-from twinpass.engine.embedded.uses import ELSE, LookUp
+from twinpass.engine.embedded.linear.arithmetic import Arithmetic, Plain
+from twinpass.engine.embedded.linear.lanes import LaneLayout, LaneWeights
+from twinpass.engine.embedded.linear.norms import epsilon_of, rms_norm
+from twinpass.engine.embedded.linear.uses import ELSE, LookUp
 from twinpass.errors import UnsupportedModuleError
+from twinpass.model.causal import is_linear
+from twinpass.model.lora import LoraWeights
+from twinpass.model.patching import forward_of
 
 
 class LaneModule(ABC):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.core import Lane
-from twinpass.engine.embedded.lanes import LaneWeights, runs
-from twinpass.engine.embedded.products import product
-from twinpass.perturb import multiply
+from twinpass.engine.embedded.linear.lanes import LaneWeights, runs
+from twinpass.engine.embedded.linear.products import product
+from twinpass.perturb.gemm import multiply
 
 
 class Arithmetic(ABC):

@@ -3,8 +3,8 @@
 from collections.abc import Set
 from dataclasses import dataclass
 
-from twinpass.engine.embedded.jobs import Common
-from twinpass.engine.embedded.ledger import Ledger
+from twinpass.engine.embedded.scoring.jobs import Common
+from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.errors import ModelError
 from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.exact import Exact

@@ -13,7 +13,7 @@ import torch
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache, Reservation
 from twinpass.core import Term, Tokens, WeightsVersion
-from twinpass.engine.embedded.packing import Rows
+from twinpass.engine.embedded.scoring.packing import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache, Reservation
 from twinpass.core import Score, WeightsVersion
-from twinpass.engine.embedded.attention import AttentionPlan, Piece, packed_attention
-from twinpass.engine.embedded.causal import CausalModel, log_softmax
-from twinpass.engine.embedded.lanes import LaneLayout
-from twinpass.engine.embedded.packing import Packed, Reads, Rows, Segment, unmark
-from twinpass.engine.embedded.products import Linear, own_products
+from twinpass.engine.embedded.linear.lanes import LaneLayout
+from twinpass.engine.embedded.linear.products import Linear, own_products
+from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
+from twinpass.model.causal import CausalModel, log_softmax
 
 LOGITS_BYTES = 64 << 20
 """Largest logits tensor; more positions are read in blocks."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinpass.engine.embedded.patching import forward_of
+from twinpass.model.causal import is_linear
+from twinpass.model.patching import forward_of
 
 KEPT = 32
 """oneDNN compiles a product anew for every number of rows, and no two batches are alike: of a thousand that two of its caches keep by
@@ -88,11 +89,6 @@ def own_products(linears: Iterable[nn.Module], linear: Linear | None = None) -> 
             if "forward" not in module.__dict__:
                 stack.enter_context(forward_of(module, partial(linear or of_linear, module)))
         yield
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module computes what ``nn.Linear`` does, and not something of its own."""
-    return type(module).forward is nn.Linear.forward
 
 
 def _is_blocked(weight: Tensor) -> bool:

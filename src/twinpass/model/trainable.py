@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from twinpass.engine.embedded.adapter import LoraAdapter, LoraWeights
-from twinpass.engine.embedded.causal import CausalModel
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
+from twinpass.model.lora import LoraAdapter, LoraWeights
 from twinpass.perturb.parameters import Parameters
 from twinpass.settings import STRICT, Count, Index, Positive, Text, Texts
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from twinpass.core import Lane, WeightsVersion
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.trainable import Trained
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Trained
 
 
 @dataclass

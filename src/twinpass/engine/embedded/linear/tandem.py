@@ -1,6 +1,6 @@
 """The tandem forward: all lanes travel through the model together, each under its own weights.
 
-For the time of a forward pass, the modules that own trainable parameters run as :mod:`twinpass.engine.embedded.modules` says.
+For the time of a forward pass, the modules that own trainable parameters run as :mod:`twinpass.engine.embedded.linear.modules` says.
 A module that owns trainable parameters *and* children is refused by name.
 """
 
@@ -12,11 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.engine.embedded.adapter import LoraWeights
-from twinpass.engine.embedded.arithmetic import Arithmetic
-from twinpass.engine.embedded.causal import output_layer
-from twinpass.engine.embedded.lanes import LaneLayout, LaneWeights
-from twinpass.engine.embedded.modules import (
+from twinpass.engine.embedded.linear.arithmetic import Arithmetic
+from twinpass.engine.embedded.linear.lanes import LaneLayout, LaneWeights
+from twinpass.engine.embedded.linear.modules import (
     LaneConv1D,
     LaneEmbedding,
     LaneHead,
@@ -26,11 +24,12 @@ from twinpass.engine.embedded.modules import (
     LaneModule,
     LaneRmsNorm,
 )
-from twinpass.engine.embedded.norms import offset_of
-from twinpass.engine.embedded.patching import forward_of
-from twinpass.engine.embedded.products import is_linear
-from twinpass.engine.embedded.uses import ELSE, RawUse
+from twinpass.engine.embedded.linear.norms import offset_of
+from twinpass.engine.embedded.linear.uses import ELSE, RawUse
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
+from twinpass.model.causal import is_linear, output_layer
+from twinpass.model.lora import LoraWeights
+from twinpass.model.patching import forward_of
 from twinpass.perturb.parameters import Parameters
 
 

@@ -23,13 +23,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.core import Lane, Probe
-from twinpass.engine.embedded.arithmetic import Arithmetic, Plain
-from twinpass.engine.embedded.causal import output_layer
-from twinpass.engine.embedded.lanes import LaneWeights, runs
-from twinpass.engine.embedded.products import halved, in_blocks, of_linear, product
+from twinpass.engine.embedded.linear.arithmetic import Arithmetic, Plain
+from twinpass.engine.embedded.linear.lanes import LaneWeights, runs
+from twinpass.engine.embedded.linear.products import halved, in_blocks, of_linear, product
 from twinpass.errors import ModelError
-from twinpass.perturb import halves, pairs
-from twinpass.perturb.halves import Places
+from twinpass.model.causal import output_layer
+from twinpass.perturb.gemm import halves, pairs
+from twinpass.perturb.gemm.halves import Places
 from twinpass.perturb.layout import flat_view
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -38,7 +38,7 @@ LEAVE_OUT = "or leave engine.compute_dtype out"
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.halves` takes them.
+    """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.gemm.halves` takes them.
 
     Part ``p`` is the pair ``plus[p]`` and ``minus[p]``, or ``plus[p]`` on its own where ``minus[p]`` is -1; ``difference[p]`` is where
     a pair's difference comes, after all parts, and ``scales[p]`` that of ``plus[p]``.
@@ -105,7 +105,7 @@ class Low:
 
     @cached_property
     def tiles(self) -> NDArray[np.uint16]:
-        """As :func:`twinpass.perturb.pairs.split` returns them."""
+        """As :func:`twinpass.perturb.gemm.pairs.split` returns them."""
         pairing = self.pairing
         return pairs.split(_array(self.source.contiguous()), pairing.plus, pairing.minus, pairing.scales)
 

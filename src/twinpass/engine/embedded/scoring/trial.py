@@ -11,13 +11,13 @@ import torch
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.core import Request, Score, WeightsVersion
-from twinpass.engine.embedded.causal import CausalModel
-from twinpass.engine.embedded.jobs import Common, Job
-from twinpass.engine.embedded.packing import Reads, Rows, pack
-from twinpass.engine.embedded.passes import Batch, Passes, Running, alone
-from twinpass.engine.embedded.plain import score_plain
-from twinpass.engine.embedded.products import Linear
-from twinpass.engine.embedded.scorer import PackedScorer
+from twinpass.engine.embedded.linear.products import Linear
+from twinpass.engine.embedded.scoring.jobs import Common, Job
+from twinpass.engine.embedded.scoring.packing import Reads, Rows, pack
+from twinpass.engine.embedded.scoring.passes import Batch, Passes, Running, alone
+from twinpass.engine.embedded.scoring.plain import score_plain
+from twinpass.engine.embedded.scoring.scorer import PackedScorer
+from twinpass.model.causal import CausalModel
 from twinpass.reuse.base import Sharing
 
 BATCH_WIDE_ROTARY = ("dynamic", "longrope")

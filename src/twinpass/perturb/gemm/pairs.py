@@ -15,11 +15,9 @@ from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from twinpass.perturb.draw import CODES, draw
-from twinpass.perturb.halves import Places, narrow
-from twinpass.perturb.kernels import threads_for
-from twinpass.perturb.noise import UNIT, Distribution
-from twinpass.perturb.registers import aligned
-from twinpass.perturb.tiles import (
+from twinpass.perturb.gemm.halves import Places, narrow
+from twinpass.perturb.gemm.registers import aligned
+from twinpass.perturb.gemm.tiles import (
     COLUMNS,
     DEPTH,
     ROWS,
@@ -34,6 +32,8 @@ from twinpass.perturb.tiles import (
     form,
     kind_of,
 )
+from twinpass.perturb.kernels import threads_for
+from twinpass.perturb.noise import UNIT, Distribution
 
 _DEEP = 9
 """Steps whose weights, 4 KiB each, stay in the nearest cache while rows go by."""

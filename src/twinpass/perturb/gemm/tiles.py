@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numpy.typing import NDArray
 
-from twinpass.perturb.registers import WIDTH, data, features, load, splat, store, turned
+from twinpass.perturb.gemm.registers import WIDTH, data, features, load, splat, store, turned
 
 Instructions = Literal["amx", "avx512", "float32"]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from twinpass.core import BASE, PrefixReport, Request, Score, WeightsVersion, Work
-from twinpass.engine.embedded.packing import Reads, Rows
-from twinpass.engine.embedded.passes import RunningOf
+from twinpass.engine.embedded.scoring.packing import Reads, Rows
+from twinpass.engine.embedded.scoring.passes import RunningOf
 from twinpass.reuse.base import Sharing
 from twinpass.reuse.plan import Spans
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from twinpass.cache.prefix_cache import Reservation
 from twinpass.core import Lane, PrefixReport, Request, Tokens, WeightsVersion
-from twinpass.engine.embedded.carry import Carry, Direction
-from twinpass.engine.embedded.packing import Packed, Rows, common, pack
-from twinpass.engine.embedded.passes import Batch, Kept, Passes, RunningOf
+from twinpass.engine.embedded.scoring.carry import Carry, Direction
+from twinpass.engine.embedded.scoring.packing import Packed, Rows, common, pack
+from twinpass.engine.embedded.scoring.passes import Batch, Kept, Passes, RunningOf
 from twinpass.reuse.plan import Spans
 
 UNMOVED = 8 * float(np.finfo(np.float32).eps)

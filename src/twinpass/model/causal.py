@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from twinpass.engine.embedded.patching import forward_of
-from twinpass.engine.embedded.place import Place
-from twinpass.engine.embedded.products import is_linear
 from twinpass.errors import ModelError
+from twinpass.model.device import Place
+from twinpass.model.patching import forward_of
 
 
 class CausalModel:
@@ -116,6 +115,11 @@ def output_layer(model: PreTrainedModel) -> nn.Module | None:
     """The layer that makes logits, where the model has one."""
     layer: nn.Module | None = cast(Any, model).get_output_embeddings()
     return layer
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module computes what ``nn.Linear`` does, and not something of its own."""
+    return type(module).forward is nn.Linear.forward
 
 
 def log_softmax(logits: Tensor) -> Tensor:

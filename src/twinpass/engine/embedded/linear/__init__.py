@@ -1,0 +1,1 @@
+"""What modules with trainable weights compute when several lanes run together."""

@@ -1,0 +1,1 @@
+"""What both engines know of a model: parts, trainable weights, adapters, loading, identity, device."""

@@ -1,0 +1,1 @@
+"""Products with perturbed weights that are formed where they are multiplied."""
