@@ -1,22 +1,28 @@
 """Fine-tune language models with forward passes only, and never compute the same forward work twice."""
 
-from twinpass.api import finetune
-from twinpass.errors import TwinpassError
-from twinpass.estimate.jvp import Jvp
-from twinpass.estimate.one_sided import OneSided
-from twinpass.estimate.spsa import Spsa
-from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
-from twinpass.reuse.activated import Activated as ActivatedReuse
-from twinpass.reuse.auto import Auto as AutoReuse
-from twinpass.reuse.debiased import Debiased as DebiasedReuse
-from twinpass.reuse.exact import Exact as ExactReuse
-from twinpass.reuse.frozen import Frozen as FrozenReuse
-from twinpass.reuse.invariant import Invariant as InvariantReuse
-from twinpass.reuse.reflected import Reflected as ReflectedReuse
-from twinpass.reuse.transported import Transported as TransportedReuse
-from twinpass.schedule.adaptive import AdaptiveEpsilon
-from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
-from twinpass.train.optimizer import Sgd
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinpass.api import finetune
+    from twinpass.errors import TwinpassError
+    from twinpass.estimate.jvp import Jvp
+    from twinpass.estimate.one_sided import OneSided
+    from twinpass.estimate.spsa import Spsa
+    from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
+    from twinpass.reuse.activated import Activated as ActivatedReuse
+    from twinpass.reuse.auto import Auto as AutoReuse
+    from twinpass.reuse.debiased import Debiased as DebiasedReuse
+    from twinpass.reuse.exact import Exact as ExactReuse
+    from twinpass.reuse.frozen import Frozen as FrozenReuse
+    from twinpass.reuse.invariant import Invariant as InvariantReuse
+    from twinpass.reuse.reflected import Reflected as ReflectedReuse
+    from twinpass.reuse.transported import Transported as TransportedReuse
+    from twinpass.schedule.adaptive import AdaptiveEpsilon
+    from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
+    from twinpass.train.optimizer import Sgd
+
+    __version__: str
 
 __all__ = [
     "Activated",
@@ -41,5 +47,48 @@ __all__ = [
     "Spsa",
     "TransportedReuse",
     "TwinpassError",
+    "__version__",
     "finetune",
 ]
+
+_MODULES = {
+    "api": ("finetune",),
+    "errors": ("TwinpassError",),
+    "estimate.jvp": ("Jvp",),
+    "estimate.one_sided": ("OneSided",),
+    "estimate.spsa": ("Spsa",),
+    "model.trainable": ("Activated", "Full", "Layers", "Lora", "Pattern"),
+    "reuse.activated": ("ActivatedReuse",),
+    "reuse.auto": ("AutoReuse",),
+    "reuse.debiased": ("DebiasedReuse",),
+    "reuse.exact": ("ExactReuse",),
+    "reuse.frozen": ("FrozenReuse",),
+    "reuse.invariant": ("InvariantReuse",),
+    "reuse.reflected": ("ReflectedReuse",),
+    "reuse.transported": ("TransportedReuse",),
+    "schedule.adaptive": ("AdaptiveEpsilon",),
+    "schedule.epsilon": ("ConstantEpsilon", "CosineEpsilon", "JoinedEpsilon"),
+    "train.optimizer": ("Sgd",),
+}
+"""Where names come from: each is imported when it is first used (PEP 562). A policy is called ``...Reuse`` here only."""
+
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # with it, type checkers would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("twinpass")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'twinpass' has no attribute {name!r}")
+        module = import_module(f"twinpass.{_HOMES[name]}")
+        value = getattr(module, name if hasattr(module, name) else name.removesuffix("Reuse"))
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

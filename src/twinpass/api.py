@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.encode import encode
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
@@ -25,6 +24,7 @@ from twinpass.report.progress import ProgressBar
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
+from twinpass.settings import ComputeDtype
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.rows import Row
@@ -87,7 +87,8 @@ def finetune(
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
     settings = TorchSettings(device=device, compute_dtype=compute_dtype)
-    if problems := settings.problems({"estimator": estimator, "reuse": reuse}):
+    chosen = {"estimator": estimator, "reuse": reuse}
+    if problems := settings.problems(chosen) or settings.lacks(chosen):
         raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
     if not resume:

@@ -2,7 +2,7 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -17,6 +17,9 @@ Index = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""
+
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What linear layers multiply in."""
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 

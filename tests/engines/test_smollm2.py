@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Lane, Probe, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
 from twinpass.report.fidelity import Fidelity
+from twinpass.settings import ComputeDtype
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.rows import read_rows
 from twinpass.task.template import Example

@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from twinpass import Full, OneSided, Sgd, Spsa, finetune
-from twinpass.engine.embedded.linear.mixed import ComputeDtype
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
+from twinpass.settings import ComputeDtype
 
 TASK: Any = {"prompt": "Review: {text}", "options": [" bad", " good"]}
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from twinpass.cli.main import main
-from twinpass.cli.profile import POLICIES
+from twinpass.cli.profiling import POLICIES
 from twinpass.config.schema import SECTIONS
 
 EPS = ("1e-4", "1e-3")

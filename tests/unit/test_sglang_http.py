@@ -7,7 +7,8 @@ from threading import Thread
 
 import pytest
 
-from twinpass.engine.sglang.http import KEY, Http, is_loopback
+from twinpass.engine.sglang.address import KEY, is_loopback
+from twinpass.engine.sglang.http import Http
 from twinpass.errors import EngineError
 
 

@@ -4,22 +4,14 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from twinpass.bench.compare import compare
-from twinpass.bench.race import race
-from twinpass.config.engines import TorchSettings
-from twinpass.config.load import load_config, portable
-from twinpass.config.schema import Config
-from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
-from twinpass.estimate.spsa import Spsa
-from twinpass.report.environment import commit, machine, versions
-from twinpass.report.files import write_json
-from twinpass.report.plots_bench import draw_race, draw_step
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from twinpass.config.schema import Config
 
 EXAMPLES = Path("examples")
 SHOTS = ("task.shots=8",)
@@ -74,10 +66,19 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: "Console") -> int:
     """Measure, print, write."""
     _fill(args)
     config = _config(args)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from twinpass.bench.compare import compare
+    from twinpass.bench.race import race
+    from twinpass.config.load import portable
+    from twinpass.report.environment import commit, machine, versions
+    from twinpass.report.files import write_json
+    from twinpass.report.plots_bench import draw_race, draw_step
+
     if args.workload == RACE:
         found = race(
             config,
@@ -124,7 +125,12 @@ def _fill(args: argparse.Namespace) -> None:
             setattr(args, name, value)
 
 
-def _config(args: argparse.Namespace) -> Config:
+def _config(args: argparse.Namespace) -> "Config":
+    from twinpass.config.engines import TorchSettings
+    from twinpass.config.load import load_config
+    from twinpass.config.tasks import ChoiceTask
+    from twinpass.estimate.spsa import Spsa
+
     name, sets = WORKLOADS.get(args.workload, (args.workload, ()))
     path = EXAMPLES / name if args.workload in WORKLOADS else Path(name)
     if not path.is_file():

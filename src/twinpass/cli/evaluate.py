@@ -5,17 +5,16 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.replay import restore
-from twinpass.config.build import Run, build
-from twinpass.config.load import load_config
-from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
-from twinpass.train.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from twinpass.config.build import Run
+    from twinpass.engine.base import Engine
 
 
 def add(commands: Any) -> None:
@@ -38,8 +37,12 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: "Console") -> int:
     """Evaluate and print."""
+    from rich.progress import Progress
+
+    from twinpass.config.load import load_config
+
     session: Run[Engine]
     if args.target.is_dir():
         if args.set:
@@ -50,7 +53,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     else:
         if args.step is not None:
             raise ConfigError("command line", ["--step needs the folder of a run, not a configuration file"])
-        session, step = build(load_config(args.target, args.set)), 0
+        config = load_config(args.target, args.set)
+        from twinpass.config.build import build
+
+        session, step = build(config), 0
+    from twinpass.train.evaluate import evaluate
+
     plan = session.plan
     with closing(session.engine), Progress(console=console, transient=True) as progress:
         bar = progress.add_task("evaluating", total=len(plan.held_out))

@@ -4,8 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from twinpass.cli import bench, evaluate, profile, replay, train
 from twinpass.errors import DivergedError, EngineError, TwinpassError
 
@@ -37,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 2 bad input, 1 a run that failed."""
     args = parser().parse_args(arguments)
+    from rich.console import Console
+
     console = Console(stderr=True, quiet=args.json is True, highlight=False)
     try:
         code: int = args.run(args, console)

@@ -5,17 +5,16 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from twinpass.config.build import Run, build_embedded
-from twinpass.config.engines import TorchSettings
-from twinpass.config.load import load_config
-from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError
-from twinpass.train.folder import RunFolder, header, require_same
-from twinpass.train.journal import History, read
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from twinpass.config.build import Run
+    from twinpass.engine.embedded.engine import TorchEngine
+    from twinpass.train.folder import RunFolder
 
 
 def add(commands: Any) -> None:
@@ -32,12 +31,18 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def restore(path: Path, step: int | None, console: Console) -> tuple[Run[TorchEngine], int]:
+def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[TorchEngine], int]":
     """The run of a folder, on the embedded engine, brought to the weights after ``step`` steps (default: the last).
 
     Raises:
         JournalError: the run has no such step, or the journal does not fit the base model.
     """
+    from twinpass.config.build import build_embedded
+    from twinpass.config.engines import TorchSettings
+    from twinpass.config.load import load_config
+    from twinpass.train.folder import RunFolder, header, require_same
+    from twinpass.train.journal import History, read
+
     folder = RunFolder(path)
     contents = read(folder.journal)
     history = History.of(contents.records)
@@ -53,13 +58,13 @@ def restore(path: Path, step: int | None, console: Console) -> tuple[Run[TorchEn
     return session, wanted
 
 
-def _elsewhere(folder: RunFolder) -> list[str]:
+def _elsewhere(folder: "RunFolder") -> list[str]:
     """What to set so that a run on a GPU can be replayed without one."""
     values = tomllib.loads(folder.config.read_text()) if folder.config.is_file() else {}
     return ["engine.device=auto"] if values.get("engine", {}).get("device") == "cuda" else []
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: "Console") -> int:
     """Replay and save."""
     session, step = restore(args.folder, args.step, console)
     weights = session.engine.save(args.out or args.folder / f"step-{step}")

@@ -5,16 +5,14 @@ import json
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from twinpass.config.build import build
-from twinpass.config.load import load_config
 from twinpass.errors import ConfigError
-from twinpass.report.progress import ProgressBar
-from twinpass.train.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from twinpass.train.folder import RunFolder
 
 
 def add(commands: Any) -> None:
@@ -41,8 +39,10 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: "Console") -> int:
     """Train, or continue; prints where everything lies."""
+    from twinpass.config.load import load_config
+
     began = time.perf_counter()
     if (args.config is None) == (args.resume is None):
         raise ConfigError("command line", ["give either a CONFIG file, or --resume RUN"])
@@ -51,6 +51,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "command line", ["--resume continues a run as it began; --set cannot change it. Start a new run instead"]
         )
     config = load_config(args.config, args.set) if args.config else load_config(args.resume / "config.toml")
+    from twinpass.config.build import build
+    from twinpass.report.progress import ProgressBar
+    from twinpass.train.folder import RunFolder
+
     folder = RunFolder(args.resume or Path(config.run.out))
     if args.config:
         folder.require_new()
@@ -77,7 +81,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _print(console: Console, folder: RunFolder, summary: dict[str, Any]) -> None:
+def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
     name = summary["metric_name"]
     table = Table(title=None, show_header=True, header_style="bold")
     for column in ("", "before", "after"):

@@ -4,28 +4,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass as record
 from dataclasses import field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import torch
 from pydantic.dataclasses import dataclass
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.engine.base import Engine
-from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.linear.mixed import ComputeDtype
-from twinpass.engine.sglang.http import KEY, is_address
-from twinpass.engine.sglang.launch import FIXED, Subject, connect, launch
+from twinpass.engine.sglang.address import KEY, is_address
+from twinpass.engine.sglang.arguments import FIXED
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
-from twinpass.model.load import load
 from twinpass.model.trainable import Lora, Trainable
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.reuse.invariant import Invariant
-from twinpass.settings import STRICT, Count, Positive, Text
+from twinpass.settings import STRICT, ComputeDtype, Count, Positive, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from twinpass.engine.embedded.engine import TorchEngine
 
 
 @record(frozen=True)
@@ -34,8 +34,8 @@ class Start:
 
     path: str
     dtype: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     trainable: Trainable
     estimator: Estimator
     policy: Policy
@@ -48,6 +48,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 def chosen(device: Device) -> Literal["cpu", "cuda"]:
     """The device meant; "auto" is a GPU if there is one that torch can use."""
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
@@ -59,6 +61,10 @@ class EngineSettings(ABC):
     @abstractmethod
     def problems(self, built: Mapping[str, Any]) -> list[str]:
         """What in the other sections (those that are valid) this engine cannot do, and what to do about it."""
+
+    def lacks(self, built: Mapping[str, Any]) -> list[str]:
+        """What this machine cannot do of a configuration that is sound in itself; to know, torch may have to be imported."""
+        return []
 
     @abstractmethod
     def start(self, start: Start) -> Engine:
@@ -83,9 +89,9 @@ class TorchSettings(EngineSettings):
     compute_dtype: ComputeDtype | None = None
 
     def problems(self, built: Mapping[str, Any]) -> list[str]:
-        found = self._of_device(built) if chosen(self.device) == "cuda" else []
         if self.compute_dtype is None:
-            return found
+            return []
+        found = []
         model, estimator, policy = (built.get(name) for name in ("model", "estimator", "reuse"))
         if model is not None and model.dtype != "float32":
             found.append(
@@ -105,9 +111,12 @@ class TorchSettings(EngineSettings):
             )
         return found
 
-    def _of_device(self, built: Mapping[str, Any]) -> list[str]:
-        """What cannot be on a GPU."""
+    def lacks(self, built: Mapping[str, Any]) -> list[str]:
+        import torch
+
         model = built.get("model")
+        if chosen(self.device) != "cuda":
+            return []
         if not torch.cuda.is_available():
             return ['[engine] device: "cuda" needs a GPU that torch can use, and there is none; set "auto" or "cpu"']
         found = []
@@ -121,7 +130,10 @@ class TorchSettings(EngineSettings):
             )
         return found
 
-    def start(self, start: Start) -> TorchEngine:
+    def start(self, start: Start) -> "TorchEngine":
+        from twinpass.engine.embedded.engine import TorchEngine
+        from twinpass.model.load import load
+
         model: Any = start.model
         model.to(chosen(self.device))
         engine = TorchEngine(
@@ -197,6 +209,9 @@ class SglangSettings(EngineSettings):
         return found
 
     def start(self, start: Start) -> Engine:
+        from twinpass.engine.sglang.launch import Subject, connect, launch
+        from twinpass.model.load import load
+
         subject = Subject(
             start.path,
             start.dtype,

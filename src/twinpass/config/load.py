@@ -81,6 +81,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
                     found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
         built[name] = _build(name, section, resolved[name], found)
     found += _combinations(built)
+    if not found:
+        found += built["engine"].lacks(built)
     if found:
         raise ConfigError(source, found)
     return Config(**built, source=source, values=resolved)

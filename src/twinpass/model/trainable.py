@@ -5,34 +5,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from twinpass.errors import ModelError
-from twinpass.model.causal import CausalModel
-from twinpass.model.lora import LoraAdapter, LoraWeights
-from twinpass.perturb.parameters import Parameters
 from twinpass.settings import STRICT, Count, Index, Positive, Text, Texts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from twinpass.model.lora import LoraAdapter, LoraWeights
+    from twinpass.perturb.parameters import Parameters
 
 
 @dataclass(frozen=True)
 class Trained:
     """The trained tensors, and the adapter they belong to if there is one."""
 
-    parameters: Parameters
-    adapter: LoraAdapter | None = None
+    parameters: "Parameters"
+    adapter: "LoraAdapter | None" = None
     activated: bool = False
 
     @property
-    def adapters(self) -> dict[str, LoraWeights]:
+    def adapters(self) -> "dict[str, LoraWeights]":
         """Adapters by the path of their module."""
         return {} if self.adapter is None else self.adapter.modules
 
-    def save(self, model: PreTrainedModel, run: Path) -> Path:
+    def save(self, model: "PreTrainedModel", run: Path) -> Path:
         """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face) into the run folder."""
         if self.adapter is not None:
             if self.activated and not self.adapter.invocation:
@@ -51,7 +53,7 @@ class Trainable(ABC):
         return None
 
     @abstractmethod
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         """Pick the tensors out of ``model``, or make new ones from ``seed``, activated by ``invocation``."""
 
 
@@ -59,7 +61,9 @@ class Trainable(ABC):
 class Full(Trainable):
     """Every parameter of the model."""
 
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.perturb.parameters import Parameters
+
         return Trained(Parameters(_named(model, lambda name: True)))
 
 
@@ -75,7 +79,9 @@ class Pattern(Trainable):
         except re.error as error:
             raise ValueError(f"pattern: {self.pattern!r} is not a regular expression: {error}") from error
 
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.perturb.parameters import Parameters
+
         expression = re.compile(self.pattern)
         chosen = _named(model, lambda name: expression.search(name) is not None)
         if not chosen:
@@ -104,7 +110,10 @@ class Layers(Trainable):
                 f"every: {self.every} steps a block, but there are no blocks; set block, the layers of one"
             )
 
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.model.causal import CausalModel
+        from twinpass.perturb.parameters import Parameters
+
         causal = CausalModel(model)
         if self.last > causal.depth:
             raise ModelError(
@@ -136,7 +145,10 @@ class Lora(Trainable):
     targets: Texts = ("q_proj", "k_proj", "v_proj", "o_proj")
     first: Index = 0
 
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.model.lora import LoraAdapter
+        from twinpass.perturb.parameters import Parameters
+
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, first=self.first)
         return Trained(Parameters(adapter.tensors, together=True), adapter)
 
@@ -151,12 +163,15 @@ class Activated(Lora):
 
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
 
-    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.model.lora import LoraAdapter
+        from twinpass.perturb.parameters import Parameters
+
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation, self.first)
         return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
 
 
-def _named(model: PreTrainedModel, chosen: Callable[[str], bool]) -> dict[str, Tensor]:
+def _named(model: "PreTrainedModel", chosen: Callable[[str], bool]) -> "dict[str, Tensor]":
     """Parameters by name; a tied one counts if any of its names is chosen, and stands under its first name."""
     names: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass as settings
-from transformers import PreTrainedTokenizerBase
 
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, Text
 from twinpass.task.rows import Row
 from twinpass.task.template import Template, fields_of, text_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @settings(frozen=True, config=STRICT)
@@ -35,7 +38,7 @@ class CompletionTemplate(Template):
             raise DataError(f"{row.place}: the completion is empty, {' and '.join(values)} hold no text; drop the row")
         return (self.completion.format_map(values),), 0
 
-    def closing(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
         if not self.end:
             return ()
         if not isinstance(tokenizer.eos_token_id, int):

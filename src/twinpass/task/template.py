@@ -4,14 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic.dataclasses import dataclass as settings
-from transformers import PreTrainedTokenizerBase
 
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, Text
 from twinpass.task.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Template(ABC):
             DataError: the row does not say.
         """
 
-    def closing(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
         """Tokens that follow every answer."""
         return ()
 
@@ -61,7 +63,7 @@ class Template(ABC):
         solved = "".join(f"{self._fill(row)}{self.suffix}{answers[right]}\n\n" for row, answers, right in known)
         return replace(self, prompt=solved.replace("{", "{{").replace("}", "}}") + self.prompt)
 
-    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int | None) -> list[Example]:
+    def encode(self, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", window: int | None) -> list[Example]:
         """Tokenise all rows.
 
         Raises:
@@ -69,7 +71,7 @@ class Template(ABC):
         """
         return [self._encode(row, tokenizer, window) for row in rows]
 
-    def _encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, window: int | None) -> Example:
+    def _encode(self, row: Row, tokenizer: "PreTrainedTokenizerBase", window: int | None) -> Example:
         text = self._fill(row)
         before, whole = _ids(tokenizer, text), _ids(tokenizer, text + self.suffix)
         texts, right = self.answers(row)
@@ -89,7 +91,7 @@ class Template(ABC):
         return self.prompt.format_map(values)
 
     def _answer(
-        self, row: Row, tokenizer: PreTrainedTokenizerBase, context: str, ids: tuple[int, ...], answer: str
+        self, row: Row, tokenizer: "PreTrainedTokenizerBase", context: str, ids: tuple[int, ...], answer: str
     ) -> tuple[int, ...]:
         joined = _ids(tokenizer, context + answer)
         if joined[: len(ids)] != ids or len(joined) == len(ids):
@@ -132,7 +134,7 @@ def text_of(row: Row, name: str, user: str) -> str:
     return str(value)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
     ids = list(tokenizer(text)["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         ids.pop()

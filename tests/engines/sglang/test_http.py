@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.sglang.address import KEY
 from twinpass.engine.sglang.engine import SglangEngine
-from twinpass.engine.sglang.http import KEY, Http
+from twinpass.engine.sglang.http import Http
 from twinpass.engine.sglang.launch import Subject, connect
 from twinpass.errors import EngineError
 from twinpass.model.trainable import Activated, Full, Trainable

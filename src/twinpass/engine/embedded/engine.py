@@ -14,7 +14,7 @@ from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine, require_fit
 from twinpass.engine.embedded.linear.lanes import LaneWeights
-from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, ComputeDtype, Paired, arithmetic_of
+from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
 from twinpass.engine.embedded.linear.products import Blocked
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.scoring.jobs import Job, Result
@@ -37,6 +37,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Spans
+from twinpass.settings import ComputeDtype
 
 _ONE_LANE = (
     "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "

@@ -1,22 +1,18 @@
 """SGLang somewhere else: a server's URL."""
 
 import base64
-import ipaddress
 import os
 import pickle
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from torch import Tensor
 
+from twinpass.engine.sglang.address import KEY, is_loopback
 from twinpass.engine.sglang.inside.plugin import TESTED
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import EngineError
-
-KEY = "TWINPASS_SGLANG_API_KEY"
-"""The environment variable with the server's API key."""
 
 
 class Http(Transport):
@@ -102,29 +98,6 @@ class Http(Transport):
             raise EngineError(
                 f"{self._url}{path} answered what is no JSON (is it an SGLang server?): {response.text[:200]!r}"
             ) from error
-
-
-def is_address(url: str) -> bool:
-    """Whether a URL names a server: http or https, a host, and perhaps a port and a path."""
-    try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and not parts.query + parts.fragment
-        )
-    except ValueError:
-        return False
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _objection(found: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
@@ -25,25 +24,6 @@ from twinpass.model.identity import hash_of, require_finite
 from twinpass.model.load import DTYPES, locate
 from twinpass.model.trainable import Lora, Trainable, Trained
 from twinpass.perturb.noise import Distribution
-
-FIXED: Mapping[str, str] = MappingProxyType(
-    {
-        "model_path": "use [model] path",
-        "tokenizer_path": "use [model] path",
-        "dtype": "use [model] dtype",
-        "device": "use [engine] device",
-        "page_size": "use [reuse] page_size",
-        "max_total_tokens": "use [reuse] budget, in bytes of keys and values",
-        "disable_radix_cache": "prefixes come from it",
-        "enable_lora": "lanes are adapters",
-        "lora_paths": "lanes are adapters, loaded as they are needed",
-        "lora_target_modules": "use [trainable] targets",
-        "max_lora_rank": "use [trainable] rank",
-        "max_loras_per_batch": "it follows from [estimator] probes",
-        "skip_server_warmup": "twinpass makes its own checks",
-    }
-)
-"""Arguments of ``sgl.Engine`` that follow from the rest of a configuration."""
 
 
 @dataclass(frozen=True)

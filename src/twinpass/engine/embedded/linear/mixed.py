@@ -12,7 +12,7 @@ docs/maths/bfloat16.md.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,8 +31,8 @@ from twinpass.model.causal import output_layer
 from twinpass.perturb.gemm import halves, pairs
 from twinpass.perturb.gemm.halves import Places
 from twinpass.perturb.layout import flat_view
+from twinpass.settings import ComputeDtype
 
-ComputeDtype = Literal["float32", "bfloat16"]
 LEAVE_OUT = "or leave engine.compute_dtype out"
 
 
