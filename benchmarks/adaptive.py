@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from twinpass.analysis.sweep import Bench, derivatives
-from twinpass.config.build import Run, build_embedded
+from twinpass.config.compose import Run, build_embedded
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
 from twinpass.core import StepReport

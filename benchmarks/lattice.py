@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twinpass.config.build import build_embedded
+from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Lane, Probe, Term
 from twinpass.perturb.inplace import InPlaceWeights

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import sglang
 
-from twinpass.config.build import build
+from twinpass.config.compose import build
 from twinpass.config.load import load_config
 from twinpass.core import StepReport, Work
 from twinpass.engine.sglang import launch

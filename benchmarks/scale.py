@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from twinpass.bench.rivals import naive
-from twinpass.config.build import build_embedded
+from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Probe, Term
 from twinpass.model.load import load

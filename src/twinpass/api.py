@@ -1,7 +1,7 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.config.encode import encode
+from twinpass.config.checks import conflicts
+from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
-from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
@@ -19,7 +19,6 @@ from twinpass.model.trainable import Lora, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
-from twinpass.perturb.noise import derive_seed
 from twinpass.report.progress import ProgressBar
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
@@ -31,7 +30,13 @@ from twinpass.task.rows import Row
 from twinpass.task.template import Template
 from twinpass.train.folder import RunFolder
 from twinpass.train.optimizer import Sgd
-from twinpass.train.trainer import Plan
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A model that was given, as far as the section [model] has to say it."""
+
+    dtype: str
 
 
 def finetune(
@@ -86,9 +91,16 @@ def finetune(
     epsilon = epsilon or ConstantEpsilon(value=1e-2)
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
-    settings = TorchSettings(device=device, compute_dtype=compute_dtype)
-    chosen = {"estimator": estimator, "reuse": reuse}
-    if problems := settings.problems(chosen) or settings.lacks(chosen):
+    engine = TorchSettings(device=device, compute_dtype=compute_dtype)
+    dtype = str(model.dtype).removeprefix("torch.")
+    sections: dict[str, Any] = {
+        "model": _Given(dtype),
+        "trainable": trainable,
+        "task": template,
+        "estimator": estimator,
+    }
+    sections |= {"epsilon": epsilon, "reuse": reuse, "engine": engine}
+    if problems := conflicts(sections) or engine.lacks(sections):
         raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
     if not resume:
@@ -96,29 +108,11 @@ def finetune(
     base = folder.path / "base.safetensors"
     if resume and base.exists():
         model.load_state_dict(load_file(base), strict=False)
-    encoded = encode(template, trainable, _rows(train, "train"), _rows(held_out, "held_out"), model, tokenizer)
-    engine = TorchEngine(
-        model,
-        trainable,
-        reuse=reuse,
-        compute_dtype=compute_dtype,
-        invocation=encoded.invocation,
-        noise=estimator.noise,
-        perturbation=estimator.perturbation,
-        seed=derive_seed(seed, "adapter"),
-        reload=lambda: load_file(base),
-    )
-    plan = Plan(
-        estimator=estimator,
-        objective=objective,
-        epsilon=epsilon,
-        optimizer=optimizer,
-        train=encoded.train,
-        held_out=encoded.held_out,
-        policy=reuse,
-        seed=seed,
-        eval_every=eval_every,
-        block_at=trainable.block_at,
+    run = compose(
+        Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every),
+        Material(template, objective, _rows(train, "train"), _rows(held_out, "held_out")),
+        Base(model, tokenizer, "", dtype, lambda: load_file(base)),
+        engine.start,
     )
     values = {
         "template": asdict(template),
@@ -131,20 +125,19 @@ def finetune(
         "run": {"seed": seed, "eval_every": eval_every, "rows": len(train), "held_out": len(held_out)},
     }
     records: Sequence[Mapping[str, Any]] = ()
-    if resume:
-        journal, contents = folder.resume(values, engine)
-        records = contents.records
-    else:
-        if not isinstance(trainable, Lora):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            save_file(dict(engine.parameters), base)
-        journal = folder.begin(values, engine)
-    engine.block()
     try:
+        if resume:
+            journal, contents = folder.resume(values, run.engine)
+            records = contents.records
+        else:
+            if not isinstance(trainable, Lora):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                save_file(dict(run.engine.parameters), base)
+            journal = folder.begin(values, run.engine)
         with ProgressBar(Console(stderr=True)) as bar:
-            summary = folder.train(engine, plan, journal, records, bar)
+            summary = folder.train(run.engine, run.plan, journal, records, bar)
     finally:
-        engine.unblock()
+        run.engine.unblock()
     folder.write_summary(summary)
     return summary
 

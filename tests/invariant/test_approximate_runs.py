@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twinpass.cli.main import main
-from twinpass.config.build import Run, build_embedded
+from twinpass.config.compose import Run, build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine

@@ -19,7 +19,7 @@ from twinpass.bench.race import race
 from twinpass.bench.rivals import first_order, naive
 from twinpass.cli.bench import WORKLOADS
 from twinpass.cli.main import main
-from twinpass.config.build import build_embedded
+from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine

@@ -12,7 +12,7 @@ from twinpass.api import finetune
 from twinpass.bench.rivals import naive
 from twinpass.cli import bench
 from twinpass.cli.main import main
-from twinpass.config.build import build
+from twinpass.config.compose import build
 from twinpass.config.load import load_config
 from twinpass.core import BASE
 from twinpass.errors import ConfigError

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from twinpass.config.build import _training_rows
+from twinpass.config.compose import _training_rows
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import DataError
 from twinpass.task.choice import ChoiceTemplate

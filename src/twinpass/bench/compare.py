@@ -17,7 +17,7 @@ from twinpass.bench.own import OwnFloat32, in_own_dtype, multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.phases import Clock
 from twinpass.bench.rivals import naive
-from twinpass.config.build import Run, build_embedded
+from twinpass.config.compose import Run, build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine

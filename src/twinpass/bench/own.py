@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from twinpass.config.build import Run, build_embedded
+from twinpass.config.compose import Run, build_embedded
 from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import Config
 from twinpass.core import StepReport

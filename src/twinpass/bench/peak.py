@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.bench.rivals import first_order, naive
-from twinpass.config.build import build_embedded
+from twinpass.config.compose import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Probe

@@ -13,7 +13,7 @@ from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.rivals import first_order, naive
-from twinpass.config.build import build_embedded
+from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
 from twinpass.report.interval import wilson

@@ -13,7 +13,7 @@ from twinpass.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinpass.config.build import Run
+    from twinpass.config.compose import Run
     from twinpass.engine.base import Engine
 
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         if args.step is not None:
             raise ConfigError("command line", ["--step needs the folder of a run, not a configuration file"])
         config = load_config(args.target, args.set)
-        from twinpass.config.build import build
+        from twinpass.config.compose import build
 
         session, step = build(config), 0
     from twinpass.train.evaluate import evaluate

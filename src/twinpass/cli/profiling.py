@@ -12,7 +12,7 @@ from rich.table import Table
 
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
-from twinpass.config.build import Run, build_embedded
+from twinpass.config.compose import Run, build_embedded
 from twinpass.config.load import portable
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine

@@ -12,7 +12,7 @@ from twinpass.errors import JournalError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinpass.config.build import Run
+    from twinpass.config.compose import Run
     from twinpass.engine.embedded.engine import TorchEngine
     from twinpass.train.folder import RunFolder
 
@@ -37,7 +37,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[Torc
     Raises:
         JournalError: the run has no such step, or the journal does not fit the base model.
     """
-    from twinpass.config.build import build_embedded
+    from twinpass.config.compose import build_embedded
     from twinpass.config.engines import TorchSettings
     from twinpass.config.load import load_config
     from twinpass.train.folder import RunFolder, header, require_same

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
             "command line", ["--resume continues a run as it began; --set cannot change it. Start a new run instead"]
         )
     config = load_config(args.config, args.set) if args.config else load_config(args.resume / "config.toml")
-    from twinpass.config.build import build
+    from twinpass.config.compose import build
     from twinpass.report.progress import ProgressBar
     from twinpass.train.folder import RunFolder
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass as record
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -12,36 +11,17 @@ from pydantic.dataclasses import dataclass
 from twinpass.engine.base import Engine
 from twinpass.engine.sglang.address import KEY, is_address
 from twinpass.engine.sglang.arguments import FIXED
-from twinpass.estimate.base import Estimator
+from twinpass.engine.subject import Subject
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
-from twinpass.model.trainable import Lora, Trainable
+from twinpass.model.trainable import Lora
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.base import Policy
 from twinpass.reuse.invariant import Invariant
 from twinpass.settings import STRICT, ComputeDtype, Count, Positive, Text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from twinpass.engine.embedded.engine import TorchEngine
-
-
-@record(frozen=True)
-class Start:
-    """What an engine begins with: a loaded model and where it came from, what is trained, and how it is perturbed and reused."""
-
-    path: str
-    dtype: str
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
-    trainable: Trainable
-    estimator: Estimator
-    policy: Policy
-    invocation: tuple[int, ...]
-    seed: int
-
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -66,8 +46,12 @@ class EngineSettings(ABC):
         """What this machine cannot do of a configuration that is sound in itself; to know, torch may have to be imported."""
         return []
 
+    def receive(self, model: Any) -> None:
+        """Move a model that was loaded for this engine to where the engine wants it."""
+        return
+
     @abstractmethod
-    def start(self, start: Start) -> Engine:
+    def start(self, subject: Subject) -> Engine:
         """An engine at ``theta_0``.
 
         Raises:
@@ -130,23 +114,23 @@ class TorchSettings(EngineSettings):
             )
         return found
 
-    def start(self, start: Start) -> "TorchEngine":
-        from twinpass.engine.embedded.engine import TorchEngine
-        from twinpass.model.load import load
-
-        model: Any = start.model
+    def receive(self, model: Any) -> None:
         model.to(chosen(self.device))
+
+    def start(self, subject: Subject) -> "TorchEngine":
+        from twinpass.engine.embedded.engine import TorchEngine
+
         engine = TorchEngine(
-            start.model,
-            start.trainable,
-            reuse=start.policy,
+            subject.model,
+            subject.trainable,
+            reuse=subject.policy,
             chunk_rows=self.chunk_rows,
             compute_dtype=self.compute_dtype,
-            invocation=start.invocation,
-            noise=start.estimator.noise,
-            perturbation=start.estimator.perturbation,
-            seed=start.seed,
-            reload=lambda: dict(load(start.path, start.dtype)[0].named_parameters()),
+            invocation=subject.invocation,
+            noise=subject.noise,
+            perturbation=subject.perturbation,
+            seed=subject.seed,
+            reload=subject.reload,
         )
         engine.block()
         return engine
@@ -208,29 +192,9 @@ class SglangSettings(EngineSettings):
             )
         return found
 
-    def start(self, start: Start) -> Engine:
-        from twinpass.engine.sglang.launch import Subject, connect, launch
-        from twinpass.model.load import load
+    def start(self, subject: Subject) -> Engine:
+        from twinpass.engine.sglang.launch import connect, launch
 
-        subject = Subject(
-            start.path,
-            start.dtype,
-            start.model,
-            start.tokenizer,
-            start.trainable,
-            start.invocation,
-            start.seed,
-            start.estimator.noise,
-            start.estimator.perturbation == "inplace",
-            reload=lambda: load(start.path, start.dtype)[0],
-        )
         if self.url is not None:
             return connect(subject, self.url, self.timeout)
-        return launch(
-            subject,
-            lanes=2 * start.estimator.probes,
-            budget=start.policy.budget,
-            page_size=start.policy.page_size,
-            device=chosen(self.device),
-            arguments=self.arguments,
-        )
+        return launch(subject, device=chosen(self.device), arguments=self.arguments)

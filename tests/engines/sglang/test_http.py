@@ -18,16 +18,17 @@ import pytest
 import torch
 from real_sglang import SHOTS, TOLERANCE, Loaded, requests_of, worst
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.address import KEY
 from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.http import Http
-from twinpass.engine.sglang.launch import Subject, connect
+from twinpass.engine.sglang.launch import connect
+from twinpass.engine.subject import Subject
 from twinpass.errors import EngineError
 from twinpass.model.trainable import Activated, Full, Trainable
+from twinpass.reuse.auto import Auto
 from twinpass.train.journal import read
 
 SECRET = "a-key-that-nobody-may-see"
@@ -123,12 +124,16 @@ def connected(
 ) -> Iterator[SglangEngine]:
     model, tokenizer = loaded
     invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if isinstance(trainable, Activated) else ()
-
-    def again() -> PreTrainedModel:
-        return deepcopy(model)
-
     subject = Subject(
-        path, "float32", deepcopy(model), tokenizer, trainable, invocation, 3, "binomial", inplace, reload=again
+        deepcopy(model),
+        tokenizer,
+        trainable,
+        Auto(),
+        path,
+        "float32",
+        perturbation="inplace" if inplace else "tandem",
+        invocation=invocation,
+        seed=3,
     )
     engine = connect(subject, url, timeout=300)
     try:
@@ -214,8 +219,7 @@ def test_a_server_that_was_not_started_for_it_is_refused(loaded: Loaded, server:
         connected(loaded, server.url, trainable),
     ):
         pass
-    model = deepcopy(loaded[0])
-    subject = Subject("x", "bfloat16", model, loaded[1], Full(), (), 0, "binomial", False, reload=lambda: model)
+    subject = Subject(deepcopy(loaded[0]), loaded[1], Full(), Auto(), "x", "bfloat16")
     with pytest.raises(EngineError, match="--dtype bfloat16"):
         connect(subject, server.url, timeout=60)
 

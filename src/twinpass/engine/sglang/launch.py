@@ -4,11 +4,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
@@ -19,41 +18,22 @@ from twinpass.engine.sglang.server import Server
 from twinpass.engine.sglang.transport import Transport
 from twinpass.engine.sglang.variants import Variants
 from twinpass.engine.sglang.weights import WeightVariants
+from twinpass.engine.subject import Subject
 from twinpass.model.causal import CausalModel
 from twinpass.model.identity import hash_of, require_finite
-from twinpass.model.load import DTYPES, locate
+from twinpass.model.load import DTYPES, load, locate
 from twinpass.model.trainable import Lora, Trainable, Trained
-from twinpass.perturb.noise import Distribution
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is trained: a loaded model and where it came from, the weights chosen, and how they are perturbed."""
-
-    path: str
-    dtype: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    trainable: Trainable
-    invocation: tuple[int, ...]
-    seed: int
-    noise: Distribution
-    inplace: bool
-    reload: Callable[[], PreTrainedModel]
 
 
 def launch(
     subject: Subject,
     *,
-    lanes: int,
-    budget: int,
-    page_size: int,
     device: Literal["cpu", "cuda"],
     arguments: Mapping[str, Any],
 ) -> SglangEngine:
     """An SGLang engine started in this process.
 
-    ``lanes`` are scored together, and ``budget`` is the size of SGLang's cache in bytes.
+    SGLang's cache is as large as the policy's budget.
 
     Raises:
         ModelError: the model or the trainable weights cannot be used.
@@ -71,9 +51,9 @@ def launch(
             "device": device,
             **(CPU if device == "cpu" else {}),
             "dtype": subject.dtype,
-            "page_size": page_size,
-            "max_total_tokens": max(1, budget // slot_bytes(subject.model, subject.dtype)),
-            **_for_adapters(subject.trainable, lanes),
+            "page_size": subject.policy.page_size,
+            "max_total_tokens": max(1, subject.policy.budget // slot_bytes(subject.model, subject.dtype)),
+            **_for_adapters(subject.trainable, subject.lanes),
             **arguments,
         }
         kept = (
@@ -116,7 +96,9 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
         undo.callback(variants.close)
         expected.require(server)
         undo.pop_all()
-    base_hash = hash_of(model) if subject.inplace else checkpoint  # on the lattice, as the embedded engine has it
+    base_hash = (
+        hash_of(model) if subject.perturbation == "inplace" else checkpoint
+    )  # on the lattice, as the embedded engine has it
     server.keeps(kept.pop_all())
     cast(Any, model).to("meta")  # SGLang has the weights
     resolution = float(torch.finfo(DTYPES[subject.dtype]).eps)
@@ -132,9 +114,9 @@ def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: st
         checkpoint,
         trained,
         trainable=subject.trainable,
-        reload=subject.reload,
+        reload=lambda: load(subject.path, subject.dtype)[0],
         noise=subject.noise,
-        inplace=subject.inplace,
+        inplace=subject.perturbation == "inplace",
     )
 
 

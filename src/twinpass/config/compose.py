@@ -1,0 +1,168 @@
+"""The one place where all layers meet: a run is composed here, from a configuration file or for ``finetune``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.config.encode import encode
+from twinpass.config.engines import TorchSettings
+from twinpass.config.schema import Config
+from twinpass.config.tasks import TaskSettings
+from twinpass.engine.base import Engine
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.subject import Subject
+from twinpass.errors import ConfigError, DataError
+from twinpass.estimate.base import Estimator
+from twinpass.model.load import load
+from twinpass.model.trainable import Trainable
+from twinpass.objective.base import Objective
+from twinpass.perturb.noise import derive_seed
+from twinpass.reuse.base import Policy
+from twinpass.schedule.epsilon import Epsilon
+from twinpass.task.rows import Row, read_rows
+from twinpass.task.template import Template
+from twinpass.train.optimizer import Sgd
+from twinpass.train.trainer import Plan
+
+E_co = TypeVar("E_co", bound=Engine, covariant=True)
+
+
+@dataclass(frozen=True)
+class Run(Generic[E_co]):
+    """An engine at ``theta_0``, its tokenizer, and the plan to train it by."""
+
+    engine: E_co
+    tokenizer: PreTrainedTokenizerBase
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to train, whatever the model and the rows are."""
+
+    trainable: Trainable
+    estimator: Estimator
+    optimizer: Sgd
+    epsilon: Epsilon
+    reuse: Policy
+    seed: int
+    eval_every: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What to train on: rows, and the template and objective that they are read by."""
+
+    template: Template
+    objective: Objective
+    train: Sequence[Row]
+    held_out: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model to train, in ``dtype``, from ``path`` (empty for an object); ``reload`` returns its tensors by name once more."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    path: str
+    dtype: str
+    reload: Callable[[], Mapping[str, Tensor]]
+
+
+def build(config: Config) -> Run[Engine]:
+    """Read the data, load the model, tokenise, compose.
+
+    Raises:
+        TwinpassError: data or model cannot be used. Nothing has been written then.
+    """
+    return _build(config, config.engine.start)
+
+
+def build_embedded(config: Config) -> Run[TorchEngine]:
+    """The same where only the embedded engine will do.
+
+    Raises:
+        ConfigError: the configuration names another.
+    """
+    if not isinstance(config.engine, TorchSettings):
+        raise ConfigError(
+            config.source, ["[engine] kind: this command runs on the embedded engine; --set engine.kind=torch"]
+        )
+    return _build(config, config.engine.start)
+
+
+def compose(method: Method, material: Material, base: Base, start: Callable[[Subject], E_co]) -> Run[E_co]:
+    """Tokenise rows and start an engine.
+
+    Raises:
+        TwinpassError: a row or the model cannot be used. Nothing has been written then.
+    """
+    encoded = encode(material.template, method.trainable, material.train, material.held_out, base.model, base.tokenizer)
+    estimator = method.estimator
+    engine = start(
+        Subject(
+            base.model,
+            base.tokenizer,
+            method.trainable,
+            method.reuse,
+            base.path,
+            base.dtype,
+            noise=estimator.noise,
+            perturbation=estimator.perturbation,
+            lanes=2 * estimator.probes,
+            invocation=encoded.invocation,
+            seed=derive_seed(method.seed, "adapter"),
+            reload=base.reload,
+        )
+    )
+    plan = Plan(
+        estimator=estimator,
+        objective=material.objective,
+        epsilon=method.epsilon,
+        optimizer=method.optimizer,
+        train=encoded.train,
+        held_out=encoded.held_out,
+        policy=method.reuse,
+        seed=method.seed,
+        eval_every=method.eval_every,
+        block_at=method.trainable.block_at,
+    )
+    return Run(engine, base.tokenizer, plan)
+
+
+def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
+    task, path, dtype = config.task, config.model.path, config.model.dtype
+    train, template = _training_rows(task)
+    held_out = read_rows(Path(task.eval), task.eval_rows)
+    model, tokenizer = load(path, dtype)
+    config.engine.receive(model)
+    method = Method(
+        config.trainable,
+        config.estimator,
+        config.optimizer,
+        config.epsilon,
+        config.reuse,
+        config.run.seed,
+        config.run.eval_every,
+    )
+    base = Base(model, tokenizer, path, dtype, lambda: dict(load(path, dtype)[0].named_parameters()))
+    return compose(method, Material(template, task.objective(), train, held_out), base, start)
+
+
+def _training_rows(task: TaskSettings) -> tuple[list[Row], Template]:
+    """The rows to train on, and the template with its demonstrations."""
+    if not task.shots:
+        return read_rows(Path(task.train), task.train_rows), task
+    rows = read_rows(Path(task.train))
+    wanted = task.train_rows or max(1, len(rows) - task.shots)
+    if wanted + task.shots > len(rows):
+        raise DataError(
+            f"{task.train}: {wanted} rows to train on and {task.shots} shots are more than the {len(rows)} in the file; "
+            "lower task.train_rows or task.shots"
+        )
+    return rows[:wanted], task.with_shots(rows[-task.shots :])

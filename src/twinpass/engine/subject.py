@@ -1,0 +1,39 @@
+"""What an engine is given to train, whichever engine it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from twinpass.model.trainable import Trainable
+from twinpass.perturb.noise import Distribution
+from twinpass.reuse.base import Policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model and where it came from, which of its weights are trained, how they are perturbed, and what is reused.
+
+    Args:
+        path: what the model was loaded from, in ``dtype``; empty for a model that was given as an object.
+        lanes: how many lanes a step scores at most, without trials of other eps.
+        invocation: the tokens that activate an activated adapter.
+        seed: where new adapter weights come from.
+        reload: the base checkpoint's tensors by name, for engines that go back to them.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    trainable: Trainable
+    policy: Policy
+    path: str
+    dtype: str
+    noise: Distribution = "binomial"
+    perturbation: Literal["tandem", "inplace"] = "tandem"
+    lanes: int = 2
+    invocation: tuple[int, ...] = ()
+    seed: int = 0
+    reload: "Callable[[], Mapping[str, Tensor]] | None" = None
