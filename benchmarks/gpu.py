@@ -35,7 +35,7 @@ from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.plan import Situation
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.step import apply, measure
 
 EPS, LR = 1e-3, 1e-7

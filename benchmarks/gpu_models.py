@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from twinpass.model.patching import forward_of
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 RANK, ALPHA = 8, 16.0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -26,8 +26,8 @@ from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.example import Example
 from twinpass.task.rows import Row, read_rows
-from twinpass.task.template import Example
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 BATCH, EPS = 16, 1e-3
@@ -49,7 +49,7 @@ def template(shots: Sequence[Row]) -> ChoiceTemplate:
 
 def batches(tokenizer: PreTrainedTokenizerBase, shots: int, count: int) -> list[list[Example]]:
     rows = read_rows(DATA / "reviews-train.jsonl", None)
-    examples = template(rows[-shots:] if shots else []).encode(rows[: count * BATCH], tokenizer, None)
+    examples = template(rows[-shots:] if shots else []).encode(rows[: count * BATCH], tokenizer)
     return [examples[i * BATCH : (i + 1) * BATCH] for i in range(count)]
 
 

@@ -16,7 +16,7 @@ from twinpass.objective.choice import Choice
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Situation
 from twinpass.reuse.reflected import Reflected
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.step import measure
 
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

@@ -27,7 +27,7 @@ from twinpass.settings import ComputeDtype
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.rows import Row
-from twinpass.task.template import Template
+from twinpass.task.template import TextTemplate
 from twinpass.train.folder import RunFolder
 from twinpass.train.optimizer import Sgd
 
@@ -144,7 +144,7 @@ def finetune(
 
 def _task(
     prompt: str, suffix: str, completion: str, options: tuple[str, ...], label: str, labels: tuple[str, ...]
-) -> tuple[Template, Objective]:
+) -> tuple[TextTemplate, Objective]:
     if bool(options) == bool(completion):
         raise ConfigError("finetune", ["give either options to choose from, or a completion to write"])
     if completion and (label != "label" or labels):

@@ -4,7 +4,24 @@ from collections.abc import Sequence
 
 
 class TwinpassError(Exception):
-    """Anything that twinpass refuses, with a message for the person who can mend it."""
+    """Anything that twinpass refuses, with a message for the person who can mend it.
+
+    What a terminal would obey, such as the escape sequences in a file's field names, is written out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters (but line breaks) and lone surrogates as escapes."""
+    return "".join(
+        each if each == "\n" or not _is_control(ord(each)) else each.encode("unicode-escape").decode() for each in text
+    )
+
+
+def _is_control(code: int) -> bool:
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or 0x202A <= code <= 0x202E
 
 
 class ConfigError(TwinpassError):

@@ -17,7 +17,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.trainable import Full, Lora, Pattern, Trainable
 from twinpass.objective.choice import Choice
 from twinpass.reuse import auto
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 OPTIONS = ((3,), (90,), (17,))
 PROMPTS: tuple[tuple[Tokens, int], ...] = (((5, 6, 7, 8), 2), ((5, 6, 7, 8, 10), 3), (tuple(range(20, 42)), 20))

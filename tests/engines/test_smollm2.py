@@ -22,8 +22,8 @@ from twinpass.objective.choice import Choice
 from twinpass.report.fidelity import Fidelity
 from twinpass.settings import ComputeDtype
 from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.example import Example
 from twinpass.task.rows import read_rows
-from twinpass.task.template import Example
 
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 SIGNS = [Lane(Probe(3), 1, 2**-10), Lane(Probe(3), -1, 2**-10)]
@@ -46,7 +46,7 @@ def examples(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> list[Ex
     template = ChoiceTemplate(
         prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
     )
-    return template.encode(read_rows(DATA, 4), loaded[1], None)
+    return template.encode(read_rows(DATA, 4), loaded[1])
 
 
 def plain(model: Any, requests: list[Request]) -> list[Score]:

@@ -17,8 +17,8 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.reflected import Reflected
 from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.example import Example
 from twinpass.task.rows import read_rows
-from twinpass.task.template import Example
 
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 EVERY_LAYER = 1e9
@@ -30,7 +30,7 @@ def examples(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
     )
     rows = read_rows(DATA, 4)
-    return template.with_shots(rows[2:]).encode(rows[:2], tokenizer, None)
+    return template.with_shots(rows[2:]).encode(rows[:2], tokenizer)
 
 
 @pytest.fixture(scope="module")

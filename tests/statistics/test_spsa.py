@@ -13,7 +13,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Full
 from twinpass.objective.choice import Choice
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution, reference
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 EXAMPLES = [Example((1, 8, 6, 5, 2), ((3,), (4,)), 1, 4), Example((1, 7, 10, 2), ((3, 5), (4,)), 0, 3)]
 PROBES = [Probe(seed) for seed in (11, 12, 13)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from twinpass.core import Request, Score
 from twinpass.objective.choice import Choice
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 Logs = list[list[list[float]]]
 """Log-probabilities by example, option and token."""

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from twinpass.errors import DataError
 from twinpass.objective.completion import Completion
 from twinpass.task.completion import CompletionTemplate
+from twinpass.task.example import Example
+from twinpass.task.limits import Limits
 from twinpass.task.rows import Row
-from twinpass.task.template import Example
 
 WORDS = {word: i for i, word in enumerate(tiny.WORDS)}
 
@@ -23,7 +24,7 @@ def template(**changes: Any) -> CompletionTemplate:
 
 def encode(chosen: CompletionTemplate, tokenizer: PreTrainedTokenizerFast | None = None, **fields: object) -> Example:
     row = Row({"text": "a dull story", "answer": "good", **fields}, "a.jsonl, row 7")
-    return chosen.encode([row], tokenizer or tiny.tokenizer(), None)[0]
+    return chosen.encode([row], tokenizer or tiny.tokenizer())[0]
 
 
 def ending(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -54,9 +55,9 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
 def test_the_window_holds_the_end_too() -> None:
     tokenizer = ending(tiny.tokenizer())
     row = Row({"text": "fine", "answer": "good"}, "a.jsonl, row 7")
-    assert template(end=True).encode([row], tokenizer, 5)
+    assert template(end=True).encode([row], tokenizer, Limits(5))
     with pytest.raises(DataError, match="row 7: 5 tokens, but the model's window holds 4"):
-        template(end=True).encode([row], tokenizer, 4)
+        template(end=True).encode([row], tokenizer, Limits(4))
 
 
 def test_solved_rows_stand_in_front() -> None:

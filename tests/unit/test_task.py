@@ -1,9 +1,11 @@
 """Rows and templates: what is read is what the file says, and every fault names file and row."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from tokenizers import Regex, Tokenizer
@@ -14,10 +16,11 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from twinpass.config.compose import _training_rows
 from twinpass.config.tasks import ChoiceTask
-from twinpass.errors import DataError
+from twinpass.errors import DataError, printable
 from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.example import Example
+from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Row, read_rows
-from twinpass.task.template import Example
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -138,7 +141,7 @@ def test_json_beyond_what_python_reads_names_the_row(write: Write, value: str, w
 def test_a_path_that_cannot_be_is_refused(name: str, words: str) -> None:
     with pytest.raises(DataError) as caught:
         read_rows(Path(name))
-    assert str(caught.value).startswith(f"{name}: {words}")
+    assert str(caught.value).startswith(f"{printable(name)}: {words}")
 
 
 # --- templates
@@ -182,7 +185,7 @@ def row(label: object = 0, **fields: object) -> Row:
 
 
 def encode(chosen: ChoiceTemplate, one: Row, tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Example:
-    (example,) = chosen.encode([one], tokenizer, window)
+    (example,) = chosen.encode([one], tokenizer, Limits(window))
     return example
 
 
@@ -208,32 +211,11 @@ def test_the_end_token_that_a_tokenizer_adds_is_left_out() -> None:
 
 
 def test_rows_are_encoded_in_order() -> None:
-    examples = template().encode([row(1), row(0), row(1)], words(*WORDS), None)
+    examples = template().encode([row(1), row(0), row(1)], words(*WORDS))
     assert [example.label for example in examples] == [1, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("label", "labels", "expected"),
-    [
-        (0, (), 0),
-        (1, (), 1),
-        ("1", (), 1),
-        ("good", (), 1),
-        (" good", (), 1),
-        ("bad", (), 0),
-        ("neg", ("neg", "pos"), 0),
-        ("pos", ("neg", "pos"), 1),
-        ("good", ("neg", "pos"), 1),
-        (1, ("neg", "pos"), 1),
-        ("1", ("1", "0"), 0),
-        ("bad", ("good", "bad"), 1),
-    ],
-)
-def test_a_label_is_an_index_a_text_or_a_name(label: object, labels: tuple[str, ...], expected: int) -> None:
-    assert encode(template(labels=labels), row(label), words(*WORDS)).label == expected
-
-
-@pytest.mark.parametrize("label", [2, -1, "2", "-1", "", "great", "Good", True, False, None, 1.0, [1], {"a": 1}])
+@pytest.mark.parametrize("label", [2, -1, "2", "-1", "", "great", "Good", None, 0.5, math.nan, [1], {"a": 1}])
 def test_a_label_outside_the_options_names_the_row(label: object) -> None:
     with pytest.raises(DataError) as caught:
         encode(template(), row(label), words(*WORDS))
@@ -341,6 +323,189 @@ def test_a_bad_template_is_refused(changes: dict[str, Any]) -> None:
         template(**changes)
 
 
+# --- fields in options and suffix, fields that are no text
+
+
+def test_options_and_suffix_are_filled_from_the_row() -> None:
+    chosen = template(prompt="{text}\n", suffix="{ask}", options=(" {one}", " was {two}"))
+    example = encode(chosen, row(1, ask="Mood:", one="bad", two="good"), words(*WORDS))
+    assert example == Example((IT, WAS, MOOD), ((BAD,), (WAS, GOOD)), 1, 2)
+
+
+def test_an_option_may_be_named_by_its_own_text_in_the_row() -> None:
+    chosen = template(prompt="{text} ", suffix="", options=(" {one}", " {two}"))
+    assert encode(chosen, row("good", one="bad", two="good"), words(*WORDS)).label == 1
+    with pytest.raises(DataError, match=r"label is 'it', expected 0 to 1 or one of \[' bad', ' good'\]"):
+        encode(chosen, row("it", one="bad", two="good"), words(*WORDS))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"one": "bad", "two": "bad"}, "two options are the same"),
+        ({"one": " ", "two": "bad"}, "an option is empty, one hold no text"),
+        ({"one": "bad"}, r"the options uses \{two\}, the row has only text, label, one"),
+        ({"one": None, "two": "bad"}, r"the options uses \{one\}, which is null"),
+    ],
+)
+def test_options_that_a_row_does_not_fill(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=rf"^a\.jsonl, row 7: {message}"):
+        encode(template(options=(" {one}", " {two}")), row(**fields), words(*WORDS))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (["it", "was"], "is a list, no text"),
+        ([{"role": "user", "content": "it"}], "is a list, no text"),
+        ({"a": 1}, "is an object, no text"),
+        (math.nan, "is nan"),
+        (-math.inf, "is -inf"),
+        (True, "is true, no text"),
+        (b"it", "is of type bytes, no text"),
+        (np.array([1, 2]), "is of type ndarray, no text"),
+        (np.float32("nan"), "is nan"),
+        ("it \ud800 was", r"holds half a character \(\\ud800, a lone surrogate\)"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "chosen", [template(), template(syntax="jinja", prompt="Review: {{ text }} ")], ids=["braces", "jinja"]
+)
+def test_what_is_no_text_names_row_and_field(chosen: ChoiceTemplate, value: object, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"^a\.jsonl, row 7: the prompt .*{reason}"):
+        encode(chosen, row(text=value), words(*WORDS))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3, "3"), (2.5, "2.5"), (np.int64(3), "3"), (np.float64(2.5), "2.5"), ("3", "3")]
+)
+def test_numbers_are_written_as_they_are(value: object, text: str) -> None:
+    tokenizer = words(*WORDS, text)
+    assert encode(template(prompt="{text} "), row(text=value), tokenizer).prompt == (8, MOOD)
+
+
+def test_fields_inside_of_fields() -> None:
+    chosen = template(prompt="{target.span_text} {answers.text[1]} {a.b} ", suffix="")
+    fields = {"target": {"span_text": "it"}, "answers": {"text": ["bad", "good"]}, "a.b": "was"}
+    assert encode(chosen, row(**fields), words(*WORDS)).prompt == (IT, GOOD, WAS)
+    for key, broken in [("target", {}), ("target", "it"), ("answers", {"text": ["bad"]}), ("answers", [])]:
+        with pytest.raises(DataError, match=r"^a\.jsonl, row 7: the prompt uses \{(target|answers)\."):
+            encode(chosen, row(**fields | {key: broken}), words(*WORDS))
+
+
+def test_the_label_may_lie_inside_of_a_field() -> None:
+    assert encode(template(label="gold.index"), row(gold={"index": 1}), words(*WORDS)).label == 1
+
+
+# --- Jinja
+
+
+def test_a_jinja_template_writes_what_braces_cannot() -> None:
+    chosen = template(
+        syntax="jinja",
+        prompt="{% for each in words %}{{ each|lower }} {% endfor %}{% if good %}good{% else %}bad{% endif %} ",
+        suffix="{{ ask }}:",
+        options=(" {{ one }}", " was"),
+    )
+    example = encode(chosen, row(0, words=["IT", "WAS"], good=True, ask="Mood", one="bad"), words(*WORDS))
+    assert example == Example((IT, WAS, GOOD, MOOD), ((BAD,), (WAS,)), 0, 3)
+
+
+def test_shots_of_jinja_templates_are_text() -> None:
+    chosen = template(syntax="jinja", prompt="{{ text }} ").with_shots(
+        [row(1, text='a "b" {{ c }} {% endraw %} \\n \U0001f600')]
+    )
+    filled = chosen._fill(row(text="it"))[0]
+    assert filled == 'a "b" {{ c }} {% endraw %} \\n \U0001f600 Mood: good\n\nit '
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("{{ texts }}", "'texts' is undefined"),
+        ("{{ text.__class__.__mro__ }}", "access to attribute '__class__'"),
+        ("{{ more.append(1) }}", "attribute 'append' of 'list' object is unsafe"),
+        ("{{ 1 // 0 }}", "division|zero"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    ],
+)
+def test_what_a_jinja_template_may_not_do_names_the_row(prompt: str, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"^a\.jsonl, row 7: the prompt cannot be filled from this row: .*({reason})"):
+        encode(template(syntax="jinja", prompt=prompt), row(more=[1]), words(*WORDS))
+
+
+def test_a_jinja_template_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prompt: not a Jinja template, line 2"):
+        template(syntax="jinja", prompt="a\n{% if %}")
+
+
+# --- what a model can read
+
+
+def beginning(adds: bool) -> PreTrainedTokenizerBase:
+    """Words whose text begins with a token of its own, which the tokenizer may add."""
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(("[UNK]", "<s>", *WORDS))}, unk_token="[UNK]"))
+    core.pre_tokenizer = WhitespaceSplit()
+    if adds:
+        core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return wrap(core, unk_token="[UNK]", bos_token="<s>")
+
+
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("prompt", ["<s> {text} ", "<s> <s> {text} ", "{text} "])
+def test_a_text_has_one_beginning(adds: bool, prompt: str) -> None:
+    example = encode(template(prompt=prompt), row(), beginning(adds))
+    assert example.prompt[-3:] == (IT, WAS, MOOD)
+    assert example.prompt[:-3] == ((1,) if adds or "<s>" in prompt else ())
+    assert example.options == ((BAD,), (GOOD,))
+
+
+def test_a_token_that_the_model_does_not_know_names_row_and_token() -> None:
+    tokenizer = words(*WORDS)
+    tokenizer.add_tokens(["<label>"])
+    limits = Limits(vocabulary=8)
+    assert template().encode([row()], tokenizer, limits)
+    for one, chosen in ((row(text="it <label>"), template()), (row(), template(options=(" bad", " <label>")))):
+        with pytest.raises(
+            DataError, match=r"^a\.jsonl, row 7: token 8 \('<label>'\) is outside of .* vocabulary, 0 to 7"
+        ):
+            chosen.encode([one], tokenizer, limits)
+
+
+@pytest.mark.parametrize(
+    ("truncate", "window", "prompt"),
+    [
+        ("left", 6, ("<s>", "it", "was", "good", "Mood:")),
+        ("left", 4, ("<s>", "good", "Mood:")),
+        ("right", 6, ("<s>", "Review:", "it", "was", "Mood:")),
+        ("right", 4, ("<s>", "Review:", "Mood:")),
+        ("left", 7, ("<s>", "Review:", "it", "was", "good", "Mood:")),
+    ],
+)
+def test_a_long_prompt_is_shortened_and_keeps_its_beginning_suffix_and_answers(
+    truncate: Truncate, window: int, prompt: tuple[str, ...]
+) -> None:
+    tokenizer = beginning(True)
+    (example,) = template().encode([row(text="it was good")], tokenizer, Limits(window, truncate=truncate))
+    assert tuple(tokenizer.convert_ids_to_tokens(list(example.prompt))) == prompt
+    assert (example.suffix_start, example.options) == (len(prompt) - 1, ((BAD,), (GOOD,)))
+
+
+@pytest.mark.parametrize("truncate", ["left", "right"])
+def test_a_prompt_of_which_nothing_would_be_left_is_refused(truncate: Truncate) -> None:
+    with pytest.raises(
+        DataError, match=r"^a\.jsonl, row 7: 4 tokens too many for a window of 3, and only 4 before the suffix"
+    ):
+        template().encode([row(text="it was good")], beginning(True), Limits(3, truncate=truncate))
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    with pytest.raises(DataError) as caught:
+        encode(template(), Row({"\x1b[31mtext\x9b2J\u202e": "a", "label": 1}, "a.jsonl, row 7"), words(*WORDS))
+    assert "the row has only \\x1b[31mtext\\x9b2J\\u202e, label" in str(caught.value)
+
+
 # --- shots
 
 
@@ -366,9 +531,15 @@ def test_braces_in_a_shot_are_text() -> None:
     assert encode(chosen, row(text="it"), tokenizer).prompt == (2, 3, 4, 5, 6, 7, 2, 8, 6)
 
 
-def test_options_and_suffixes_of_shots_are_written_as_they_are() -> None:
-    chosen = template(prompt="{text}", suffix=" {Mood}:", options=(" {bad}", " good")).with_shots([row(0)])
+def test_braces_in_options_and_suffixes_of_shots_are_written_once() -> None:
+    chosen = template(prompt="{text}", suffix=" {{Mood}}:", options=(" {{bad}}", " good")).with_shots([row(0)])
     assert chosen.prompt == "it was {{Mood}}: {{bad}}\n\n{text}"
+
+
+def test_fields_of_a_shot_fill_its_suffix_and_options() -> None:
+    chosen = template(prompt="{text}", suffix=" {ask}:", options=(" {a}", " {b}"))
+    shot = row(1, ask="which", a="red", b="blue")
+    assert chosen.with_shots([shot]).prompt == "it was which: blue\n\n{text}"
 
 
 @pytest.mark.parametrize(
@@ -418,6 +589,7 @@ def test_the_last_rows_are_shots_and_the_first_are_trained_on(
 ) -> None:
     rows, chosen = _training_rows(task(five, **keys))
     assert [row.fields["text"] for row in rows] == list(texts)
+    assert isinstance(chosen, ChoiceTask)
     assert chosen.prompt == prompt
 
 

@@ -18,7 +18,7 @@ from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Plan, Situation, Spans, combine
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.step import apply, measure
 
 

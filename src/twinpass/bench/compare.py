@@ -25,7 +25,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal

@@ -7,7 +7,7 @@ from torch import nn
 
 from twinpass.bench.naive import completion_logprobs
 from twinpass.objective.choice import Choice
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
 class FirstOrder:

@@ -10,7 +10,7 @@ from torch import nn
 
 from twinpass.core import Request, Score
 from twinpass.objective.base import Objective
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
 class NaiveMezo:

@@ -10,7 +10,7 @@ from twinpass.config.schema import Config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.reuse.plan import Situation
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.step import apply, measure
 
 

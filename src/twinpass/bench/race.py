@@ -20,7 +20,7 @@ from twinpass.report.interval import wilson
 from twinpass.report.listener import Listener
 from twinpass.reuse.activated import Activated
 from twinpass.schedule.epsilon import Known
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal

@@ -8,8 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Trainable
 from twinpass.task.activation import activation_points, common_suffix
+from twinpass.task.example import Example
+from twinpass.task.limits import Limits
 from twinpass.task.rows import Row
-from twinpass.task.template import Example, Template
+from twinpass.task.template import Template
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ def encode(
         DataError: a row cannot be used.
     """
     rows = [*train, *held_out]
-    examples = template.encode(rows, tokenizer, CausalModel(model).window)
+    causal = CausalModel(model)
+    examples = template.encode(rows, tokenizer, Limits(causal.window, causal.vocabulary))
     invocation: tuple[int, ...] = ()
     if isinstance(trainable, Activated):
-        invocation = trainable.invocation or common_suffix(examples, rows)
-        examples = activation_points(examples, rows, invocation)
+        invocation = trainable.invocation or common_suffix(examples)
+        examples = activation_points(examples, invocation)
     return Encoded(examples[: len(train)], examples[len(train) :], invocation)

@@ -11,12 +11,12 @@ from twinpass.objective.completion import Completion
 from twinpass.settings import STRICT, Count, Index, Text
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
-from twinpass.task.template import Template
+from twinpass.task.template import TextTemplate
 
 
 @dataclass(frozen=True, config=STRICT)
-class TaskSettings(Template):
-    """A :class:`Template` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used.
+class TaskSettings(TextTemplate):
+    """A :class:`TextTemplate` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used.
 
     The last ``shots`` rows of the training file stand solved in front of every prompt, and are not trained on.
     """

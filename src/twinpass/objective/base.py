@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from twinpass.core import Request, Score
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
 class Objective(ABC):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from twinpass.core import Request, Score
 from twinpass.objective.base import Objective
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
 class Choice(Objective):

@@ -6,7 +6,7 @@ import numpy as np
 
 from twinpass.core import Request, Score
 from twinpass.objective.base import Objective
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
 class Completion(Objective):

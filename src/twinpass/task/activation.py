@@ -5,11 +5,10 @@ from dataclasses import replace
 
 from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.task.rows import Row
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 
-def common_suffix(examples: Sequence[Example], rows: Sequence[Row]) -> Tokens:
+def common_suffix(examples: Sequence[Example]) -> Tokens:
     """The tokens of the task's suffix, which have to be the same in all examples.
 
     Raises:
@@ -23,29 +22,26 @@ def common_suffix(examples: Sequence[Example], rows: Sequence[Row]) -> Tokens:
             "activated adapters act from the task's suffix on, and there is none, or it becomes no tokens of its own: "
             'set task.suffix, such as "Sentiment:", or trainable.invocation'
         )
-    for example, row in zip(examples, rows, strict=True):
+    for example in examples:
         if (own := example.prompt[example.suffix_start :]) != suffix:
             raise DataError(
-                f"{row.place}: the suffix becomes tokens {list(own)} here and {list(suffix)} in {rows[0].place}, as it "
-                "melts into the text before it; end task.prompt with a line break"
+                f"{example.place}: the suffix becomes tokens {list(own)} here and {list(suffix)} in {examples[0].place}: it "
+                "melts into the text before it, or holds fields; end task.prompt with a line break, and keep fields in it"
             )
     return suffix
 
 
-def activation_points(examples: Sequence[Example], rows: Sequence[Row], invocation: Tokens) -> list[Example]:
+def activation_points(examples: Sequence[Example], invocation: Tokens) -> list[Example]:
     """The examples with ``suffix_start`` at the last place where ``invocation`` stands in the prompt.
 
     Raises:
         DataError: a row's prompt does not hold it.
     """
-    return [
-        replace(example, suffix_start=_last(example.prompt, invocation, row))
-        for example, row in zip(examples, rows, strict=True)
-    ]
+    return [replace(example, suffix_start=_last(example, invocation)) for example in examples]
 
 
-def _last(prompt: Tokens, invocation: Tokens, row: Row) -> int:
-    for start in range(len(prompt) - len(invocation), -1, -1):
-        if prompt[start : start + len(invocation)] == invocation:
+def _last(example: Example, invocation: Tokens) -> int:
+    for start in range(len(example.prompt) - len(invocation), -1, -1):
+        if example.prompt[start : start + len(invocation)] == invocation:
             return start
-    raise DataError(f"{row.place}: trainable.invocation {list(invocation)} does not stand in the prompt's tokens")
+    raise DataError(f"{example.place}: trainable.invocation {list(invocation)} does not stand in the prompt's tokens")

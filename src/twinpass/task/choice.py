@@ -7,16 +7,19 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, Texts
+from twinpass.task.fields import value_of
+from twinpass.task.labels import option_of, takes_indices
 from twinpass.task.rows import Row
-from twinpass.task.template import Template, field_of
+from twinpass.task.template import TextTemplate
 
 
 @settings(frozen=True, config=STRICT)
-class ChoiceTemplate(Template):
-    """The answer is one of ``options``.
+class ChoiceTemplate(TextTemplate):
+    """The answer is one of ``options``, which may hold fields too, such as " {choice1}".
 
-    ``label`` names the field with the answer: an option's index, its text, or an entry of ``labels``, which
-    names the options in their order.
+    ``label`` names the field with the answer: an entry of ``labels``, which names the options in their order; an option's
+    text; or, where neither is written as a number, an option's index. True and false are the options (or labels) "true" and "false",
+    "yes" and "no", otherwise 1 and 0.
     """
 
     options: Texts = field(kw_only=True)
@@ -25,24 +28,33 @@ class ChoiceTemplate(Template):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for option in self.options:
+            self._text("options", option)
         if len(self.options) < 2:
             raise ValueError(f"options: expected at least two answers to choose from, got {list(self.options)}")
         if len(set(self.options)) < len(self.options) or not all(self.options):
             raise ValueError(f"options: they must be different and not empty, got {list(self.options)}")
         if self.labels and len(self.labels) != len(self.options):
             raise ValueError(f"labels: {len(self.labels)} names for {len(self.options)} options; give one for each")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels: they must be different, got {list(self.labels)}")
 
     def answers(self, row: Row) -> tuple[Sequence[str], int]:
-        return self.options, self._label(row)
+        texts = [self._text("options", option) for option in self.options]
+        for text in texts:
+            if text.is_blank(row):
+                raise DataError(f"{row.place}: an option is empty, {' and '.join(text.fields)} hold no text")
+        options = [text.fill(row) for text in texts]
+        if len(set(options)) < len(options):
+            raise DataError(f"{row.place}: two options are the same, {options}; drop the row")
+        return options, self._right(row, options)
 
-    def _label(self, row: Row) -> int:
-        value = field_of(row, self.label, "task")
-        stripped = tuple(option.strip() for option in self.options)
-        indices = tuple(str(i) for i in range(len(self.options)))
-        for names in (self.labels, self.options, stripped, indices):
-            if value in names:
-                return names.index(str(value))
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.options):
-            return value
-        known = list(self.labels or self.options)
-        raise DataError(f"{row.place}: {self.label} is {value!r:.40}, expected 0 to {len(known) - 1} or one of {known}")
+    def _right(self, row: Row, options: Sequence[str]) -> int:
+        value = value_of(row, self.label, "task")
+        found = option_of(value, self.labels, options)
+        if found is None:
+            indices = f"0 to {len(options) - 1} or " if takes_indices(self.labels, options) else ""
+            raise DataError(
+                f"{row.place}: {self.label} is {value!r:.40}, expected {indices}one of {list(self.labels or options)}"
+            )
+        return found

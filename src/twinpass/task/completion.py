@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass as settings
 
+from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, Text
 from twinpass.task.rows import Row
-from twinpass.task.template import Template, fields_of, text_of
+from twinpass.task.template import TextTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 @settings(frozen=True, config=STRICT)
-class CompletionTemplate(Template):
+class CompletionTemplate(TextTemplate):
     """The answer is ``completion``, filled from the row's fields, such as " {summary}".
 
     With ``end`` the tokenizer's end-of-text token follows, so that a trained model learns where to stop.
@@ -27,20 +28,29 @@ class CompletionTemplate(Template):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not fields_of("completion", self.completion):
+        if not self._text("completion", self.completion).fields:
             raise ValueError(
                 f"completion: {self.completion!r} is the same for every row; name a field, such as {{summary}}"
             )
 
     def answers(self, row: Row) -> tuple[Sequence[str], int]:
-        values = {name: text_of(row, name, "completion") for name in fields_of("completion", self.completion)}
-        if not any(value.strip() for value in values.values()):
-            raise DataError(f"{row.place}: the completion is empty, {' and '.join(values)} hold no text; drop the row")
-        return (self.completion.format_map(values),), 0
+        text = self._text("completion", self.completion)
+        if text.is_blank(row):
+            raise DataError(
+                f"{row.place}: the completion is empty, {' and '.join(text.fields)} hold no text; drop the row"
+            )
+        return (text.fill(row),), 0
 
-    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-        if not self.end:
-            return ()
-        if not isinstance(tokenizer.eos_token_id, int):
-            raise DataError("the tokenizer has no end-of-text token; set task.end = false")
-        return (tokenizer.eos_token_id,)
+    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        return closing(tokenizer) if self.end else ()
+
+
+def closing(tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+    """The tokenizer's end of a text.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise DataError("the tokenizer has no end-of-text token; set task.end = false")
+    return (tokenizer.eos_token_id,)

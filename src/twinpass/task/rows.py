@@ -72,6 +72,7 @@ def _json_row(path: Path, number: int, line: str) -> Row:
 
 
 def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # as much as a C long holds anywhere; the default is 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         try:

@@ -1,40 +1,70 @@
-"""Fill a prompt from a row and tokenise it together with its answers."""
+"""How a row becomes text, and text with its answers becomes tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from string import Formatter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from pydantic.dataclasses import dataclass as settings
 
+from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.settings import STRICT, Text
+from twinpass.settings import STRICT
+from twinpass.settings import Text as NonEmpty
+from twinpass.task.example import Example
+from twinpass.task.limits import UNLIMITED, Limits
 from twinpass.task.rows import Row
+from twinpass.task.text import Syntax, Text, compiled, literal
+from twinpass.task.tokens import common, ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A tokenised row: the prompt, its answers, the index of the right one, and where the suffix begins."""
+class Template(ABC):
+    """Makes examples of rows."""
 
-    prompt: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
-    label: int
-    suffix_start: int
+    @abstractmethod
+    def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
+        """The examples of a row, however long.
+
+        Raises:
+            DataError: the row lacks a field, or does not say what is right.
+        """
+
+    @abstractmethod
+    def with_shots(self, rows: Sequence[Row]) -> Self:
+        """The same with solved rows in front of every prompt, a blank line after each.
+
+        Raises:
+            DataError: a row lacks a field, or does not say what is right.
+        """
+
+    def encode(
+        self, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", limits: Limits = UNLIMITED
+    ) -> list[Example]:
+        """The examples of all rows.
+
+        Raises:
+            DataError: a row cannot be used, or does not fit.
+        """
+        return [limits.applied(example, tokenizer) for row in rows for example in self.examples(row, tokenizer)]
 
 
 @settings(frozen=True, config=STRICT)
-class Template(ABC):
-    """How a row becomes text: ``prompt`` filled from its fields, then ``suffix``, then an answer."""
+class TextTemplate(Template):
+    """``prompt`` filled from a row's fields, then ``suffix``, then an answer. A row makes one example.
 
-    prompt: Text
+    ``syntax``: "braces" takes fields as ``{name}`` or ``{name.inside[0]}``, "jinja" is Jinja's (in a sandbox).
+    """
+
+    prompt: NonEmpty
     suffix: str = ""
+    syntax: Syntax = "braces"
 
     def __post_init__(self) -> None:
-        fields_of("prompt", self.prompt)
+        self._text("prompt", self.prompt)
+        self._text("suffix", self.suffix)
 
     @abstractmethod
     def answers(self, row: Row) -> tuple[Sequence[str], int]:
@@ -44,102 +74,42 @@ class Template(ABC):
             DataError: the row does not say.
         """
 
-    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    def closing(self, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
         """Tokens that follow every answer."""
         return ()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the row fields that the prompt uses."""
-        return fields_of("prompt", self.prompt)
+        return self._text("prompt", self.prompt).fields
 
     def with_shots(self, rows: Sequence[Row]) -> Self:
-        """The same with solved rows in front of every prompt, a blank line after each.
-
-        Raises:
-            DataError: a row lacks a field, or does not say what is right.
-        """
         known = [(row, *self.answers(row)) for row in rows]
-        solved = "".join(f"{self._fill(row)}{self.suffix}{answers[right]}\n\n" for row, answers, right in known)
-        return replace(self, prompt=solved.replace("{", "{{").replace("}", "}}") + self.prompt)
+        solved = "".join(f"{''.join(self._fill(row))}{answers[right]}\n\n" for row, answers, right in known)
+        return replace(self, prompt=literal(solved, self.syntax) + self.prompt)
 
-    def encode(self, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", window: int | None) -> list[Example]:
-        """Tokenise all rows.
-
-        Raises:
-            DataError: a row lacks a field, does not say what is right, or does not fit the window.
-        """
-        return [self._encode(row, tokenizer, window) for row in rows]
-
-    def _encode(self, row: Row, tokenizer: "PreTrainedTokenizerBase", window: int | None) -> Example:
-        text = self._fill(row)
-        before, whole = _ids(tokenizer, text), _ids(tokenizer, text + self.suffix)
+    def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
+        text, suffix = self._fill(row)
+        before, whole = ids_of(tokenizer, text), ids_of(tokenizer, text + suffix)
         texts, right = self.answers(row)
         end = self.closing(tokenizer)
-        answers = tuple(self._answer(row, tokenizer, text + self.suffix, whole, answer) + end for answer in texts)
-        longest = len(whole) + max(len(answer) for answer in answers)
-        if window is not None and longest > window:
-            raise DataError(
-                f"{row.place}: {longest} tokens, but the model's window holds {window}; shorten or drop the row"
-            )
-        return Example(whole, answers, right, _common(before, whole))
+        answers = tuple(_answer(row, tokenizer, text + suffix, whole, answer) + end for answer in texts)
+        yield Example(whole, answers, right, common(before, whole), row.place)
 
-    def _fill(self, row: Row) -> str:
-        values = {name: text_of(row, name, "prompt") for name in self.fields}
-        if values and not any(value.strip() for value in values.values()):
-            raise DataError(f"{row.place}: the prompt is empty, {' and '.join(values)} hold no text")
-        return self.prompt.format_map(values)
+    def _fill(self, row: Row) -> tuple[str, str]:
+        prompt = self._text("prompt", self.prompt)
+        if prompt.is_blank(row):
+            raise DataError(f"{row.place}: the prompt is empty, {' and '.join(prompt.fields)} hold no text")
+        return prompt.fill(row), self._text("suffix", self.suffix).fill(row)
 
-    def _answer(
-        self, row: Row, tokenizer: "PreTrainedTokenizerBase", context: str, ids: tuple[int, ...], answer: str
-    ) -> tuple[int, ...]:
-        joined = _ids(tokenizer, context + answer)
-        if joined[: len(ids)] != ids or len(joined) == len(ids):
-            raise DataError(
-                f"{row.place}: the answer {answer!r:.40} melts into the last token of the prompt; begin it with a space or line break"
-            )
-        return joined[len(ids) :]
+    def _text(self, key: str, text: str) -> Text:
+        return compiled(key, text, self.syntax)
 
 
-def fields_of(key: str, text: str) -> tuple[str, ...]:
-    """Names of the row fields that a text with ``{name}`` in it uses.
-
-    Raises:
-        ValueError: it is written otherwise.
-    """
-    try:
-        parts = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}; write fields as {{name}}, and literal braces doubled") from error
-    for _, name, format_spec, conversion in parts:
-        if name is not None and (not name.isidentifier() or format_spec or conversion):
-            raise ValueError(f"{key}: fields are plain names such as {{text}}, not {{{name}}} with anything more")
-    return tuple(name for _, name, _, _ in parts if name is not None)
-
-
-def field_of(row: Row, name: str, user: str) -> object:
-    """A field of the row that ``user``, a key of the task, names."""
-    if name not in row.fields:
-        raise DataError(f"{row.place}: the {user} uses {{{name}}}, the row has only {', '.join(row.fields)}")
-    return row.fields[name]
-
-
-def text_of(row: Row, name: str, user: str) -> str:
-    """The same as text."""
-    value = field_of(row, name, user)
-    if value is None:
+def _answer(row: Row, tokenizer: "PreTrainedTokenizerBase", context: str, ids: Tokens, answer: str) -> Tokens:
+    joined = ids_of(tokenizer, context + answer)
+    if joined[: len(ids)] != ids or len(joined) == len(ids):
         raise DataError(
-            f'{row.place}: the {user} uses {{{name}}}, which is null; write "" for no text, or drop the row'
+            f"{row.place}: the answer {answer!r:.40} melts into the last token of the prompt; begin it with a space or line break"
         )
-    return str(value)
-
-
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:
-    ids = list(tokenizer(text)["input_ids"])
-    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
-        ids.pop()
-    return tuple(ids)
-
-
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return joined[len(ids) :]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from twinpass.core import BASE, Evaluation
 from twinpass.engine.base import Engine
 from twinpass.objective.base import Objective
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 BLOCK = 32
 

@@ -10,7 +10,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.objective.base import Objective
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Situation, combine
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 
 Clip = Callable[[Sequence[float]], tuple[float, ...]]
 

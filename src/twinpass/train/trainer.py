@@ -18,7 +18,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import Epsilon, Known
-from twinpass.task.template import Example
+from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.evaluate import blocks, evaluate
 from twinpass.train.journal import History, Journal, step_record

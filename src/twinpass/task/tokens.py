@@ -1,0 +1,27 @@
+"""Text as a model reads it."""
+
+from typing import TYPE_CHECKING
+
+from twinpass.core import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool = True) -> Tokens:
+    """Token ids, with what the tokenizer puts in front of a text (if ``special``) once, and nothing after it.
+
+    A text that begins with the beginning-of-text token itself gets no second one.
+    """
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    while special and first is not None and ids[:2] == [first, first]:
+        del ids[0]
+    if special and ids and ids[-1] == last and not text.endswith(str(tokenizer.eos_token)):
+        ids.pop()
+    return tuple(ids)
+
+
+def common(a: Tokens, b: Tokens) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
