@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinpass.api import finetune
+    from twinpass.api import finetune, load_model
     from twinpass.errors import TwinpassError
     from twinpass.estimate.jvp import Jvp
     from twinpass.estimate.one_sided import OneSided
@@ -49,10 +49,11 @@ __all__ = [
     "TwinpassError",
     "__version__",
     "finetune",
+    "load_model",
 ]
 
 _MODULES = {
-    "api": ("finetune",),
+    "api": ("finetune", "load_model"),
     "errors": ("TwinpassError",),
     "estimate.jvp": ("Jvp",),
     "estimate.one_sided": ("OneSided",),

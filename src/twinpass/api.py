@@ -15,6 +15,7 @@ from twinpass.config.engines import Device, TorchSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.load import load
 from twinpass.model.trainable import Lora, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
@@ -37,6 +38,15 @@ class _Given:
     """A model that was given, as far as the section [model] has to say it."""
 
     dtype: str
+
+
+def load_model(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model on the CPU, in ``dtype``, and its tokenizer: from a folder, a hub id, a .gguf file, or "smollm2".
+
+    Raises:
+        ModelError: it cannot be found or read, or it is not a causal language model.
+    """
+    return load(path, dtype)
 
 
 def finetune(

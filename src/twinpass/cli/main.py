@@ -4,20 +4,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from twinpass.cli import bench, evaluate, profile, replay, train
+from twinpass.cli import bench, demo, evaluate, profile, replay, train
 from twinpass.errors import DivergedError, EngineError, TwinpassError
 
 DESCRIPTION = """\
 Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
 
-  twinpass train examples/reviews.toml          train, with a progress bar; results go to the run folder
-  twinpass train --resume runs/reviews          continue an interrupted run, to the same bits
-  twinpass eval examples/reviews.toml           score the base model on the held-out rows
-  twinpass eval runs/reviews --step 100         score a run as it was after step 100
-  twinpass profile examples/reviews-8shot.toml  what each reuse policy saves, and what it costs in fidelity
+  twinpass demo                                 fine-tune SmolLM2-135M on movie reviews
+  twinpass init --task choice > my.toml         a commented configuration to begin with
+  twinpass train my.toml                        train, with a progress bar; results go to the run folder
+  twinpass train --resume runs/mine             continue an interrupted run, to the same bits
+  twinpass eval my.toml                         score the base model on the held-out rows
+  twinpass eval runs/mine --step 100            score a run as it was after step 100
+  twinpass profile my.toml                      what each reuse policy saves, and what it costs in fidelity
   twinpass bench reviews-0shot                  time steps beside plain MeZO; any configuration will do
   twinpass bench time-to-accuracy               accuracy against seconds, beside plain MeZO and first-order LoRA
-  twinpass replay runs/reviews --step 100 --out DIR    rebuild the weights of any step from the journal
+  twinpass replay runs/mine --step 100 --out DIR       rebuild the weights of any step from the journal
 """
 
 
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, evaluate, replay, profile, bench):
+    for module in (demo, train, evaluate, replay, profile, bench):
         module.add(commands)
     return root
 

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
             "the gradient beside them; then recommend a policy, an eps and a dtype. Nothing is trained."
         ),
     )
-    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews-8shot.toml")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, such as twinpass init prints")
     command.add_argument(
         "--eps", type=float, nargs="+", default=list(EPS), metavar="E", help="perturbation scales to try"
     )

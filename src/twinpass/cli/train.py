@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         description="Train a model with forward passes. Everything goes to the run folder (run.out); a crash loses nothing.",
     )
     command.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml"
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as twinpass init prints"
     )
     command.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue the run in this folder as if it had never stopped"

@@ -1,0 +1,76 @@
+"""What a wheel holds: everything that the commands need."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import twinpass
+from twinpass.cli.demo import DEMO, STARTS
+from twinpass.cli.main import main
+from twinpass.config.load import load_config
+from twinpass.config.tasks import ChoiceTask, CompletionTask
+from twinpass.task.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("task", "kind"), [("choice", ChoiceTask), ("completion", CompletionTask)])
+def test_init_prints_a_valid_configuration(
+    task: str, kind: type[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--task", task]) == 0
+    path = tmp_path / "my.toml"
+    path.write_text(capsys.readouterr().out)
+    assert type(load_config(path).task) is kind
+    assert path.read_text().count("# <-") >= 5, "what has to be changed is marked"
+
+
+def test_every_start_is_of_a_task() -> None:
+    assert list(STARTS) == ["choice", "completion"]
+
+
+def test_the_examples_are_those_of_the_demo() -> None:
+    ours, examples = load_config(DEMO / "reviews.toml"), load_config(ROOT / "examples/reviews.toml")
+    assert ours.values == examples.values
+    assert len(read_rows(Path(ours.task.train))) == 8623
+    assert len(read_rows(Path(ours.task.eval))) == 400
+
+
+def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    code = "import setuptools.build_meta as backend; backend.build_wheel('wheel')"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=300)
+    (wheel,) = (source / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    installed = tmp_path / "installed/twinpass"
+    expected = {path.relative_to(DEMO) for path in DEMO.rglob("*") if path.is_file()}
+    assert {path.relative_to(installed / "demo") for path in (installed / "demo").rglob("*") if path.is_file()} == (
+        expected
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    command = [sys.executable, "-m", "twinpass", "demo", "--set", "model.path=./nowhere"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 2
+    assert "./nowhere" in ran.stderr, "configuration and rows were read from the wheel"
+
+
+def test_load_model_gives_model_and_tokenizer(tmp_path: Path) -> None:
+    model, tokenizer = twinpass.load_model(str(tiny.save(tmp_path)), "bfloat16")
+    expected = dict(tiny.model().named_parameters())
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16))
+    assert tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
