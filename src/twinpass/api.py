@@ -76,8 +76,8 @@ def finetune(
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
-    " {summary}". Defaults: LoRA of rank 8, two-sided SPSA with one probe and eps 1e-2, 300
-    steps of 16 rows at a learning rate of 2e-3 that falls linearly to 0.
+    " {summary}". Defaults: LoRA of rank 8, two-sided SPSA with one probe; learning rate, steps, rows a step and eps by what is
+    trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
@@ -97,8 +97,9 @@ def finetune(
     template, objective = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
     trainable = trainable or Lora()
     estimator = estimator or Spsa()
-    optimizer = optimizer or Sgd(lr=2e-3, steps=300)
-    epsilon = epsilon or ConstantEpsilon(value=1e-2)
+    suited = trainable.defaults
+    optimizer = optimizer or Sgd(lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size)
+    epsilon = epsilon or ConstantEpsilon(value=suited.eps)
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
     engine = TorchSettings(device=device, compute_dtype=compute_dtype)

@@ -287,11 +287,20 @@ def test_an_adaptive_schedule_after_a_boundary_sees_its_own_steps_only() -> None
         (lambda: AdaptiveEpsilon(lowest=0.0), "greater than 0"),
         (lambda: CosineEpsilon(start=0.0, end=1.0, steps=2), "greater than 0"),
         (lambda: CosineEpsilon(start=1.0, end=1.0, steps=0), "greater than or equal to 1"),
-        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(),), boundaries=(3,)), "1 schedules meet at 0 steps"),
-        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(),) * 3, boundaries=(3,)), "3 schedules meet at 2 steps"),
-        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(),) * 3, boundaries=(3, 3)), "must rise"),
-        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(),) * 3, boundaries=(3, 2)), "must rise"),
-        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(),) * 2, boundaries=(0,)), "greater than or equal to 1"),
+        (
+            lambda: JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-3),), boundaries=(3,)),
+            "1 schedules meet at 0 steps",
+        ),
+        (
+            lambda: JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-3),) * 3, boundaries=(3,)),
+            "3 schedules meet at 2 steps",
+        ),
+        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-3),) * 3, boundaries=(3, 3)), "must rise"),
+        (lambda: JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-3),) * 3, boundaries=(3, 2)), "must rise"),
+        (
+            lambda: JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-3),) * 2, boundaries=(0,)),
+            "greater than or equal to 1",
+        ),
     ],
 )
 def test_bad_settings(make: Callable[[], Epsilon], message: str) -> None:

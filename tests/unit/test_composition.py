@@ -1,5 +1,6 @@
 """Command line and ``finetune`` are one: what a configuration file may not combine, Python may not either."""
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from pathlib import Path
@@ -10,10 +11,17 @@ import tiny
 import torch
 
 from twinpass import finetune
-from twinpass.config.load import parse
+from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS
+from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
+from twinpass.schedule.epsilon import ConstantEpsilon, Known
+from twinpass.train.folder import RunFolder
+from twinpass.train.journal import Journal
+from twinpass.train.trainer import Plan
 
+ROOT = Path(__file__).parents[2]
+EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "defaults.md"
 Keys = dict[str, Any]
 
 CHOICES: Mapping[str, list[Keys]] = {
@@ -36,9 +44,9 @@ CHOICES: Mapping[str, list[Keys]] = {
         {"kind": "jvp"},
     ],
     "epsilon": [
-        {"kind": "constant"},
+        {"kind": "constant", "value": 1e-3},
         {"kind": "adaptive"},
-        {"kind": "join", "schedules": [{"kind": "constant"}, {"kind": "adaptive"}], "boundaries": [3]},
+        {"kind": "join", "schedules": [{"kind": "constant", "value": 1e-3}, {"kind": "adaptive"}], "boundaries": [3]},
     ],
     "reuse": [
         *({"policy": name} for name in SECTIONS["reuse"].kinds if name != "debiased"),
@@ -112,3 +120,60 @@ def test_what_a_file_refuses_finetune_refuses_in_the_same_words(tmp_path: Path) 
         assert caught.value.problems == problems, chosen
     assert refused > 500
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", SECTIONS["trainable"].kinds)
+def test_file_finetune_and_page_have_the_same_defaults(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Keys] = {"layers": {"first": 0, "last": 2}, "pattern": {"pattern": "mlp"}}
+    task: Keys = {"prompt": "{text}", "options": [" bad", " good"], "suffix": " Sentiment:"}
+    values = {
+        "model": {"path": "some/model"},
+        "trainable": {"kind": kind, **options.get(kind, {})},
+        "task": {**task, "train": "a.jsonl", "eval": "b.jsonl"},
+        "run": {"out": "runs/it"},
+    }
+    config = parse(values, "it.toml", Path("/nowhere"))
+    in_file = (config.epsilon.at(0, Known()), config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size)
+
+    def untrained(folder: RunFolder, engine: Engine, plan: Plan, journal: Journal, *rest: object) -> dict[str, Any]:
+        journal.close()
+        return {}
+
+    monkeypatch.setattr(RunFolder, "train", untrained)
+    trainable = made("trainable", values["trainable"])
+    finetune(tiny.model(), tiny.tokenizer(), tiny.rows(4), **task, trainable=trainable, out=tmp_path)
+    run = tomllib.loads((tmp_path / "config.toml").read_text())
+    in_python = (run["epsilon"]["value"], *(run["optimizer"][key] for key in ("lr", "steps", "batch_size")))
+
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{kind}` |")]
+    assert f"`{type(trainable).__name__}`" in row
+    on_page = tuple(float(cell) for cell in row.split("|")[3:-1])
+    assert in_file == in_python == on_page
+
+
+@pytest.mark.parametrize("name", ["reviews", "reviews-full"])
+def test_the_examples_for_reviews_are_trained_by_the_defaults(name: str) -> None:
+    config = load_config(EXAMPLES / f"{name}.toml")
+    suited = config.trainable.defaults
+    assert (config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size) == (
+        suited.lr,
+        suited.steps,
+        suited.batch_size,
+    )
+    assert config.epsilon == ConstantEpsilon(value=suited.eps)
+
+
+def test_what_is_filled_in_is_what_a_run_is_resumed_with() -> None:
+    values = {
+        "model": {"path": "some/model"},
+        "trainable": {"kind": "full"},
+        "task": {"prompt": "{text}", "options": [" bad", " good"], "train": "a.jsonl", "eval": "b.jsonl"},
+        "optimizer": {"lr": 1.0},
+        "epsilon": {"kind": "join", "schedules": [{}, {"value": 0.5}], "boundaries": [3]},
+        "run": {"out": "runs/it"},
+    }
+    resolved = parse(values, "it.toml", Path("/nowhere")).values
+    assert resolved["optimizer"] == {"kind": "sgd", "lr": 1.0, "steps": 120, "batch_size": 16}
+    assert [schedule["value"] for schedule in resolved["epsilon"]["schedules"]] == [1e-3, 0.5]

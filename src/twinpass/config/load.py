@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from twinpass.config.checks import conflicts
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.errors import ConfigError
+from twinpass.model.trainable import Defaults, Trainable
 from twinpass.paths import expand
 
 Values = dict[str, dict[str, Any]]
@@ -71,7 +72,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
                     resolved[name][key] = str((folder / expand(given[key])).resolve())
                 except (ValueError, OSError) as error:
                     found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
-        built[name] = _build(name, section, resolved[name], found)
+        trainable = built.get("trainable") or Trainable
+        built[name] = _build(name, section, resolved[name], trainable.defaults, found)
     found += conflicts(built)
     if not found:
         found += built["engine"].lacks(built)
@@ -80,7 +82,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
     return Config(**built, source=source, values=resolved)
 
 
-def _build(name: str, section: Section, given: dict[str, Any], problems: list[str]) -> Any:
+def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults, problems: list[str]) -> Any:
     kind = ""
     options = dict(given)
     if section.key is not None:
@@ -90,27 +92,30 @@ def _build(name: str, section: Section, given: dict[str, Any], problems: list[st
             problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")
             return None
         kind = given[section.key] = chosen
+    names = [field.name for field in fields(section.kinds[kind])]
+    for key, default in section.suited.items():
+        if key in names and key not in given:
+            given[key] = options[key] = getattr(suited, default)
     for key in set(section.nested) & set(options):
         before = len(problems)
-        options[key] = _nested(f"{name}.{key}", section, options[key], problems)
+        options[key] = _nested(f"{name}.{key}", section, given[key], suited, problems)
         if len(problems) > before:
             return None
     try:
         return section.kinds[kind](**options)
     except ValidationError as error:
-        names = [field.name for field in fields(section.kinds[kind])]
         problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
         return None
 
 
-def _nested(name: str, section: Section, given: Any, problems: list[str]) -> Any:
+def _nested(name: str, section: Section, given: Any, suited: Defaults, problems: list[str]) -> Any:
     """Build what a table, or each of an array of tables, says."""
     if isinstance(given, list):
-        return tuple(_nested(f"{name}.{i}", section, each, problems) for i, each in enumerate(given))
+        return tuple(_nested(f"{name}.{i}", section, each, suited, problems) for i, each in enumerate(given))
     if not isinstance(given, dict):
         problems.append(f"[{name}]: expected a table such as {{ {section.key} = ... }}, got {given!r}")
         return None
-    return _build(name, section, given, problems)
+    return _build(name, section, given, suited, problems)
 
 
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:

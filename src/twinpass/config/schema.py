@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass as record
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -67,13 +68,15 @@ class Config:
 class Section:
     """One section: the key that picks a kind (None: there is one kind only), and the kinds.
 
-    ``nested`` keys hold a table, or an array of tables, of the same section again.
+    ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
+    left out, it takes the value that :class:`Defaults` has by that name for what is trained.
     """
 
     kinds: Mapping[str, type[Any]]
     key: str | None = None
     default: str | None = None
     nested: tuple[str, ...] = ()
+    suited: Mapping[str, str] = field(default_factory=dict)
 
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
@@ -84,7 +87,9 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         ),
         "task": Section({"choice": ChoiceTask, "completion": CompletionTask}, "kind", "choice"),
         "estimator": Section({"spsa": Spsa, "one_sided": OneSided, "jvp": Jvp}, "kind", "spsa"),
-        "optimizer": Section({"sgd": Sgd}, "kind", "sgd"),
+        "optimizer": Section(
+            {"sgd": Sgd}, "kind", "sgd", suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size"}
+        ),
         "epsilon": Section(
             {
                 "constant": ConstantEpsilon,
@@ -95,6 +100,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             "kind",
             "constant",
             nested=("schedules",),
+            suited={"value": "eps"},
         ),
         "reuse": Section(
             {

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
@@ -45,8 +45,24 @@ class Trained:
         return run / "model"
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """What suits a choice of weights, where a configuration or a call of ``finetune`` does not say (docs/defaults.md)."""
+
+    eps: float
+    lr: float
+    steps: int
+    batch_size: int = 16
+
+
+WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
+ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
+
+
 class Trainable(ABC):
-    """A choice of weights."""
+    """A choice of weights, and the settings it is trained with by default."""
+
+    defaults: ClassVar[Defaults] = WEIGHTS
 
     def block_at(self, step: int) -> int | None:
         """The block that ``step`` (counted from 0) trains; None: everything at once."""
@@ -139,6 +155,8 @@ class Lora(Trainable):
 
     They sit on the decoder layers from ``first`` on, counted from 0.
     """
+
+    defaults: ClassVar[Defaults] = ADAPTERS
 
     rank: Count = 8
     alpha: Positive = 16.0

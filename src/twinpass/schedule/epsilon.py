@@ -47,7 +47,7 @@ class Epsilon(ABC):
 class ConstantEpsilon(Epsilon):
     """The same eps all along."""
 
-    value: Positive = 1e-3
+    value: Positive
 
     def at(self, step: int, known: Known) -> float:
         return self.value
