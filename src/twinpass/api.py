@@ -63,6 +63,7 @@ def finetune(
     label: str = "label",
     labels: Sequence[str] = (),
     trainable: Trainable | None = None,
+    objective: Objective | None = None,
     estimator: Estimator | None = None,
     optimizer: Sgd | None = None,
     epsilon: Epsilon | None = None,
@@ -84,6 +85,7 @@ def finetune(
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
+        objective: what is minimised and reported, if not the usual for options or for a completion.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         out: the run folder; it must be new, unless ``resume`` continues the run in it.
 
@@ -94,7 +96,7 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    template, objective = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
+    template, usual = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
     trainable = trainable or Lora()
     estimator = estimator or Spsa()
     suited = trainable.defaults
@@ -110,7 +112,7 @@ def finetune(
         "task": template,
         "estimator": estimator,
     }
-    sections |= {"epsilon": epsilon, "reuse": reuse, "engine": engine}
+    sections |= {"objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
     if problems := conflicts(sections) or engine.lacks(sections):
         raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
@@ -121,13 +123,14 @@ def finetune(
         model.load_state_dict(load_file(base), strict=False)
     run = compose(
         Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every),
-        Material(template, objective, _rows(train, "train"), _rows(held_out, "held_out")),
+        Material(template, objective or usual, _rows(train, "train"), _rows(held_out, "held_out")),
         Base(model, tokenizer, "", dtype, lambda: load_file(base)),
         engine.start,
     )
     values = {
         "template": asdict(template),
         "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
+        **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
         "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
         "optimizer": _fields(optimizer),
         "epsilon": _fields(epsilon),
@@ -141,7 +144,7 @@ def finetune(
             journal, contents = folder.resume(values, run.engine)
             records = contents.records
         else:
-            if not isinstance(trainable, Lora):
+            if not trainable.adapter:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 save_file(dict(run.engine.parameters), base)
             journal = folder.begin(values, run.engine)

@@ -76,3 +76,7 @@ class DivergedError(TwinpassError):
 
 class EngineError(TwinpassError):
     """An inference engine outside this process failed, or did not answer what it was asked for."""
+
+
+class ExtensionError(TwinpassError):
+    """Another package offers a kind of something that cannot be used."""

@@ -11,13 +11,17 @@ import tiny
 import torch
 
 from twinpass import finetune
+from twinpass.config.compose import build
 from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS
 from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
+from twinpass.objective.choice import Choice
+from twinpass.objective.completion import Completion
 from twinpass.schedule.epsilon import ConstantEpsilon, Known
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import Journal
+from twinpass.train.optimizer import Sgd
 from twinpass.train.trainer import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +181,42 @@ def test_what_is_filled_in_is_what_a_run_is_resumed_with() -> None:
     resolved = parse(values, "it.toml", Path("/nowhere")).values
     assert resolved["optimizer"] == {"kind": "sgd", "lr": 1.0, "steps": 120, "batch_size": 16}
     assert [schedule["value"] for schedule in resolved["epsilon"]["schedules"]] == [1e-3, 0.5]
+
+
+def test_an_objective_can_be_chosen_apart_from_its_task(tmp_path: Path) -> None:
+    path = tiny.config(tmp_path, objective={"kind": "completion"}, optimizer={"steps": 1})
+    run = build(load_config(path))
+    assert type(run.plan.objective) is Completion
+    example, request = run.plan.train[0], run.plan.objective.requests(run.plan.train[:1])
+    assert [each.completion for each in request] == [example.options[example.label]]
+    summary = finetune(
+        tiny.model(),
+        tiny.tokenizer(),
+        tiny.rows(4),
+        tiny.rows(4),
+        prompt="{text}",
+        options=(" bad", " good"),
+        objective=Completion(),
+        optimizer=Sgd(lr=1e-3, steps=1, batch_size=2),
+        out=tmp_path / "python",
+    )
+    assert summary["metric_name"] == "token_probability"
+    assert tomllib.loads((tmp_path / "python/config.toml").read_text())["objective"] == {"kind": "Completion"}
+
+
+def test_comparing_takes_options(tmp_path: Path) -> None:
+    task = {"prompt": "{text}", "completion": " {label}"}
+    values: dict[str, Keys] = {
+        "model": {"path": "some/model"},
+        "trainable": {"kind": "full"},
+        "task": {**task, "kind": "completion", "train": "a.jsonl", "eval": "b.jsonl"},
+        "objective": {"kind": "choice"},
+        "run": {"out": "runs/it"},
+    }
+    with pytest.raises(ConfigError) as in_file:
+        parse(values, "it.toml", Path("/nowhere"))
+    with pytest.raises(ConfigError) as in_python:
+        finetune(tiny.model(), tiny.tokenizer(), tiny.rows(4), **task, objective=Choice(), out=tmp_path / "x")  # type: ignore[arg-type]
+    assert in_file.value.problems == in_python.value.problems
+    assert in_file.value.problems[0].startswith("[objective] kind: it compares options")
+    assert not (tmp_path / "x").exists()

@@ -73,7 +73,8 @@ def test_defaults_are_filled_in() -> None:
     assert config.epsilon.at(3, Known()) == 1e-3
     assert config.run.seed == 0
     assert config.task.train_rows is None
-    assert set(config.values) == set(SECTIONS)
+    assert set(config.values) == set(SECTIONS) - {"objective"}
+    assert config.objective is None
 
 
 @pytest.mark.parametrize(

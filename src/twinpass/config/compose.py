@@ -151,7 +151,7 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
         config.run.eval_every,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(load(path, dtype)[0].named_parameters()))
-    return compose(method, Material(template, task.objective(), train, held_out), base, start)
+    return compose(method, Material(template, config.objective or task.objective(), train, held_out), base, start)
 
 
 def _training_rows(task: TaskSettings) -> tuple[list[Row], Template]:

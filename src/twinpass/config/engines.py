@@ -12,9 +12,6 @@ from twinpass.engine.base import Engine
 from twinpass.engine.sglang.address import KEY, is_address
 from twinpass.engine.sglang.arguments import FIXED
 from twinpass.engine.subject import Subject
-from twinpass.estimate.jvp import Jvp
-from twinpass.estimate.one_sided import OneSided
-from twinpass.model.trainable import Lora
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
@@ -84,7 +81,7 @@ class TorchSettings(EngineSettings):
             )
         if self.compute_dtype == "float32":
             return found
-        if isinstance(estimator, OneSided | Jvp) or (estimator is not None and estimator.perturbation == "inplace"):
+        if estimator is not None and (not estimator.two_sided or estimator.perturbation == "inplace"):
             found.append(
                 '[engine] compute_dtype: "bfloat16" keeps what two signs in one pass differ by; '
                 'set [estimator] kind = "spsa" and perturbation = "tandem", or leave it out'
@@ -166,10 +163,11 @@ class SglangSettings(EngineSettings):
     def problems(self, built: Mapping[str, Any]) -> list[str]:
         trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
         found = []
+        adapter = trainable is not None and trainable.adapter
         inplace = estimator is not None and estimator.perturbation == "inplace"
-        if isinstance(estimator, Jvp):
+        if estimator is not None and estimator.differentiates:
             found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
-        if inplace and isinstance(trainable, Lora):
+        if inplace and adapter:
             found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):
             found.append(
@@ -178,7 +176,7 @@ class SglangSettings(EngineSettings):
         model = built.get("model")
         if model is not None and model.dtype == "float64":
             found.append('[model] dtype: SGLang has no float64; set "float32"')
-        elif model is not None and model.dtype != "float32" and isinstance(trainable, Lora):
+        elif model is not None and model.dtype != "float32" and adapter:
             found.append(
                 f"[model] dtype: SGLang holds adapters in {model.dtype}, which would round perturbations away; "
                 'set "float32", or [engine] kind = "torch"'

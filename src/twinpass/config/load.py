@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
 from twinpass.config.schema import SECTIONS, Config, Section
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, ExtensionError
 from twinpass.model.trainable import Defaults, Trainable
 from twinpass.paths import expand
 
@@ -74,6 +74,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
                     found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
         trainable = built.get("trainable") or Trainable
         built[name] = _build(name, section, resolved[name], trainable.defaults, found)
+        if section.optional and not given:
+            del resolved[name]
     found += conflicts(built)
     if not found:
         found += built["engine"].lacks(built)
@@ -86,13 +88,20 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
     kind = ""
     options = dict(given)
     if section.key is not None:
+        if section.optional and not given:
+            return None
         chosen = options.pop(section.key, section.default)
         if not isinstance(chosen, str) or chosen not in section.kinds:
             problem = f"[{name}] {section.key}: " + ("is missing" if chosen is None else f"there is no {chosen!r}")
             problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")
             return None
         kind = given[section.key] = chosen
-    names = [field.name for field in fields(section.kinds[kind])]
+    try:
+        chosen_class = section.kinds[kind]
+    except ExtensionError as error:
+        problems.append(f"[{name}] {section.key}: {error}")
+        return None
+    names = [field.name for field in fields(chosen_class)]
     for key, default in section.suited.items():
         if key in names and key not in given:
             given[key] = options[key] = getattr(suited, default)
@@ -102,7 +111,7 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
         if len(problems) > before:
             return None
     try:
-        return section.kinds[kind](**options)
+        return chosen_class(**options)
     except ValidationError as error:
         problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
         return None

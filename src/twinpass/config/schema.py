@@ -8,24 +8,14 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.config.engines import EngineSettings, SglangSettings, TorchSettings
-from twinpass.config.tasks import ChoiceTask, CompletionTask, TaskSettings
+from twinpass.config.engines import EngineSettings
+from twinpass.config.registry import Family
+from twinpass.config.tasks import TaskSettings
 from twinpass.estimate.base import Estimator
-from twinpass.estimate.jvp import Jvp
-from twinpass.estimate.one_sided import OneSided
-from twinpass.estimate.spsa import Spsa
-from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern, Trainable
-from twinpass.reuse.activated import Activated as ActivatedPolicy
-from twinpass.reuse.auto import Auto
+from twinpass.model.trainable import Trainable
+from twinpass.objective.base import Objective
 from twinpass.reuse.base import Policy
-from twinpass.reuse.debiased import Debiased
-from twinpass.reuse.exact import Exact
-from twinpass.reuse.frozen import Frozen
-from twinpass.reuse.invariant import Invariant
-from twinpass.reuse.reflected import Reflected
-from twinpass.reuse.transported import Transported
-from twinpass.schedule.adaptive import AdaptiveEpsilon
-from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon
+from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, Text
 from twinpass.train.optimizer import Sgd
 
@@ -54,6 +44,7 @@ class Config:
     model: ModelSettings
     trainable: Trainable
     task: TaskSettings
+    objective: Objective | None
     estimator: Estimator
     optimizer: Sgd
     epsilon: Epsilon
@@ -68,6 +59,7 @@ class Config:
 class Section:
     """One section: the key that picks a kind (None: there is one kind only), and the kinds.
 
+    ``default`` is the kind where none is named; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
     left out, it takes the value that :class:`Defaults` has by that name for what is trained.
     """
@@ -77,48 +69,114 @@ class Section:
     default: str | None = None
     nested: tuple[str, ...] = ()
     suited: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
 
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
         "model": Section({"": ModelSettings}),
         "trainable": Section(
-            {"full": Full, "lora": Lora, "pattern": Pattern, "layers": Layers, "activated": Activated}, "kind"
+            Family(
+                "twinpass.model.trainable:Trainable",
+                "twinpass.trainables",
+                {
+                    "full": "twinpass.model.trainable:Full",
+                    "lora": "twinpass.model.trainable:Lora",
+                    "pattern": "twinpass.model.trainable:Pattern",
+                    "layers": "twinpass.model.trainable:Layers",
+                    "activated": "twinpass.model.trainable:Activated",
+                },
+            ),
+            "kind",
         ),
-        "task": Section({"choice": ChoiceTask, "completion": CompletionTask}, "kind", "choice"),
-        "estimator": Section({"spsa": Spsa, "one_sided": OneSided, "jvp": Jvp}, "kind", "spsa"),
+        "task": Section(
+            Family(
+                "twinpass.config.tasks:TaskSettings",
+                "twinpass.tasks",
+                {
+                    "choice": "twinpass.config.tasks:ChoiceTask",
+                    "completion": "twinpass.config.tasks:CompletionTask",
+                },
+            ),
+            "kind",
+            "choice",
+        ),
+        "objective": Section(
+            Family(
+                "twinpass.objective.base:Objective",
+                "twinpass.objectives",
+                {
+                    "choice": "twinpass.objective.choice:Choice",
+                    "completion": "twinpass.objective.completion:Completion",
+                },
+            ),
+            "kind",
+            optional=True,
+        ),
+        "estimator": Section(
+            Family(
+                "twinpass.estimate.base:Estimator",
+                "twinpass.estimators",
+                {
+                    "spsa": "twinpass.estimate.spsa:Spsa",
+                    "one_sided": "twinpass.estimate.one_sided:OneSided",
+                    "jvp": "twinpass.estimate.jvp:Jvp",
+                },
+            ),
+            "kind",
+            "spsa",
+        ),
         "optimizer": Section(
             {"sgd": Sgd}, "kind", "sgd", suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size"}
         ),
         "epsilon": Section(
-            {
-                "constant": ConstantEpsilon,
-                "cosine": CosineEpsilon,
-                "join": JoinedEpsilon,
-                "adaptive": AdaptiveEpsilon,
-            },
+            Family(
+                "twinpass.schedule.epsilon:Epsilon",
+                "twinpass.schedules",
+                {
+                    "constant": "twinpass.schedule.epsilon:ConstantEpsilon",
+                    "cosine": "twinpass.schedule.epsilon:CosineEpsilon",
+                    "join": "twinpass.schedule.epsilon:JoinedEpsilon",
+                    "adaptive": "twinpass.schedule.adaptive:AdaptiveEpsilon",
+                },
+            ),
             "kind",
             "constant",
             nested=("schedules",),
             suited={"value": "eps"},
         ),
         "reuse": Section(
-            {
-                "auto": Auto,
-                "exact": Exact,
-                "invariant": Invariant,
-                "activated": ActivatedPolicy,
-                "reflected": Reflected,
-                "transported": Transported,
-                "frozen": Frozen,
-                "debiased": Debiased,
-            },
+            Family(
+                "twinpass.reuse.base:Policy",
+                "twinpass.policies",
+                {
+                    "auto": "twinpass.reuse.auto:Auto",
+                    "exact": "twinpass.reuse.exact:Exact",
+                    "invariant": "twinpass.reuse.invariant:Invariant",
+                    "activated": "twinpass.reuse.activated:Activated",
+                    "reflected": "twinpass.reuse.reflected:Reflected",
+                    "transported": "twinpass.reuse.transported:Transported",
+                    "frozen": "twinpass.reuse.frozen:Frozen",
+                    "debiased": "twinpass.reuse.debiased:Debiased",
+                },
+            ),
             "policy",
             "auto",
             nested=("inner",),
         ),
-        "engine": Section({"torch": TorchSettings, "sglang": SglangSettings}, "kind", "torch"),
+        "engine": Section(
+            Family(
+                "twinpass.config.engines:EngineSettings",
+                "twinpass.engines",
+                {
+                    "torch": "twinpass.config.engines:TorchSettings",
+                    "sglang": "twinpass.config.engines:SglangSettings",
+                },
+            ),
+            "kind",
+            "torch",
+        ),
         "run": Section({"": RunSettings}),
     }
 )
-"""A new policy, estimator or schedule is one file and one entry here."""
+"""A new kind is one file and one line here, or an entry point of another package (docs/extending.md)."""

@@ -21,10 +21,13 @@ class Estimator(ABC):
         perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
             lane to lane on an exact lattice, and eps is rounded to a power of two).
 
-    The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``).
+    The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
+    probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part.
     """
 
     bias_order: ClassVar[int]
+    two_sided: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     probes: Count = 1
     noise: Distribution = "binomial"

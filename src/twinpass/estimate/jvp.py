@@ -23,6 +23,7 @@ class Jvp(Estimator):
     """
 
     bias_order: ClassVar[int] = 2
+    differentiates: ClassVar[bool] = True
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [Lane(probe, sign, STEP, linear=True) for probe in probes for sign in (1, -1)]

@@ -18,6 +18,7 @@ class Spsa(Estimator):
     """
 
     bias_order: ClassVar[int] = 2
+    two_sided: ClassVar[bool] = True
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]

@@ -60,9 +60,19 @@ ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
 
 
 class Trainable(ABC):
-    """A choice of weights, and the settings it is trained with by default."""
+    """A choice of weights, and the settings it is trained with by default.
+
+    An ``adapter`` stands beside the model, whose own weights stay; if ``activated``, it acts from the activation point on.
+    """
 
     defaults: ClassVar[Defaults] = WEIGHTS
+    adapter: ClassVar[bool] = False
+    activated: ClassVar[bool] = False
+
+    @property
+    def upper(self) -> bool | None:
+        """Whether lower layers stay as they are, in some steps at least; None: that depends on the model."""
+        return False
 
     def block_at(self, step: int) -> int | None:
         """The block that ``step`` (counted from 0) trains; None: everything at once."""
@@ -88,6 +98,10 @@ class Pattern(Trainable):
     """Parameters whose name matches a regular expression anywhere (``re.search``)."""
 
     pattern: Text
+
+    @property
+    def upper(self) -> None:
+        return None
 
     def __post_init__(self) -> None:
         try:
@@ -117,6 +131,10 @@ class Layers(Trainable):
     last: Count
     block: Index = 0
     every: Count = 1
+
+    @property
+    def upper(self) -> bool:
+        return self.first > 0 or self.block > 0
 
     def __post_init__(self) -> None:
         if self.first >= self.last:
@@ -157,11 +175,16 @@ class Lora(Trainable):
     """
 
     defaults: ClassVar[Defaults] = ADAPTERS
+    adapter: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0
     targets: Texts = ("q_proj", "k_proj", "v_proj", "o_proj")
     first: Index = 0
+
+    @property
+    def upper(self) -> bool:
+        return self.first > 0
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.lora import LoraAdapter
@@ -178,6 +201,8 @@ class Activated(Lora):
     That is where the task's suffix begins, or else the last place in the prompt where the token ids ``invocation``
     stand. Every token before it is read by the base model, so that its keys and values never change.
     """
+
+    activated: ClassVar[bool] = True
 
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
 

@@ -2,15 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from twinpass.core import Request, Score
 from twinpass.task.example import Example
 
 
 class Objective(ABC):
-    """What is minimised, and what is reported. Scores come in the order of the requests."""
+    """What is minimised, and what is reported. Scores come in the order of the requests.
 
-    metric_name: str
+    One that ``compares`` needs examples with options to choose from.
+    """
+
+    metric_name: ClassVar[str]
+    compares: ClassVar[bool] = False
 
     @abstractmethod
     def requests(self, examples: Sequence[Example]) -> list[Request]:

@@ -1,19 +1,24 @@
 """Choose among answer options: cross-entropy over the options' log-probabilities, reported as accuracy."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from twinpass.core import Request, Score
 from twinpass.objective.base import Objective
+from twinpass.settings import STRICT
 from twinpass.task.example import Example
 
 
+@dataclass(frozen=True, config=STRICT)
 class Choice(Objective):
     """An option's logit is the sum of its tokens' log-probabilities; the loss is the cross-entropy of the right one."""
 
-    metric_name = "accuracy"
+    metric_name: ClassVar[str] = "accuracy"
+    compares: ClassVar[bool] = True
 
     def requests(self, examples: Sequence[Example]) -> list[Request]:
         found = []

@@ -2,7 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
 from twinpass.settings import STRICT, Text
 
 
@@ -15,6 +15,14 @@ class Activated(Policy):
     """
 
     spill: Text | None = None
+
+    def own_objections(self, to: Circumstances) -> list[str]:
+        if to.activated:
+            return []
+        return [
+            "'activated' needs [trainable] kind = \"activated\"; other weights act on every token, "
+            "so use 'auto', 'exact' or 'invariant'"
+        ]
 
     def sharing(self, trains: Trains) -> Sharing | None:
         if not trains.activated:

@@ -40,6 +40,23 @@ class Sharing:
     kept: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is trained and how it is estimated, as far as a policy's use depends on it and a configuration says it.
+
+    ``activated``: adapters act from the activation point on. ``upper``: lower layers stay as they are (None: that depends on the
+    model). ``two_sided``: each probe's two signs are compared. ``differentiates``: nothing is perturbed. ``tandem``: all lanes
+    run in one pass.
+    """
+
+    activated: bool
+    upper: bool | None
+    probes: int
+    two_sided: bool
+    differentiates: bool
+    tandem: bool
+
+
 @settings(frozen=True, config=STRICT, kw_only=True)
 class Policy(ABC):
     """Says which forward work is shared. All have in common the size of the KV cache and its page.
@@ -58,6 +75,23 @@ class Policy(ABC):
 
     budget: Bytes = 2**30
     page_size: Count = 1
+
+    def objections(self, to: Circumstances) -> list[str]:
+        """Why this policy could not work there, or would gain nothing, and what to do about it."""
+        name, found = type(self).__name__.lower(), []
+        if self.approximate and (to.activated or to.upper):
+            found.append(f"{name!r} approximates what these weights let share exactly; use 'auto', which does")
+        if self.approximate and not to.tandem:
+            found.append(
+                f"{name!r} needs all lanes in one pass; set [estimator] perturbation = \"tandem\", or use 'exact'"
+            )
+        if self.approximate and to.differentiates:
+            found.append("the 'jvp' estimator differentiates, and reuses nothing; use 'exact'")
+        return found + self.own_objections(to)
+
+    def own_objections(self, to: Circumstances) -> list[str]:
+        """The part of :meth:`objections` that is this policy's alone."""
+        return []
 
     @abstractmethod
     def sharing(self, trains: Trains) -> Sharing | None:

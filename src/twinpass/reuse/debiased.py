@@ -8,7 +8,7 @@ from pydantic import InstanceOf
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane
-from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
 from twinpass.reuse.plan import Plan, Situation
 from twinpass.settings import STRICT, Probability
 
@@ -38,6 +38,9 @@ class Debiased(Policy):
         for key, instead in (("check", "probability"), ("budget", "budget"), ("page_size", "page_size")):
             if getattr(self.inner, key) != getattr(type(self.inner), key):
                 raise ValueError(f"inner: {key} has no effect there; set {instead} of the debiased policy itself")
+
+    def own_objections(self, to: Circumstances) -> list[str]:
+        return self.inner.own_objections(to)
 
     def sharing(self, trains: Trains) -> Sharing | None:
         return self.inner.sharing(trains)

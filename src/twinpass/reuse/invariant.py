@@ -2,7 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
 from twinpass.settings import STRICT
 
 
@@ -12,6 +12,16 @@ class Invariant(Policy):
 
     Blocks of layers that take turns, as in LeZO and block-coordinate MeZO, each share what lies below them.
     """
+
+    def own_objections(self, to: Circumstances) -> list[str]:
+        if to.activated:
+            return ["activated adapters share more than layers; use 'activated', or 'auto'"]
+        if to.upper is False:
+            return [
+                "'invariant' shares the layers below the first trained one, and there are none; "
+                "train upper layers ([trainable] kind = \"layers\", or first above 0), or use 'auto'"
+            ]
+        return []
 
     def sharing(self, trains: Trains) -> Sharing | None:
         if trains.activated:

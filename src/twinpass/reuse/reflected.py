@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, Prefix
-from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
+from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains, refuse_exact_ground
 from twinpass.reuse.plan import Base, Plan, Situation, Spans
 from twinpass.settings import STRICT, Positive, Probability
 
@@ -31,6 +31,18 @@ class Reflected(Policy):
 
     tolerance: Positive = 0.2
     check: Probability = 0.05
+
+    def own_objections(self, to: Circumstances) -> list[str]:
+        if to.differentiates:
+            return []
+        if not to.two_sided:
+            return ["'reflected' has no minus lanes to reflect with a one-sided estimator; use 'exact'"]
+        if to.probes < 2:
+            return [
+                "'reflected' runs one base lane for all probes, and saves nothing with one; "
+                "set [estimator] probes to 2 or more, or use 'transported'"
+            ]
+        return []
 
     def sharing(self, trains: Trains) -> Sharing | None:
         refuse_exact_ground(trains, type(self).__name__.lower())

@@ -69,6 +69,10 @@ class AdaptiveEpsilon(Epsilon):
                 f"start: {self.start:g} is not between lowest ({self.lowest:g}) and highest ({self.highest:g})"
             )
 
+    @property
+    def measures(self) -> bool:
+        return True
+
     def at(self, step: int, known: Known) -> float:
         if not known.steps:
             return self.start

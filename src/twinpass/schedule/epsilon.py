@@ -34,6 +34,11 @@ class Known:
 class Epsilon(ABC):
     """The perturbation scale of each step."""
 
+    @property
+    def measures(self) -> bool:
+        """Whether it tries other eps, and goes by what differences at them say."""
+        return False
+
     @abstractmethod
     def at(self, step: int, known: Known) -> float:
         """Eps at ``step``: a pure function, so that a resumed run goes on as the first did."""
@@ -79,6 +84,10 @@ class JoinedEpsilon(Epsilon):
             raise ValueError(f"boundaries: {len(self.schedules)} schedules meet at {len(self.schedules) - 1} steps")
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError("boundaries: must rise from one to the next")
+
+    @property
+    def measures(self) -> bool:
+        return any(schedule.measures for schedule in self.schedules)
 
     def at(self, step: int, known: Known) -> float:
         schedule, begins = self._active(step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass as settings
 
@@ -21,6 +22,8 @@ class ChoiceTemplate(TextTemplate):
     text; or, where neither is written as a number, an option's index. True and false are the options (or labels) "true" and "false",
     "yes" and "no", otherwise 1 and 0.
     """
+
+    chooses: ClassVar[bool] = True
 
     options: Texts = field(kw_only=True)
     label: str = "label"

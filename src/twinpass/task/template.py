@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic.dataclasses import dataclass as settings
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Template(ABC):
-    """Makes examples of rows."""
+    """Makes examples of rows; those of one that ``chooses`` have options, of which one is right."""
+
+    chooses: ClassVar[bool] = False
 
     @abstractmethod
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
