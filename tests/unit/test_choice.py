@@ -95,3 +95,21 @@ def test_accuracy_counts_the_likeliest_option(labels: tuple[int, int], accuracy:
     choice = Choice()
     assert choice.metric_name == "accuracy"
     assert choice.metric(examples_of(logs, labels), scores_of(logs)) == accuracy
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1))
+def test_the_gradient_is_the_derivative_of_the_loss(seed: int) -> None:
+    """Central differences of every score, of options of one token and of several."""
+    rng = np.random.default_rng(seed)
+    logs = [[list(-rng.exponential(2.0, rng.integers(1, 4))) for _ in range(rng.integers(2, 5))] for _ in range(3)]
+    examples, scores = examples_of(logs, [0, 1, 1]), scores_of(logs)
+    slopes = Choice().gradient(examples, scores)
+    for score, slope in zip(scores, slopes, strict=True):
+        for i in range(len(score)):
+            kept, losses = score[i], []
+            for shift in (1e-6, -1e-6):
+                score[i] = kept + shift
+                losses.append(Choice().loss(examples, scores))
+            score[i] = kept
+            assert slope[i] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-8)

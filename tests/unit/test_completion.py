@@ -108,3 +108,13 @@ def test_every_example_counts_alike() -> None:
     assert not any(request.relative for request in objective.requests(examples))
     assert objective.loss(examples, scores) == pytest.approx(-(np.log(0.25) + np.log(0.1)) / 2)
     assert objective.metric(examples, scores) == pytest.approx((0.25 + 0.1) / 2)
+
+
+def test_the_gradient_is_the_derivative_of_the_loss() -> None:
+    examples = [Example((1,), ((2, 3, 4),), 0, 0), Example((1,), ((2,),), 0, 0)]
+    scores = [np.array([-1.0, -2.0, -0.5]), np.array([-3.0])]
+    slopes = Completion().gradient(examples, scores)
+    change = [np.array([0.1, -0.3, 0.2]), np.array([0.7])]
+    moved = [score + own for score, own in zip(scores, change, strict=True)]
+    expected = Completion().loss(examples, moved) - Completion().loss(examples, scores)
+    assert sum(float(a @ b) for a, b in zip(slopes, change, strict=True)) == pytest.approx(expected)

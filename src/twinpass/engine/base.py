@@ -1,12 +1,29 @@
 """The contract of an engine: score requests under lanes, apply updates, return to theta_0."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from twinpass.core import Lane, Probe, Request, Scores, Term
+from twinpass.core import AdamStep, Lane, Probe, Request, Score, Scores, Term
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
+
+Slopes = Callable[[Sequence[Score]], Sequence[Score]]
+"""A loss's derivative with respect to scores, in their shapes, at given scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """The gradient of a loss at the weights as they are: ``tensors`` by name, in the engine's own kind, and their ``norm`` together.
+
+    ``scores`` are those of the base lane that it was taken at.
+    """
+
+    scores: Scores
+    norm: float
+    tensors: Mapping[str, Any]
 
 
 class Engine(ABC):
@@ -73,6 +90,32 @@ class Engine(ABC):
     @abstractmethod
     def update(self, terms: Sequence[Term]) -> None:
         """``theta += scale * z(seed)`` for each term, in order."""
+
+    def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
+        """The gradient, by reverse mode, of a loss of the base lane's scores whose derivatives are ``slopes``.
+
+        Raises:
+            ModelError: this engine has none, or the requests do not fit the model.
+        """
+        raise ModelError(
+            f"{type(self).__name__} takes no gradients; set [engine] kind = 'torch', or [estimator] kind = 'spsa'"
+        )
+
+    def graph_bytes(self, requests: Sequence[Request]) -> int:
+        """About how many bytes :meth:`gradient` takes for these requests, besides what scoring them takes."""
+        raise ModelError(f"{type(self).__name__} takes no gradients")
+
+    def descend(self, gradient: Gradient, step: AdamStep) -> None:
+        """One step of AdamW, whose moments the engine keeps until it is reset."""
+        raise ModelError(f"{type(self).__name__} takes no steps along gradients")
+
+    def store(self, file: Path) -> str:
+        """Write what is trained and AdamW's moments to a new file; returns a hash of both."""
+        raise ModelError(f"{type(self).__name__} takes no steps along gradients")
+
+    def restore(self, file: Path) -> str:
+        """Bring back what :meth:`store` wrote; returns its hash."""
+        raise ModelError(f"{type(self).__name__} takes no steps along gradients")
 
     @abstractmethod
     def reset(self) -> None:

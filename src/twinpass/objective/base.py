@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from twinpass.core import Request, Score
+from twinpass.errors import ModelError
 from twinpass.task.example import Example
 
 
@@ -24,6 +25,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         """The mean loss of the batch (nats); it need not be differentiable."""
+
+    def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
+        """The loss's derivative with respect to every score, in their shapes.
+
+        Raises:
+            ModelError: the loss has none.
+        """
+        raise ModelError(f"{type(self).__name__} has no derivative; use estimator.kind = 'spsa', which needs none")
 
     @abstractmethod
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:

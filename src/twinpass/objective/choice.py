@@ -34,6 +34,15 @@ class Choice(Objective):
                 losses.append(np.logaddexp.reduce(logits) - logits[example.label])
         return float(np.mean(losses))
 
+    def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
+        """Probability of the option less 1 for the right one, for each of its tokens alike, over the examples."""
+        found = []
+        for example, logits in zip(examples, _logits(examples, scores), strict=True):
+            error = np.exp(logits - np.logaddexp.reduce(logits))
+            error[example.label] -= 1.0
+            found += list(error / len(examples))
+        return [np.full(len(score), slope) for score, slope in zip(scores, found, strict=True)]
+
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         right = [
             np.argmax(logits) == example.label

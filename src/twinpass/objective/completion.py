@@ -27,5 +27,8 @@ class Completion(Objective):
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         return -float(np.mean([score.mean() for score in scores]))
 
+    def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
+        return [np.full(len(score), -1.0 / (len(score) * len(scores))) for score in scores]
+
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         return float(np.mean([np.exp(score.mean()) for score in scores]))

@@ -1,4 +1,4 @@
-"""Plain SGD along probes, with its learning-rate schedule and safeguards."""
+"""What all optimizers have, and plain SGD along probes."""
 
 from pydantic.dataclasses import dataclass
 
@@ -8,11 +8,10 @@ from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 
 @dataclass(frozen=True, config=STRICT)
-class Sgd:
-    """``theta -= lr_t / q * sum_k clip(g_k) z_k`` over ``steps`` minibatches of ``batch_size``.
+class Optimizer:
+    """``steps`` minibatches of ``batch_size``, at a learning rate that follows ``schedule`` after ``warmup`` steps.
 
-    ``lr_t`` follows ``schedule`` after ``warmup`` steps. ``clip`` and ``clip_window`` are those of
-    :class:`MedianClip`; ``guard_loss``, ``guard_metric`` and ``guard_window`` those of :class:`DivergenceGuard`.
+    ``guard_loss``, ``guard_metric`` and ``guard_window`` are those of :class:`DivergenceGuard`.
     A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times.
     """
 
@@ -21,8 +20,6 @@ class Sgd:
     batch_size: Count = 16
     schedule: ScheduleName = "linear"
     warmup: Index = 0
-    clip: NonNegative = 4.0
-    clip_window: ClipWindow = 100
     guard_loss: NonNegative = 1.0
     guard_metric: NonNegative = 0.15
     guard_window: Count = 20
@@ -34,11 +31,22 @@ class Sgd:
         return self.lr * factor(self.schedule, step, self.steps, self.warmup)
 
     @property
-    def clipping(self) -> MedianClip:
-        """The gradient clip."""
-        return MedianClip(self.clip, self.clip_window)
-
-    @property
     def guard(self) -> DivergenceGuard:
         """The divergence guard."""
         return DivergenceGuard(self.guard_window, self.guard_loss, self.guard_metric)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sgd(Optimizer):
+    """``theta -= lr_t / q * sum_k clip(g_k) z_k``: plain SGD along probes.
+
+    ``clip`` and ``clip_window`` are those of :class:`MedianClip`.
+    """
+
+    clip: NonNegative = 4.0
+    clip_window: ClipWindow = 100
+
+    @property
+    def clipping(self) -> MedianClip:
+        """The gradient clip."""
+        return MedianClip(self.clip, self.clip_window)

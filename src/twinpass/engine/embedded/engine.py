@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
-from twinpass.engine.base import Engine, require_fit
+from twinpass.core import BASE, AdamStep, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
+from twinpass.engine.base import Engine, Gradient, Slopes, require_fit
+from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.linear.lanes import LaneWeights
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
 from twinpass.engine.embedded.linear.products import Blocked
@@ -91,6 +93,7 @@ class TorchEngine(Engine):
         self.noise: Distribution = noise
         self._causal = CausalModel(model)
         chunk_rows = chunk_rows or CHUNK_ROWS * self._causal.place.growth
+        self._chunk_rows = chunk_rows
         require_finite(model)
         self._trained: Trained = trainable.attach(model, seed, invocation)
         self.parameters = self._trained.parameters
@@ -212,6 +215,47 @@ class TorchEngine(Engine):
         rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
         return Scores(values, Work(rows, rows))
 
+    def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
+        self._require_descent()
+        require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
+        found = self._descent.gradient(requests, slopes)
+        held = Held() if self._scorer is None else self._scorer.held
+        return replace(found, scores=replace(found.scores, cache=held))
+
+    def graph_bytes(self, requests: Sequence[Request]) -> int:
+        self._require_descent()
+        require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
+        return self._descent.graph_bytes(requests)
+
+    def _require_descent(self) -> None:
+        if self._inplace is not None or self._paired is not None:
+            raise ModelError(
+                "gradients are of float weights as they are: leave perturbation = 'inplace' and compute_dtype out"
+            )
+
+    @cached_property
+    def _descent(self) -> Descent:
+        return Descent(
+            self._causal,
+            self._trained,
+            self._scorer,
+            score=lambda requests: self.score(requests, [BASE]),
+            version=lambda: self._ledger.lane(BASE),
+            common=lambda: self._shares.common({None}),
+            rows=self._chunk_rows,
+        )
+
+    def descend(self, gradient: Gradient, step: AdamStep) -> None:
+        self._moved({None})
+        self._descent.moments.move(self.parameters, gradient.tensors, gradient.norm, step)
+
+    def store(self, file: Path) -> str:
+        return self._descent.moments.store(self.parameters, file)
+
+    def restore(self, file: Path) -> str:
+        self._moved({None})
+        return self._descent.moments.restore(self.parameters, file)
+
     def _require_spans(self, lanes: Sequence[Lane], spans: Spans | None) -> None:
         if spans is None and all(lane.prefix == "own" for lane in lanes):
             return
@@ -298,6 +342,7 @@ class TorchEngine(Engine):
 
     def reset(self) -> None:
         self._moved({None})
+        self.__dict__.pop("_descent", None)
         if self._trained.adapter is not None:
             self._trained.adapter.reset()
         elif self._reload is not None:

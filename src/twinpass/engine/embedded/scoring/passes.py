@@ -120,6 +120,19 @@ class Passes:
                 batch.slots[:, done] = -1
         return result.split()
 
+    def trace(self, batch: Batch, running: Running, reads: Reads, linear: Linear) -> list[Tensor]:
+        """The same for one lane, all rows at once and with a graph: each request's log-probabilities, differentiable.
+
+        Layers multiply by ``linear``. What is not fresh comes from the pool, without a graph.
+        """
+        batch.require_own(self.cache)
+        result = _Result(1, reads)
+        chunks = _Chunks(batch, max(1, int(batch.fresh.sum())))
+        with torch.enable_grad(), own_products(self.causal.linears, linear):
+            for index, rows in enumerate(chunks.rows):
+                self._chunk(batch, running, chunks, index, rows, result)
+        return result.tensors()
+
     def _make_room(self, batch: Batch, scratch: Reservation, rows: Rows) -> None:
         """Slots for rows that a later chunk looks at and that nobody keeps."""
         for lane, version in enumerate(batch.versions):
@@ -248,6 +261,12 @@ class _Result:
     def put(self, reads: _Reads, found: Tensor) -> None:
         """Take in what was read [lanes, k], without waiting for it."""
         self._parts.append((reads.here, found))
+
+    def tensors(self) -> list[Tensor]:
+        """The one lane's values by request, as they were put in."""
+        found = torch.cat([part for _, part in self._parts], 1)[0]
+        here = torch.from_numpy(np.argsort(np.concatenate([here for here, _ in self._parts])))
+        return list(torch.split(found[here.to(found.device)], [len(targets) for targets in self._reads.targets]))
 
     def split(self) -> list[list[Score]]:
         """Values by lane and request."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twinpass.core import Request, Score
 from twinpass.engine.embedded.linear.lanes import LaneLayout
@@ -16,19 +17,27 @@ def score_plain(
     causal: CausalModel, requests: Sequence[Request], starts: Sequence[int], running: Running
 ) -> list[Score]:
     """Run sequences of equal length together, without padding; ``starts`` are their activation points."""
+    with torch.no_grad():
+        return [score.double().cpu().numpy() for score in trace_plain(causal, requests, starts, running)]
+
+
+def trace_plain(
+    causal: CausalModel, requests: Sequence[Request], starts: Sequence[int], running: Running
+) -> list[Tensor]:
+    """The same as tensors; with a graph, unless there is to be none."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, (request, start) in enumerate(zip(requests, starts, strict=True)):
         alike[len(request.inputs), start].append(i)
-    scores: dict[int, Score] = {}
+    scores: dict[int, Tensor] = {}
     for (length, active_from), members in alike.items():
         step = max(1, LOGITS_BYTES // (4 * length * causal.vocabulary))
         for first in range(0, len(members), step):
             part = members[first : first + step]
-            with torch.no_grad(), running(LaneLayout(1, length, active_from)):
+            with running(LaneLayout(1, length, active_from)):
                 logits = causal.logits(*causal.place.send(np.array([requests[i].inputs for i in part], np.int64)))
             for i, row in zip(part, logits, strict=True):
                 request = requests[i]
                 logprobs = log_softmax(row[len(request.prompt) - 1 :])
                 (targets,) = causal.place.send(np.array(request.completion, np.int64)[:, None])
-                scores[i] = logprobs.gather(1, targets)[:, 0].double().cpu().numpy()
+                scores[i] = logprobs.gather(1, targets)[:, 0]
     return [scores[i] for i in range(len(requests))]

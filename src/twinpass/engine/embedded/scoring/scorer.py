@@ -7,13 +7,15 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
+from twinpass.engine.embedded.linear.products import Linear
 from twinpass.engine.embedded.scoring.jobs import Common, Job, Result
-from twinpass.engine.embedded.scoring.packing import Packed, Rows, groups, mark, pack
+from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, groups, mark, pack
 from twinpass.engine.embedded.scoring.passes import Batch, Kept, Passes, alone
 from twinpass.engine.embedded.scoring.prefixes import Prefixes, Prepared, prefix_lengths
 from twinpass.errors import CacheFullError
@@ -82,9 +84,7 @@ class PackedScorer:
             CacheFullError: the cache's budget is too small for a request.
         """
         result = Result([[] for _ in job.versions])
-        if self.narrow and all(request.relative for request in job.requests):
-            columns = np.unique(np.concatenate([request.completion for request in job.requests]))
-            job = replace(job, columns=columns if len(columns) * NARROW <= self._causal.vocabulary else None)
+        job = self._narrowed(job)
         if job.spans is not None:
             lengths, shared = prefix_lengths(job.requests, job.spans)
             job = replace(job, prefixes=lengths, shared=shared)
@@ -104,6 +104,45 @@ class PackedScorer:
             if job.common is not None and not job.common.sharing.kept:
                 self.forget([job.common.version])
         return result
+
+    def cut(self, job: Job, rows: int) -> list[slice]:
+        """The requests that :meth:`trace` takes at a time: as many as have about so many rows of their own, and fit into the cache."""
+        found = []
+        for part in self._groups(job):
+            requests, places = job.requests[part], dict[Tokens, int]()
+            starts = [len(request.inputs) - len(_own_tokens(request, job.common)) for request in requests]
+            own = [
+                (-places.setdefault(request.inputs[:start], len(places)), *request.inputs[start:])
+                for request, start in zip(requests, starts, strict=True)
+            ]  # one token stands for all that is shared
+            found += [slice(part.start + few.start, part.start + few.stop) for few in groups(own, rows)]
+        return found
+
+    def trace(self, job: Job, linear: Linear) -> tuple[list[Tensor], Work]:
+        """Differentiable log-probabilities of the base lane, by request; only what lanes do not share has a graph."""
+        job, started = self._narrowed(job), self.passes.computed
+        reused = dict[str, int]()
+        with ExitStack() as stack:
+            if job.common is None:
+                batch, reads = self._lanes(job)
+            else:
+                shared = self._share(job.requests, job.common, stack)
+                ran = self.passes.computed - started
+                reused[job.common.sharing.source] = shared.packed.rows * job.common.sharing.layers - ran
+                batch, reads = self._above(job, job.common, shared)
+            values = self.passes.trace(batch, job.running_of(job.versions), reads, linear)
+        if job.common is not None and not job.common.sharing.kept:
+            self.forget([job.common.version])
+        computed, demand = self.passes.computed - started, self._causal.depth * job.demand
+        reused["shared_prefix"] = demand - computed - sum(reused.values())
+        return values, Work(demand, computed, reused)
+
+    def _narrowed(self, job: Job) -> Job:
+        """Told to read few logits, where few are asked for."""
+        if not self.narrow or not all(request.relative for request in job.requests):
+            return job
+        columns = np.unique(np.concatenate([request.completion for request in job.requests]))
+        return replace(job, columns=columns if len(columns) * NARROW <= self._causal.vocabulary else None)
 
     def warm(self, requests: Sequence[Request], common: Common) -> None:
         """Find or compute what lanes would share and keep."""
@@ -227,23 +266,29 @@ class PackedScorer:
 
     def _run_common(self, job: Job, common: Common, shared: Shared) -> list[list[Score]]:
         """What lanes have in common is there: run the layers above it, or the tokens after it."""
+        batch, reads = self._above(job, common, shared)
+        return self.passes.run(batch, job.running_of(job.versions), reads)
+
+    def _above(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
+        """What is left to run, and to read."""
         if common.sharing.tokens == "all":
             packed = pack([request.inputs for request in job.requests])
             paths = [packed.path_of[request.inputs] for request in job.requests]
             hidden = Kept(shared.slots[None], [common.version])
             every, slots = np.ones(packed.rows, bool), _unkept(job, packed)
             batch = Batch(packed, job.versions, every, slots, common.sharing.layers, self._causal.depth, hidden)
-            return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
+            return batch, job.reads(paths)
         lanes = len(job.versions)
         kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
-        return self._run_rest(job, [request.active_from for request in job.requests], shared.packed, kept)
+        return self._rest(job, [request.active_from for request in job.requests], shared.packed, kept)
 
     def _run_prepared(self, job: Job, prepared: Prepared) -> list[list[Score]]:
         """Every lane's prefix is there: run the tokens after it."""
-        return self._run_rest(job, job.prefixes, prepared.packed, prepared.kept)
+        batch, reads = self._rest(job, job.prefixes, prepared.packed, prepared.kept)
+        return self.passes.run(batch, job.running_of(job.versions), reads)
 
-    def _run_rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: Kept) -> list[list[Score]]:
-        """Run what follows the first ``lengths`` tokens of each request, whose keys and values are ``kept``."""
+    def _rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: Kept) -> tuple[Batch, Reads]:
+        """What follows the first ``lengths`` tokens of each request, whose keys and values are ``kept``."""
         requests = job.requests
         marked = [mark(request.inputs, length) for request, length in zip(requests, lengths, strict=True)]
         packed = pack(marked)
@@ -252,22 +297,25 @@ class PackedScorer:
         for request, length, path in zip(requests, lengths, paths, strict=True):
             slots[:, path[:length]] = kept.slots[:, prefix.path_of[request.inputs[:length]]]
         fresh = packed.tokens >= 0
-        batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions)
-        return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
+        return Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions), job.reads(paths)
 
-    def _run_lanes(self, job: Job, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
+    def _lanes(self, job: Job) -> tuple[Batch, Reads]:
+        """Every token, where lanes share nothing."""
         packed = pack([request.inputs for request in job.requests])
         paths = [packed.path_of[request.inputs] for request in job.requests]
         fresh, slots = np.ones(packed.rows, bool), _unkept(job, packed)
-        batch = Batch(packed, job.versions, fresh, slots, 0, self._causal.depth)
-        if keep:
-            return self._run_base(job, paths, batch, stack)
-        return self.passes.run(batch, job.running_of(job.versions), job.reads(paths))
+        return Batch(packed, job.versions, fresh, slots, 0, self._causal.depth), job.reads(paths)
 
-    def _run_base(self, job: Job, paths: Sequence[Rows], batch: Batch, stack: ExitStack) -> list[list[Score]]:
+    def _run_lanes(self, job: Job, stack: ExitStack, *, keep: bool) -> list[list[Score]]:
+        batch, reads = self._lanes(job)
+        if keep:
+            return self._run_base(job, reads, batch, stack)
+        return self.passes.run(batch, job.running_of(job.versions), reads)
+
+    def _run_base(self, job: Job, reads: Reads, batch: Batch, stack: ExitStack) -> list[list[Score]]:
         """The base lane lasts until the next update: prefixes that prompts share are kept for the calls until then."""
         version, (slots,) = batch.versions[0], batch.slots
-        reads = job.reads(paths)
+        paths = [batch.packed.path_of[request.inputs] for request in job.requests]
         read = np.zeros(batch.packed.rows, bool)
         read[np.concatenate(reads.rows)] = True
         prompts = {
@@ -294,6 +342,12 @@ def _shared_tokens(request: Request, common: Common) -> Tokens:
     """The tokens of a request that lanes share something of."""
     before = common.sharing.tokens == "before_activation"
     return request.inputs[: request.active_from] if before else request.inputs
+
+
+def _own_tokens(request: Request, common: Common | None) -> Tokens:
+    """The tokens of a request that a lane runs on its own."""
+    before = common is not None and common.sharing.tokens == "before_activation"
+    return request.inputs[request.active_from :] if before else request.inputs
 
 
 def _unkept(job: Job, packed: Packed) -> Rows:

@@ -1,0 +1,1 @@
+"""The exact gradient of what is trained, and steps along it."""

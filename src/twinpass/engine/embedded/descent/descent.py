@@ -1,0 +1,127 @@
+"""The gradient of an objective by reverse mode, over prompts whose keys and values come from the cache."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twinpass.core import Request, Score, Scores, WeightsVersion, Work
+from twinpass.engine.base import Gradient, Slopes
+from twinpass.engine.embedded.descent.graph import Graph, linear
+from twinpass.engine.embedded.descent.moments import Moments
+from twinpass.engine.embedded.scoring.jobs import Common, Job
+from twinpass.engine.embedded.scoring.packing import groups
+from twinpass.engine.embedded.scoring.passes import Running, alone
+from twinpass.engine.embedded.scoring.plain import trace_plain
+from twinpass.engine.embedded.scoring.scorer import PackedScorer
+from twinpass.errors import MissedParameterError
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Trained
+
+
+@dataclass
+class Descent:
+    """Gradients of the weights as they stand, and AdamW's moments.
+
+    Args:
+        scorer: runs packed batches; None where the model runs by its own forward.
+        score: scores of requests under the base lane, without a graph.
+        version: names the base lane's weights.
+        common: what lanes share now; it gets no graph.
+        rows: about how many rows have a graph at a time.
+    """
+
+    causal: CausalModel
+    trained: Trained
+    scorer: PackedScorer | None
+    score: Callable[[Sequence[Request]], Scores]
+    version: Callable[[], WeightsVersion]
+    common: Callable[[], Common | None]
+    rows: int
+    moments: Moments = field(default_factory=Moments)
+
+    def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
+        """The gradient, in one pass; where its graph would be too large, in parts, after one that scores.
+
+        Raises:
+            MissedParameterError: a trained tensor takes no part in the scores.
+        """
+        parts = self._cut(requests)
+        total: dict[str, Tensor] = {}
+        with Graph.of(self.causal, self.trained.parameters, self.trained.adapters) as graph:
+            if len(parts) == 1:
+                traced, work = self._trace(graph, requests)
+                scores = Scores([[_array(own) for own in traced]], work)
+                _add(total, graph.gradient(traced, _like(traced, slopes(scores.values[0]))))
+            else:
+                scores = self.score(requests)
+                wanted = slopes(scores.values[0])
+                for part in parts:
+                    traced, work = self._trace(graph, requests[part])
+                    scores = Scores(scores.values, scores.work + work, scores.cache)
+                    _add(total, graph.gradient(traced, _like(traced, wanted[part])))
+        if missed := [name for name in self.trained.parameters if name not in total]:
+            raise MissedParameterError(
+                f"{len(missed)} trained tensors take no part in the scores: {', '.join(missed[:5])}; train only what the model uses"
+            )
+        norm = float(torch.stack([own.double().square().sum() for own in total.values()]).sum().sqrt())
+        return Gradient(scores, norm, total)
+
+    def graph_bytes(self, requests: Sequence[Request]) -> int:
+        """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up."""
+        longest = max(requests, key=self._own)
+        saved: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with Graph.of(self.causal, self.trained.parameters, self.trained.adapters) as graph:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                self._trace(graph, [longest])
+            known = {
+                tensor.untyped_storage().data_ptr()
+                for tensor in (*self.causal.model.parameters(), *graph.leaves.values())
+            }
+        rows = max(sum(self._own(request) for request in requests[part]) for part in self._cut(requests))
+        own = sum(size for place, size in saved.items() if place not in known)
+        trained = sum(tensor.nbytes for tensor in self.trained.parameters.values())
+        return own * rows // self._own(longest) + 3 * trained
+
+    def _own(self, request: Request) -> int:
+        """How many tokens of a request have a graph, at the most."""
+        common = self.common()
+        shared = request.active_from if common is not None and common.sharing.tokens == "before_activation" else 0
+        return len(request.inputs) - shared
+
+    def _cut(self, requests: Sequence[Request]) -> list[slice]:
+        if self.scorer is None:
+            return list(groups([request.inputs for request in requests], self.rows))
+        return self.scorer.cut(self._job(requests), self.rows)
+
+    def _job(self, requests: Sequence[Request], running: Running = alone) -> Job:
+        return Job(requests, [self.version()], lambda versions: running, self.common())
+
+    def _trace(self, graph: Graph, requests: Sequence[Request]) -> tuple[list[Tensor], Work]:
+        if self.scorer is not None:
+            return self.scorer.trace(self._job(requests, graph.running), linear)
+        starts = [request.active_from if self.trained.activated else 0 for request in requests]
+        rows = self.causal.depth * sum(len(request.inputs) for request in requests)
+        with torch.enable_grad():
+            return trace_plain(self.causal, requests, starts, graph.running), Work(rows, rows)
+
+
+def _array(score: Tensor) -> Score:
+    return np.asarray(score.detach().double().cpu().numpy())
+
+
+def _like(scores: Sequence[Tensor], slopes: Sequence[Score]) -> list[Tensor]:
+    return [torch.from_numpy(np.asarray(slope)).to(score) for score, slope in zip(scores, slopes, strict=True)]
+
+
+def _add(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
+    for name, own in part.items():
+        total[name] = total[name] + own if name in total else own

@@ -1,0 +1,109 @@
+"""A model whose scores have a graph: only what is trained is differentiated, everything else stays as it is.
+
+Keys and values from the cache enter without a graph, so that it holds the rows of the pass and nothing of their prompts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinpass.engine.embedded.linear.lanes import LaneLayout
+from twinpass.engine.embedded.linear.products import product
+from twinpass.model.causal import CausalModel, output_layer
+from twinpass.model.lora import LoraWeights
+from twinpass.model.patching import forward_of
+from twinpass.perturb.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is trained of a model, as leaves of a graph.
+
+    Args:
+        leaves: the trained tensors by name; they share the memory that is trained.
+        adapters: adapters among them by the path of the module that they stand beside.
+    """
+
+    causal: CausalModel
+    leaves: Mapping[str, Tensor]
+    adapters: Mapping[str, LoraWeights]
+
+    @classmethod
+    @contextmanager
+    def of(cls, causal: CausalModel, parameters: Parameters, adapters: Mapping[str, LoraWeights]) -> "Iterator[Graph]":
+        """Inside the block nothing of the model is differentiated but what is trained."""
+        before = [(parameter, parameter.requires_grad) for parameter in causal.model.parameters()]
+        try:
+            for parameter, _ in before:
+                parameter.requires_grad_(False)
+            own = (lambda name: parameters[name].detach()) if adapters else causal.model.get_parameter
+            yield cls(causal, {name: own(name).requires_grad_() for name in parameters}, adapters)
+        finally:
+            for parameter, differentiated in before:
+                parameter.requires_grad_(differentiated)
+
+    @contextmanager
+    def running(self, layout: LaneLayout) -> Iterator[None]:
+        """Inside the block the model runs with its adapters, and its head makes the logits of the layout's columns."""
+        model = self.causal.model
+        with ExitStack() as stack:
+            for path, lora in self.adapters.items():
+                module = model.get_submodule(path)
+                weights = (self.leaves[lora.a], self.leaves[lora.b], lora.scale)
+                stack.enter_context(forward_of(module, partial(_adapted, module.forward, weights, layout)))
+            head = output_layer(model)
+            if layout.columns is not None and head is not None:
+                stack.enter_context(forward_of(head, partial(_some_logits, head, layout.columns)))
+            yield
+
+    def gradient(self, scores: Sequence[Tensor], slopes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The sum of each score's gradient, times its slope, by name; without those that no score depends on."""
+        found = torch.autograd.grad(scores, list(self.leaves.values()), slopes, allow_unused=True)
+        return {name: own for name, own in zip(self.leaves, found, strict=True) if own is not None}
+
+
+def linear(module: nn.Module, x: Tensor) -> Tensor:
+    """What a linear layer returns, differentiable by ``x``, and by its weight if that is trained."""
+    weight, bias = module.get_parameter("weight"), module.bias
+    own_bias = bias if isinstance(bias, Tensor) else None
+    if weight.requires_grad or (own_bias is not None and own_bias.requires_grad):
+        return nn.functional.linear(x, weight, own_bias)
+    result: Tensor = _Product.apply(x, weight, own_bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Product(torch.autograd.Function):
+    """``x W^T + b`` by the product that scoring uses, for a weight that stays as it is, in rows or in blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        weight: Tensor = ctx.weight.detach()
+        return gradients[0] @ (weight if weight.layout is torch.strided else weight.to_dense()), None, None
+
+
+def _adapted(
+    original: Callable[[Tensor], Tensor], weights: tuple[Tensor, Tensor, float], layout: LaneLayout, x: Tensor
+) -> Tensor:
+    a, b, scale = weights
+    y = original(x)
+    down = x.to(a.dtype) @ a.t()
+    if layout.active_from:
+        acts = torch.arange(layout.rows, device=x.device) >= layout.active_from
+        down = (down.view(-1, layout.rows, down.shape[-1]) * acts[:, None].to(a.dtype)).view(down.shape)
+    return y + (scale * (down @ b.t())).to(y.dtype)
+
+
+def _some_logits(head: nn.Module, columns: Tensor, x: Tensor) -> Tensor:
+    bias = head.bias
+    own = bias[columns] if isinstance(bias, Tensor) else None
+    return nn.functional.linear(x, head.get_parameter("weight")[columns], own)

@@ -1,0 +1,33 @@
+"""The gradient itself, by reverse mode over the tokens that follow cached prompts: no probes, no eps."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import BASE, Estimate, Lane, Probe
+from twinpass.estimate.base import Estimator
+from twinpass.settings import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Backprop(Estimator):
+    """The exact gradient of adapters or upper layers, for [optimizer] kind "adamw"; on the embedded engine.
+
+    The graph holds the rows that lanes would not share (docs/training.md): with activated adapters those of suffixes and answers,
+    with adapters or weights of upper layers all rows of those layers. ``probes``, ``noise`` and ``perturbation`` have no meaning here.
+    """
+
+    bias_order: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        for name in ("probes", "noise", "perturbation"):
+            if getattr(self, name) != getattr(Estimator, name):
+                raise ValueError(f"{name}: an exact gradient is taken along no direction; leave it out")
+
+    def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
+        return [BASE]
+
+    def estimate(self, probes: Sequence[Probe], eps: float, losses: Sequence[float]) -> Estimate:
+        (loss,) = losses
+        return Estimate((), eps, ((loss, loss),), ())

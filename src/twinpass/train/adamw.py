@@ -1,0 +1,33 @@
+"""AdamW along exact gradients."""
+
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import AdamStep
+from twinpass.settings import STRICT, Count, NonNegative, Positive, Probability
+from twinpass.train.optimizer import Optimizer
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) on the gradient of ``[estimator] kind = "backprop"``.
+
+    The gradient is scaled down to a norm of ``max_norm`` first (0: never). Weights and moments are stored every
+    ``snapshot_every`` steps, in the run folder: from the last snapshot a run continues, or goes back, by taking the steps after it again.
+    """
+
+    beta1: Probability = 0.9
+    beta2: Probability = 0.999
+    eps: Positive = 1e-8
+    decay: NonNegative = 0.0
+    max_norm: NonNegative = 1.0
+    snapshot_every: Count = 25
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"{name}: a mean that takes in nothing new; set it below 1")
+
+    def at(self, step: int, lr_scale: float) -> AdamStep:
+        """Step ``step`` (from 0), slowed down by the guard's ``lr_scale``."""
+        lr = self.lr_at(step) * lr_scale
+        return AdamStep(step + 1, lr, self.beta1, self.beta2, self.eps, self.decay, self.max_norm)

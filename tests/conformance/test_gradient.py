@@ -1,0 +1,214 @@
+"""The gradient over cached prompts is that of plain autograd on an unmodified model, whose products have B A added to the weight."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import ARCHITECTURES, FALLBACK, REQUESTS, TARGETS, Float64Softmax, bits, build, engine_of
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from twinpass.core import BASE, AdamStep, Request, Score, Term
+from twinpass.engine.base import Gradient
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import JournalError, ModelError
+from twinpass.model.trainable import Activated, Layers, Lora
+
+NAMES = [*ARCHITECTURES, *FALLBACK]
+SCALE = 2.0
+TOLERANCE = 3e-6
+"""Relative; norms take their means in float32, also in a float64 model."""
+
+KINDS: dict[str, Any] = {
+    "activated": Activated,
+    "upper": lambda **settings: Lora(first=1, **settings),
+    "lora": Lora,
+}
+ACTIVE = [
+    Request(request.prompt, request.completion, active_from=max(0, len(request.prompt) - 2), relative=False)
+    for request in REQUESTS
+]
+TERMS = [Term(3, 0.3), Term(4, 0.2)]
+
+
+def slopes(scores: Sequence[Score]) -> list[Score]:
+    """Of a loss that weighs every score otherwise, and depends on all of them."""
+    total = float(np.tanh(sum(score.sum() for score in scores) / 100))
+    return [np.cos(np.arange(len(score)) + i) * (1 + total) for i, score in enumerate(scores)]
+
+
+def trained(name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, TorchEngine]:
+    """An engine whose adapters, A and B, are both other than zero."""
+    model = build(name, options.pop("dtype", torch.float64))
+    targets = TARGETS[name] if kind != "upper" or "lm_head" not in TARGETS[name] else TARGETS[name][:-1]
+    engine = engine_of(name, model, KINDS[kind](rank=2, alpha=4.0, targets=targets), **options)
+    engine.update(TERMS)
+    return model, engine
+
+
+def plainly(
+    model: PreTrainedModel, engine: TorchEngine, requests: Sequence[Request], activated: bool
+) -> dict[str, Tensor]:
+    """The gradient by autograd on the model's own forward, one request after another.
+
+    An activated adapter's rows before its point are the base model's.
+    """
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in engine.parameters.items()}
+    own = deepcopy(model)
+    for parameter in own.parameters():
+        parameter.requires_grad_(False)
+    scores = [_scores(own, leaves, request, activated) for request in requests]
+    given = slopes([score.detach().double().numpy() for score in scores])
+    loss = torch.stack([(score * torch.from_numpy(own)).sum() for score, own in zip(scores, given, strict=True)]).sum()
+    found = torch.autograd.grad(loss, list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
+
+
+def _scores(model: PreTrainedModel, leaves: dict[str, Tensor], request: Request, activated: bool) -> Tensor:
+    inputs = torch.tensor([request.inputs])
+    handles = []
+    acts = (torch.arange(inputs.shape[1]) >= (request.active_from if activated else 0)).double()[:, None]
+    for path in {name.removesuffix(".lora_A.weight") for name in leaves if name.endswith("A.weight")}:
+        module = model.get_submodule(path)
+        change = SCALE * leaves[f"{path}.lora_B.weight"] @ leaves[f"{path}.lora_A.weight"]
+        assert isinstance(module, torch.nn.Linear | Conv1D)
+        handles.append(
+            module.register_forward_hook(
+                lambda _, args, y, change=change: y + acts * (args[0] @ change.t()).view(y.shape)
+            )
+        )
+    exact: Any = Float64Softmax() if model.config.model_type not in FALLBACK else torch.enable_grad()
+    with exact:
+        logits = model(input_ids=inputs, use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    rows = torch.log_softmax(logits[len(request.prompt) - 1 :], -1)
+    return rows[range(len(request.completion)), list(request.completion)]
+
+
+def assert_same(found: Gradient, expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.tensors.keys() == expected.keys()
+    whole = torch.stack([tensor.square().sum() for tensor in expected.values()]).sum().sqrt()
+    assert found.norm == pytest.approx(float(whole), rel=tolerance)
+    for name, tensor in expected.items():
+        assert float((found.tensors[name] - tensor).norm()) <= tolerance * float(whole), name
+    assert all(bool(tensor.any()) for tensor in expected.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_is_that_of_plain_autograd(name: str, kind: str) -> None:
+    model, engine = trained(name, kind)
+    before = bits(model)
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    expected = plainly(model, engine, ACTIVE, kind == "activated")
+    first = engine.gradient(ACTIVE, slopes)
+    assert_same(first, expected, TOLERANCE)
+    again = engine.gradient(ACTIVE, slopes)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in first.tensors.items())
+    scores = engine.score(ACTIVE, [BASE]).values[0]
+    assert max(float(np.abs(a - b).max()) for a, b in zip(first.scores.values[0], scores, strict=True)) < 1e-9
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bits(model).items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == asked
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom"])
+def test_a_gradient_in_parts_is_the_same(name: str) -> None:
+    model, engine = trained(name, "activated", chunk_rows=5)
+    assert len(engine._descent._cut(ACTIVE)) > 2
+    assert_same(engine.gradient(ACTIVE, slopes), plainly(model, engine, ACTIVE, True), TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_weights_of_upper_layers_have_gradients_too(name: str) -> None:
+    """Those of a layer, over hidden states from the cache; the same as autograd's on the model itself."""
+    model = build(name)
+    engine = engine_of(name, model, Layers(1, 2))
+    leaves = {path: model.get_parameter(path) for path in engine.parameters}
+    scores = [_scores(model, {}, request, False) for request in ACTIVE]
+    given = [torch.from_numpy(own) for own in slopes([score.detach().double().numpy() for score in scores])]
+    found = torch.autograd.grad(scores, list(leaves.values()), given)
+    result = engine.gradient(ACTIVE, slopes)
+    assert_same(result, dict(zip(leaves, found, strict=True)), TOLERANCE)
+
+
+def test_only_rows_after_the_activation_point_have_a_graph() -> None:
+    _, engine = trained("llama", "activated")
+    assert engine._scorer is not None
+    first, later = (engine.gradient(ACTIVE, slopes).scores.work for _ in range(2))
+    own = {request.prompt[: request.active_from]: set[Any]() for request in ACTIVE}
+    for request in ACTIVE:
+        for end in range(request.active_from, len(request.inputs)):
+            own[request.prompt[: request.active_from]].add(request.inputs[: end + 1])
+    rows = sum(map(len, own.values()))
+    assert later.computed == rows * engine.layers
+    assert first.computed > later.computed
+    assert sum(later.reused.values()) == later.demand - later.computed
+
+
+def test_the_graph_is_announced_before_it_is_made() -> None:
+    model, engine = trained("llama", "activated", dtype=torch.float32)
+    announced = engine.graph_bytes(ACTIVE)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        engine.gradient(ACTIVE, slopes)
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *engine.parameters.values())}
+    taken = sum(size for place, size in saved.items() if place not in weights) + 3 * 4 * engine.trained
+    assert 0.7 * taken < announced < 3 * taken
+
+
+STEPS = [AdamStep(1, 1e-2, decay=0.1), AdamStep(2, 5e-3, decay=0.1), AdamStep(3, 1e-3, 0.8, 0.9, clip=0.5)]
+
+
+def test_steps_are_those_of_pytorch(tmp_path: Path) -> None:
+    _, engine = trained("llama", "activated")
+    own = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in engine.parameters.items()}
+    theirs = torch.optim.AdamW(own.values(), lr=1.0)
+    for step in STEPS:
+        gradient = engine.gradient(ACTIVE, slopes)
+        for name, parameter in own.items():
+            parameter.grad = gradient.tensors[name].clone()
+        if step.clip:
+            torch.nn.utils.clip_grad_norm_(own.values(), step.clip)
+        for group in theirs.param_groups:
+            group.update(lr=step.lr, betas=(step.beta1, step.beta2), weight_decay=step.decay, eps=step.eps)
+        theirs.step()
+        engine.descend(gradient, step)
+        for name, parameter in own.items():
+            torch.testing.assert_close(engine.parameters[name], parameter.detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_stored_comes_back_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    _, engine = trained("llama", "activated", dtype=torch.float32)
+
+    def take(step: AdamStep) -> None:
+        engine.descend(engine.gradient(ACTIVE, slopes), step)
+
+    take(STEPS[0])
+    known = engine.store(tmp_path / "one.safetensors")
+    take(STEPS[1])
+    after = {name: tensor.clone() for name, tensor in engine.parameters.items()}
+    assert engine.restore(tmp_path / "one.safetensors") == known
+    assert engine.store(tmp_path / "two.safetensors") == known
+    take(STEPS[1])
+    assert all(torch.equal(tensor, after[name]) for name, tensor in engine.parameters.items())
+    assert engine.store(tmp_path / "three.safetensors") != known
+    engine.reset()
+    with pytest.raises(JournalError, match="not a snapshot of what this run trains"):
+        trained("llama", "upper")[1].restore(tmp_path / "one.safetensors")
+
+
+def test_gradients_are_refused_where_weights_move() -> None:
+    engine = engine_of("llama", build("llama"), Lora(rank=2), perturbation="inplace")
+    with pytest.raises(ModelError, match="leave perturbation = 'inplace'"):
+        engine.gradient(ACTIVE, slopes)
