@@ -13,6 +13,7 @@ import torch
 from architectures import (
     ARCHITECTURES,
     FALLBACK,
+    GROUPED,
     LANES,
     REQUESTS,
     TARGETS,
@@ -27,13 +28,14 @@ from architectures import (
     shifted,
 )
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import BASE, Lane, Probe, Term
+from twinpass.core import BASE, Lane, Probe, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.linear import lanes
 from twinpass.engine.embedded.scoring import attention, passes
+from twinpass.errors import ModelError, UnsupportedModuleError
 from twinpass.model.trainable import Full, Layers, Lora, Pattern
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 
@@ -109,6 +111,33 @@ def test_long_and_short_requests_keep_their_own_rotary_scaling() -> None:
         warnings.simplefilter("ignore")
         engine = TorchEngine(model, Full())
     assert_lanes(engine, model, LANES)
+
+
+def test_dynamic_rotary_scaling_reaches_beyond_the_trained_window() -> None:
+    config = ARCHITECTURES["llama"]()
+    config.max_position_embeddings = WINDOW
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0}
+    model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float64)
+    model.load_state_dict(build("llama").state_dict())
+    with pytest.warns(UserWarning, match="follows the longest sequence of a batch"):
+        engine = TorchEngine(model, Full())
+    assert engine.window == 3 * WINDOW >= max(len(request.inputs) for request in REQUESTS) > WINDOW
+    assert_lanes(engine, model, LANES)
+    with pytest.raises(ModelError, match="has 25 tokens; the model's window holds 24"):
+        engine.score([Request(tuple(range(24)), (1, 2))], [BASE])
+
+
+def test_all_weights_of_a_mixture_of_experts_are_trained_in_float32_in_place() -> None:
+    config = MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float32).eval()
+    for dtype in (torch.bfloat16, torch.float32):
+        with pytest.raises(UnsupportedModuleError, match=r"'inplace', which takes float32 weights \(model\.dtype\)"):
+            TorchEngine(deepcopy(model).to(dtype), Full())
+    engine = TorchEngine(model, Full(), perturbation="inplace")
+    assert engine.packs
+    assert_lanes(engine, deepcopy(model), GRID_LANES, TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("noise", DISTRIBUTIONS)

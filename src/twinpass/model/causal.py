@@ -28,7 +28,7 @@ class CausalModel:
         config = model.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
         self.depth = int(config.num_hidden_layers)
-        self.window: int | None = getattr(config, "max_position_embeddings", None)
+        self.window = _window(config)
 
     @cached_property
     def place(self) -> Place:
@@ -109,6 +109,15 @@ class CausalModel:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
+
+
+def _window(config: Any) -> int | None:
+    """The longest input in tokens, where the configuration says; dynamic rotary scaling begins where the trained window ends."""
+    trained: int | None = getattr(config, "max_position_embeddings", None)
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if trained is None or rotary.get("rope_type") != "dynamic":
+        return trained
+    return int(trained * rotary["factor"])
 
 
 def output_layer(model: PreTrainedModel) -> nn.Module | None:

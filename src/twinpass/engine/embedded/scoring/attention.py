@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from twinpass.cache.pool import Pool
 from twinpass.engine.embedded.scoring import fused
 from twinpass.engine.embedded.scoring.packing import Rows
+from twinpass.errors import ModelError
 from twinpass.model.device import CPU, Place
 
 NAME = "twinpass_packed"
@@ -222,6 +223,10 @@ class _Group:
 _plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
 
 
+HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"})
+"""Arguments that models pass to their attention and that change nothing of it here: positions are the plan's, nothing drops out."""
+
+
 def _packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -233,7 +238,15 @@ def _packed_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The registry's contract: query [B, H, N, D], key and value [B, K, N, D] -> ([B, N, H, D], no weights)."""
+    """The registry's contract: query [B, H, N, D], key and value [B, K, N, D] -> ([B, N, H, D], no weights).
+
+    Raises:
+        ModelError: an argument says something that is not done here.
+    """
+    if unknown := sorted(name for name, value in kwargs.items() if value is not None and name not in HARMLESS):
+        raise ModelError(
+            f"{type(module).__name__} passes {', '.join(unknown)} to its attention, which packing leaves out"
+        )
     plan = _plan.get()
     plan.windows.add(sliding_window)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
