@@ -577,3 +577,12 @@ def test_a_file_that_is_not_toml_is_reported(tmp_path: Path, data: bytes) -> Non
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(path)
+
+
+def test_a_model_path_is_relative_to_the_configuration_like_data_paths(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for given, meant in (("models/mine", str(tmp_path / "models" / "mine")), ("some/hub-id", "some/hub-id")):
+        config = parse(minimal(model={"path": given}), "it.toml", tmp_path)
+        assert (config.model.path, config.values["model"]["path"]) == (meant, meant)
+    assert not config.model.trust_remote_code
+    assert parse(minimal(model={"trust_remote_code": True}), "it.toml", tmp_path).model.trust_remote_code

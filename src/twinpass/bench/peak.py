@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def peaks(config: Config, modes: tuple[str, ...] = ("ours", "naive", "inference"
     if not RESET.exists():
         return dict.fromkeys(modes)
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = load(config.model.path, config.model.dtype)
+        model, tokenizer = load(**asdict(config.model))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del model

@@ -1,5 +1,6 @@
 """What twinpass is compared with, built from the same configuration."""
 
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ def naive(config: Config) -> NaiveMezo:
     if isinstance(config.trainable, Lora):
         model, parameters = _adapted(config, config.trainable)
         return NaiveMezo(model, parameters, config.task.objective())
-    base, _ = load(config.model.path, config.model.dtype)
+    base, _ = load(**asdict(config.model))
     names = set(config.trainable.attach(base, 0).parameters)
     return NaiveMezo(
         base, [parameter for name, parameter in base.named_parameters() if name in names], config.task.objective()
@@ -41,7 +42,7 @@ def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]
         raise ConfigError(
             config.source, ["the baseline needs PEFT for its adapters: pip install 'twinpass[peft]'"]
         ) from error
-    base: Any = load(config.model.path, config.model.dtype)[0]
+    base: Any = load(**asdict(config.model))[0]
     layers = list(range(lora.first, base.config.num_hidden_layers)) if lora.first else None
     targets = list(lora.targets)
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=layers)

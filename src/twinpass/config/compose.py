@@ -65,13 +65,17 @@ class Material:
 
 @dataclass(frozen=True)
 class Base:
-    """The model to train, in ``dtype``, from ``path`` (empty for an object); ``reload`` returns its tensors by name once more."""
+    """The model to train, in ``dtype``, from ``path`` (empty for an object); ``reload`` returns its tensors by name once more.
+
+    Code that comes with the checkpoint may run if ``trust_remote_code``.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     path: str
     dtype: str
     reload: Callable[[], Mapping[str, Tensor]]
+    trust_remote_code: bool = False
 
 
 def build(config: Config) -> Run[Engine]:
@@ -117,6 +121,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
             lanes=2 * estimator.probes,
             invocation=encoded.invocation,
             seed=derive_seed(method.seed, "adapter"),
+            trust_remote_code=base.trust_remote_code,
             reload=base.reload,
         )
     )
@@ -136,10 +141,14 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
 
 
 def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
-    task, path, dtype = config.task, config.model.path, config.model.dtype
+    task, path, dtype, trust = config.task, config.model.path, config.model.dtype, config.model.trust_remote_code
     train, template = _training_rows(task)
     held_out = read_rows(Path(task.eval), task.eval_rows)
-    model, tokenizer = load(path, dtype)
+
+    def from_checkpoint() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return load(path, dtype, trust_remote_code=trust)
+
+    model, tokenizer = from_checkpoint()
     config.engine.receive(model)
     method = Method(
         config.trainable,
@@ -150,7 +159,7 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
         config.run.seed,
         config.run.eval_every,
     )
-    base = Base(model, tokenizer, path, dtype, lambda: dict(load(path, dtype)[0].named_parameters()))
+    base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
     return compose(method, Material(template, config.objective or task.objective(), train, held_out), base, start)
 
 

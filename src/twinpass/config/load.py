@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from twinpass.config.checks import conflicts
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.errors import ConfigError, ExtensionError
+from twinpass.model.source import absolute
 from twinpass.model.trainable import Defaults, Trainable
 from twinpass.paths import expand
 
 Values = dict[str, dict[str, Any]]
 
 PATHS = (("task", "train"), ("task", "eval"))
-"""Keys that hold paths relative to the configuration file."""
+"""Keys that hold paths relative to the configuration file; [model] path may be one, too."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -41,7 +42,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def portable(config: Config) -> dict[str, Any]:
     """A configuration's values with paths below the working directory relative to it, for results that others read."""
     values = deepcopy(dict(config.values))
-    for section, key in PATHS:
+    for section, key in (*PATHS, ("model", "path")):
         path = Path(values[section][key])
         if path.is_relative_to(Path.cwd()):
             values[section][key] = path.relative_to(Path.cwd()).as_posix()
@@ -72,6 +73,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
                     resolved[name][key] = str((folder / expand(given[key])).resolve())
                 except (ValueError, OSError) as error:
                     found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
+        if name == "model" and isinstance(path := given.get("path"), str):
+            resolved[name]["path"] = absolute(path, folder)
         trainable = built.get("trainable") or Trainable
         built[name] = _build(name, section, resolved[name], trainable.defaults, found)
         if section.optional and not given:

@@ -22,10 +22,14 @@ from twinpass.train.optimizer import Sgd
 
 @dataclass(frozen=True, config=STRICT)
 class ModelSettings:
-    """``path``: a folder, hub id, .gguf file, or "smollm2" for the bundled one."""
+    """``path``: a folder or .gguf file (relative to the configuration's), hub id, or "smollm2" for the bundled one.
+
+    Python code that a checkpoint brings along runs only with ``trust_remote_code``.
+    """
 
     path: Text
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

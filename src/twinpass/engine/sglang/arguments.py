@@ -8,6 +8,7 @@ FIXED: Mapping[str, str] = MappingProxyType(
         "model_path": "use [model] path",
         "tokenizer_path": "use [model] path",
         "dtype": "use [model] dtype",
+        "trust_remote_code": "use [model] trust_remote_code",
         "device": "use [engine] device",
         "page_size": "use [reuse] page_size",
         "max_total_tokens": "use [reuse] budget, in bytes of keys and values",

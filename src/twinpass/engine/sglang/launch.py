@@ -21,7 +21,8 @@ from twinpass.engine.sglang.weights import WeightVariants
 from twinpass.engine.subject import Subject
 from twinpass.model.causal import CausalModel
 from twinpass.model.identity import hash_of, require_finite
-from twinpass.model.load import DTYPES, load, locate
+from twinpass.model.load import DTYPES, load
+from twinpass.model.source import locate
 from twinpass.model.trainable import Lora, Trainable, Trained
 
 
@@ -51,6 +52,7 @@ def launch(
             "device": device,
             **(CPU if device == "cpu" else {}),
             "dtype": subject.dtype,
+            "trust_remote_code": subject.trust_remote_code,
             "page_size": subject.policy.page_size,
             "max_total_tokens": max(1, subject.policy.budget // slot_bytes(subject.model, subject.dtype)),
             **_for_adapters(subject.trainable, subject.lanes),
@@ -114,7 +116,7 @@ def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: st
         checkpoint,
         trained,
         trainable=subject.trainable,
-        reload=lambda: load(subject.path, subject.dtype)[0],
+        reload=lambda: load(subject.path, subject.dtype, trust_remote_code=subject.trust_remote_code)[0],
         noise=subject.noise,
         inplace=subject.perturbation == "inplace",
     )

@@ -1,0 +1,115 @@
+"""What weight files say that they hold, read without their weights: the names and sizes of tensors.
+
+A loader takes a damaged header at its word: it may walk for hours, or ask for more memory than there is. So headers are looked at first, by
+code that never believes a length that the file does not have.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from math import prod
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from twinpass.errors import ModelError
+
+_NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""GGUF's types of numbers and booleans, and the bytes that one takes."""
+_STRING, _ARRAY = 8, 9
+_VERSIONS = (2, 3)
+_DIMENSIONS = 4
+
+
+def sizes_of(file: Path) -> Mapping[str, int]:
+    """Elements of each tensor in a ``.safetensors`` or ``.gguf`` file, by the name that it has there.
+
+    Raises:
+        ModelError: the header is damaged.
+    """
+    try:
+        if file.stat().st_size < 8:
+            raise ValueError("it ends before its header does")
+        with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
+            return dict(_gguf(data) if file.suffix == ".gguf" else _safetensors(data))
+    except (ValueError, TypeError, KeyError, struct.error, RecursionError) as error:
+        raise ModelError(
+            f"model.path: {file} is damaged ({error or type(error).__name__}); fetch it again from its source"
+        ) from error
+
+
+def _safetensors(data: mmap) -> Iterator[tuple[str, int]]:
+    (length,) = struct.unpack_from("<Q", data)
+    if length > len(data) - 8:
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+    header = json.loads(data[8 : 8 + length])
+    last = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, end = entry["data_offsets"]
+            last = max(last, end)
+            yield name, prod(entry["shape"])
+            if not 0 <= first <= end:
+                raise ValueError(f"{name} has no place in it")
+    if 8 + length + last > len(data):
+        raise ValueError(f"it ends after {len(data)} bytes of {8 + length + last}")
+
+
+def _gguf(data: mmap) -> Iterator[tuple[str, int]]:
+    if data[:4] != b"GGUF":
+        raise ValueError("it does not begin like a GGUF file")
+    version, tensors, entries = struct.unpack_from("<IQQ", data, 4)
+    if version not in _VERSIONS:
+        raise ValueError(f"GGUF version {version}, where 2 and 3 are known")
+    at = 24
+    for _ in range(entries):
+        _, at = _string(data, at)
+        at = _after_value(data, at)
+    for _ in range(tensors):
+        name, at = _string(data, at)
+        (dimensions,) = struct.unpack_from("<I", data, at)
+        if dimensions > _DIMENSIONS:
+            raise ValueError(f"{name} has {dimensions} dimensions")
+        shape = struct.unpack_from(f"<{dimensions}Q", data, at + 4)
+        at += 4 + 8 * dimensions + 12
+        yield name, prod(shape)
+    if at > len(data):
+        raise ValueError("it ends before its header does")
+
+
+def _after_value(data: mmap, at: int) -> int:
+    (kind,) = struct.unpack_from("<I", data, at)
+    return _after(data, at + 4, kind)
+
+
+def _after(data: mmap, at: int, kind: int) -> int:
+    if kind in _NUMBERS:
+        return at + _NUMBERS[kind]
+    if kind == _STRING:
+        return _skipped(data, at)
+    if kind != _ARRAY:
+        raise ValueError(f"a value of type {kind}, which is none")
+    inner, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    if inner in _NUMBERS:
+        return _within(data, at + count * _NUMBERS[inner])
+    if inner != _STRING:
+        raise ValueError(f"an array of type {inner}")
+    for _ in range(count):
+        at = _skipped(data, at)
+    return at
+
+
+def _skipped(data: mmap, at: int) -> int:
+    (length,) = struct.unpack_from("<Q", data, at)
+    return _within(data, at + 8 + int(length))
+
+
+def _string(data: mmap, at: int) -> tuple[str, int]:
+    end = _skipped(data, at)
+    return data[at + 8 : end].decode("utf-8"), end
+
+
+def _within(data: mmap, at: int) -> int:
+    if at > len(data):
+        raise ValueError("it ends before its header does")
+    return at
