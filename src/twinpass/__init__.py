@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from twinpass.schedule.adaptive import AdaptiveEpsilon
     from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
     from twinpass.train.optimizer import Sgd
+    from twinpass.use.trained import TrainedModel, load
 
     __version__: str
 
@@ -45,10 +46,12 @@ __all__ = [
     "ReflectedReuse",
     "Sgd",
     "Spsa",
+    "TrainedModel",
     "TransportedReuse",
     "TwinpassError",
     "__version__",
     "finetune",
+    "load",
     "load_model",
 ]
 
@@ -70,6 +73,7 @@ _MODULES = {
     "schedule.adaptive": ("AdaptiveEpsilon",),
     "schedule.epsilon": ("ConstantEpsilon", "CosineEpsilon", "JoinedEpsilon"),
     "train.optimizer": ("Sgd",),
+    "use.trained": ("TrainedModel", "load"),
 }
 """Where names come from: each is imported when it is first used (PEP 562). A policy is called ``...Reuse`` here only."""
 

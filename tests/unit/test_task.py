@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from twinpass.config.compose import _training_rows
+from twinpass.config.compose import training_rows
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import DataError, printable
 from twinpass.task.choice import ChoiceTemplate
@@ -587,7 +587,7 @@ def five(write: Write) -> Path:
 def test_the_last_rows_are_shots_and_the_first_are_trained_on(
     five: Path, keys: dict[str, int], texts: str, prompt: str
 ) -> None:
-    rows, chosen = _training_rows(task(five, **keys))
+    rows, chosen = training_rows(task(five, **keys))
     assert [row.fields["text"] for row in rows] == list(texts)
     assert isinstance(chosen, ChoiceTask)
     assert chosen.prompt == prompt
@@ -601,4 +601,4 @@ def test_rows_to_train_on_are_never_shots(five: Path, keys: dict[str, int], want
         rf"{wanted} rows to train on and {keys['shots']} shots are more than the 5 in the file; lower task\.train_rows"
     )
     with pytest.raises(DataError, match=message):
-        _training_rows(task(five, **keys))
+        training_rows(task(five, **keys))

@@ -142,7 +142,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
 
 def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
     task, path, dtype, trust = config.task, config.model.path, config.model.dtype, config.model.trust_remote_code
-    train, template = _training_rows(task)
+    train, template = training_rows(task)
     held_out = read_rows(Path(task.eval), task.eval_rows)
 
     def from_checkpoint() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -163,7 +163,7 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
     return compose(method, Material(template, config.objective or task.objective(), train, held_out), base, start)
 
 
-def _training_rows(task: TaskSettings) -> tuple[list[Row], Template]:
+def training_rows(task: TaskSettings) -> tuple[list[Row], Template]:
     """The rows to train on, and the template with its demonstrations."""
     if not task.shots:
         return read_rows(Path(task.train), task.train_rows), task

@@ -30,14 +30,14 @@ class Choice(Objective):
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         losses = []
         with np.errstate(invalid="ignore"):
-            for example, logits in zip(examples, _logits(examples, scores), strict=True):
+            for example, logits in zip(examples, logits_of(examples, scores), strict=True):
                 losses.append(np.logaddexp.reduce(logits) - logits[example.label])
         return float(np.mean(losses))
 
     def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
         """Probability of the option less 1 for the right one, for each of its tokens alike, over the examples."""
         found = []
-        for example, logits in zip(examples, _logits(examples, scores), strict=True):
+        for example, logits in zip(examples, logits_of(examples, scores), strict=True):
             error = np.exp(logits - np.logaddexp.reduce(logits))
             error[example.label] -= 1.0
             found += list(error / len(examples))
@@ -46,12 +46,13 @@ class Choice(Objective):
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         right = [
             np.argmax(logits) == example.label
-            for example, logits in zip(examples, _logits(examples, scores), strict=True)
+            for example, logits in zip(examples, logits_of(examples, scores), strict=True)
         ]
         return float(np.mean(right))
 
 
-def _logits(examples: Sequence[Example], scores: Sequence[Score]) -> list[NDArray[np.float64]]:
+def logits_of(examples: Sequence[Example], scores: Sequence[Score]) -> list[NDArray[np.float64]]:
+    """The logits of every example's options, an array each."""
     sums = np.array([score.sum() for score in scores])
     bounds = np.cumsum([len(example.options) for example in examples])[:-1]
     return np.split(sums, bounds)

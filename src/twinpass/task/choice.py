@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, Texts
+from twinpass.task.example import Example
 from twinpass.task.fields import value_of
 from twinpass.task.labels import option_of, takes_indices
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @settings(frozen=True, config=STRICT)
@@ -43,6 +47,24 @@ class ChoiceTemplate(TextTemplate):
             raise ValueError(f"labels: they must be different, got {list(self.labels)}")
 
     def answers(self, row: Row) -> tuple[Sequence[str], int]:
+        options = self._filled(row)
+        return options, self._right(row, options)
+
+    def question(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Example:
+        """The example of a row that need not say what is right; its label means nothing.
+
+        Raises:
+            DataError: the row lacks a field of the prompt or the options.
+        """
+        return self._example(row, tokenizer, self._filled(row), 0)
+
+    def names(self, row: Row) -> tuple[str, ...]:
+        """What the options are called: ``labels``, or the options themselves."""
+        options = self._filled(row)
+        short = [option.strip() for option in options]
+        return self.labels or tuple(short if len(set(short)) == len(short) else options)
+
+    def _filled(self, row: Row) -> list[str]:
         texts = [self._text("options", option) for option in self.options]
         for text in texts:
             if text.is_blank(row):
@@ -50,7 +72,7 @@ class ChoiceTemplate(TextTemplate):
         options = [text.fill(row) for text in texts]
         if len(set(options)) < len(options):
             raise DataError(f"{row.place}: two options are the same, {options}; drop the row")
-        return options, self._right(row, options)
+        return options
 
     def _right(self, row: Row, options: Sequence[str]) -> int:
         value = value_of(row, self.label, "task")

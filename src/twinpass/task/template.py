@@ -91,12 +91,22 @@ class TextTemplate(Template):
         return replace(self, prompt=literal(solved, self.syntax) + self.prompt)
 
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
+        yield self._example(row, tokenizer, *self.answers(row))
+
+    def _example(self, row: Row, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], right: int) -> Example:
         text, suffix = self._fill(row)
         before, whole = ids_of(tokenizer, text), ids_of(tokenizer, text + suffix)
-        texts, right = self.answers(row)
         end = self.closing(tokenizer)
         answers = tuple(_answer(row, tokenizer, text + suffix, whole, answer) + end for answer in texts)
-        yield Example(whole, answers, right, common(before, whole), row.place)
+        return Example(whole, answers, right, common(before, whole), row.place)
+
+    def prompt_of(self, row: Row) -> str:
+        """The prompt and the suffix of a row, which need not say what is right.
+
+        Raises:
+            DataError: the row lacks a field.
+        """
+        return "".join(self._fill(row))
 
     def _fill(self, row: Row) -> tuple[str, str]:
         prompt = self._text("prompt", self.prompt)

@@ -1,6 +1,7 @@
 """Score held-out examples under the base lane."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from twinpass.core import BASE, Evaluation
 from twinpass.engine.base import Engine
@@ -9,8 +10,10 @@ from twinpass.task.example import Example
 
 BLOCK = 32
 
+T = TypeVar("T")
 
-def blocks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+
+def blocks(examples: Sequence[T]) -> Iterator[Sequence[T]]:
     """The examples as they are scored, :data:`BLOCK` at a time."""
     for start in range(0, len(examples), BLOCK):
         yield examples[start : start + BLOCK]

@@ -159,6 +159,11 @@ class TorchEngine(Engine):
         return self.parameters.numel
 
     @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens that activate an activated adapter; none for other weights."""
+        return () if self._trained.adapter is None else self._trained.adapter.invocation
+
+    @property
     def window(self) -> int | None:
         """The longest input the model takes, where its configuration says."""
         return self._causal.window

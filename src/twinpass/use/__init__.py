@@ -1,0 +1,1 @@
+"""To use what a run has trained."""

@@ -1,0 +1,62 @@
+"""A file of predictions, a line a row, that is continued where it ends."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twinpass.errors import DataError
+from twinpass.task.rows import Row
+
+
+def digest_of(weights: Path) -> str:
+    """Names what was trained: a hash of the files with its tensors."""
+    found = hashlib.sha256()
+    for path in sorted(weights.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def line_of(row: Row, weights: str, prediction: Mapping[str, Any]) -> str:
+    """A row's fields, what made the prediction, and the prediction."""
+    return json.dumps({**row.fields, "weights": weights, "prediction": prediction}, ensure_ascii=False) + "\n"
+
+
+def finished(path: Path, rows: Sequence[Row], weights: str) -> int:
+    """How many of ``rows`` the file holds already; a torn last line is cut off.
+
+    Raises:
+        DataError: it holds other rows, or predictions of other weights.
+    """
+    if not path.exists():
+        return 0
+    sound = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    for number, line in enumerate(whole):
+        begins = line_of(rows[number], weights, {}).removesuffix("{}}\n") if number < len(rows) else None
+        if begins is None or not line.decode("utf-8", "replace").startswith(begins):
+            raise DataError(
+                f"{path}, line {number + 1}: it is not the prediction for {rows[number].place if begins else 'a row given'} by these "
+                "weights; give another --out, or delete the file"
+            )
+        sound += len(line)
+    with path.open("r+b") as file:
+        file.truncate(sound)
+    return len(whole)
+
+
+def write(path: Path, lines: Iterable[str]) -> None:
+    """Append lines, each on the disk before the next is computed."""
+    with path.open("a", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line)
+            file.flush()
+
+
+def together(rows: Sequence[Row], weights: str, predictions: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of rows and their predictions."""
+    for row, prediction in zip(rows, predictions, strict=True):
+        yield line_of(row, weights, prediction)

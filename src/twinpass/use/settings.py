@@ -1,0 +1,98 @@
+"""What a run's folder says of how it was made."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.config.compose import training_rows
+from twinpass.config.load import parse
+from twinpass.config.schema import SECTIONS
+from twinpass.errors import JournalError, ModelError
+from twinpass.model.load import load
+from twinpass.model.trainable import Trainable
+from twinpass.reuse.auto import Auto
+from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.completion import CompletionTemplate
+from twinpass.task.template import Template
+from twinpass.train.folder import RunFolder
+from twinpass.train.journal import read
+
+Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``."""
+
+    folder: Path
+    template: Template
+    trainable: Trainable
+    path: str
+    dtype: str
+    budget: int
+    given: Pair | None = None
+    trust_remote_code: bool = False
+
+    def base(self) -> Pair:
+        """The base model and its tokenizer."""
+        return self.given or load(self.path, self.dtype, trust_remote_code=self.trust_remote_code)
+
+    def require_base(self, found: str) -> None:
+        """Refuse another base model than the run began with.
+
+        Raises:
+            ModelError: it is another one.
+        """
+        if found != read(RunFolder(self.folder).journal).header["base"]:
+            raise ModelError(
+                f"{self.folder} was trained on another base model: {self.path or 'the one given'} has other weights"
+            )
+
+
+def settings_of(
+    folder: Path, base: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> RunSettings:
+    """Read a run's configuration; a run made by ``finetune`` needs its ``base`` model and ``tokenizer``.
+
+    Raises:
+        TwinpassError: there is no run, or what is needed is not given.
+    """
+    path = RunFolder(folder).config
+    if not path.is_file():
+        raise JournalError(f"{folder}: there is no run here ({path.name} is missing); give the folder of a run")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    given = None if base is None or tokenizer is None else (base, tokenizer)
+    if "template" in values:
+        return _of_finetune(folder, values, given)
+    config = parse({**values, "engine": {}}, str(path), folder)
+    template = training_rows(config.task)[1] if config.task.shots else config.task
+    model = config.model
+    return RunSettings(
+        folder,
+        template,
+        config.trainable,
+        model.path,
+        model.dtype,
+        config.reuse.budget,
+        given,
+        model.trust_remote_code,
+    )
+
+
+def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) -> RunSettings:
+    if given is None:
+        raise ModelError(
+            f"{folder} was made by twinpass.finetune, whose model was an object: give it, twinpass.load({str(folder)!r}, "
+            "model=model, tokenizer=tokenizer)"
+        )
+    fields = dict(values["template"])
+    template: Template = ChoiceTemplate(**fields) if "options" in fields else CompletionTemplate(**fields)
+    kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
+    chosen = dict(values["trainable"])
+    trainable = kinds[chosen.pop("kind")](**chosen)
+    dtype = str(given[0].dtype).removeprefix("torch.")
+    return RunSettings(folder, template, trainable, "", dtype, Auto().budget, given)

@@ -1,0 +1,213 @@
+"""A trained model, ready to be asked."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.core import BASE, Score
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import DataError, ModelError
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Lora
+from twinpass.objective.choice import Choice, logits_of
+from twinpass.reuse.auto import Auto
+from twinpass.task.activation import activation_points
+from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.example import Example
+from twinpass.task.limits import Limits
+from twinpass.task.rows import Row
+from twinpass.task.template import TextTemplate
+from twinpass.train.evaluate import blocks
+from twinpass.use.greedy import greedy
+from twinpass.use.settings import RunSettings, settings_of
+
+Rows = Sequence[Row | Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The most probable of a row's options: its name, its place, and the probabilities of all by name.
+
+    Names are the task's ``labels`` where it has some, or else the options as they stand behind the prompt, without spaces around them.
+    """
+
+    answer: str
+    index: int
+    probabilities: Mapping[str, float]
+
+
+class TrainedModel:
+    """What :func:`twinpass.load` returns.
+
+    Attributes:
+        tokenizer: the model's.
+        template: how rows become prompts.
+        engine: scores under the trained weights.
+        weights: the folder of what was trained.
+    """
+
+    def __init__(
+        self, settings: RunSettings, weights: Path, engine: TorchEngine, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.template = settings.template
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.weights = weights
+        self._settings = settings
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the task is to choose among options, and not to write."""
+        return isinstance(self.template, ChoiceTemplate)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model as transformers or PEFT has it, for use elsewhere; with an adapter it is loaded once more, by PEFT.
+
+        Raises:
+            ModelError: PEFT is not installed.
+        """
+        if not isinstance(self._settings.trainable, Lora):
+            return self.engine.model
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise ModelError("an adapter is used elsewhere through PEFT: pip install 'twinpass[peft]'") from error
+        base, _ = self._settings.base()
+        model: PreTrainedModel = PeftModel.from_pretrained(base, str(self.weights))
+        return model
+
+    def predict(self, rows: Rows, progress: Callable[[int], None] = lambda done: None) -> list[Answer]:
+        """The most probable option for each row, which need not say what is right.
+
+        Raises:
+            DataError: a row cannot be used, or the task has no options.
+        """
+        return list(self.answers(self.examples(rows), progress))
+
+    def examples(self, rows: Rows) -> list[tuple[Example, tuple[str, ...]]]:
+        """Rows as they are scored, and the names of their options.
+
+        Raises:
+            DataError: a row cannot be used, or the task has no options.
+        """
+        template = self.template
+        if not isinstance(template, ChoiceTemplate):
+            raise DataError("the task has no options to choose from, but texts to write: use generate")
+        known = numbered(rows)
+        causal = CausalModel(self.engine.model)
+        limits = Limits(causal.window, causal.vocabulary)
+        examples = [limits.applied(template.question(row, self.tokenizer), self.tokenizer) for row in known]
+        if isinstance(self._settings.trainable, Activated):
+            examples = activation_points(examples, self.engine.invocation)
+        return list(zip(examples, (template.names(row) for row in known), strict=True))
+
+    def prompts(self, rows: Rows) -> list[str]:
+        """The texts that rows become for a model to continue, where the task is to write.
+
+        Raises:
+            DataError: a row cannot be used.
+        """
+        if not isinstance(self.template, TextTemplate):
+            raise DataError("the task's prompts are no plain texts")
+        return [self.template.prompt_of(row) for row in numbered(rows)]
+
+    def answers(
+        self,
+        examples: Sequence[tuple[Example, tuple[str, ...]]],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[Answer]:
+        """Answers as they are found, some rows at a time."""
+        done = 0
+        for part in blocks(examples):
+            known = [example for example, _ in part]
+            scores = self.score(known)
+            for logits, (_, names) in zip(logits_of(known, scores), part, strict=True):
+                shares = np.exp(logits - np.logaddexp.reduce(logits))
+                index = int(np.argmax(shares))
+                yield Answer(names[index], index, dict(zip(names, map(float, shares), strict=True)))
+            done += len(part)
+            progress(done)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 128,
+        stop: Sequence[str] = (),
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """What the model writes after each prompt, greedily: the most probable token each time.
+
+        A text ends before the first of the ``stop`` strings in it, at the end-of-text token, or after ``max_tokens``.
+
+        Raises:
+            DataError: a prompt has no tokens, or leaves no room in the model's window.
+            ModelError: the trained weights are an adapter, and PEFT is not installed.
+        """
+        texts = []
+        for i, prompt in enumerate(prompts, 1):
+            texts.append(greedy(self.model, self.tokenizer, prompt, max_tokens, stop, f"prompt {i}"))
+            progress(i)
+        return texts
+
+    def score(self, examples: Sequence[Example]) -> Sequence[Score]:
+        """Log-probabilities of every option's tokens, an array each."""
+        return self.engine.score(Choice().requests(examples), [BASE]).values[0]
+
+
+def numbered(rows: Rows) -> list[Row]:
+    """Rows that can be named in messages."""
+    return [row if isinstance(row, Row) else Row(dict(row), f"row {i}") for i, row in enumerate(rows, 1)]
+
+
+def load(
+    run: str | Path,
+    step: int | None = None,
+    *,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> TrainedModel:
+    """The trained model of the run in this folder.
+
+    Args:
+        run: the folder.
+        step: as it was after so many steps: what ``twinpass replay RUN --step N`` has rebuilt in ``RUN/step-N``.
+        model: the base model, for a run made by :func:`twinpass.finetune`, which is given an object and knows no path.
+        tokenizer: its tokenizer.
+
+    Raises:
+        TwinpassError: there is no such run, it has not finished, or the base model is another one.
+    """
+    folder = Path(run)
+    settings = settings_of(folder, model, tokenizer)
+    place = folder if step is None else folder / f"step-{step}"
+    adapter = isinstance(settings.trainable, Lora)
+    weights = place / ("adapter" if adapter else "model")
+    if not weights.is_dir():
+        raise ModelError(
+            f"{weights}: there are no such weights; "
+            + (
+                f"finish the run with 'twinpass train --resume {folder}'"
+                if step is None
+                else f"rebuild them with 'twinpass replay {folder} --step {step}'"
+            )
+        )
+    base, own = settings.base()
+    reuse = Auto(budget=settings.budget)
+    if not adapter:
+        whole: PreTrainedModel = type(base).from_pretrained(str(weights), dtype=base.dtype)
+        return TrainedModel(settings, weights, TorchEngine(whole, settings.trainable, reuse=reuse), own)
+    invocation = tuple(json.loads((weights / "adapter_config.json").read_text()).get("alora_invocation_tokens") or ())
+    engine = TorchEngine(base, settings.trainable, reuse=reuse, invocation=invocation)
+    settings.require_base(engine.base_hash)
+    tensors = load_file(weights / "adapter_model.safetensors")
+    engine.parameters.copy_from({name.removeprefix("base_model.model."): value for name, value in tensors.items()})
+    engine.block()
+    return TrainedModel(settings, weights, engine, own)

@@ -1,0 +1,181 @@
+"""What a run leaves behind is used: it answers and writes as the trained model does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import twinpass
+from twinpass.cli.main import main
+from twinpass.errors import DataError, JournalError, ModelError
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"trainable": {"kind": "lora", "rank": 2}},
+    "activated": {"trainable": {"kind": "activated", "rank": 2}},
+    "full": {"trainable": {"kind": "full"}},
+}
+RATES = {"lora": 0.3, "activated": 0.3, "full": 0.03}
+ROWS = [{"text": "a fine film"}, {"text": "dull"}, {"text": "great great story"}]
+
+
+def train(folder: Path, kind: str = "lora", **sections: Any) -> Path:
+    """A run that has moved far from where it began, so that the trained weights matter."""
+    optimizer = {"lr": RATES[kind], "steps": 6, "guard_loss": 0.0, "guard_metric": 0.0}
+    config = tiny.config(folder, **KINDS[kind], optimizer=optimizer, **sections)
+    assert main(["train", str(config), "--json"]) == 0
+    return folder / "run"
+
+
+def completion(folder: Path, kind: str) -> Path:
+    config = tiny.config(folder, **KINDS[kind])
+    text = config.read_text().replace(
+        'options = [\n    " bad",\n    " good",\n]', 'kind = "completion"\ncompletion = " {text}"\nend = false'
+    )
+    config.write_text(text)
+    assert main(["train", str(config), "--set", f"optimizer.lr={RATES[kind]}", "--json"]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_are_those_of_the_model_elsewhere(kind: str, tmp_path: Path) -> None:
+    trained = twinpass.load(train(tmp_path, kind))
+    answers = trained.predict(ROWS)
+    base, _ = twinpass.load_model(str(tmp_path / "model"))
+    differences = []
+    for row, answer in zip(ROWS, answers, strict=True):
+        ids = torch.tensor([trained.tokenizer(f"Review: {row['text']} Sentiment:")["input_ids"]])
+        bad, good = trained.tokenizer("bad good")["input_ids"]
+        with torch.no_grad():
+            own, before = (torch.softmax(model(ids).logits[0, -1, [bad, good]], -1) for model in (trained.model, base))
+        assert list(answer.probabilities) == ["bad", "good"]
+        assert list(answer.probabilities.values()) == pytest.approx(own.tolist(), abs=1e-5)
+        assert answer.index == int(own.argmax())
+        assert answer.answer == ("bad", "good")[answer.index]
+        differences.append(float((own - before).abs().max()))
+    assert max(differences) > 1e-3, "training has changed the answers"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_the_most_probable_tokens_one_by_one(kind: str, tmp_path: Path) -> None:
+    trained = twinpass.load(completion(tmp_path, kind))
+    prompts = ["Review: a fine film Sentiment:", "Review: dull Sentiment:"]
+    texts = trained.generate(prompts, max_tokens=5)
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = trained.tokenizer(prompt)["input_ids"]
+        start = len(ids)
+        for _ in range(5):
+            with torch.no_grad():
+                ids.append(int(trained.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert text == trained.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+def test_a_text_ends_before_a_stop_string(tmp_path: Path) -> None:
+    trained = twinpass.load(completion(tmp_path, "lora"))
+    prompt = "Review: a fine film Sentiment:"
+    (text,) = trained.generate([prompt], max_tokens=5)
+    word = text.split()[1]
+    assert trained.generate([prompt], max_tokens=5, stop=["nowhere", word]) == [text[: text.index(word)]]
+
+
+def test_a_half_written_file_of_predictions_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(["fine", "dull", "a"])))
+    out = tmp_path / "predictions.jsonl"
+    command = ["predict", str(run), str(rows), "--out", str(out), "--json"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == {"predictions": str(out), "rows": 3, "continued_from": 0}
+    whole = out.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert [(line["text"], line["id"]) for line in lines] == [("fine", 0), ("dull", 1), ("a", 2)]
+    expected = [
+        answer.probabilities for answer in twinpass.load(run).predict([{"text": line["text"]} for line in lines])
+    ]
+    for line, shares in zip(lines, expected, strict=True):
+        assert line["prediction"]["probabilities"] == pytest.approx(dict(shares), abs=1e-6)
+    out.write_text(whole[: len(whole.splitlines()[0]) + 30])
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["continued_from"] == 1
+    again = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["prediction"]["answer"] for line in again] == [line["prediction"]["answer"] for line in lines]
+    assert main(["predict", str(run), str(rows)]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["id"] for line in printed] == [0, 1, 2]
+
+
+def test_a_file_of_other_predictions_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = train(tmp_path), tmp_path / "out.jsonl"
+    assert main(["predict", str(run), str(tmp_path / "eval.jsonl"), "--out", str(out), "--json"]) == 0
+    before = out.read_text()
+    (tmp_path / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.rows(6)[1:]))
+    assert main(["predict", str(run), str(tmp_path / "others.jsonl"), "--out", str(out), "--json"]) == 2
+    other = train(tmp_path / "other", run={"seed": 5})
+    assert main(["predict", str(other), str(tmp_path / "eval.jsonl"), "--out", str(out), "--json"]) == 2
+    assert "line 1: it is not the prediction for" in capsys.readouterr().err
+    assert out.read_text() == before
+
+
+def test_predict_writes_texts_where_the_task_is_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = completion(tmp_path, "lora")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "eval.jsonl"), "--max-tokens", "3"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    trained = twinpass.load(run)
+    texts = trained.generate([f"Review: {row['text']} Sentiment:" for row in tiny.rows(6)], 3)
+    assert [line["prediction"]["text"] for line in lines] == texts
+    with pytest.raises(DataError, match="use generate"):
+        trained.predict(ROWS)
+    prompt = "Review: dull Sentiment:"
+    assert main(["generate", str(run), "--prompt", prompt, "--prompt", "a", "--max-tokens", "3", "--json"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        {"prompt": p, "text": t} for p, t in zip([prompt, "a"], trained.generate([prompt, "a"], 3), strict=True)
+    ]
+
+
+def test_a_step_that_was_rebuilt_is_used(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    with pytest.raises(ModelError, match=r"twinpass replay .* --step 0"):
+        twinpass.load(run, step=0)
+    assert main(["replay", str(run), "--step", "0", "--json"]) == 0
+    (before,), (after,) = (twinpass.load(run, step).predict(ROWS[:1]) for step in (0, None))
+    assert before != after
+
+
+def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
+    options = {
+        "prompt": "Review: {text}",
+        "suffix": " Sentiment:",
+        "options": [" bad", " good"],
+        "labels": ["no", "yes"],
+    }
+    rows = [{**row, "label": ["no", "yes"][row["label"]]} for row in tiny.rows(6)]
+    twinpass.finetune(
+        tiny.model(),
+        tiny.tokenizer(),
+        rows,
+        **options,
+        optimizer=twinpass.Sgd(lr=0.3, steps=3, batch_size=4),
+        out=tmp_path / "run",
+    )
+    with pytest.raises(ModelError, match="give it"):
+        twinpass.load(tmp_path / "run")
+    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
+    assert set(trained.predict(ROWS)[0].probabilities) == {"no", "yes"}
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="there is no run here"):
+        twinpass.load(tmp_path)
+    run = train(tmp_path / "one")
+    other = tiny.model()
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1.0)
+    with pytest.raises(ModelError, match="another base model"):
+        twinpass.load(run, model=other, tokenizer=tiny.tokenizer())
+    with pytest.raises(DataError, match="row 1"):
+        twinpass.load(run).predict([{"review": "fine"}])
