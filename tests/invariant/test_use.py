@@ -147,7 +147,7 @@ def test_a_step_that_was_rebuilt_is_used(tmp_path: Path) -> None:
 
 
 def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
-    options = {
+    options: dict[str, Any] = {
         "prompt": "Review: {text}",
         "suffix": " Sentiment:",
         "options": [" bad", " good"],
