@@ -1,0 +1,113 @@
+"""Every kind of every family keeps its contract. A kind without a row fails, and so does a family without a table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from architectures import build
+from contracts import CONTRACTS
+
+from twinpass.config.engines import TorchSettings
+from twinpass.config.schema import SECTIONS
+from twinpass.config.tasks import ChoiceTask, CompletionTask
+from twinpass.engine.subject import Subject
+from twinpass.estimate.jvp import Jvp
+from twinpass.estimate.one_sided import OneSided
+from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
+from twinpass.objective.choice import Choice
+from twinpass.objective.completion import Completion
+from twinpass.reuse.activated import Activated as ActivatedReuse
+from twinpass.reuse.auto import Auto
+from twinpass.reuse.debiased import Debiased
+from twinpass.reuse.exact import Exact
+from twinpass.reuse.frozen import Frozen
+from twinpass.reuse.invariant import Invariant
+from twinpass.reuse.reflected import Reflected
+from twinpass.reuse.transported import Transported
+from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
+from twinpass.task.rows import Row
+
+DATA: Any = {"train": "a.jsonl", "eval": "b.jsonl"}
+
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "trainable": {
+        "full": Full(),
+        "lora": Lora(rank=2),
+        "pattern": Pattern(pattern="mlp"),
+        "layers": Layers(first=0, last=2, block=1),
+        "activated": Activated(rank=2),
+    },
+    "task": {
+        "choice": ChoiceTask(prompt="Review: {text}", options=(" bad", " good"), **DATA),
+        "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
+    },
+    "objective": {"choice": Choice(), "completion": Completion()},
+    "estimator": {"spsa": Spsa(probes=2), "one_sided": OneSided(probes=2), "jvp": Jvp(probes=2)},
+    "epsilon": {
+        "constant": ConstantEpsilon(value=1e-3),
+        "cosine": CosineEpsilon(start=1e-2, end=1e-3, steps=9),
+        "join": JoinedEpsilon(schedules=(ConstantEpsilon(value=1e-2), AdaptiveEpsilon()), boundaries=(4,)),
+        "adaptive": AdaptiveEpsilon(),
+    },
+    "reuse": {
+        "auto": Auto(),
+        "exact": Exact(),
+        "invariant": Invariant(),
+        "activated": ActivatedReuse(),
+        "reflected": Reflected(),
+        "transported": Transported(),
+        "frozen": Frozen(),
+        "debiased": Debiased(inner=Frozen()),
+    },
+    "engine": {"torch": TorchSettings(device="cpu")},
+}
+"""A row a kind, by section and name."""
+
+ELSEWHERE = {"sglang": "engines/sglang/test_contract.py"}
+"""Engines that need what is not installed here keep the same contract in a file of their own."""
+
+EACH = [(section, name) for section, rows in ROWS.items() for name in rows]
+
+
+def test_every_family_has_a_table_and_every_kind_a_row() -> None:
+    families = {section: set(known.kinds.own) for section, known in SECTIONS.items() if hasattr(known.kinds, "own")}
+    assert set(families) == set(ROWS) == set(CONTRACTS)
+    for section, names in families.items():
+        elsewhere = set(ELSEWHERE) if section == "engine" else set()
+        assert names == set(ROWS[section]) | elsewhere, section
+    for section, name in EACH:
+        assert type(ROWS[section][name]) is SECTIONS[section].kinds[name]
+    for file in ELSEWHERE.values():
+        assert "engine_contract(" in (Path(__file__).parents[1] / file).read_text()
+
+
+@pytest.mark.parametrize(("section", "name"), [each for each in EACH if each[0] not in ("task", "engine")])
+def test_it_keeps_its_contract(section: str, name: str) -> None:
+    CONTRACTS[section](ROWS[section][name])
+
+
+@pytest.mark.parametrize("name", ROWS["task"])
+def test_a_task_keeps_its_contract(name: str) -> None:
+    rows = [Row(row, f"row {i}") for i, row in enumerate(tiny.rows(5))]
+    CONTRACTS["task"](ROWS["task"][name], rows, tiny.tokenizer())
+
+
+@pytest.mark.parametrize("name", ROWS["engine"])
+@pytest.mark.parametrize("perturbation", ["tandem", "inplace"])
+def test_an_engine_keeps_its_contract(name: str, perturbation: Any) -> None:
+    subject = Subject(
+        build("llama", torch.float32),
+        tiny.tokenizer(),
+        Full(),
+        Auto(),
+        "",
+        "float32",
+        perturbation=perturbation,
+        reload=lambda: dict(build("llama", torch.float32).named_parameters()),
+    )
+    CONTRACTS["engine"](ROWS["engine"][name].start(subject), near=1e-4)
