@@ -179,3 +179,26 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         twinpass.load(run, model=other, tokenizer=tiny.tokenizer())
     with pytest.raises(DataError, match="row 1"):
         twinpass.load(run).predict([{"review": "fine"}])
+
+
+def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = train(tmp_path / "a"), train(tmp_path / "b", "full")
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    answers = twinpass.load(run).predict(tiny.rows(6))
+    right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
+    assert found["measures"]["accuracy"]["value"] == found["metric"] == sum(right) / 6
+    assert found["metric"] == json.loads((run / "summary.json").read_text())["final_metric"]
+    assert sum(map(sum, found["measures"]["confusion"])) == found["examples"] == 6
+    assert main(["eval", str(run), "--compare", str(other), "--json"]) == 2, "other files, other rows"
+    assert "--task CONFIG" in capsys.readouterr().err
+    task = str(tmp_path / "b/config.toml")
+    assert main(["eval", str(run), "--compare", str(other), "--task", task, "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert compared["comparison"]["difference"]["value"] == pytest.approx(
+        compared["metric"] - compared["compared_with"]["metric"]
+    )
+    assert main(["eval", str(run), "--compare", str(run)]) == 0
+    assert "accuracy +0.000 (95% +0.000 to +0.000), p = 1 (McNemar, exact)" in " ".join(capsys.readouterr().err.split())
+    assert main(["eval", task, "--compare", str(run), "--json"]) == 2

@@ -2,19 +2,22 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.replay import restore
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from twinpass.config.compose import Run
     from twinpass.engine.base import Engine
+    from twinpass.report.measures import Choices, Texts
+    from twinpass.task.example import Example
 
 
 def add(commands: Any) -> None:
@@ -22,10 +25,23 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="score the held-out rows",
-        description="Score the held-out rows: of a configuration's base model, or of a run as it stands after any step.",
+        description=(
+            "Score the held-out rows: of a configuration's base model, or of a run as it stands after any step. Measures come with 95%% "
+            "intervals by a bootstrap over rows: accuracy, macro-F1, calibration error and the table of confusions for options, "
+            "token probability and perplexity for texts."
+        ),
     )
     command.add_argument("target", type=Path, metavar="CONFIG|RUN", help="a configuration file, or the folder of a run")
     command.add_argument("--step", type=int, metavar="N", help="a run's weights after N steps (default: the last)")
+    command.add_argument(
+        "--task", type=Path, metavar="CONFIG", help="score a run on the held-out rows of another configuration's [task]"
+    )
+    command.add_argument(
+        "--compare",
+        type=Path,
+        metavar="RUN",
+        help="score another run on the same rows, and test the difference: McNemar's exact test, or a paired bootstrap for texts",
+    )
     command.add_argument(
         "--set",
         action="append",
@@ -38,38 +54,118 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, console: "Console") -> int:
-    """Evaluate and print."""
+    """Evaluate, compare, print."""
+    _require_sense(args)
+    result, found, places = _evaluate(args.target, args.step, args, console)
+    if args.compare is not None:
+        other, others, other_places = _evaluate(args.compare, None, args, console)
+        result = {**result, "compared_with": {"run": str(args.compare), **other}}
+        result["comparison"] = _compared(found, others, places, other_places)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        _print(console, result)
+    return 0
+
+
+def _require_sense(args: argparse.Namespace) -> None:
+    problems = []
+    is_run = args.target.is_dir()
+    if is_run and args.set:
+        problems.append("--set changes a configuration file; a run is evaluated as it was trained")
+    for option in ("step", "task", "compare"):
+        if not is_run and getattr(args, option) is not None:
+            problems.append(f"--{option} needs the folder of a run, not a configuration file")
+    if problems:
+        raise ConfigError("command line", problems)
+
+
+def _evaluate(
+    target: Path, step: int | None, args: argparse.Namespace, console: "Console"
+) -> "tuple[dict[str, Any], Choices | Texts | None, Sequence[str]]":
+    """What is printed, the outcome of each row, and the rows."""
     from rich.progress import Progress
 
     from twinpass.config.load import load_config
 
     session: Run[Engine]
-    if args.target.is_dir():
-        if args.set:
-            raise ConfigError(
-                "command line", ["--set changes a configuration file; a run is evaluated as it was trained"]
-            )
-        session, step = restore(args.target, args.step, console)
+    task = None if args.task is None else load_config(args.task).task
+    if target.is_dir():
+        session, step = restore(target, step, console)
     else:
-        if args.step is not None:
-            raise ConfigError("command line", ["--step needs the folder of a run, not a configuration file"])
-        config = load_config(args.target, args.set)
+        config = load_config(target, args.set)
         from twinpass.config.compose import build
 
         session, step = build(config), 0
     from twinpass.train.evaluate import evaluate
+    from twinpass.use.measure import outcomes
 
-    plan = session.plan
+    objective, examples = session.plan.objective, session.plan.held_out
     with closing(session.engine), Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("evaluating", total=len(plan.held_out))
-        result = evaluate(
-            session.engine, plan.objective, plan.held_out, lambda done: progress.update(bar, completed=done)
-        )
-    if args.json:
-        print(json.dumps({"step": step, **asdict(result)}))
-    else:
+        if task is not None:
+            objective, examples = task.objective(), _examples(task, target, session)
+        bar = progress.add_task("evaluating", total=len(examples))
+        found = outcomes(session.engine, objective, examples, lambda done: progress.update(bar, completed=done))
+        if found is None:
+            value = evaluate(session.engine, objective, examples)
+            facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": {}}
+        else:
+            measures = found.measures()
+            metric, loss = measures[objective.metric_name]["value"], measures["loss"]["value"]
+            facts = {"metric_name": objective.metric_name, "metric": metric, "loss": loss, "measures": measures}
+    return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
+
+
+def _examples(task: Any, run: Path, session: "Run[Any]") -> "Sequence[Example]":
+    """The held-out rows of another task, for the model that a run has trained."""
+    from twinpass.config.compose import training_rows
+    from twinpass.config.encode import encode
+    from twinpass.config.load import load_config
+    from twinpass.model.trainable import Activated
+    from twinpass.task.rows import read_rows
+
+    trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
+    if isinstance(trainable, Activated):
+        trainable = replace(trainable, invocation=session.engine.invocation)
+    template = training_rows(task)[1] if task.shots else task
+    rows = read_rows(Path(task.eval), task.eval_rows)
+    return encode(template, trainable, [], rows, session.engine.model, session.tokenizer).held_out
+
+
+def _compared(
+    first: "Choices | Texts | None",
+    second: "Choices | Texts | None",
+    places: Sequence[str],
+    others: Sequence[str],
+) -> dict[str, Any]:
+    from twinpass.report.measures import Choices, Texts
+
+    if places != others:
+        raise DataError("the two runs hold out other rows; name the rows to compare them on: --task CONFIG")
+    if isinstance(first, Choices) and isinstance(second, Choices):
+        return first.against(second)
+    if isinstance(first, Texts) and isinstance(second, Texts):
+        return first.against(second)
+    raise DataError("there is no test for these two: both runs have to choose among options, or both to write texts")
+
+
+def _print(console: "Console", result: Mapping[str, Any]) -> None:
+    console.print(
+        f"held-out {result['metric_name']} at step {result['step']}: [bold]{result['metric']:.1%}[/bold]"
+        f"  (loss {result['loss']:.3f}, {result['examples']} rows)"
+    )
+    for name, value in result["measures"].items():
+        if name == "confusion":
+            console.print("confusion (a line for each right option, a column for each chosen one)")
+            for row in value:
+                console.print("".join(f"{count:>8}" for count in row))
+        else:
+            console.print(
+                f"{name.replace('_', ' '):<20}{value['value']:>8.3f}   95% {value['low']:.3f} to {value['high']:.3f}"
+            )
+    if comparison := result.get("comparison"):
+        found = comparison["difference"]
         console.print(
-            f"held-out {result.metric_name} at step {step}: [bold]{result.metric:.1%}[/bold]"
-            f"  (loss {result.loss:.3f}, {result.examples} rows)"
+            f"against {result['compared_with']['run']}: {comparison['measure']} {found['value']:+.3f} "
+            f"(95% {found['low']:+.3f} to {found['high']:+.3f}), p = {comparison['p_value']:.3g} ({comparison['test']})"
         )
-    return 0

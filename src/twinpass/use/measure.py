@@ -1,0 +1,35 @@
+"""Held-out rows scored under trained weights, as what can be measured and compared."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from twinpass.core import BASE
+from twinpass.engine.base import Engine
+from twinpass.objective.base import Objective
+from twinpass.objective.choice import Choice, logits_of
+from twinpass.objective.completion import Completion
+from twinpass.report.measures import Choices, Texts
+from twinpass.task.example import Example
+from twinpass.train.evaluate import blocks
+
+
+def outcomes(
+    engine: Engine,
+    objective: Objective,
+    examples: Sequence[Example],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Choices | Texts | None:
+    """What the weights as they stand make of each example; None for an objective that has no measures but its own."""
+    if not isinstance(objective, Choice | Completion):
+        return None
+    shares, scores, done = [], [], 0
+    for part in blocks(examples):
+        values = engine.score(objective.requests(part), [BASE]).values[0]
+        if isinstance(objective, Choice):
+            shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in logits_of(part, values)]
+        else:
+            scores += list(values)
+        done += len(part)
+        progress(done)
+    return Choices(shares, np.array([example.label for example in examples])) if shares else Texts(scores)

@@ -1,0 +1,77 @@
+"""Measures against scikit-learn's and SciPy's definitions, worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from twinpass.report.measures import RESAMPLES, Choices, Texts, calibration_error, macro_f1, mcnemar
+
+
+def choices(chosen: list[int], right: list[int], sure: float = 0.9) -> Choices:
+    rest = (1 - sure) / 2
+    shares = [np.array([sure if i == option else rest for i in range(3)]) for option in chosen]
+    return Choices(shares, np.array(right))
+
+
+def test_accuracy_f1_confusion_and_loss() -> None:
+    found = choices([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 2, 0]).measures()
+    assert found["accuracy"]["value"] == pytest.approx(4 / 6)
+    assert found["confusion"] == [[1, 0, 1], [1, 1, 0], [0, 0, 2]]
+    assert found["macro_f1"]["value"] == pytest.approx((2 / 4 + 2 / 3 + 4 / 5) / 3)
+    assert found["loss"]["value"] == pytest.approx(-(4 * math.log(0.9) + 2 * math.log(0.05)) / 6)
+    assert found["calibration_error"]["value"] == pytest.approx(0.9 - 4 / 6)
+
+
+def test_kinds_that_never_occur_do_not_count() -> None:
+    assert macro_f1(np.array([0, 0, 2]), np.array([0, 0, 2])) == 1.0
+    assert macro_f1(np.array([0, 0]), np.array([1, 1])) == 0.0
+
+
+def test_calibration_is_by_bins() -> None:
+    sure, each = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1.0, 1.0, 1.0, 0.0])
+    assert calibration_error(sure, each) == pytest.approx((2 * 0.05 + 2 * 0.05) / 4)
+    assert calibration_error(np.array([1.0]), np.array([1.0])) == 0.0
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 0), (3, 4), (20, 8), (1, 1)])
+def test_mcnemar_is_the_binomial_test(gained: int, lost: int) -> None:
+    expected = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(expected)
+
+
+def test_an_interval_covers_what_it_says() -> None:
+    generator = np.random.default_rng(1)
+    right = (generator.random(400) < 0.7).astype(int)
+    found = choices([0] * 400, list(1 - right)).measures()["accuracy"]
+    spread = 1.96 * math.sqrt(found["value"] * (1 - found["value"]) / 400)
+    assert found["low"] == pytest.approx(found["value"] - spread, abs=0.01)
+    assert found["high"] == pytest.approx(found["value"] + spread, abs=0.01)
+
+
+def test_two_choosers_on_the_same_rows() -> None:
+    first, second = choices([0] * 10, [0] * 9 + [1]), choices([1] * 6 + [0] * 4, [0] * 9 + [1])
+    found = first.against(second)
+    assert found["difference"]["value"] == pytest.approx(0.6)
+    assert (found["only_first_right"], found["only_second_right"]) == (6, 0)
+    assert found["p_value"] == pytest.approx(2 / 2**6)
+
+
+def test_perplexity_counts_tokens_and_loss_counts_rows() -> None:
+    scores = [np.log(np.array([0.5, 0.5, 0.5, 0.5])), np.log(np.array([0.125]))]
+    found = Texts(scores).measures()
+    assert found["loss"]["value"] == pytest.approx((math.log(2) + math.log(8)) / 2)
+    assert found["token_probability"]["value"] == pytest.approx((0.5 + 0.125) / 2)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp((4 * math.log(2) + math.log(8)) / 5))
+
+
+def test_two_writers_on_the_same_rows() -> None:
+    generator = np.random.default_rng(2)
+    scores = [-generator.random(5) for _ in range(30)]
+    better = Texts([score + 0.1 for score in scores])
+    found = better.against(Texts(scores))
+    assert found["difference"]["value"] == pytest.approx(0.1)
+    assert found["p_value"] == 2 / RESAMPLES
+    same = Texts(scores).against(Texts(scores))
+    assert (same["difference"]["value"], same["p_value"]) == (0.0, 1.0)
