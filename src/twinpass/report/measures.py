@@ -1,7 +1,7 @@
 """What predictions are worth: measures of held-out rows, each with an interval, and two runs compared row by row."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Choices:
 
     def each(self) -> F64:
         """Whether each row is right: 1 or 0."""
-        return (self.chosen == self.right).astype(np.float64)
+        return np.array(self.chosen == self.right, np.float64)
 
     def measures(self) -> dict[str, Any]:
         """Accuracy, macro-F1, loss (nats) and expected calibration error with 95% intervals, and the table of confusions."""
@@ -90,7 +90,7 @@ class Texts:
     def against(self, other: "Texts") -> dict[str, Any]:
         """How much more likely this makes a token than ``other`` on the same rows (nats), and the p-value of a paired bootstrap."""
         differences = self.each() - other.each()
-        means = differences[_resampled(len(self))].mean(axis=1)
+        means = np.array([differences[rows].mean() for rows in _resampled(len(self))])
         tail = min(float(np.mean(means <= 0)), float(np.mean(means >= 0)))
         return {
             "measure": "mean log-probability of a token",
@@ -113,14 +113,14 @@ def calibration_error(sure: F64, each: F64) -> float:
     """Expected calibration error (Guo et al. 2017): how far accuracy is from the probability, in bins of it, weighted by their rows."""
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
     totals = np.bincount(bins, sure - each, minlength=BINS)
-    return float(np.abs(totals).sum() / len(sure))
+    return float(np.abs(totals).sum()) / len(sure)
 
 
 def mcnemar(gained: int, lost: int) -> float:
     """The two-sided p-value of ``gained`` and ``lost`` pairs that differ, were both as likely (McNemar 1947, exact)."""
     pairs = gained + lost
     tail = sum(math.comb(pairs, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**pairs)
+    return min(1.0, 2 * tail / (1 << pairs))
 
 
 def _with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str, float]:
@@ -130,6 +130,8 @@ def _with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str
     return {"value": statistic(np.arange(count)), "low": float(low), "high": float(high)}
 
 
-def _resampled(count: int) -> I64:
-    """Rows drawn with replacement, the same each time: shape ``[RESAMPLES, count]``."""
-    return np.random.Generator(np.random.Philox(0)).integers(0, count, (RESAMPLES, count))
+def _resampled(count: int) -> Iterator[I64]:
+    """Rows drawn with replacement, :data:`RESAMPLES` times, the same each time."""
+    generator = np.random.Generator(np.random.Philox(0))
+    for _ in range(RESAMPLES):
+        yield generator.integers(0, count, count)
