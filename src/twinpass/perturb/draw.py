@@ -1,6 +1,6 @@
 """The noise of :mod:`twinpass.perturb.noise`, compiled: whole units of elements into a small buffer.
 
-Words first, then the elements made of them, in loops of their own: together Numba does not vectorise them. Numba's cache on disk does not notice a change here: touch ``kernels.py``, ``multiply.py`` and ``pairs.py``, which compile these functions into their own (the latter two also ``registers.py``'s and ``tiles.py``'s).
+Words first, then the elements made of them, in loops of their own: together Numba does not vectorise them.
 """
 
 import numpy as np

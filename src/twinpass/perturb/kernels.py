@@ -18,6 +18,7 @@ from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.shard import Shard
@@ -83,7 +84,7 @@ def _cast_overload(w, x):
     return lambda w, x: np.float32(x)
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _fill(out, start, code, seed, high):
     for c in prange((out.size + CHUNK - 1) // CHUNK):
         lo, hi = c * CHUNK, min(out.size, (c + 1) * CHUNK)
@@ -110,7 +111,7 @@ def _chunk(c, start, width, stride):
     return run * width + offset, run * width + min(width, offset + CHUNK), start + run * stride + offset
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _perturb(w, out, scales, code, seed, high, start, width, stride):
     for c in prange(_chunks(w.size, width)):
         lo, hi, at = _chunk(c, start, width, stride)
@@ -125,7 +126,7 @@ def _perturb(w, out, scales, code, seed, high, start, width, stride):
                 _store(target, i, _load(part, i) + scale * noise[i], _f(0.5))
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _perturb_each(w, bounds, out, scales, code, seed, highs):
     for p in prange(highs.size):
         z = np.empty(CHUNK, np.float32)
@@ -139,7 +140,7 @@ def _perturb_each(w, bounds, out, scales, code, seed, highs):
                     _store(target, i, _load(part, i) + scale * z[i], _f(0.5))
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _gather(w, rows, out, scale, code, seed, high):
     width = w.shape[1]
     factor = _cast(w, scale)
@@ -154,7 +155,7 @@ def _gather(w, rows, out, scale, code, seed, high):
             _store(target, i, _load(source, i) + factor * noise[i], _f(0.5))
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _accumulate(w, seeds, scales, code, high, rounding, start, width, stride):
     for c in prange(_chunks(w.size, width)):
         lo, hi, at = _chunk(c, start, width, stride)
@@ -172,7 +173,7 @@ def _accumulate(w, seeds, scales, code, high, rounding, start, width, stride):
                 _store(part, i, _load(part, i) + scale * noise[i], uniform[i])
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _accumulate_each(w, bounds, seeds, scales, code, highs):
     for p in prange(highs.size):
         z = np.empty(CHUNK, np.float32)
@@ -186,7 +187,7 @@ def _accumulate_each(w, bounds, seeds, scales, code, highs):
                     part[i] = part[i] + scale * z[i]
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limit, stuck, start, width, stride):
     overflow = np.int64(0)
     for c in prange(stuck.size):

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from twinpass.perturb.compiled import kernel
 from twinpass.perturb.kernels import threads_for
 
 _f, _u = np.float32, np.uint32
@@ -29,7 +30,7 @@ def _wide(x):
     return _u(_u(x) << _u(16)).view(np.float32)
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _split(x, plus, minus, difference, low):
     rows, width = x.shape[1], x.shape[2]
     for r in prange(plus.size * rows):
@@ -45,7 +46,7 @@ def _split(x, plus, minus, difference, low):
                 d[i] = narrow(a[i] - b[i])
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _join(low, plus, minus, difference, y):
     rows, columns = low.shape[1:]
     for r in prange(plus.size * rows):

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw
 from twinpass.perturb.gemm.registers import COLUMNS, ROWS, WIDTH, aligned, form, product_of_row, product_of_rows
 from twinpass.perturb.kernels import threads_for
@@ -35,7 +36,7 @@ def _form(w, at, width, z, first, scale, columns, panel):
                     panel[k * COLUMNS + i] = _f(0)
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _multiply(x, w, scales, y, code, seed, high):
     lanes, rows, width = x.shape
     out = y.shape[2]

@@ -14,6 +14,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
+from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw
 from twinpass.perturb.gemm.halves import Places, narrow
 from twinpass.perturb.gemm.registers import aligned
@@ -43,7 +44,7 @@ PANELS, LOWS = 1 << 17, 1 << 15
 _f, _u = np.float32, np.uint32
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _split(x, plus, minus, scales, low):
     parts, blocks, steps = low.shape[:3]
     rows = x.shape[1]
@@ -103,7 +104,7 @@ def _write(sums, at, share, factor, y, to, out, rows, columns, part):
         y[to + i * out : to + i * out + columns] = part[i * COLUMNS : i * COLUMNS + columns]
 
 
-@njit(parallel=True, cache=True)
+@kernel(parallel=True)
 def _multiply(kind, low, w, plus, minus, scales, y, code, seed, high, group, chunk):
     parts, blocks, steps = low.shape[:3]
     rows, out = y.shape[1:]

@@ -5,10 +5,11 @@ A Hugging Face model computes one in six passes. Which of its modules are such n
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.linear import device_norms
+from twinpass.perturb.compiled import kernel
 from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import F32
@@ -17,7 +18,7 @@ _f = np.float32
 TOLERANCE = 1e-5
 
 
-@njit(parallel=True, cache=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@kernel(parallel=True, fastmath={"reassoc", "contract"})
 def _rms_norm(x: F32, weight: F32, out: F32, epsilon: np.float32, offset: np.float32) -> None:
     rows, width = x.shape[1], x.shape[2]
     for r in prange(x.shape[0] * rows):
