@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
+.PHONY: help install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,9 +25,25 @@ demo: install  ## fine-tune SmolLM2-135M on movie reviews with forward passes on
 
 # Threads that wait spinning would take the core from the other worker's.
 TEST_WORKERS ?= 2
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
-test: install check  ## everything that has to pass, on TEST_WORKERS processes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+test: install  ## what every change has to pass: checks and the fast tier, side by side
+	$(MAKE) -j2 --output-sync=target check test-fast test-interpreted
+
+test-full: test test-rest  ## everything but SGLang
+
+test-fast: install
+	$(PYTEST) -m "not full"
+
+test-rest: install  ## what test-full adds to test
+	$(PYTEST) -m full
+	$(INTERPRETED) -m full
+
+# Triton is told to interpret when it is imported, so these cases have a process of their own.
+INTERPRETED = TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu
+
+test-interpreted: install
+	$(INTERPRETED) -m "not full"
 
 SGLANG_VENV := .venv-sglang
 SGLANG_BIN := $(SGLANG_VENV)/bin

@@ -21,6 +21,7 @@ from twinpass.model.trainable import Activated, Full, Layers
 from twinpass.reuse import exact
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("chunk_rows", [5, 4096])
 @pytest.mark.parametrize("kind", ["lora", "layers", "activated"])
 @packed

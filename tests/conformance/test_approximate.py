@@ -131,6 +131,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FEW = (PLUS, MIRRORED, FROZEN, BASE)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("spans", [WHOLE[0], Spans("returning", 1, "keep")], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gemma2"])

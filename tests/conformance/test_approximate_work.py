@@ -28,6 +28,7 @@ PAIR = (PLUS, MIRRORED)
 KEEP, CARRY = Spans("returning", 2, "keep"), Spans("returning", 2, "carried")
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     ("name", "chunk_rows"), [*((name, 4096) for name in ARCHITECTURES), ("llama", 5), ("gemma2", 5)]
 )

@@ -80,6 +80,7 @@ def untouched(model: PreTrainedModel) -> Iterator[None]:
     assert [path for path, module in model.named_modules() if "forward" in module.__dict__] == []
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("dtype", DTYPES)
 @architectures
 def test_base_lane_equals_the_model(name: str, dtype: torch.dtype) -> None:
@@ -140,6 +141,7 @@ def test_all_weights_of_a_mixture_of_experts_are_trained_in_float32_in_place() -
     assert_lanes(engine, deepcopy(model), GRID_LANES, TOLERANCE[torch.float32])
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("noise", DISTRIBUTIONS)
 @architectures
 def test_full_lanes(name: str, noise: Distribution) -> None:
@@ -217,6 +219,7 @@ CHOICES = {
 WITHOUT_BIAS = {"llama", "qwen3", "mistral", "gemma2", "gemma3"}
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     ("name", "choice"),
     [(name, choice) for name in NAMES for choice in CHOICES if choice != "biases" or name not in WITHOUT_BIAS],
@@ -231,6 +234,7 @@ def test_chosen_parameters_only(name: str, choice: str) -> None:
     assert_lanes(engine, model, LANES)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("pattern", ["lm_head", "embed_tokens|wte"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gemma3", "gpt2", "opt"])
 def test_tied_table_by_either_name(name: str, pattern: str) -> None:
@@ -250,6 +254,7 @@ def test_untied_tables_are_apart(pattern: str) -> None:
     assert_lanes(engine, model, LANES)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("noise", ["binomial", "rademacher"])
 @architectures
@@ -295,6 +300,7 @@ def test_inplace_lora() -> None:
         assert deviation(values, naive(merged(model, moved, scale=2.0), REQUESTS)) < 1e-9
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(("perturbation", "tolerance"), [("tandem", 1e-9), ("inplace", ROUNDED)])
 @architectures
 def test_update_and_reset(name: str, perturbation: str, tolerance: float) -> None:
@@ -312,6 +318,7 @@ def test_update_and_reset(name: str, perturbation: str, tolerance: float) -> Non
     assert deviation(engine.score(REQUESTS, [BASE]).values[0], naive(build(name), REQUESTS)) < tolerance
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("where", ["get_input_embeddings", "get_output_embeddings"])
 @architectures
 def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
@@ -330,6 +337,7 @@ def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
         assert_lanes(engine, model, LANES)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     ("module", "limit", "value"),
     [
@@ -350,6 +358,7 @@ def test_any_split(name: str, module: ModuleType, limit: str, value: int, monkey
         assert deviation(lane, expected) < 1e-9
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("chunk_rows", [1, 30, 110])
 @architectures
 def test_any_chunk(name: str, chunk_rows: int) -> None:

@@ -19,6 +19,7 @@ def in_blocks(model: nn.Module) -> list[str]:
     return [name for name, weight in model.named_parameters() if weight.layout is not torch.strided]
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @packed
 def test_scores_are_the_same(name: str, kind: str) -> None:

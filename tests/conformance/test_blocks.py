@@ -45,6 +45,7 @@ def test_adapters_on_upper_layers_share_the_lower_ones(name: str) -> None:
     assert works[1].work.reused["invariant"] * 2 == works[1].work.demand - works[1].work.reused["shared_prefix"]
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("perturbation", ["tandem", "inplace"])
 @architectures
 def test_blocks_move_their_own_layers_only(name: str, perturbation: str) -> None:

@@ -60,6 +60,7 @@ def reads(seen: Seen) -> int:
     return count
 
 
+@pytest.mark.table
 @KINDS
 @architectures
 def test_scores_and_updates(name: str, kind: str) -> None:

@@ -31,6 +31,7 @@ CONV1D = {"gpt2"}
 """Only their head is linear."""
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("noise", ["binomial", "gaussian"])
 @pytest.mark.parametrize("kind", TRAINABLES)
 @pytest.mark.parametrize("name", ARCHITECTURES)

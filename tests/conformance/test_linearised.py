@@ -52,6 +52,7 @@ def size(scores: Sequence[Score]) -> float:
     return max(float(np.abs(score).max()) for score in scores)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "activated"])
 @packed
 def test_derivatives_are_central_differences(name: str, kind: str) -> None:

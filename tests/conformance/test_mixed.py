@@ -65,6 +65,7 @@ def gradients(engine: TorchEngine, eps: float) -> list[float]:
     return [(plus - minus) / (2 * eps) for plus, minus in zip(losses[0::2], losses[1::2], strict=True)]
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @pytest.mark.parametrize("name", KNOWN)
 def test_scores_are_near_those_of_float32(name: str, kind: str) -> None:

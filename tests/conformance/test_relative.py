@@ -53,6 +53,7 @@ def both(engine: TorchEngine, lanes: Sequence[Lane]) -> tuple[Scores, Scores, se
     return exact, relative, seen
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @packed
 def test_differences_are_those_of_log_probabilities(name: str, kind: str) -> None:

@@ -33,6 +33,7 @@ from twinpass.reuse import activated, auto, exact, invariant
 from twinpass.reuse.base import Policy, Sharing, Trains
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("perturbation", ["tandem", "inplace"])
 @architectures
 def test_activated_lanes(name: str, perturbation: str) -> None:
@@ -59,6 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @packed

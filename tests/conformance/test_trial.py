@@ -38,6 +38,7 @@ def sinking(dtype: torch.dtype, sink: float = 0.0) -> PreTrainedModel:
     return cast(PreTrainedModel, model.to(dtype).eval())
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("factor", [1, 100])
 @dtypes
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -77,6 +78,7 @@ MASKS = [("llama", _sees_the_future), ("gpt2", _misses_the_first_token)]
 WINDOWS = [(name, _looks_one_token_too_near) for name in ("mistral", "gemma2", "gemma3")]
 
 
+@pytest.mark.table
 @dtypes
 @pytest.mark.parametrize(("name", "wrong"), [*MASKS, *WINDOWS])
 def test_a_wrong_mask_or_window_stands_out(
@@ -86,6 +88,7 @@ def test_a_wrong_mask_or_window_stands_out(
     assert_refused(build(name, dtype))
 
 
+@pytest.mark.table
 @dtypes
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
 def test_a_wrong_position_stands_out(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The embedded engine on a CUDA device beside itself on the CPU: scores agree, weights move by the same bits.
 
-Under Triton's interpreter (``TRITON_INTERPRET=1``, as ``tests/unit/test_triton.py`` runs this file) the models stay on the CPU, and only
+Under Triton's interpreter (``TRITON_INTERPRET=1``, as ``make test-interpreted`` runs this file) the models stay on the CPU, and only
 the kernels are Triton's.
 """
 
@@ -71,6 +71,7 @@ def assert_same_weights(device: TorchEngine, host: TorchEngine) -> None:
         assert torch.equal(tensor.cpu(), host.parameters[name]), name
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_scores_agree_and_weights_are_the_same_bits(name: str, kind: str) -> None:
@@ -179,6 +180,7 @@ def test_linear_lanes() -> None:
     assert_close(device.score(REQUESTS, lanes).values, host.score(REQUESTS, lanes).values, 1e-2)
 
 
+@pytest.mark.table
 @on_a_gpu
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral", "gemma2", "gemma3", "opt", "gpt_neox"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -1,6 +1,6 @@
 """The Triton kernels draw and write the bits that NumPy and Numba do: on a CUDA device, or under Triton's interpreter.
 
-``tests/unit/test_triton.py`` runs this file in a process with ``TRITON_INTERPRET=1``, which Triton reads when imported.
+``make test-interpreted`` runs this file in a process with ``TRITON_INTERPRET=1``, which Triton reads when imported.
 """
 
 import os
@@ -199,6 +199,7 @@ class TestFill:
 
 
 class TestPerturb:
+    @pytest.mark.table
     @each_dtype
     @each_distribution
     @pytest.mark.parametrize(("start", "count"), [(0, 1), (77, 3000), (2**33 + 1, 4096)])
@@ -238,6 +239,7 @@ class TestPerturb:
 
 
 class TestGather:
+    @pytest.mark.table
     @each_dtype
     @each_distribution
     @pytest.mark.parametrize("width", [1, 100, 2300])
@@ -252,6 +254,7 @@ class TestGather:
 
 
 class TestAccumulate:
+    @pytest.mark.table
     @each_dtype
     @each_distribution
     @pytest.mark.parametrize("count", [1, 127, 3001])
@@ -260,6 +263,7 @@ class TestAccumulate:
         moved = accumulated(weights, TERMS, distribution, Shard.whole(count))
         assert np.array_equal(bits(moved), bits(accumulated_by_numba(weights, TERMS, distribution)))
 
+    @pytest.mark.table
     @each_dtype
     @each_distribution
     @each_width
@@ -272,6 +276,7 @@ class TestAccumulate:
             moved = accumulated(weights[held], TERMS[1:2], distribution, shard)
             assert np.array_equal(bits(moved), bits(whole[held])), shard
 
+    @pytest.mark.table
     @pytest.mark.parametrize("shard", [Shard(3, 7, 1000), Shard(2**40 + 1, 2300, 2**33 + 5), Shard(0, 1, 1)])
     @each_distribution
     def test_any_start_and_stride(self, shard: Shard, distribution: Distribution) -> None:
@@ -299,6 +304,7 @@ class TestEach:
     bounds = np.cumsum([0, *SIZES.values()])
     keys = np.array([noise.name_key(name) for name in SIZES], np.uint64)
 
+    @pytest.mark.table
     @each_distribution
     @each_count
     @pytest.mark.parametrize("seed", SEEDS)
@@ -338,6 +344,7 @@ class TestEach:
 
 
 class TestLattice:
+    @pytest.mark.table
     @each_gridded
     @pytest.mark.parametrize("count", [1, 130, 3001])
     def test_writes_numbas_bits(self, count: int, distribution: Distribution) -> None:
@@ -356,6 +363,7 @@ class TestLattice:
         back, _ = Move(-1, update).apply(moved, distribution)
         assert np.array_equal(bits(back), bits(weights))
 
+    @pytest.mark.table
     @each_gridded
     @each_width
     def test_shards_put_together_are_the_whole(self, width: int, distribution: Distribution) -> None:

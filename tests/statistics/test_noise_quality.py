@@ -9,6 +9,7 @@ That the checks can fail is shown by negative controls: each of them has to reje
 generator that is broken in the way it looks for.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -297,6 +298,28 @@ CONTROLS: list[tuple[str, Kind, Defect]] = [
 ]
 
 
+EXAMINED = {
+    "binomial": "6d466c181e0fe646c03f145428151da4662d17790402fcea03aeb1984bcc81a4",
+    "rademacher": "4ba1084074ecc3d0f762c8def9e470970b684a5d7a0f66346b4e1542b58c270c",
+    "uniform": "a01fe6ea5857f6ae7b3fe8b502d0c03cd607a72beea68bad4b3a512179be6da6",
+}
+"""SHA-256 of what was last examined. Gaussians are made of the same words, which ``tests/unit/test_noise.py`` follows to the normals."""
+
+
+@pytest.mark.parametrize("kind", EXAMINED)
+def test_the_noise_is_what_was_examined(kind: Kind) -> None:
+    """The fast tier examines nothing else: noise is a pure function, so what passed once passes for ever.
+
+    If this fails, change ``noise.ALGORITHM``, run ``make test-full``, and write down the new sums here.
+    """
+    found = hashlib.sha256(noise.ALGORITHM.encode())
+    for seed in SEEDS:
+        for name in (NAME, *NAMES.values()):
+            found.update(drawn(kind, 2**14, seed, name).astype("<f8").tobytes())
+    assert found.hexdigest() == EXAMINED[kind]
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "seed", "check"),
     [(kind, seed, check) for kind in KINDS for seed in SEEDS for check in CHECKS if applies(check, kind)],
@@ -305,6 +328,7 @@ def test_the_noise_passes(check: str, kind: Kind, seed: int) -> None:
     assert CHECKS[check](stream(kind), kind, seed) >= ALPHA
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("check", "kind", "defect"), CONTROLS)
 def test_broken_noise_is_rejected(check: str, kind: Kind, defect: Defect) -> None:
     broken: Draw = lru_cache(maxsize=2)(partial(defect, stream(kind)))
@@ -315,6 +339,7 @@ def test_every_check_has_a_negative_control() -> None:
     assert {check for check, _, _ in CONTROLS} == set(CHECKS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("check", ["mean", "variance", "cells", "positions", "lag 1", "seed + 1"])
 def test_error_rates_are_as_stated(check: str, kind: Kind) -> None:
@@ -342,12 +367,14 @@ def rounding_p_value(z: F64, uniform: F64, kind: Distribution) -> float:
     return min(1.0, len(p_values) * min(p_values))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", DISTRIBUTIONS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_rounding_is_independent_of_the_noise_it_rounds(seed: int, kind: Distribution) -> None:
     assert rounding_p_value(drawn(kind, COUNT, seed, NAME), drawn("uniform", COUNT, seed, NAME), kind) >= ALPHA
 
 
+@pytest.mark.full
 def test_rounding_from_the_words_of_the_noise_would_be_rejected() -> None:
     words = noise.philox(SEEDS[1], noise.name_key(NAME), np.arange(COUNT // 4, dtype=np.uint64))
     reused = (np.stack(words, axis=-1).reshape(-1).astype(np.float64) / 2**32 - 0.5) * math.sqrt(12)

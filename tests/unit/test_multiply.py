@@ -45,6 +45,7 @@ def perturbed(w: Array, distribution: Distribution) -> Array:
     return out
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_those_of_perturbed_weights(

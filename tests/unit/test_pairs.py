@@ -83,6 +83,7 @@ def expected(x: Array, w: Array, distribution: Distribution) -> tuple[Array, Arr
     return y, size
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lanes_are_sums_of_rounded_factors(
@@ -93,6 +94,7 @@ def test_lanes_are_sums_of_rounded_factors(
     assert np.all(np.abs(multiplied(x, w, instructions, distribution) - y) <= size * (shape[1] + 4) * 2.0**-23)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("shape", SHAPES[1:])
 def test_what_lanes_differ_by_has_the_precision_of_its_own_size(
     shape: tuple[int, int, int], instructions: Instructions
@@ -107,6 +109,7 @@ def test_what_lanes_differ_by_has_the_precision_of_its_own_size(
         assert np.abs(apart - exact).max() <= 1e-4 * np.abs(exact).max() + lost
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (3, 12), (39, 40), (0, 24)])
 def test_a_rows_result_does_not_depend_on_the_others(
     first: int, last: int, instructions: Instructions, threads: int
