@@ -1,6 +1,8 @@
 """Which servers are talked to at all, and what is said of one that is not SGLang."""
 
 import json
+import logging
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -9,6 +11,7 @@ import pytest
 
 from twinpass.engine.sglang.address import KEY, is_loopback
 from twinpass.engine.sglang.http import Http
+from twinpass.engine.sglang.key import ApiKey
 from twinpass.errors import EngineError
 
 
@@ -87,3 +90,68 @@ def test_a_server_of_another_kind(
         Http(other, 5.0)
     assert Other.seen == ["Bearer secret-words"]
     assert "secret-words" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "secret-words\n",
+        " secret-words",
+        "secret words",
+        "secret-wörds",
+        "secret-words\x00",
+        "\r\n",
+        "secret-words\u2028",
+    ],
+)
+def test_a_key_that_no_header_can_carry_is_refused_unseen(
+    other: str, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr(
+        ApiKey, "__init__", lambda self, text: setattr(self, "_text", key)
+    )  # what os.environ cannot hold
+    monkeypatch.setenv(KEY, "secret-words")
+    with pytest.raises(EngineError, match=f"{KEY} holds a space, a line's end or another character") as caught:
+        Http(other, 5.0)
+    assert Other.seen == []
+    assert "secret-w" not in shown(caught.value)
+
+
+def shown(error: BaseException) -> str:
+    """All that a traceback can show of an error: the messages of what led to it, and the variables of every frame."""
+    whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+    inside = (frame for frame in whole.stack if "site-packages" not in frame.filename and "tests" not in frame.filename)
+    chained = shown(error.__cause__) if error.__cause__ else ""
+    return str(error) + chained + "".join(str(frame.locals) for frame in inside)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_a_key_that_a_server_repeats_is_not_shown(
+    other: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    monkeypatch.setattr(Other, "status", status)
+    monkeypatch.setattr(Other, "answer", b"you sent secret-words")
+    monkeypatch.setenv(KEY, "secret-words")
+    with caplog.at_level(logging.DEBUG), pytest.raises(EngineError) as caught:
+        Http(other, 5.0)
+    assert Other.seen == ["Bearer secret-words"]
+    assert "secret-words" not in str(caught.value)
+    assert status == 401 or "you sent [API key]" in str(caught.value)
+    assert caplog.records
+    assert "secret-words" not in caplog.text
+
+
+def test_no_frame_of_a_failure_holds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret-words")
+    with pytest.raises(EngineError, match="cannot be reached") as caught:
+        Http("http://127.0.0.1:1", 1.0)
+    assert "ApiKey" not in shown(caught.value)
+    assert "secret-words" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"3", b"null", b'"text"', b"{}", b"[" * 100_000])
+def test_json_of_another_kind(other: str, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.setattr(Other, "status", 200)
+    monkeypatch.setattr(Other, "answer", answer)
+    with pytest.raises(EngineError, match=r"is it an SGLang server|runs SGLang None"):
+        Http(other, 5.0)

@@ -18,6 +18,8 @@ FIXED: Mapping[str, str] = MappingProxyType(
         "lora_target_modules": "use [trainable] targets",
         "max_lora_rank": "use [trainable] rank",
         "max_loras_per_batch": "it follows from [estimator] probes",
+        "api_key": "nothing is served; leave it out",
+        "admin_api_key": "nothing is served; leave it out",
         "skip_server_warmup": "twinpass makes its own checks",
     }
 )
