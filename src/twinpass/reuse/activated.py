@@ -10,6 +10,9 @@ from twinpass.settings import STRICT, Text
 class Activated(Policy):
     """Exact, for activated adapters (aLoRA, Greenewald et al. 2025, arXiv 2504.12397).
 
+    Adapters that begin in an upper layer also leave the layers below it alone, for every token: those are kept as the states
+    that enter it (not with ``spill``, which keeps whole prompts).
+
     Args:
         spill: a folder that keys and values are also written to, and found in by the next run.
     """
@@ -27,4 +30,5 @@ class Activated(Policy):
     def sharing(self, trains: Trains) -> Sharing | None:
         if not trains.activated:
             raise ValueError("the weights act on every token; use trainable.kind = 'activated', or another policy")
-        return Sharing("activated", "before_activation", trains.layers, kept=True)
+        below = 0 if self.spill is not None else trains.first
+        return Sharing("activated", "before_activation", trains.layers, kept=True, below=below)

@@ -31,13 +31,15 @@ class Trains:
 class Sharing:
     """What all lanes of a batch share: layers below ``layers`` of ``tokens``, and under which name it is counted.
 
-    ``kept`` says that it stays in the cache for later steps, as its weights do not change between them.
+    Of the other tokens they share the layers below ``below``, whose states are kept instead of keys and values. ``kept`` says
+    that all this stays in the cache for later steps, as its weights do not change between them.
     """
 
     source: str
     tokens: Literal["before_activation", "all"]
     layers: int
     kept: bool
+    below: int = 0
 
 
 @dataclass(frozen=True, slots=True)

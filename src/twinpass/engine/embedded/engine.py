@@ -124,7 +124,10 @@ class TorchEngine(Engine):
             cuts = self._shares.cuts
             states = trial.hidden_bytes if max(cuts) or policy.approximate else 0
             spill, sizes = self._spill(policy), (trial.layer_bytes, states)
-            self._scorer = PackedScorer.sized(self._causal, policy, cuts, *sizes, chunk_rows, spill)
+            states_only = any(sharing.below for sharing in self._shares.all)
+            self._scorer = PackedScorer.sized(
+                self._causal, policy, cuts, *sizes, chunk_rows, spill, states_only=states_only
+            )
             self._scorer.passes.linear = None if self._paired is None else self._paired.alone
             base = LaneWeights(self.parameters, self.noise, [BASE])
             self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))

@@ -62,6 +62,8 @@ class Batch:
         first, last: the layers that run.
         hidden: the states that enter layer ``first``, unless it begins with the embeddings.
         marked: each lane's version of the marked rows, whose keys and values come from elsewhere.
+        states: slots [R] for the states that leave layer ``last`` - 1 below the last; by default the same as ``slots``; -1 for
+            those not kept.
     """
 
     packed: Packed
@@ -72,6 +74,7 @@ class Batch:
     last: int
     hidden: Kept | None = None
     marked: Sequence[WeightsVersion] = ()
+    states: Rows | None = None
 
     def require_own(self, cache: PrefixCache) -> None:
         """Make sure that every slot belongs to the weights it is about to be used with.
@@ -133,6 +136,13 @@ class Passes:
                 self._chunk(batch, running, chunks, index, rows, result)
         return result.tensors()
 
+    def run_whole(self, batch: Batch, running: Running) -> None:
+        """The same in one chunk, so that no row's keys and values have to be kept for a later one."""
+        batch.require_own(self.cache)
+        chunks = _Chunks(batch, max(1, int(batch.fresh.sum())))
+        with torch.no_grad(), own_products(self.causal.linears, self.linear):
+            self._chunk(batch, running, chunks, 0, chunks.rows[0], _Result(len(batch.versions), Reads((), ())))
+
     def _make_room(self, batch: Batch, scratch: Reservation, rows: Rows) -> None:
         """Slots for rows that a later chunk looks at and that nobody keeps."""
         for lane, version in enumerate(batch.versions):
@@ -159,7 +169,10 @@ class Passes:
         self.windows |= plan.windows
         self.layer_bytes |= plan.layer_bytes
         states: Tensor = output["last_hidden_state"]
-        if batch.last < self.causal.depth:
+        if batch.states is not None:
+            wanted = batch.states[rows] >= 0
+            self.pool.write_hidden(*place.send(batch.states[rows][wanted]), states[0, torch.from_numpy(wanted)])
+        elif batch.last < self.causal.depth:
             self.pool.write_hidden(place.send(batch.slots[:, rows])[0], states)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)

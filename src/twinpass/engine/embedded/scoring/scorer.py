@@ -62,6 +62,8 @@ class PackedScorer:
         hidden_bytes: int,
         chunk_rows: int,
         spill: Spill | None,
+        *,
+        states_only: bool = False,
     ) -> Self:
         """A scorer whose cache has the policy's size.
 
@@ -69,9 +71,11 @@ class PackedScorer:
             cuts: the layers below which all tokens may be shared (0: nowhere).
             layer_bytes: bytes of a token's keys and values, by layer.
             hidden_bytes: bytes of a token's hidden states, where they are kept as well.
+            states_only: whether below the cut no keys and values are kept, only the states that leave it.
         """
         cut = max(cuts) if len(cuts) == 1 else 0
-        slot_bytes = max(sum(layer_bytes[:cut]), sum(layer_bytes[cut:])) + hidden_bytes
+        lower, upper = sum(layer_bytes[:cut]), sum(layer_bytes[cut:])
+        slot_bytes = (upper if states_only else max(lower, upper)) + hidden_bytes
         slots = policy.budget // slot_bytes
         pool = Pool(slots, cut, causal.place.device)
         passes = Passes(causal, PrefixCache(slots, policy.page_size), pool, chunk_rows)
@@ -206,7 +210,7 @@ class PackedScorer:
             if job.common is not None:
                 shared = self._share(job.requests, job.common, stack)
                 ran = self.passes.computed - started
-                reused[job.common.sharing.source] = lanes * shared.packed.rows * job.common.sharing.layers - ran
+                reused[job.common.sharing.source] = lanes * _shared_work(shared.packed, job.common) - ran
                 values = self._run_common(job, job.common, shared)
             elif job.spans is not None:
                 prepared = self._prepare(job, job.spans, stack)
@@ -241,7 +245,13 @@ class PackedScorer:
                 path = packed.path_of[tokens]
                 found = self.spill.fetch(tokens, np.flatnonzero(missing[path]), slots[path], self.passes.pool)
                 missing[path[found]] = False
-        self.passes.run(Batch(packed, [version], missing, slots[None], 0, common.sharing.layers), alone)
+        if below := common.sharing.below:
+            self._run_lower(sequences, packed, missing, slots, below)
+            states, before = Kept(slots[None], [version]), missing & (packed.tokens < 0)
+            upper = Batch(packed, [version], before, slots[None].copy(), below, common.sharing.layers, states)
+            self.passes.run(upper, alone)
+        else:
+            self.passes.run(Batch(packed, [version], missing, slots[None], 0, common.sharing.layers), alone)
         if self.spill is not None:
             self._store(self.spill, packed, missing, slots)
         for tokens in sequences:
@@ -249,6 +259,24 @@ class PackedScorer:
             reservation.insert(version, tokens, slots[path])
             self._lease(tokens, path, version, slots, stack)
         return Shared(packed, slots)
+
+    def _run_lower(
+        self, sequences: Sequence[Tokens], packed: Packed, missing: NDArray[np.bool_], slots: Rows, below: int
+    ) -> None:
+        """Run the layers below ``below`` on whole sequences, of which a row is missing, and keep the states that leave them.
+
+        Keys and values of those layers are of no use afterwards. None is kept, as every run holds its sequences from their
+        first token on; tokens that another run had are computed once more.
+        """
+        lacking = [tokens for tokens in sequences if missing[packed.path_of[tokens]].any()]
+        for part in groups(lacking, self.passes.chunk_rows):
+            own = pack(lacking[part])
+            states = np.full(own.rows, -1, np.int64)
+            for tokens in lacking[part]:
+                path = packed.path_of[tokens]
+                states[own.path_of[tokens]] = np.where(missing[path], slots[path], -1)
+            nowhere, version = np.full((1, own.rows), -1, np.int64), WeightsVersion("lower", below)
+            self.passes.run_whole(Batch(own, [version], np.ones(own.rows, bool), nowhere, 0, below, states=states), alone)
 
     def _store(self, spill: Spill, packed: Packed, computed: NDArray[np.bool_], slots: Rows) -> None:
         """Write what was just computed to disk; of every edge that is its end."""
@@ -279,8 +307,22 @@ class PackedScorer:
             batch = Batch(packed, job.versions, every, slots, common.sharing.layers, self._causal.depth, hidden)
             return batch, job.reads(paths)
         lanes = len(job.versions)
+        if common.sharing.below:
+            return self._above(job, common, shared)
         kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
         return self._rest(job, [request.active_from for request in job.requests], shared.packed, kept)
+
+    def _above(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
+        """Tokens before the activation point are there, and the states of those after it: the layers above."""
+        packed, lanes = shared.packed, len(job.versions)
+        paths = [packed.path_of[_shared_tokens(request, common)] for request in job.requests]
+        before = packed.tokens < 0
+        slots = np.where(before, shared.slots, -1)[None].repeat(lanes, 0)
+        states, marked = Kept(shared.slots[None], [common.version]), [common.version] * lanes
+        batch = Batch(
+            packed, job.versions, ~before, slots, common.sharing.below, self._causal.depth, states, marked=marked
+        )
+        return batch, job.reads(paths)
 
     def _run_prepared(self, job: Job, prepared: Prepared) -> list[list[Score]]:
         """Every lane's prefix is there: run the tokens after it."""
@@ -340,6 +382,8 @@ class PackedScorer:
 
 def _shared_tokens(request: Request, common: Common) -> Tokens:
     """The tokens of a request that lanes share something of."""
+    if common.sharing.below:
+        return mark(request.inputs, request.active_from)
     before = common.sharing.tokens == "before_activation"
     return request.inputs[: request.active_from] if before else request.inputs
 
@@ -348,6 +392,14 @@ def _own_tokens(request: Request, common: Common | None) -> Tokens:
     """The tokens of a request that a lane runs on its own."""
     before = common is not None and common.sharing.tokens == "before_activation"
     return request.inputs[request.active_from :] if before else request.inputs
+
+
+def _shared_work(packed: Packed, common: Common) -> int:
+    """Token-layers that lanes share of a group."""
+    if not common.sharing.below:
+        return packed.rows * common.sharing.layers
+    before = int((packed.tokens < 0).sum())
+    return before * common.sharing.layers + (packed.rows - before) * common.sharing.below
 
 
 def _unkept(job: Job, packed: Packed) -> Rows:

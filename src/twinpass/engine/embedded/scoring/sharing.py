@@ -51,8 +51,7 @@ class Shares:
     @property
     def cuts(self) -> set[int]:
         """The layers below which all tokens are shared, whichever block is perturbed; 0: none."""
-        found = (self.of(block) for block in self.ledger.first)
-        return {0 if sharing is None or sharing.tokens != "all" else sharing.layers for sharing in found}
+        return {_cut(self.of(block)) for block in self.ledger.first}
 
     def common(self, blocks: Set[int | None]) -> Common | None:
         """What lanes share that perturb these blocks, under the weights in force.
@@ -71,3 +70,9 @@ class Shares:
     @property
     def _blocks(self) -> list[int]:
         return [block for block in self.ledger.first if block is not None]
+
+
+def _cut(sharing: Sharing | None) -> int:
+    if sharing is None:
+        return 0
+    return sharing.layers if sharing.tokens == "all" else sharing.below
