@@ -200,12 +200,14 @@ class Estimate:
     """A zeroth-order gradient, ``sum_k gradients[k] * z(probes[k])`` over ``q`` probes.
 
     ``losses[k]`` holds (L+, L-) of probe ``k``, or (L+, L0) if one-sided; ``loss`` is their mean, an estimate of L(theta).
+    ``preconditioned`` takes the gradients' place in the update, where an estimator knows the loss's curvature.
     """
 
     probes: tuple[Probe, ...]
     eps: float
     losses: tuple[tuple[float, float], ...]
     gradients: tuple[float, ...]
+    preconditioned: tuple[float, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -230,7 +232,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured."""
+    """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured.
+
+    ``space`` is the digest of the directions that were taken up before it, if any were.
+    """
 
     step: int
     estimate: Estimate
@@ -239,6 +244,7 @@ class StepReport:
     work: Work = Work()
     cache: Held = Held()
     observed: Observation = Observation()
+    space: str | None = None
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import Estimate, Lane, Probe
+from twinpass.core import Estimate, Lane, Probe, Score
+from twinpass.objective.base import Objective
 from twinpass.perturb.noise import Distribution
 from twinpass.settings import STRICT, Count
+from twinpass.task.example import Example
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -40,6 +42,12 @@ class Estimator(ABC):
     @abstractmethod
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         """The weight variants to score."""
+
+    def refine(
+        self, estimate: Estimate, objective: Objective, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
+    ) -> Estimate:
+        """The same with what single scores tell beyond the losses: ``scores[lane][request]``, lanes as :meth:`lanes` has them."""
+        return estimate
 
     @abstractmethod
     def estimate(self, probes: Sequence[Probe], eps: float, losses: Sequence[float]) -> Estimate:

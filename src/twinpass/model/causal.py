@@ -105,6 +105,16 @@ class CausalModel:
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
 
+    def finish(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Logits [B, N, vocabulary] of states [B, N, size] that left the last layer: the final norm and the head, differentiable."""
+        layers = cast(nn.ModuleList, self.model.get_submodule(self.layers_path))
+        with ExitStack() as stack:
+            for layer in layers[:-1]:
+                stack.enter_context(forward_of(layer, _skipped(None)))
+            stack.enter_context(forward_of(layers[-1], lambda *args, **kwargs: hidden))
+            output: ModelOutput = self.decoder(input_ids=ids, use_cache=False)
+        return self.head(ids, output, output["last_hidden_state"])
+
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits

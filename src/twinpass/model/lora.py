@@ -1,19 +1,16 @@
-"""LoRA adapters held beside an unmodified model, and PEFT's folder format for them."""
+"""LoRA adapters held beside an unmodified model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
+from twinpass.model.adapter import Adapter
 from twinpass.model.causal import CausalModel
 from twinpass.perturb.kernels import fill
 from twinpass.perturb.noise import derive_seed, name_key
@@ -28,7 +25,7 @@ class LoraWeights:
     scale: float
 
 
-class LoraAdapter:
+class LoraAdapter(Adapter):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the linear layers whose name ends in a target.
 
     A ~ N(0, 1 / in) drawn from ``seed``, B = 0, so that training starts at the base model. Tensors are float32
@@ -54,14 +51,15 @@ class LoraAdapter:
         invocation: tuple[int, ...] = (),
         first: int = 0,
     ) -> None:
-        self.rank, self.alpha, self.targets, self.seed, self.invocation = rank, alpha, tuple(targets), seed, invocation
+        self._rank, self._alpha, self.seed = rank, alpha, seed
+        self.targets, self.invocation = tuple(targets), invocation
         self.tensors: dict[str, Tensor] = {}
         self.modules: dict[str, LoraWeights] = {}
-        self._fan_in_fan_out = False
+        self.fan_in_fan_out = False
         causal = CausalModel(model)
         if first >= causal.depth:
             raise ModelError(f"trainable.first is {first}; {type(model).__name__} has layers 0 to {causal.depth - 1}")
-        self._layers = range(first, causal.depth) if first else None
+        self.layers = range(first, causal.depth) if first else None
         for path, module in model.named_modules():
             target = path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D)
             if target and (not first or causal.layer_of(path) >= first):
@@ -70,9 +68,17 @@ class LoraAdapter:
         self.tensors = _back_to_back(self.tensors)
         self.reset()
 
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def alpha(self) -> float:
+        return self._alpha
+
     def _attach(self, path: str, module: nn.Linear | Conv1D) -> None:
         weight = module.weight
-        self._fan_in_fan_out |= isinstance(module, Conv1D)
+        self.fan_in_fan_out |= isinstance(module, Conv1D)
         rows, columns = weight.shape
         features_in, features_out = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
         dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
@@ -86,14 +92,13 @@ class LoraAdapter:
         missing = sorted(set(self.targets) - found)
         if missing:
             linear = {p.rsplit(".", 1)[-1] for p, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-            where = f" in layers {self._layers.start} and above" if self._layers else ""
+            where = f" in layers {self.layers.start} and above" if self.layers else ""
             raise ModelError(
                 f"trainable.targets {missing} match no linear layer of {type(model).__name__}{where}; "
                 f"the model has {sorted(linear)}"
             )
 
     def reset(self) -> None:
-        """Put the adapter back to its start: A from the seed, B zero."""
         for lora in self.modules.values():
             a = self.tensors[lora.a]
             normal = torch.empty(a.numel(), dtype=torch.float32)
@@ -101,34 +106,8 @@ class LoraAdapter:
             a.copy_(normal.view(a.shape).to(a.dtype).mul_(a.shape[1] ** -0.5))
             self.tensors[lora.b].zero_()
 
-    def peft_config(self, base: str) -> dict[str, Any]:
-        """The content of PEFT's ``adapter_config.json``."""
-        return {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "target_modules": list(self.targets),
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": self._fan_in_fan_out,
-            "inference_mode": True,
-            **({"layers_to_transform": list(self._layers)} if self._layers else {}),
-            **({"alora_invocation_tokens": list(self.invocation)} if self.invocation else {}),
-        }
-
-    def save(self, folder: Path, base: str) -> None:
-        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "adapter_config.json").write_text(json.dumps(self.peft_config(base), indent=2) + "\n")
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite the tensors in place, under the names they are trained by."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+    def peft_tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(trained)
 
 
 def _back_to_back(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

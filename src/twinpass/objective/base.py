@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinpass.core import Request, Score
 from twinpass.errors import ModelError
 from twinpass.task.example import Example
@@ -33,6 +36,16 @@ class Objective(ABC):
             ModelError: the loss has none.
         """
         raise ModelError(f"{type(self).__name__} has no derivative; use estimator.kind = 'spsa', which needs none")
+
+    def curvature(
+        self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
+    ) -> NDArray[np.float64]:
+        """``t_k^T C t_l`` [q, q] for q directions of the scores, with the loss's curvature C by them: positive semidefinite.
+
+        Raises:
+            ModelError: the loss has none.
+        """
+        raise ModelError(f"{type(self).__name__} has no curvature; use estimator.kind = 'spsa', which needs none")
 
     @abstractmethod
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:

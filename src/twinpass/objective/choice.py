@@ -38,10 +38,22 @@ class Choice(Objective):
         """Probability of the option less 1 for the right one, for each of its tokens alike, over the examples."""
         found = []
         for example, logits in zip(examples, logits_of(examples, scores), strict=True):
-            error = np.exp(logits - np.logaddexp.reduce(logits))
+            error = _softmax(logits)
             error[example.label] -= 1.0
             found += list(error / len(examples))
         return [np.full(len(score), slope) for score, slope in zip(scores, found, strict=True)]
+
+    def curvature(
+        self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
+    ) -> NDArray[np.float64]:
+        """Softmax's: ``mean J^T (diag p - p p^T) J``."""
+        total = np.zeros((len(tangents), len(tangents)))
+        moved = [logits_of(examples, own) for own in tangents]
+        for i, logits in enumerate(logits_of(examples, scores)):
+            p, j = _softmax(logits), np.array([own[i] for own in moved])
+            centred = j - (j @ p)[:, None]
+            total += (centred * p) @ centred.T
+        return total / len(examples)
 
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         right = [
@@ -49,6 +61,10 @@ class Choice(Objective):
             for example, logits in zip(examples, logits_of(examples, scores), strict=True)
         ]
         return float(np.mean(right))
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(logits - np.logaddexp.reduce(logits))
 
 
 def logits_of(examples: Sequence[Example], scores: Sequence[Score]) -> list[NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Request, Score
@@ -29,6 +30,14 @@ class Completion(Objective):
 
     def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
         return [np.full(len(score), -1.0 / (len(score) * len(scores))) for score in scores]
+
+    def curvature(
+        self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
+    ) -> NDArray[np.float64]:
+        """The empirical Fisher matrix of the tokens: each one's derivatives, weighted as its loss is."""
+        weight = np.concatenate(self.gradient(examples, scores))
+        j = np.array([np.concatenate(own) for own in tangents])
+        return np.asarray((j * -weight) @ j.T)
 
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         return float(np.mean([np.exp(score.mean()) for score in scores]))

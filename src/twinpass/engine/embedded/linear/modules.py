@@ -18,6 +18,7 @@ from twinpass.engine.embedded.linear.norms import epsilon_of, rms_norm
 from twinpass.engine.embedded.linear.uses import ELSE, LookUp
 from twinpass.errors import UnsupportedModuleError
 from twinpass.model.causal import is_linear
+from twinpass.model.informed import InformedWeights
 from twinpass.model.lora import LoraWeights
 from twinpass.model.patching import forward_of
 
@@ -185,28 +186,34 @@ class LaneRmsNorm(LaneModule):
         return rms_norm(x, weights.whole(self.owned["weight"]), self.epsilon, self.offset)
 
 
-class LaneLora(LaneModule):
+class LaneAdapted(LaneModule):
     """A linear layer with an adapter: the base product is shared by all lanes, the low-rank term is each lane's own."""
 
-    def __init__(self, name: str, module: nn.Module, lora: LoraWeights, arithmetic: Arithmetic) -> None:
+    def __init__(self, name: str, module: nn.Module, arithmetic: Arithmetic) -> None:
         super().__init__(name, module, {})
-        self.lora, self.arithmetic = lora, arithmetic
+        self.arithmetic = arithmetic
 
     def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
         return True
 
+    @abstractmethod
+    def change(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """What is added to the product of ``rows`` [lanes, rows, in]: x [lanes, rows, r], B^T [lanes or 1, r, out], a factor; None: nothing."""
+
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
-        a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
-        down = torch.bmm(rows.to(a.dtype), a.transpose(1, 2))
+        change = self.change(weights, layout, rows)
+        y = self._base(weights, x, rows)
+        if change is None:
+            return y
+        down, up, scale = change
         if layout.active_from:
             down.view(-1, layout.rows, down.shape[-1])[:, : layout.active_from] = 0
-        y = self._base(weights, x, rows)
+        up = up.expand(len(down), -1, -1)
         if y.dtype is down.dtype:
-            y.view(layout.lanes, -1, y.shape[-1]).baddbmm_(down, b.transpose(1, 2), alpha=self.lora.scale)
+            y.view(layout.lanes, -1, y.shape[-1]).baddbmm_(down, up, alpha=scale)
             return y
-        change = torch.bmm(down, b.transpose(1, 2)) * self.lora.scale
-        return y + change.view(y.shape).to(y.dtype)
+        return y + (torch.bmm(down, up) * scale).view(y.shape).to(y.dtype)
 
     def _base(self, weights: LaneWeights, x: Tensor, rows: Tensor) -> Tensor:
         if not is_linear(self.module):
@@ -215,3 +222,32 @@ class LaneLora(LaneModule):
         bias = self.module.bias
         own_bias = bias.detach() if isinstance(bias, Tensor) else None
         return self.arithmetic.fixed(weights.lanes, self.module, rows, own_bias).view(*x.shape[:-1], -1)
+
+
+class LaneLora(LaneAdapted):
+    """LoRA: both factors are trained."""
+
+    def __init__(self, name: str, module: nn.Module, lora: LoraWeights, arithmetic: Arithmetic) -> None:
+        super().__init__(name, module, arithmetic)
+        self.lora = lora
+
+    def change(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
+        return torch.bmm(rows.to(a.dtype), a.transpose(1, 2)), b.transpose(1, 2), self.lora.scale
+
+
+class LaneInformed(LaneAdapted):
+    """Directions are given, and the same for all lanes; each lane has a gain of its own."""
+
+    def __init__(self, name: str, module: nn.Module, own: InformedWeights, arithmetic: Arithmetic) -> None:
+        super().__init__(name, module, arithmetic)
+        self.own = own
+
+    def change(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        gain = weights.whole(self.own.gain)
+        base, direction, outputs = self.own.base, self.own.direction, self.own.outputs
+        if base is None or direction is None or outputs is None:
+            return None
+        x = rows.to(gain.dtype)
+        down = torch.matmul(x, base.t()) + gain[:, :, None] * torch.matmul(x, direction.t())
+        return down, outputs[None], 1.0

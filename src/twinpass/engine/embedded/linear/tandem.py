@@ -4,7 +4,7 @@ For the time of a forward pass, the modules that own trainable parameters run as
 A module that owns trainable parameters *and* children is refused by name.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from twinpass.engine.embedded.linear.modules import (
     LaneConv1D,
     LaneEmbedding,
     LaneHead,
+    LaneInformed,
     LaneLeaf,
     LaneLinear,
     LaneLora,
@@ -28,6 +29,7 @@ from twinpass.engine.embedded.linear.norms import offset_of
 from twinpass.engine.embedded.linear.uses import ELSE, RawUse
 from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.model.causal import is_linear, output_layer
+from twinpass.model.informed import InformedWeights
 from twinpass.model.lora import LoraWeights
 from twinpass.model.patching import forward_of
 from twinpass.perturb.parameters import Parameters
@@ -50,7 +52,7 @@ class Tandem:
         self,
         model: PreTrainedModel,
         parameters: Parameters | None,
-        adapters: dict[str, LoraWeights],
+        adapters: Mapping[str, LoraWeights | InformedWeights],
         arithmetic: Arithmetic,
     ) -> None:
         self._modules = list(_lane_modules(model, parameters, adapters, arithmetic))
@@ -91,12 +93,17 @@ class Tandem:
 
 
 def _lane_modules(
-    model: PreTrainedModel, parameters: Parameters | None, adapters: dict[str, LoraWeights], arithmetic: Arithmetic
+    model: PreTrainedModel,
+    parameters: Parameters | None,
+    adapters: Mapping[str, LoraWeights | InformedWeights],
+    arithmetic: Arithmetic,
 ) -> Iterator[LaneModule]:
     head = output_layer(model)
     for path, module in model.named_modules():
         if path in adapters:
-            yield LaneLora(path, module, adapters[path], arithmetic)
+            own = adapters[path]
+            lanes_of = LaneInformed if isinstance(own, InformedWeights) else LaneLora
+            yield lanes_of(path, module, own, arithmetic)
             continue
         owned = {}
         for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):

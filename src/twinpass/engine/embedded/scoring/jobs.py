@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from twinpass.core import BASE, PrefixReport, Request, Score, WeightsVersion, Work
+from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.engine.embedded.scoring.packing import Reads, Rows
 from twinpass.engine.embedded.scoring.passes import RunningOf
 from twinpass.reuse.base import Sharing
@@ -24,7 +25,7 @@ class Job:
 
     Lanes either have something in ``common``, or take prefixes from elsewhere over ``spans``; then ``prefixes`` says how
     long each request's is, and ``shared`` how much of it all have in common. Logits of ``columns`` are all that is read, if there
-    are any.
+    are any. An ``observer`` watches the base lane.
     """
 
     requests: Sequence[Request]
@@ -35,6 +36,7 @@ class Job:
     prefixes: Sequence[int] = ()
     shared: int = 0
     columns: Rows | None = None
+    observer: Observer | None = None
 
     def reads(self, paths: Sequence[Rows]) -> Reads:
         """What to read of the requests, whose inputs lie on ``paths``."""

@@ -15,6 +15,7 @@ from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout
 from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.observe import Observer, Part
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
 from twinpass.model.causal import CausalModel, log_softmax
 
@@ -108,19 +109,28 @@ class Passes:
     windows: set[int | None] = field(default_factory=set)
     layer_bytes: dict[int, int] = field(default_factory=dict)
 
-    def run(self, batch: Batch, running: Running, reads: Reads | None = None) -> list[list[Score]]:
-        """Compute the fresh rows; ``[lane][request]`` log-probabilities of what ``reads`` asks for."""
+    def run(
+        self, batch: Batch, running: Running, reads: Reads | None = None, observer: Observer | None = None
+    ) -> list[list[Score]]:
+        """Compute the fresh rows; ``[lane][request]`` log-probabilities of what ``reads`` asks for.
+
+        An ``observer`` sees what the only lane computes at the rows that are read.
+        """
         batch.require_own(self.cache)
         lanes = len(batch.versions)
         result = _Result(lanes, reads or Reads((), ()))
+        seen = None if observer is None else (observer, Part(result.asked))
         chunks = _Chunks(batch, max(1, self.chunk_rows // lanes))
         with self.cache.reservation() as scratch, torch.no_grad(), own_products(self.causal.linears, self.linear):
             for index, rows in enumerate(chunks.rows):
                 self._make_room(batch, scratch, chunks.needed_after(index))
-                self._chunk(batch, running, chunks, index, rows, result)
+                self._chunk(batch, running, chunks, index, rows, result, seen)
                 done = chunks.last_needed_by(index)
                 scratch.drop(batch.slots[:, done].reshape(-1))
                 batch.slots[:, done] = -1
+        if seen is not None:
+            observer_of, part = seen
+            observer_of.parts.append(part)
         return result.split()
 
     def trace(self, batch: Batch, running: Running, reads: Reads, linear: Linear) -> list[Tensor]:
@@ -149,7 +159,14 @@ class Passes:
             batch.slots[lane, rows] = scratch.take(version, len(rows))
 
     def _chunk(
-        self, batch: Batch, running: Running, chunks: "_Chunks", index: int, rows: Rows, result: "_Result"
+        self,
+        batch: Batch,
+        running: Running,
+        chunks: "_Chunks",
+        index: int,
+        rows: Rows,
+        result: "_Result",
+        seen: tuple[Observer, Part] | None = None,
     ) -> None:
         lanes, packed = len(batch.versions), batch.packed
         pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
@@ -163,7 +180,8 @@ class Passes:
         if batch.hidden is not None:
             hidden = self.pool.read_hidden(place.send(batch.hidden.slots[:, rows])[0])
             hidden = hidden.expand(lanes, -1, -1).contiguous()
-        with packed_attention(self.causal.configs, plan), running(LaneLayout(lanes, len(rows))):
+        watching = nullcontext() if seen is None else seen[0].watching()
+        with packed_attention(self.causal.configs, plan), running(LaneLayout(lanes, len(rows))), watching:
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
         self.computed += lanes * len(rows) * (batch.last - batch.first)
         self.windows |= plan.windows
@@ -174,6 +192,8 @@ class Passes:
             self.pool.write_hidden(*place.send(batch.states[rows][wanted]), states[0, torch.from_numpy(wanted)])
         elif batch.last < self.causal.depth:
             self.pool.write_hidden(place.send(batch.slots[:, rows])[0], states)
+        if seen is not None and len(read := np.concatenate([*result.wanted(rows, len(rows)), np.empty(0, np.int64)])):
+            seen[0].take(seen[1], read, place.send(np.searchsorted(rows, read))[0], ids)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)
         for wanted in result.wanted(rows, max(1, place.growth * LOGITS_BYTES // (4 * lanes * width))):
@@ -251,7 +271,7 @@ class _Result:
     """Log-probabilities, or logits of ``columns``, as they come in, chunk by chunk."""
 
     def __init__(self, lanes: int, reads: Reads) -> None:
-        self._reads, self.columns = reads, reads.columns
+        self.asked, self.columns = reads, reads.columns
         rows = np.concatenate([np.empty(0, np.int64), *reads.rows])
         self._rows, self._which = np.unique(rows, return_inverse=True)
         targets = np.concatenate([np.empty(0, np.int64), *reads.targets])
@@ -287,5 +307,5 @@ class _Result:
         if self._parts:
             found = torch.cat([part for _, part in self._parts], 1).double().cpu().numpy()
             values[:, np.concatenate([here for here, _ in self._parts])] = found
-        bounds = np.cumsum([len(targets) for targets in self._reads.targets])[:-1]
-        return [np.split(lane, bounds) if len(self._reads.rows) else [] for lane in values]
+        bounds = np.cumsum([len(targets) for targets in self.asked.targets])[:-1]
+        return [np.split(lane, bounds) if len(self.asked.rows) else [] for lane in values]

@@ -276,7 +276,9 @@ class PackedScorer:
                 path = packed.path_of[tokens]
                 states[own.path_of[tokens]] = np.where(missing[path], slots[path], -1)
             nowhere, version = np.full((1, own.rows), -1, np.int64), WeightsVersion("lower", below)
-            self.passes.run_whole(Batch(own, [version], np.ones(own.rows, bool), nowhere, 0, below, states=states), alone)
+            self.passes.run_whole(
+                Batch(own, [version], np.ones(own.rows, bool), nowhere, 0, below, states=states), alone
+            )
 
     def _store(self, spill: Spill, packed: Packed, computed: NDArray[np.bool_], slots: Rows) -> None:
         """Write what was just computed to disk; of every edge that is its end."""
@@ -295,7 +297,7 @@ class PackedScorer:
     def _run_common(self, job: Job, common: Common, shared: Shared) -> list[list[Score]]:
         """What lanes have in common is there: run the layers above it, or the tokens after it."""
         batch, reads = self._above(job, common, shared)
-        return self.passes.run(batch, job.running_of(job.versions), reads)
+        return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
     def _above(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
         """What is left to run, and to read."""
@@ -308,11 +310,11 @@ class PackedScorer:
             return batch, job.reads(paths)
         lanes = len(job.versions)
         if common.sharing.below:
-            return self._above(job, common, shared)
+            return self._upper(job, common, shared)
         kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
         return self._rest(job, [request.active_from for request in job.requests], shared.packed, kept)
 
-    def _above(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
+    def _upper(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
         """Tokens before the activation point are there, and the states of those after it: the layers above."""
         packed, lanes = shared.packed, len(job.versions)
         paths = [packed.path_of[_shared_tokens(request, common)] for request in job.requests]
@@ -327,7 +329,7 @@ class PackedScorer:
     def _run_prepared(self, job: Job, prepared: Prepared) -> list[list[Score]]:
         """Every lane's prefix is there: run the tokens after it."""
         batch, reads = self._rest(job, job.prefixes, prepared.packed, prepared.kept)
-        return self.passes.run(batch, job.running_of(job.versions), reads)
+        return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
     def _rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: Kept) -> tuple[Batch, Reads]:
         """What follows the first ``lengths`` tokens of each request, whose keys and values are ``kept``."""
@@ -352,7 +354,7 @@ class PackedScorer:
         batch, reads = self._lanes(job)
         if keep:
             return self._run_base(job, reads, batch, stack)
-        return self.passes.run(batch, job.running_of(job.versions), reads)
+        return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
     def _run_base(self, job: Job, reads: Reads, batch: Batch, stack: ExitStack) -> list[list[Score]]:
         """The base lane lasts until the next update: prefixes that prompts share are kept for the calls until then."""
@@ -373,7 +375,7 @@ class PackedScorer:
         reservation = stack.enter_context(self._cache.reservation())
         if self._cache.capacity >= 4 * keep.sum():
             slots[keep] = reservation.take(version, int(keep.sum()))
-        values = self.passes.run(batch, job.running_of(job.versions), reads)
+        values = self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
         for prompt, path in prompts.items():
             held = int(np.argmax(np.append(slots[path] < 0, True)))
             reservation.insert(version, prompt[:held], slots[path[:held]])

@@ -1,0 +1,129 @@
+"""What a pass says about the task beside its scores: modules' inputs, and the exact error at the last layer.
+
+An answer is read where the tokens before it end. The loss reaches the state that leaves the last layer there through the final
+norm and the head alone, so that its derivative by that state is exact and needs no graph through any layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from twinpass.core import Score
+from twinpass.engine.embedded.scoring.packing import Reads, Rows
+from twinpass.model.causal import CausalModel, log_softmax
+
+BLOCK_BYTES = 32 << 20
+"""Largest logits tensor that is differentiated at a time."""
+
+
+@dataclass
+class Part:
+    """What was seen of one batch: rows [n] (sorted) that are read, and for each its token, position, state and modules' inputs."""
+
+    reads: Reads
+    rows: list[Rows] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    inputs: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class Observer:
+    """Watches the passes of one lane.
+
+    Args:
+        causal: the model.
+        paths: the modules whose inputs are wanted.
+    """
+
+    def __init__(self, causal: CausalModel, paths: Sequence[str]) -> None:
+        self._causal, self._paths = causal, tuple(paths)
+        self._modules = {path: causal.model.get_submodule(path) for path in self._paths}
+        self._seen: dict[str, Tensor] = {}
+        self._last: list[Tensor] = []
+        self.parts: list[Part] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around one run through the layers."""
+        self._seen.clear()
+        self._last.clear()
+        layers = cast(nn.ModuleList, self._causal.model.get_submodule(self._causal.layers_path))
+        with ExitStack() as stack:
+            for path, module in self._modules.items():
+                handle = module.register_forward_pre_hook(self._hook(path))
+                stack.callback(handle.remove)
+            stack.callback(layers[-1].register_forward_hook(self._leave).remove)
+            yield
+
+    def _hook(self, path: str) -> Any:
+        def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._seen[path] = arguments[0].detach()
+
+        return see
+
+    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self._last.append((output[0] if isinstance(output, tuple) else output).detach())
+
+    def take(self, part: Part, rows: Rows, at: Tensor, tokens: Tensor) -> None:
+        """Keep rows ``at`` [n] of what was just computed, which are ``rows`` of the batch."""
+        part.rows.append(rows)
+        part.tokens.append(tokens[0, at])
+        part.states.append(_rows(self._last[-1])[at])
+        part.inputs.append({path: _rows(seen)[at] for path, seen in self._seen.items()})
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What entered each module, [N, in] over all parts."""
+        return {path: torch.cat([seen[path] for part in self.parts for seen in part.inputs]) for path in self._paths}
+
+    def states(self) -> Tensor:
+        """What left the last layer, [N, size]."""
+        return torch.cat([state for part in self.parts for state in part.states])
+
+    def errors(self, slopes: Sequence[Score]) -> Tensor:
+        """The derivative of the loss by each state, [N, size].
+
+        Args:
+            slopes: the loss's derivatives by the scores of every request, in the order that they were scored in.
+        """
+        left, found = list(slopes), []
+        for part in self.parts:
+            own, left = left[: len(part.reads.rows)], left[len(part.reads.rows) :]
+            found.append(self._errors(part, own))
+        return torch.cat(found)
+
+    def _errors(self, part: Part, slopes: Sequence[Score]) -> Tensor:
+        order = np.concatenate(part.rows)
+        rows = np.searchsorted(order, np.concatenate(part.reads.rows))
+        targets, weights = np.concatenate(part.reads.targets), np.concatenate(slopes)
+        tokens, states = torch.cat(part.tokens), torch.cat(part.states)
+        step = max(1, BLOCK_BYTES // (4 * self._causal.vocabulary))
+        found = []
+        for first in range(0, len(order), step):
+            here = (rows >= first) & (rows < first + step)
+            block = slice(first, first + step)
+            found.append(
+                self._block(tokens[block], states[block], rows[here] - first, targets[here], weights[here], part.reads)
+            )
+        return torch.cat(found)
+
+    def _block(self, tokens: Tensor, states: Tensor, rows: Rows, targets: Rows, weights: Score, reads: Reads) -> Tensor:
+        place = self._causal.place
+        row, target = place.send(rows, targets)
+        with torch.enable_grad():
+            state = states[None].clone().requires_grad_(True)
+            logits = self._causal.finish(tokens[None], state)
+            values = logits if reads.columns is not None else log_softmax(logits)
+            picked = values[0, row, target]
+            total = (picked * torch.from_numpy(weights).to(picked)).sum()
+            (error,) = torch.autograd.grad(total, state)
+        return error[0].detach()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """[rows, size], whatever axes of size 1 stand before."""
+    return tensor.reshape(-1, tensor.shape[-1])

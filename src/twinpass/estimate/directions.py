@@ -1,0 +1,62 @@
+"""Directions that forward passes tell: the head's exact error regressed on what enters each module.
+
+A module that writes into the residual stream with input x changes the state that leaves the last layer by about what it writes
+(feedback along the residual stream, in the place of a Jacobian: Nøkland 2016, arXiv 1609.01596). The best linear map from x to
+minus the error is then a direction that lowers the loss; ridge regression keeps it from learning the rows by heart.
+"""
+
+import torch
+from torch import Tensor
+
+from twinpass.model.space import Observed, Space
+
+UNIT = 0.1
+"""A gain of 1 moves the residual stream by this much of the states' norm."""
+
+ENERGY = 0.99
+"""Share of the errors' square that the directions of a space have to span."""
+
+
+def fit(observed: Observed, outputs: Tensor | None, *, rank: int, ridge: float) -> Space:
+    """A direction for every module that was observed.
+
+    Args:
+        observed: N tokens that answers are read from.
+        outputs: the directions [r, size] in which the residual stream is moved; None: as many of the errors' leading singular
+            directions as span :data:`ENERGY` of them, at most ``rank``.
+        ridge: the regression's penalty, in units of an input's mean square norm; inputs are taken from their mean.
+    """
+    errors = observed.errors.double()
+    if outputs is None:
+        outputs = _leading(errors, rank).to(observed.errors)
+    wanted = -errors @ outputs.double().t()
+    return Space(outputs, {path: _direction(x, wanted, observed.scale, ridge) for path, x in observed.inputs.items()})
+
+
+def _leading(errors: Tensor, rank: int) -> Tensor:
+    """Orthonormal rows; the sign of each is chosen so that its largest entry is positive."""
+    values, vectors = torch.linalg.eigh(errors.t() @ errors)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    share = torch.cumsum(values, 0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    count = min(rank, int((share < ENERGY).sum()) + 1)
+    chosen = vectors[:, :count].t()
+    largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
+    return chosen * largest.sign()
+
+
+def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:
+    """``[r, in]``: ridge regression of ``wanted`` [N, r] on ``x`` [N, in], solved in the space of the N rows.
+
+    Inputs and targets are taken from their means. A map without a bias cannot; what it gives at the mean input is set
+    right along that input, so that the mean input moves by the mean target.
+    """
+    rows = x.double()
+    mean, target = rows.mean(0), wanted.mean(0)
+    centred = rows - mean
+    gram = centred @ centred.t()
+    gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny))
+    weights = torch.linalg.solve(gram, wanted - target)
+    found = weights.t() @ centred
+    found += torch.outer(target - found @ mean, mean) / mean.square().sum()
+    size = (rows @ found.t()).square().sum(1).mean().sqrt()
+    return (found * (UNIT * scale / size.clamp_min(torch.finfo(size.dtype).tiny))).to(x)

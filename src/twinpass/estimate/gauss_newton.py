@@ -1,0 +1,60 @@
+"""Two-sided probes whose scores also give the loss's curvature in their span: steps without a learning rate."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import Estimate, Lane, Probe, Score
+from twinpass.estimate.base import Estimator
+from twinpass.objective.base import Objective
+from twinpass.settings import STRICT, Positive
+from twinpass.task.example import Example
+
+
+@dataclass(frozen=True, config=STRICT)
+class GaussNewton(Estimator):
+    """``(H + damping mean(diag H) I)^-1 g`` in the span of the probes, where SPSA has g (docs/maths/gauss_newton.md).
+
+    The scores of both signs give each score's derivative along every z, and with it ``g_k = z_k . grad L`` and the Gauss-Newton
+    matrix ``H_kl = z_k^T J^T C J z_l``; C is the objective's curvature by the scores (Schraudolph 2002). A learning rate of 1
+    is a whole step.
+
+    Args:
+        damping: what is added to H's diagonal, in units of its mean (Levenberg-Marquardt).
+    """
+
+    bias_order: ClassVar[int] = 2
+
+    probes: int = 16
+    damping: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probes < 1:
+            raise ValueError(f"probes: expected at least 1, got {self.probes}")
+
+    def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
+        return [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]
+
+    def estimate(self, probes: Sequence[Probe], eps: float, losses: Sequence[float]) -> Estimate:
+        pairs = tuple(zip(losses[0::2], losses[1::2], strict=True))
+        return Estimate(tuple(probes), eps, pairs, tuple((plus - minus) / (2 * eps) for plus, minus in pairs))
+
+    def refine(
+        self, estimate: Estimate, objective: Objective, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
+    ) -> Estimate:
+        pairs = list(zip(scores[0::2], scores[1::2], strict=True))
+        tangents = [[(plus - minus) / (2 * estimate.eps) for plus, minus in zip(*pair, strict=True)] for pair in pairs]
+        base = [np.mean(own, axis=0) for own in zip(*scores, strict=True)]
+        slopes = objective.gradient(examples, base)
+        g = np.array([sum(float(s @ t) for s, t in zip(slopes, own, strict=True)) for own in tangents])
+        matrix = objective.curvature(examples, base, tangents)
+        q = len(g)
+        level = float(np.trace(matrix)) / q
+        if not np.isfinite(matrix).all() or not np.isfinite(g).all() or level <= 0:
+            return replace(estimate, preconditioned=(0.0,) * q if level == 0 else (float("nan"),) * q)
+        step = np.linalg.solve(matrix + self.damping * level * np.eye(q), g)
+        return replace(estimate, preconditioned=tuple((q * step).tolist()))
