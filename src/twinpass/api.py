@@ -14,6 +14,7 @@ from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
+from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
 from twinpass.model.trainable import Lora, Trainable
@@ -98,9 +99,11 @@ def finetune(
     """
     template, usual = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
     trainable = trainable or Lora()
-    estimator = estimator or Spsa()
     suited = trainable.defaults
-    optimizer = optimizer or Sgd(lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size)
+    estimator = estimator or (GaussNewton() if suited.estimator == "gauss_newton" else Spsa())
+    optimizer = optimizer or Sgd(
+        lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
+    )
     epsilon = epsilon or ConstantEpsilon(value=suited.eps)
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"

@@ -42,6 +42,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[Torc
     from twinpass.config.load import load_config
     from twinpass.train.folder import RunFolder, header, require_same
     from twinpass.train.journal import History, read
+    from twinpass.train.spaces import advance
 
     folder = RunFolder(path)
     contents = read(folder.journal)
@@ -54,7 +55,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[Torc
     embedded = config.engine if isinstance(config.engine, TorchSettings) else TorchSettings()
     session = build_embedded(replace(config, engine=embedded))
     require_same(folder.journal, contents.header, header(config.values, session.engine))
-    session.engine.update(history.terms(0, wanted))
+    advance(session.engine, history.steps[:wanted], folder.spaces)
     return session, wanted
 
 

@@ -9,7 +9,14 @@ from twinpass.reuse.base import Circumstances
 def conflicts(built: Mapping[str, Any]) -> list[str]:
     """Every problem of sections with each other. ``built`` holds those that are valid in themselves; others may be missing or None."""
     engine = built.get("engine")
-    found = [*_restoring(built), *_reuse(built), *_derivatives(built), *_activation(built), *_objective(built)]
+    found = [
+        *_restoring(built),
+        *_reuse(built),
+        *_derivatives(built),
+        *_activation(built),
+        *_objective(built),
+        *_curvature(built),
+    ]
     return found + ([] if engine is None else engine.problems(built))
 
 
@@ -46,6 +53,27 @@ def _derivatives(built: Mapping[str, Any]) -> list[str]:
         return []
     name = type(estimator).__name__.lower()
     return [f"[epsilon] kind: {name!r} takes no differences, so that there is no eps to adapt; use 'constant'"]
+
+
+def _curvature(built: Mapping[str, Any]) -> list[str]:
+    trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
+    objective, found = built.get("objective"), list[str]()
+    if estimator is not None and estimator.curved and policy is not None and policy.approximate:
+        found.append(
+            "[reuse] policy: 'gauss_newton' takes every score's own derivative, which an approximation spoils; use 'auto'"
+        )
+    if estimator is not None and estimator.curved and objective is not None and not objective.curved:
+        found.append(
+            "[estimator] kind: 'gauss_newton' needs an objective with a curvature; use 'spsa', which needs none"
+        )
+    if trainable is None or trainable.fitting is None or estimator is None:
+        return found
+    if estimator.differentiates or estimator.perturbation == "inplace":
+        found.append(
+            "[trainable] kind: 'informed' moves along fitted directions, lane by lane in one pass; set [estimator] kind to "
+            "'gauss_newton', 'spsa' or 'one_sided', and perturbation to 'tandem'"
+        )
+    return found
 
 
 def _activation(built: Mapping[str, Any]) -> list[str]:

@@ -136,6 +136,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         seed=method.seed,
         eval_every=method.eval_every,
         block_at=method.trainable.block_at,
+        fitting=method.trainable.fitting,
     )
     return Run(engine, base.tokenizer, plan)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.model.causal import CausalModel
-from twinpass.model.trainable import Activated, Trainable
+from twinpass.model.trainable import Trainable
 from twinpass.task.activation import activation_points, common_suffix
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
@@ -40,7 +40,7 @@ def encode(
     causal = CausalModel(model)
     examples = template.encode(rows, tokenizer, Limits(causal.window, causal.vocabulary))
     invocation: tuple[int, ...] = ()
-    if isinstance(trainable, Activated):
+    if trainable.activated:
         invocation = trainable.invocation or common_suffix(examples)
         examples = activation_points(examples, invocation)
     return Encoded(examples[: len(train)], examples[len(train) :], invocation)

@@ -167,6 +167,11 @@ class SglangSettings(EngineSettings):
         inplace = estimator is not None and estimator.perturbation == "inplace"
         if estimator is not None and estimator.differentiates:
             found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
+        if trainable is not None and trainable.fitting is not None:
+            found.append(
+                '[engine] kind: "sglang" does not tell what enters a module, which informed directions are fitted to; '
+                'set [engine] kind = "torch", or [trainable] kind = "activated"'
+            )
         if inplace and adapter:
             found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):

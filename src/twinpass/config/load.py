@@ -93,7 +93,8 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
     if section.key is not None:
         if section.optional and not given:
             return None
-        chosen = options.pop(section.key, section.default)
+        default_kind = section.default if section.suited_kind is None else getattr(suited, section.suited_kind)
+        chosen = options.pop(section.key, default_kind)
         if not isinstance(chosen, str) or chosen not in section.kinds:
             problem = f"[{name}] {section.key}: " + ("is missing" if chosen is None else f"there is no {chosen!r}")
             problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")

@@ -65,7 +65,7 @@ class Section:
 
     ``default`` is the kind where none is named; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
-    left out, it takes the value that :class:`Defaults` has by that name for what is trained.
+    left out, it takes the value that :class:`Defaults` has by that name for what is trained; so does the kind, by ``suited_kind``.
     """
 
     kinds: Mapping[str, type[Any]]
@@ -74,6 +74,7 @@ class Section:
     nested: tuple[str, ...] = ()
     suited: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
+    suited_kind: str | None = None
 
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
@@ -89,6 +90,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "pattern": "twinpass.model.trainable:Pattern",
                     "layers": "twinpass.model.trainable:Layers",
                     "activated": "twinpass.model.trainable:Activated",
+                    "informed": "twinpass.model.trainable:Informed",
                 },
             ),
             "kind",
@@ -125,13 +127,17 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "spsa": "twinpass.estimate.spsa:Spsa",
                     "one_sided": "twinpass.estimate.one_sided:OneSided",
                     "jvp": "twinpass.estimate.jvp:Jvp",
+                    "gauss_newton": "twinpass.estimate.gauss_newton:GaussNewton",
                 },
             ),
             "kind",
-            "spsa",
+            suited_kind="estimator",
         ),
         "optimizer": Section(
-            {"sgd": Sgd}, "kind", "sgd", suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size"}
+            {"sgd": Sgd},
+            "kind",
+            "sgd",
+            suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size", "schedule": "schedule"},
         ),
         "epsilon": Section(
             Family(

@@ -4,11 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twinpass.core import AdamStep, Lane, Probe, Request, Score, Scores, Term
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from twinpass.model.space import Observed, Space
 
 Slopes = Callable[[Sequence[Score]], Sequence[Score]]
 """A loss's derivative with respect to scores, in their shapes, at given scores."""
@@ -100,6 +105,29 @@ class Engine(ABC):
         raise ModelError(
             f"{type(self).__name__} takes no gradients; set [engine] kind = 'torch', or [estimator] kind = 'spsa'"
         )
+
+    def observe(self, requests: Sequence[Request], slopes: Slopes) -> "Observed":
+        """What enters the modules that are trained, and the error at the last layer, where the base lane reads its answers.
+
+        ``slopes`` are the loss's derivatives by the scores. Nothing is differentiated but the final norm and the head.
+
+        Raises:
+            ModelError: this engine does not tell, or the requests do not fit the model.
+        """
+        raise ModelError(f"{type(self).__name__} does not tell what enters a module; set [engine] kind = 'torch'")
+
+    @property
+    def outputs(self) -> "Tensor | None":
+        """The directions [r, size] in which those taken up so far move the residual stream; None before the first."""
+        return None
+
+    def use(self, space: "Space") -> None:
+        """Keep what was gained along the directions so far, and train gains along those of ``space`` from now on.
+
+        Raises:
+            ModelError: what is trained has no such directions.
+        """
+        raise ModelError(f"{type(self).__name__} has no directions to take up; set [engine] kind = 'torch'")
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
         """About how many bytes :meth:`gradient` takes for these requests, besides what scoring them takes."""

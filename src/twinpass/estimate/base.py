@@ -24,12 +24,14 @@ class Estimator(ABC):
             lane to lane on an exact lattice, and eps is rounded to a power of two).
 
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
-    probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part.
+    probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
+    objective's gradient and curvature.
     """
 
     bias_order: ClassVar[int]
     two_sided: ClassVar[bool] = False
     differentiates: ClassVar[bool] = False
+    curved: ClassVar[bool] = False
 
     probes: Count = 1
     noise: Distribution = "binomial"

@@ -41,7 +41,8 @@ def _leading(errors: Tensor, rank: int) -> Tensor:
     count = min(rank, int((share < ENERGY).sum()) + 1)
     chosen = vectors[:, :count].t()
     largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
-    return chosen * largest.sign()
+    signed: Tensor = chosen * largest.sign()
+    return signed
 
 
 def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:
@@ -50,13 +51,13 @@ def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:
     Inputs and targets are taken from their means. A map without a bias cannot; what it gives at the mean input is set
     right along that input, so that the mean input moves by the mean target.
     """
-    rows = x.double()
-    mean, target = rows.mean(0), wanted.mean(0)
-    centred = rows - mean
-    gram = centred @ centred.t()
+    mean, target = x.mean(0), wanted.mean(0)
+    centred = x - mean
+    gram = (centred @ centred.t()).double()
     gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny))
     weights = torch.linalg.solve(gram, wanted - target)
-    found = weights.t() @ centred
-    found += torch.outer(target - found @ mean, mean) / mean.square().sum()
-    size = (rows @ found.t()).square().sum(1).mean().sqrt()
-    return (found * (UNIT * scale / size.clamp_min(torch.finfo(size.dtype).tiny))).to(x)
+    found = weights.t().to(x) @ centred
+    found += torch.outer(target.to(x) - found @ mean, mean) / mean.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+    size = (x @ found.t()).square().sum(1).mean().sqrt()
+    direction: Tensor = found * (UNIT * scale / size.clamp_min(torch.finfo(x.dtype).tiny))
+    return direction

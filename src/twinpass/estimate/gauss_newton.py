@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.estimate.base import Estimator
 from twinpass.objective.base import Objective
-from twinpass.settings import STRICT, Positive
+from twinpass.settings import STRICT, Count, Positive
 from twinpass.task.example import Example
 
 
@@ -27,14 +27,11 @@ class GaussNewton(Estimator):
     """
 
     bias_order: ClassVar[int] = 2
+    two_sided: ClassVar[bool] = True
+    curved: ClassVar[bool] = True
 
-    probes: int = 16
+    probes: Count = 16
     damping: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.probes < 1:
-            raise ValueError(f"probes: expected at least 1, got {self.probes}")
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]

@@ -110,17 +110,17 @@ class InformedAdapter(Adapter):
             gain.zero_()
 
     @property
+    def outputs(self) -> Tensor | None:
+        """The directions [r, size] in which all modules move the residual stream; None before the first."""
+        return next(iter(self.modules.values())).outputs
+
+    @property
     def rank(self) -> int:
-        outputs = self._any.outputs
-        return 1 if outputs is None else len(outputs)
+        return 1 if self.outputs is None else len(self.outputs)
 
     @property
     def alpha(self) -> float:
         return float(self.rank)
-
-    @property
-    def _any(self) -> InformedWeights:
-        return next(iter(self.modules.values()))
 
     def peft_tensors(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}

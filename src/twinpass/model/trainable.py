@@ -2,10 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from twinpass.model.lora import LoraAdapter, LoraWeights
+    from twinpass.model.adapter import Adapter
+    from twinpass.model.informed import InformedWeights
+    from twinpass.model.lora import LoraWeights
     from twinpass.perturb.parameters import Parameters
 
 
@@ -26,13 +28,27 @@ class Trained:
     """The trained tensors, and the adapter they belong to if there is one."""
 
     parameters: "Parameters"
-    adapter: "LoraAdapter | None" = None
+    adapter: "Adapter | None" = None
     activated: bool = False
 
     @property
-    def adapters(self) -> "dict[str, LoraWeights]":
+    def adapters(self) -> "Mapping[str, LoraWeights | InformedWeights]":
         """Adapters by the path of their module."""
         return {} if self.adapter is None else self.adapter.modules
+
+    @property
+    def loras(self) -> "Mapping[str, LoraWeights]":
+        """LoRA adapters by the path of their module, for those who need both factors.
+
+        Raises:
+            ModelError: the adapter is of another kind.
+        """
+        from twinpass.model.lora import LoraWeights
+
+        found = {path: own for path, own in self.adapters.items() if isinstance(own, LoraWeights)}
+        if len(found) < len(self.adapters):
+            raise ModelError("informed directions take no derivatives; use trainable.kind = 'activated'")
+        return found
 
     def save(self, model: "PreTrainedModel", run: Path) -> Path:
         """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face) into the run folder."""
@@ -53,10 +69,26 @@ class Defaults:
     lr: float
     steps: int
     batch_size: int = 16
+    schedule: Literal["constant", "linear"] = "linear"
+    estimator: Literal["spsa", "gauss_newton"] = "spsa"
 
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
+INFORMED = Defaults(eps=1e-2, lr=1.0, steps=4, batch_size=64, schedule="constant", estimator="gauss_newton")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How directions are fitted to the task before each step (:mod:`twinpass.estimate.directions`).
+
+    At most ``rows`` training rows are looked at, others than those of the step's batch, so that what a direction is worth is
+    measured on rows that it was not fitted to. ``rank`` and ``ridge`` are those of :func:`twinpass.estimate.directions.fit`.
+    """
+
+    rows: int
+    rank: int
+    ridge: float
 
 
 class Trainable(ABC):
@@ -73,6 +105,11 @@ class Trainable(ABC):
     def upper(self) -> bool | None:
         """Whether lower layers stay as they are, in some steps at least; None: that depends on the model."""
         return False
+
+    @property
+    def fitting(self) -> Fitting | None:
+        """How directions are fitted, where they are; None: directions are drawn at random in all that is trained."""
+        return None
 
     def block_at(self, step: int) -> int | None:
         """The block that ``step`` (counted from 0) trains; None: everything at once."""
@@ -211,6 +248,47 @@ class Activated(Lora):
         from twinpass.perturb.parameters import Parameters
 
         adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation, self.first)
+        return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
+
+
+@settings(frozen=True, config=STRICT)
+class Informed(Trainable):
+    """Directions that the task itself tells, one a module, of which only the gains are trained (docs/maths/informed.md).
+
+    Before every step forward passes over up to ``fit_rows`` training rows tell in which direction each of the ``targets`` of the
+    uppermost ``layers`` should move; probes then find out on other rows how far. What comes of it is an activated adapter of
+    LoRA's form, of at most ``rank``.
+
+    Args:
+        targets: modules that write into the residual stream.
+        ridge: how cautiously directions are fitted; more for fewer or noisier rows.
+        invocation: as for :class:`Activated`.
+    """
+
+    defaults: ClassVar[Defaults] = INFORMED
+    adapter: ClassVar[bool] = True
+    activated: ClassVar[bool] = True
+
+    layers: Count = 12
+    targets: Texts = ("o_proj", "down_proj")
+    rank: Count = 16
+    fit_rows: Count = 800
+    ridge: Positive = 0.1
+    invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
+
+    @property
+    def upper(self) -> bool:
+        return True
+
+    @property
+    def fitting(self) -> Fitting:
+        return Fitting(self.fit_rows, self.rank, self.ridge)
+
+    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.model.informed import InformedAdapter
+        from twinpass.perturb.parameters import Parameters
+
+        adapter = InformedAdapter(model, self.layers, self.targets, invocation)
         return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
 
 

@@ -15,11 +15,12 @@ from twinpass.task.example import Example
 class Objective(ABC):
     """What is minimised, and what is reported. Scores come in the order of the requests.
 
-    One that ``compares`` needs examples with options to choose from.
+    One that ``compares`` needs examples with options to choose from; a ``curved`` one has :meth:`gradient` and :meth:`curvature`.
     """
 
     metric_name: ClassVar[str]
     compares: ClassVar[bool] = False
+    curved: ClassVar[bool] = False
 
     @abstractmethod
     def requests(self, examples: Sequence[Example]) -> list[Request]:

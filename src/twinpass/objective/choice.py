@@ -18,6 +18,7 @@ class Choice(Objective):
     """An option's logit is the sum of its tokens' log-probabilities; the loss is the cross-entropy of the right one."""
 
     metric_name: ClassVar[str] = "accuracy"
+    curved: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
     def requests(self, examples: Sequence[Example]) -> list[Request]:
@@ -64,7 +65,7 @@ class Choice(Objective):
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(logits - np.logaddexp.reduce(logits))
+    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits)))
 
 
 def logits_of(examples: Sequence[Example], scores: Sequence[Score]) -> list[NDArray[np.float64]]:

@@ -20,6 +20,7 @@ from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
 from twinpass.train.journal import Contents, History, Journal, read
+from twinpass.train.spaces import Spaces
 from twinpass.train.trainer import Plan, Trainer
 
 
@@ -38,6 +39,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.toml"
+
+    @property
+    def spaces(self) -> Spaces:
+        """Directions that were fitted to the task."""
+        return Spaces(self.path / "spaces")
 
     @property
     def metrics(self) -> Path:
@@ -81,7 +87,7 @@ class RunFolder:
         with ExitStack() as stack:
             stack.callback(journal.close)
             metrics = stack.enter_context(closing(Metrics(self.metrics, history.draws, evaluations)))
-            Trainer(engine, plan, journal, history, Listeners([metrics, listener])).run()
+            Trainer(engine, plan, journal, history, Listeners([metrics, listener]), self.spaces).run()
         weights = engine.save(self.path)
         draw_run(read_metrics(self.metrics), plan.objective.metric_name, self.path / "plots")
         return self._summary(engine, plan, history, weights)

@@ -112,6 +112,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
+        **({} if report.space is None else {"space": report.space}),
         **({} if report.observed == Observation() else {"observed": _without_empty(asdict(report.observed))}),
     }
 
@@ -124,7 +125,9 @@ def _report(record: Mapping[str, Any]) -> StepReport:
         tuple(record["gradients"]),
     )
     observed = _observation(record["observed"]) if "observed" in record else Observation()
-    return StepReport(record["step"], estimate, tuple(record["clipped"]), record["lr"], observed=observed)
+    return StepReport(
+        record["step"], estimate, tuple(record["clipped"]), record["lr"], observed=observed, space=record.get("space")
+    )
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,11 @@ def measure(
         base=losses[BASE] if tries and math.isfinite(losses[BASE]) else None,
     )
     estimate = replace(exact, gradients=combine(plan, approximate, exact)) if plan.twins else approximate
-    return StepReport(step, estimate, clip(estimate.gradients), lr, scores.work, scores.cache, observed)
+    if not plan.twins:
+        by_lane = dict(zip(distinct, scores.values, strict=True))
+        estimate = estimator.refine(estimate, objective, examples, [by_lane[lane] for lane in plan.lanes])
+    moved = estimate.preconditioned or clip(estimate.gradients)
+    return StepReport(step, estimate, moved, lr, scores.work, scores.cache, observed)
 
 
 def _finite(values: Sequence[float]) -> bool:

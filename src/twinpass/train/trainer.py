@@ -3,14 +3,15 @@
 import math
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from twinpass.core import Probe, Rollback, StepReport
+from twinpass.core import Probe, Rollback, StepReport, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError
 from twinpass.estimate.base import Estimator
+from twinpass.model.trainable import Fitting
 from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
@@ -21,8 +22,10 @@ from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.evaluate import blocks, evaluate
+from twinpass.train.fitting import split
 from twinpass.train.journal import History, Journal, step_record
 from twinpass.train.optimizer import Sgd
+from twinpass.train.spaces import Spaces, advance
 from twinpass.train.step import apply, measure
 
 
@@ -40,6 +43,7 @@ class Plan:
     seed: int = 0
     eval_every: int = 0
     block_at: Callable[[int], int | None] = lambda step: None
+    fitting: Fitting | None = None
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Trainer:
         engine: at ``theta_0``; the trainer brings it to where ``history`` stands.
         journal: open for appending.
         history: what the journal already holds.
+        spaces: where directions are kept that are fitted to the task.
     """
 
     engine: Engine
@@ -57,6 +62,7 @@ class Trainer:
     journal: Journal
     history: History = field(default_factory=History)
     listener: Listener = field(default_factory=Listener)
+    spaces: Spaces | None = None
     clock: Callable[[], float] = time.perf_counter
 
     def run(self) -> History:
@@ -67,7 +73,7 @@ class Trainer:
         """
         steps = self.plan.optimizer.steps
         carried = self.history.carried_from
-        self.engine.update(self.history.terms(0, carried))
+        self._advance(carried)
         self._warm()
         for step in range(carried, len(self.history.steps)):
             self._repeat(step)
@@ -93,11 +99,20 @@ class Trainer:
         for done, event in enumerate(events, 1):
             after = since[len(events) - done + 1]
             if event.kind == "draw":
+                if fitted := self._fitted(event.draw):
+                    self._warm_one(fitted, [], after)
                 self._warm_one(self._batch(event.draw), self._probes(event.step, event.draw), after)
             elif event.kind == "evaluation":
                 for examples in blocks(plan.held_out):
                     self._warm_one(examples, [], after)
             self.listener.warming(done, len(events))
+
+    def _advance(self, steps: int) -> None:
+        """Bring the engine from ``theta_0`` to where it stood after the first ``steps`` steps."""
+        if self.spaces is None:
+            self.engine.update(self.history.terms(0, steps))
+        else:
+            advance(self.engine, self.history.steps[:steps], self.spaces)
 
     def _warm_one(self, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]) -> None:
         self.engine.warm(self.plan.objective.requests(examples), probes, since)
@@ -145,8 +160,17 @@ class Trainer:
         block = plan.block_at(step)
         return [Probe(derive_seed(plan.seed, "probe", draw, k), block) for k in range(plan.estimator.probes)]
 
+    def _fitted(self, draw: int) -> list[Example]:
+        """The rows that directions are fitted to before a step; none if they are not."""
+        plan = self.plan
+        if plan.fitting is None:
+            return []
+        return split(plan.train, plan.fitting, plan.optimizer.batch_size, plan.seed, draw)[0]
+
     def _batch(self, draw: int) -> list[Example]:
         plan = self.plan
+        if plan.fitting is not None:
+            return split(plan.train, plan.fitting, plan.optimizer.batch_size, plan.seed, draw)[1]
         return batch(plan.train, plan.optimizer.batch_size, plan.seed, draw)
 
     def _evaluation_due(self, done: int) -> bool:
@@ -165,13 +189,32 @@ class Trainer:
     def _step(self, step: int) -> None:
         start, plan, before = self.clock(), self.plan, self.history.steps
         eps = self.engine.effective_eps(plan.epsilon.at(step, self._known(before)))
+        fitted = self._fit(self.history.draws)
         report = self._measure(step, self.history.draws, before, eps)
-        if not all(map(math.isfinite, chain(report.estimate.gradients, *report.estimate.losses))):
+        if fitted is not None:
+            space, work = fitted
+            report = replace(report, space=space, work=report.work + work)
+        found = report.estimate
+        if not all(map(math.isfinite, chain(found.gradients, found.preconditioned, *found.losses))):
             self._roll_back(plan.optimizer.guard.not_finite(self.history), discarded=1)
             return
         self._record(step_record(report))
         apply(self.engine, report)
         self.listener.stepped(report, self.clock() - start)
+
+    def _fit(self, draw: int) -> tuple[str, Work] | None:
+        """Let the engine take up directions fitted to the task as it stands; their digest, and what it took. None: it has none."""
+        plan, engine = self.plan, self.engine
+        if plan.fitting is None or self.spaces is None:
+            return None
+        from twinpass.estimate.directions import fit
+
+        examples, objective, known = self._fitted(draw), plan.objective, plan.fitting
+        observed = engine.observe(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
+        space = fit(observed, engine.outputs, rank=known.rank, ridge=known.ridge)
+        digest = self.spaces.save(space)
+        engine.use(space)
+        return digest, observed.work
 
     def _roll_back(self, rollback: Rollback, discarded: int = 0) -> None:
         optimizer, before = self.plan.optimizer, len(self.history.steps)
@@ -184,7 +227,7 @@ class Trainer:
         record = {"kind": "rollback", "to": rollback.to, "lr_scale": scale, "discarded": discarded}
         self._record({**record, "reason": rollback.reason})
         self.engine.reset()
-        self.engine.update(self.history.terms())
+        self._advance(len(self.history.steps))
         self.listener.rolled_back(before, rollback, scale)
 
     def _record(self, record: dict[str, Any]) -> None:

@@ -15,14 +15,14 @@ from twinpass.cache.spill import Spill
 from twinpass.core import BASE, AdamStep, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
 from twinpass.engine.base import Engine, Gradient, Slopes, require_fit
 from twinpass.engine.embedded.descent.descent import Descent
-from twinpass.engine.embedded.linear.lanes import LaneWeights
+from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
 from twinpass.engine.embedded.linear.products import Blocked
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.scoring.jobs import Job, Result
 from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.engine.embedded.scoring.linearised import score_linear
-from twinpass.engine.embedded.scoring.passes import Running
+from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.engine.embedded.scoring.plain import score_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import Shares
@@ -30,6 +30,8 @@ from twinpass.engine.embedded.scoring.trial import Trial, reads_columns, still_r
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel, output_layer
 from twinpass.model.identity import digest, hash_of, require_finite
+from twinpass.model.informed import InformedAdapter
+from twinpass.model.space import Observed, Space
 from twinpass.model.trainable import Trainable, Trained
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
@@ -117,7 +119,7 @@ class TorchEngine(Engine):
             _warn(f"the layers of {type(model).__name__} cannot run apart ({trial.reason}); reuse.policy is 'exact'")
             policy, trial = Exact(budget=policy.budget, page_size=policy.page_size), whole
             self._shares = replace(self._shares, policy=policy)
-        self.packs = trial.packs
+        self.packs, self.reason = trial.packs, trial.reason
         self._blocked = Blocked(model, output_layer(model), low=self._paired is not None)
         self._scorer: PackedScorer | None = None
         if trial.packs:
@@ -218,7 +220,7 @@ class TorchEngine(Engine):
         self.settle()
         self.unblock()
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
-        adapters = self._trained.adapters
+        adapters = self._trained.loras
         values = score_linear(self._causal, self.parameters, adapters, self.noise, requests, starts, lanes)
         rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
         return Scores(values, Work(rows, rows))
@@ -283,7 +285,12 @@ class TorchEngine(Engine):
             )
 
     def _pass(
-        self, requests: Sequence[Request], lanes: Sequence[Lane], versions: Sequence[Lane], spans: Spans | None = None
+        self,
+        requests: Sequence[Request],
+        lanes: Sequence[Lane],
+        versions: Sequence[Lane],
+        spans: Spans | None = None,
+        observer: Observer | None = None,
     ) -> Result:
         """``[lane][request]`` scores of ``lanes`` over the weights in memory, which are together ``versions``."""
         if self._scorer is None:
@@ -296,7 +303,9 @@ class TorchEngine(Engine):
 
         own = [self._ledger.lane(lane) for lane in versions]
         blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
-        result = self._scorer.score(Job(requests, own, running_of, self._shares.common(blocks), spans))
+        result = self._scorer.score(
+            Job(requests, own, running_of, self._shares.common(blocks), spans, observer=observer)
+        )
         self._tandem.check(used.values())
         return result
 
@@ -312,6 +321,31 @@ class TorchEngine(Engine):
 
     def _running(self, weights: LaneWeights) -> Running:
         return lambda layout: self._tandem.running(weights, layout)
+
+    def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
+        require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
+        if self._scorer is None:
+            raise ModelError(
+                f"informed directions are fitted in packed passes, which {type(self.model).__name__} does not run in "
+                f"({self.reason}); use trainable.kind = 'activated'"
+            )
+        observer = Observer(self._causal, tuple(self._trained.adapters))
+        result = self._pass(requests, [BASE], [BASE], observer=observer)
+        running = self._running(LaneWeights(self.parameters, self.noise, [BASE]))
+        errors = observer.errors(slopes(result.values[0]), running)
+        scale = float(observer.states().double().norm(dim=-1).mean())
+        return Observed(observer.inputs(), errors, scale, result.work)
+
+    @property
+    def outputs(self) -> Tensor | None:
+        adapter = self._trained.adapter
+        return adapter.outputs if isinstance(adapter, InformedAdapter) else None
+
+    def use(self, space: Space) -> None:
+        if not isinstance(self._trained.adapter, InformedAdapter):
+            raise ModelError("what is trained takes no directions; use trainable.kind = 'informed'")
+        self._moved({None})
+        self._trained.adapter.use(space)
 
     @property
     def keeps(self) -> bool:

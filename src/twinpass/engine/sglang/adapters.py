@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.core import Lane, Term
@@ -55,13 +54,12 @@ class AdapterVariants(Variants):
         self._unload(set(self._loaded) - set(lanes))
         new = [lane for lane in lanes if lane not in self._loaded]
         weights = LaneWeights(self._trained.parameters, self._noise, new)
-        parts: list[dict[str, Tensor]] = [{} for _ in new]
-        for name in self._trained.parameters if new else ():
-            for part, tensor in zip(parts, weights.whole(name), strict=True):
-                part[f"base_model.model.{name}"] = tensor.contiguous()
+        whole = {name: weights.whole(name) for name in self._trained.parameters} if new else {}
+        parts = [self._adapter.peft_tensors({name: own[i] for name, own in whole.items()}) for i in range(len(new))]
         config = self._adapter.peft_config("")
         config.pop("alora_invocation_tokens", None)
-        for lane, tensors in zip(new, parts, strict=True):
+        for lane, part in zip(new, parts, strict=True):
+            tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in part.items()}
             self._loaded[lane] = f"twinpass-{uuid4().hex}"
             self._server.load(self._loaded[lane], tensors, config)
         together = (

@@ -11,9 +11,10 @@ from twinpass.core import Request, Score, Scores, WeightsVersion, Work
 from twinpass.engine.base import Gradient, Slopes
 from twinpass.engine.embedded.descent.graph import Graph, linear
 from twinpass.engine.embedded.descent.moments import Moments
+from twinpass.engine.embedded.linear.lanes import Running
 from twinpass.engine.embedded.scoring.jobs import Common, Job
 from twinpass.engine.embedded.scoring.packing import groups
-from twinpass.engine.embedded.scoring.passes import Running, alone
+from twinpass.engine.embedded.scoring.passes import alone
 from twinpass.engine.embedded.scoring.plain import trace_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.errors import MissedParameterError
@@ -50,7 +51,7 @@ class Descent:
         """
         parts = self._cut(requests)
         total: dict[str, Tensor] = {}
-        with Graph.of(self.causal, self.trained.parameters, self.trained.adapters) as graph:
+        with Graph.of(self.causal, self.trained.parameters, self.trained.loras) as graph:
             if len(parts) == 1:
                 traced, work = self._trace(graph, requests)
                 scores = Scores([[_array(own) for own in traced]], work)
@@ -79,7 +80,7 @@ class Descent:
             saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with Graph.of(self.causal, self.trained.parameters, self.trained.adapters) as graph:
+        with Graph.of(self.causal, self.trained.parameters, self.trained.loras) as graph:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 self._trace(graph, [longest])
             known = {

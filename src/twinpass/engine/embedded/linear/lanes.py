@@ -1,6 +1,7 @@
 """The weights of several lanes, formed piece by piece in a scratch buffer; the base weights are only read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
@@ -36,6 +37,10 @@ class LaneLayout:
             return True
         first, *others = tensor.shape
         return first == self.lanes * self.rows or (first == self.lanes and self.rows in others)
+
+
+Running = Callable[[LaneLayout], AbstractContextManager[None]]
+"""Opens the tandem around a pass."""
 
 
 @dataclass(slots=True)

@@ -102,8 +102,10 @@ def _lane_modules(
     for path, module in model.named_modules():
         if path in adapters:
             own = adapters[path]
-            lanes_of = LaneInformed if isinstance(own, InformedWeights) else LaneLora
-            yield lanes_of(path, module, own, arithmetic)
+            if isinstance(own, InformedWeights):
+                yield LaneInformed(path, module, own, arithmetic)
+            else:
+                yield LaneLora(path, module, own, arithmetic)
             continue
         owned = {}
         for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.core import Score
+from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.scoring.packing import Reads, Rows
 from twinpass.model.causal import CausalModel, log_softmax
 
@@ -84,41 +85,46 @@ class Observer:
         """What left the last layer, [N, size]."""
         return torch.cat([state for part in self.parts for state in part.states])
 
-    def errors(self, slopes: Sequence[Score]) -> Tensor:
+    def errors(self, slopes: Sequence[Score], running: Running) -> Tensor:
         """The derivative of the loss by each state, [N, size].
 
         Args:
             slopes: the loss's derivatives by the scores of every request, in the order that they were scored in.
+            running: what the states were computed under.
         """
         left, found = list(slopes), []
         for part in self.parts:
             own, left = left[: len(part.reads.rows)], left[len(part.reads.rows) :]
-            found.append(self._errors(part, own))
+            found.append(self._errors(part, own, running))
         return torch.cat(found)
 
-    def _errors(self, part: Part, slopes: Sequence[Score]) -> Tensor:
+    def _errors(self, part: Part, slopes: Sequence[Score], running: Running) -> Tensor:
         order = np.concatenate(part.rows)
         rows = np.searchsorted(order, np.concatenate(part.reads.rows))
         targets, weights = np.concatenate(part.reads.targets), np.concatenate(slopes)
+        if part.reads.columns is not None:
+            targets = np.searchsorted(part.reads.columns, targets)
         tokens, states = torch.cat(part.tokens), torch.cat(part.states)
         step = max(1, BLOCK_BYTES // (4 * self._causal.vocabulary))
-        found = []
+        found, place = [], self._causal.place
         for first in range(0, len(order), step):
-            here = (rows >= first) & (rows < first + step)
             block = slice(first, first + step)
-            found.append(
-                self._block(tokens[block], states[block], rows[here] - first, targets[here], weights[here], part.reads)
-            )
+            here = (rows >= first) & (rows < first + step)
+            columns = part.reads.columns
+            asked = place.send(rows[here] - first, targets[here], *(() if columns is None else (columns,)))
+            layout = LaneLayout(1, len(states[block]), columns=None if columns is None else asked[2])
+            with running(layout):
+                found.append(self._block(tokens[block], states[block], asked[0], asked[1], weights[here], layout))
         return torch.cat(found)
 
-    def _block(self, tokens: Tensor, states: Tensor, rows: Rows, targets: Rows, weights: Score, reads: Reads) -> Tensor:
-        place = self._causal.place
-        row, target = place.send(rows, targets)
+    def _block(
+        self, tokens: Tensor, states: Tensor, rows: Tensor, targets: Tensor, weights: Score, layout: LaneLayout
+    ) -> Tensor:
         with torch.enable_grad():
             state = states[None].clone().requires_grad_(True)
             logits = self._causal.finish(tokens[None], state)
-            values = logits if reads.columns is not None else log_softmax(logits)
-            picked = values[0, row, target]
+            values = logits if layout.columns is not None else log_softmax(logits)
+            picked = values[0, rows, targets]
             total = (picked * torch.from_numpy(weights).to(picked)).sum()
             (error,) = torch.autograd.grad(total, state)
         return error[0].detach()

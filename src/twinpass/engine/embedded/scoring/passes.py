@@ -12,7 +12,7 @@ from torch import Tensor
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache, Reservation
 from twinpass.core import Score, WeightsVersion
-from twinpass.engine.embedded.linear.lanes import LaneLayout
+from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
 from twinpass.engine.embedded.scoring.observe import Observer, Part
@@ -21,9 +21,6 @@ from twinpass.model.causal import CausalModel, log_softmax
 
 LOGITS_BYTES = 64 << 20
 """Largest logits tensor; more positions are read in blocks."""
-
-Running = Callable[[LaneLayout], AbstractContextManager[None]]
-"""Opens the tandem around a pass."""
 
 RunningOf = Callable[[Sequence[WeightsVersion]], Running]
 """The tandem for some lanes, named by their weights versions."""
@@ -188,8 +185,9 @@ class Passes:
         self.layer_bytes |= plan.layer_bytes
         states: Tensor = output["last_hidden_state"]
         if batch.states is not None:
-            wanted = batch.states[rows] >= 0
-            self.pool.write_hidden(*place.send(batch.states[rows][wanted]), states[0, torch.from_numpy(wanted)])
+            kept_states = np.flatnonzero(batch.states[rows] >= 0)
+            at, into = place.send(kept_states, batch.states[rows][kept_states])
+            self.pool.write_hidden(into, states[0, at])
         elif batch.last < self.causal.depth:
             self.pool.write_hidden(place.send(batch.slots[:, rows])[0], states)
         if seen is not None and len(read := np.concatenate([*result.wanted(rows, len(rows)), np.empty(0, np.int64)])):
@@ -299,7 +297,7 @@ class _Result:
         """The one lane's values by request, as they were put in."""
         found = torch.cat([part for _, part in self._parts], 1)[0]
         here = torch.from_numpy(np.argsort(np.concatenate([here for here, _ in self._parts])))
-        return list(torch.split(found[here.to(found.device)], [len(targets) for targets in self._reads.targets]))
+        return list(torch.split(found[here.to(found.device)], [len(targets) for targets in self.asked.targets]))
 
     def split(self) -> list[list[Score]]:
         """Values by lane and request."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Request, Score
-from twinpass.engine.embedded.linear.lanes import LaneLayout
-from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Running
+from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
+from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES
 from twinpass.model.causal import CausalModel, log_softmax
 
 

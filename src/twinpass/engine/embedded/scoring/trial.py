@@ -15,10 +15,11 @@ import torch
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.core import Request, Score, WeightsVersion
+from twinpass.engine.embedded.linear.lanes import Running
 from twinpass.engine.embedded.linear.products import Linear
 from twinpass.engine.embedded.scoring.jobs import Common, Job
 from twinpass.engine.embedded.scoring.packing import Reads, Rows, pack
-from twinpass.engine.embedded.scoring.passes import Batch, Passes, Running, alone
+from twinpass.engine.embedded.scoring.passes import Batch, Passes, alone
 from twinpass.engine.embedded.scoring.plain import score_plain
 from twinpass.engine.embedded.scoring.raised import Raised
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
