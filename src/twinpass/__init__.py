@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twinpass.api import finetune, load_model
     from twinpass.errors import TwinpassError
+    from twinpass.estimate.gauss_newton import GaussNewton
     from twinpass.estimate.jvp import Jvp
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
-    from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
+    from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
     from twinpass.reuse.activated import Activated as ActivatedReuse
     from twinpass.reuse.auto import Auto as AutoReuse
     from twinpass.reuse.debiased import Debiased as DebiasedReuse
@@ -36,6 +37,8 @@ __all__ = [
     "ExactReuse",
     "FrozenReuse",
     "Full",
+    "GaussNewton",
+    "Informed",
     "InvariantReuse",
     "JoinedEpsilon",
     "Jvp",
@@ -58,10 +61,11 @@ __all__ = [
 _MODULES = {
     "api": ("finetune", "load_model"),
     "errors": ("TwinpassError",),
+    "estimate.gauss_newton": ("GaussNewton",),
     "estimate.jvp": ("Jvp",),
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
-    "model.trainable": ("Activated", "Full", "Layers", "Lora", "Pattern"),
+    "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
     "reuse.activated": ("ActivatedReuse",),
     "reuse.auto": ("AutoReuse",),
     "reuse.debiased": ("DebiasedReuse",),

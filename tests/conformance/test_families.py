@@ -14,10 +14,11 @@ from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
+from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
-from twinpass.model.trainable import Activated, Full, Layers, Lora, Pattern
+from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.reuse.activated import Activated as ActivatedReuse
@@ -41,13 +42,19 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "pattern": Pattern(pattern="mlp"),
         "layers": Layers(first=0, last=2, block=1),
         "activated": Activated(rank=2),
+        "informed": Informed(layers=1),
     },
     "task": {
         "choice": ChoiceTask(prompt="Review: {text}", options=(" bad", " good"), **DATA),
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
     },
     "objective": {"choice": Choice(), "completion": Completion()},
-    "estimator": {"spsa": Spsa(probes=2), "one_sided": OneSided(probes=2), "jvp": Jvp(probes=2)},
+    "estimator": {
+        "spsa": Spsa(probes=2),
+        "one_sided": OneSided(probes=2),
+        "jvp": Jvp(probes=2),
+        "gauss_newton": GaussNewton(probes=2),
+    },
     "epsilon": {
         "constant": ConstantEpsilon(value=1e-3),
         "cosine": CosineEpsilon(start=1e-2, end=1e-3, steps=9),

@@ -41,6 +41,6 @@ def encode(
     examples = template.encode(rows, tokenizer, Limits(causal.window, causal.vocabulary))
     invocation: tuple[int, ...] = ()
     if trainable.activated:
-        invocation = trainable.invocation or common_suffix(examples)
+        invocation = getattr(trainable, "invocation", ()) or common_suffix(examples)
         examples = activation_points(examples, invocation)
     return Encoded(examples[: len(train)], examples[len(train) :], invocation)

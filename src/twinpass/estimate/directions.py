@@ -5,6 +5,8 @@ A module that writes into the residual stream with input x changes the state tha
 minus the error is then a direction that lowers the loss; ridge regression keeps it from learning the rows by heart.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,19 +19,29 @@ ENERGY = 0.99
 """Share of the errors' square that the directions of a space have to span."""
 
 
-def fit(observed: Observed, outputs: Tensor | None, *, rank: int, ridge: float) -> Space:
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""Penalties to choose from."""
+
+SAMPLED = 4
+"""So many modules decide on the penalty of all."""
+
+
+def fit(observed: Observed, outputs: Tensor | None, *, rank: int, ridge: float | None = None) -> Space:
     """A direction for every module that was observed.
 
     Args:
         observed: N tokens that answers are read from.
         outputs: the directions [r, size] in which the residual stream is moved; None: as many of the errors' leading singular
             directions as span :data:`ENERGY` of them, at most ``rank``.
-        ridge: the regression's penalty, in units of an input's mean square norm; inputs are taken from their mean.
+        ridge: the regression's penalty, in units of an input's mean square distance from the mean; None: the one of
+            :data:`RIDGES` whose predictions of left-out tokens are best.
     """
     errors = observed.errors.double()
     if outputs is None:
         outputs = _leading(errors, rank).to(observed.errors)
     wanted = -errors @ outputs.double().t()
+    if ridge is None:
+        ridge = _best_ridge(list(observed.inputs.values()), wanted)
     return Space(outputs, {path: _direction(x, wanted, observed.scale, ridge) for path, x in observed.inputs.items()})
 
 
@@ -43,6 +55,23 @@ def _leading(errors: Tensor, rank: int) -> Tensor:
     largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
     signed: Tensor = chosen * largest.sign()
     return signed
+
+
+def _best_ridge(inputs: Sequence[Tensor], wanted: Tensor) -> float:
+    """By leave-one-out: with K the Gram matrix and R = (K + ridge)^-1, token i is off by ``(R y)_i / R_ii`` when it is left out."""
+    target = wanted - wanted.mean(0)
+    found = torch.zeros(len(RIDGES), dtype=torch.float64)
+    for x in inputs[:: max(1, len(inputs) // SAMPLED)]:
+        centred = x - x.mean(0)
+        gram = (centred @ centred.t()).double()
+        level = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        values, vectors = torch.linalg.eigh(gram)
+        turned = vectors.t() @ target
+        for i, ridge in enumerate(RIDGES):
+            inverse = 1 / (values.clamp_min(0) + ridge * level)
+            off = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
+            found[i] += float(off.square().sum())
+    return RIDGES[int(found.argmin())]
 
 
 def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:

@@ -46,9 +46,10 @@ class GaussNewton(Estimator):
         pairs = list(zip(scores[0::2], scores[1::2], strict=True))
         tangents = [[(plus - minus) / (2 * estimate.eps) for plus, minus in zip(*pair, strict=True)] for pair in pairs]
         base = [np.mean(own, axis=0) for own in zip(*scores, strict=True)]
-        slopes = objective.gradient(examples, base)
-        g = np.array([sum(float(s @ t) for s, t in zip(slopes, own, strict=True)) for own in tangents])
-        matrix = objective.curvature(examples, base, tangents)
+        with np.errstate(invalid="ignore"):
+            slopes = objective.gradient(examples, base)
+            g = np.array([sum(float(s @ t) for s, t in zip(slopes, own, strict=True)) for own in tangents])
+            matrix = objective.curvature(examples, base, tangents)
         q = len(g)
         level = float(np.trace(matrix)) / q
         if not np.isfinite(matrix).all() or not np.isfinite(g).all() or level <= 0:

@@ -129,6 +129,6 @@ class InformedAdapter(Adapter):
             if own.outputs is None:
                 a, b = (trained[own.gain].new_zeros(shape) for shape in ((1, wide), (high, 1)))
             else:
-                a, b = own.inputs(trained[own.gain]), own.outputs.t()
+                a, b = own.inputs(trained[own.gain]), own.outputs.t().clone(memory_format=torch.contiguous_format)
             found[f"{path}.lora_A.weight"], found[f"{path}.lora_B.weight"] = a, b
         return found

@@ -4,20 +4,31 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinpass.model.trainable import Fitting
 from twinpass.perturb.noise import derive_seed
 
 T = TypeVar("T")
 
+APART = 5
+"""One row in so many is set apart."""
+
 
 def split(examples: Sequence[T], fitting: Fitting, batch_size: int, seed: int, draw: int) -> tuple[list[T], list[T]]:
-    """Rows to fit to, and the step's batch: disjoint, where there are two rows at least, and a pure function of (seed, draw).
+    """Rows to fit to, and the step's batch: a pure function of (seed, draw).
 
-    The batch is ``batch_size`` rows, but no more than a quarter of all; as many of the rest are fitted to as ``fitting`` allows.
+    A fifth of the rows is set apart for batches throughout a run, so that nothing was ever fitted to them: what a direction is
+    worth there is what it is worth. From the others as many are drawn as ``fitting`` allows. A single row serves for both.
     """
     count = len(examples)
-    order = np.random.Generator(np.random.Philox(derive_seed(seed, "split", draw))).permutation(count)
-    size = max(1, min(batch_size, count // 4))
-    fit = order[size : size + fitting.rows] if count > 1 else order
-    return [examples[i] for i in fit], [examples[i] for i in order[:size]]
+    order = _shuffled(count, derive_seed(seed, "split"))
+    apart = max(1, count // APART)
+    kept, rest = order[:apart], order[apart:] if count > 1 else order
+    fit = rest[_shuffled(len(rest), derive_seed(seed, "fit", draw))[: fitting.rows]]
+    chosen = kept[_shuffled(len(kept), derive_seed(seed, "batch", draw))[:batch_size]]
+    return [examples[i] for i in fit], [examples[i] for i in chosen]
+
+
+def _shuffled(count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(seed)).permutation(count)

@@ -1,0 +1,89 @@
+"""Directions are ridge regressions of minus the error on modules' inputs, and rows that judge them are set apart."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from twinpass.core import Work
+from twinpass.estimate.directions import RIDGES, UNIT, fit
+from twinpass.model.space import Observed
+from twinpass.model.trainable import Fitting
+from twinpass.train.fitting import split
+
+N, WIDE, SIZE = 60, 9, 7
+
+
+def observed(noise: float = 0.0, rank: int = 2) -> tuple[Observed, Tensor]:
+    """Errors that are a linear function of the inputs' distance from their mean, in ``rank`` directions; and that function."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(N, WIDE, generator=generator, dtype=torch.float64)
+    x = x - x.mean(0) + torch.full((WIDE,), 5.0)
+    truth = torch.randn(rank, WIDE, generator=generator, dtype=torch.float64)
+    outputs = torch.linalg.qr(torch.randn(SIZE, rank, generator=generator, dtype=torch.float64))[0].t()
+    wanted = (x - x.mean(0)) @ truth.t() + noise * torch.randn(N, rank, generator=generator, dtype=torch.float64)
+    return Observed({"a": x}, -(wanted - wanted.mean(0)) @ outputs, 10.0, Work()), truth
+
+
+def test_a_linear_error_is_found() -> None:
+    seen, _ = observed()
+    space = fit(seen, None, rank=5, ridge=1e-9)
+    assert space.outputs.shape == (2, SIZE)
+    assert torch.allclose(space.outputs @ space.outputs.t(), torch.eye(2, dtype=torch.float64), atol=1e-12)
+    moved = seen.inputs["a"] @ space.inputs["a"].t() @ space.outputs
+    cosine = torch.nn.functional.cosine_similarity(moved.flatten(), -seen.errors.flatten(), 0)
+    assert float(cosine) > 0.95
+    assert float(moved.square().sum(1).mean().sqrt()) == pytest.approx(UNIT * seen.scale)
+
+
+def test_the_mean_input_moves_by_the_mean_target() -> None:
+    seen, _ = observed()
+    shifted = Observed(seen.inputs, seen.errors + seen.errors[:1], seen.scale, Work())
+    space = fit(shifted, None, rank=5, ridge=0.1)
+    mean = seen.inputs["a"].mean(0) @ space.inputs["a"].t() @ space.outputs
+    target = -shifted.errors.mean(0)
+    assert float(torch.nn.functional.cosine_similarity(mean, target, 0)) > 0.99
+
+
+def test_outputs_given_are_kept_and_rank_is_bounded() -> None:
+    seen, _ = observed(rank=4)
+    first = fit(seen, None, rank=3, ridge=0.1)
+    assert len(first.outputs) == 3
+    again = fit(Observed(seen.inputs, seen.errors * 2, 1.0, Work()), first.outputs, rank=3, ridge=0.1)
+    assert torch.equal(again.outputs, first.outputs)
+
+
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.0, 0.1), (30.0, 1.0, 9.0)])
+def test_noisy_errors_are_fitted_more_cautiously(noise: float, least: float, most: float) -> None:
+    seen, _ = observed(noise)
+    chosen = fit(seen, None, rank=5)
+    same = [ridge for ridge in RIDGES if fit(seen, None, rank=5, ridge=ridge).digest == chosen.digest]
+    assert len(same) == 1
+    assert least <= same[0] <= most
+
+
+def test_no_error_gives_no_direction_and_no_fault() -> None:
+    seen, _ = observed()
+    space = fit(Observed(seen.inputs, torch.zeros_like(seen.errors), seen.scale, Work()), None, rank=4)
+    assert bool(torch.isfinite(space.inputs["a"]).all())
+    assert not bool(space.inputs["a"].any())
+
+
+@pytest.mark.parametrize(("count", "rows"), [(400, 100), (60, 512), (7, 3), (2, 5), (1, 5)])
+def test_rows_of_batches_are_never_fitted_to(count: int, rows: int) -> None:
+    seen: tuple[set[int], set[int]] = (set(), set())
+    fitting = Fitting(rows, 4, None)
+    for draw in range(30):
+        fit_rows, batch_rows = split(range(count), fitting, 16, 5, draw)
+        assert (fit_rows, batch_rows) == split(range(count), fitting, 16, 5, draw)
+        assert 1 <= len(fit_rows) <= rows
+        assert 1 <= len(batch_rows) <= 16
+        assert max(Counter(fit_rows + (batch_rows if count > 1 else [])).values()) == 1
+        seen[0].update(fit_rows)
+        seen[1].update(batch_rows)
+    assert count == 1 or not seen[0] & seen[1]
+    assert len(seen[1]) == max(1, count // 5)
+    assert split(range(count), fitting, 16, 6, 0) != split(range(count), fitting, 16, 5, 0) or count < 8
+    assert np.isin(list(seen[0] | seen[1]), range(count)).all()
