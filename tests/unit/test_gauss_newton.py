@@ -45,7 +45,7 @@ def step(
     scores = [model.at(sign * EPS * np.eye(q)[k]) for k in range(q) for sign in (1, -1)]
     losses = [objective.loss(examples, own) for own in scores]
     found = estimator.refine(estimator.estimate(probes, EPS, losses), objective, examples, scores)
-    return -np.array(found.preconditioned) / q
+    return np.array([-step / q for step in found.preconditioned])
 
 
 def derivatives(
