@@ -1,5 +1,6 @@
 """What a run leaves behind is used: it answers and writes as the trained model does."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 import twinpass
 from twinpass.cli.main import main
 from twinpass.errors import DataError, JournalError, ModelError
+from twinpass.report.interval import wilson
+from twinpass.use.card import base_name
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"trainable": {"kind": "lora", "rank": 2}},
@@ -24,7 +27,7 @@ ROWS = [{"text": "a fine film"}, {"text": "dull"}, {"text": "great great story"}
 def train(folder: Path, kind: str = "lora", **sections: Any) -> Path:
     """A run that has moved far from where it began, so that the trained weights matter."""
     optimizer = {"lr": RATES[kind], "steps": 6, "guard_loss": 0.0, "guard_metric": 0.0}
-    config = tiny.config(folder, **KINDS[kind], optimizer=optimizer, **sections)
+    config = tiny.config(folder, **{**KINDS[kind], **sections}, optimizer=optimizer)
     assert main(["train", str(config), "--json"]) == 0
     return folder / "run"
 
@@ -202,3 +205,77 @@ def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.Capt
     assert main(["eval", str(run), "--compare", str(run)]) == 0
     assert "accuracy +0.000 (95% +0.000 to +0.000), p = 1 (McNemar, exact)" in " ".join(capsys.readouterr().err.split())
     assert main(["eval", task, "--compare", str(run), "--json"]) == 2
+
+
+def logits(model: Any, text: str = "Review: a fine film Sentiment:") -> torch.Tensor:
+    ids = torch.tensor([tiny.tokenizer()(text)["input_ids"]])
+    with torch.no_grad():
+        found: torch.Tensor = model(ids).logits
+    return found
+
+
+@pytest.mark.parametrize(("kind", "model"), [("lora", "llama"), ("lora", "gpt2"), ("full", "llama")])
+def test_an_exported_model_is_a_model_of_its_own(kind: str, model: str, tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"use": {"model": model}}
+    if model == "gpt2":
+        sections["trainable"] = {"kind": "lora", "rank": 2, "targets": ["c_attn", "c_fc"]}
+    run = train(tmp_path, kind, **sections)
+    out = tmp_path / "exported"
+    merge = ["--merge"] if kind == "lora" else []
+    assert main(["export", str(run), "--format", "hf", "--out", str(out), *merge, "--json"]) == 0
+    exported, tokenizer = twinpass.load_model(str(out))
+    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(exported), logits(twinpass.load_model(str(tmp_path / "model"))[0]), atol=1e-3)
+    assert tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
+    again = ["eval", str(tmp_path / "config.toml"), "--set", f"model.path={out}", "--json"]
+    assert main(again) == 0, "it can be model.path again"
+
+
+@pytest.mark.parametrize("kind", ["lora", "activated"])
+def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    run, out = train(tmp_path, kind), tmp_path / "exported"
+    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
+    base, _ = twinpass.load_model(str(tmp_path / "model"))
+    assert torch.equal(logits(PeftModel.from_pretrained(base, str(out))), logits(twinpass.load(run).model))
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "model")
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
+    run, out = train(tmp_path), tmp_path / "exported"
+    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
+    text, summary = (out / "README.md").read_text(), json.loads((run / "summary.json").read_text())
+    digest = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
+    low, high = wilson(summary["final_metric"], 6)
+    for fact in (
+        digest,
+        f"{summary['final_metric']:.1%} on 6 rows (95% {low:.1%} to {high:.1%})",
+        f"the base model {summary['base_metric']:.1%}",
+        f"| hit rate | {summary['hit_rate']:.1%} |",
+        "| seed | 3 |",
+        (run / "config.toml").read_text().strip(),
+        f'base_model: "{tmp_path}/model"',
+    ):
+        assert fact in text
+    assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("activated", ["--format", "hf", "--merge"], "it cannot be merged. Use --format peft"),
+        ("lora", ["--format", "hf"], "or --merge"),
+        ("lora", ["--format", "peft", "--merge"], "use --format hf"),
+        ("full", ["--format", "peft"], "use --format hf"),
+        ("full", ["--format", "hf", "--merge"], "leave --merge out"),
+    ],
+)
+def test_what_cannot_be_exported(
+    kind: str, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    assert main(["export", str(train(tmp_path, kind)), *arguments, "--out", str(out), "--json"]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("*exported*"))

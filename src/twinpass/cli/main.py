@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from twinpass.cli import bench, demo, evaluate, predict, profile, replay, train
+from twinpass.cli import bench, demo, evaluate, export, predict, profile, replay, train
 from twinpass.errors import DivergedError, EngineError, TwinpassError
 
 DESCRIPTION = """\
@@ -18,6 +18,7 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
   twinpass eval runs/mine --step 100            score a run as it was after step 100
   twinpass predict runs/mine rows.jsonl         answer rows with what was trained
   twinpass generate runs/mine --prompt TEXT     let it continue a text
+  twinpass export runs/mine --format peft --out DIR    write it as a folder that others load
   twinpass profile my.toml                      what each reuse policy saves, and what it costs in fidelity
   twinpass bench reviews-0shot                  time steps beside plain MeZO; any configuration will do
   twinpass bench time-to-accuracy               accuracy against seconds, beside plain MeZO and first-order LoRA
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, evaluate, predict, replay, profile, bench):
+    for module in (demo, train, evaluate, predict, export, replay, profile, bench):
         module.add(commands)
     return root
 

@@ -13,7 +13,7 @@ from twinpass.config.load import parse
 from twinpass.config.schema import SECTIONS
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.load import load
-from twinpass.model.trainable import Trainable
+from twinpass.model.trainable import Lora, Trainable
 from twinpass.reuse.auto import Auto
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
@@ -81,6 +81,26 @@ def settings_of(
         given,
         model.trust_remote_code,
     )
+
+
+def weights_of(settings: RunSettings, step: int | None = None) -> Path:
+    """The folder of what was trained: by the whole run, or as ``twinpass replay`` has rebuilt it after ``step`` steps.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    folder = settings.folder if step is None else settings.folder / f"step-{step}"
+    weights = folder / ("adapter" if isinstance(settings.trainable, Lora) else "model")
+    if not weights.is_dir():
+        raise ModelError(
+            f"{weights}: there are no such weights; "
+            + (
+                f"finish the run with 'twinpass train --resume {settings.folder}'"
+                if step is None
+                else f"rebuild them with 'twinpass replay {settings.folder} --step {step}'"
+            )
+        )
+    return weights
 
 
 def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) -> RunSettings:

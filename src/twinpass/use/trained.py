@@ -26,7 +26,7 @@ from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
 from twinpass.train.evaluate import blocks
 from twinpass.use.greedy import greedy
-from twinpass.use.settings import RunSettings, settings_of
+from twinpass.use.settings import RunSettings, settings_of, weights_of
 
 Rows = Sequence[Row | Mapping[str, Any]]
 
@@ -187,18 +187,8 @@ def load(
     """
     folder = Path(run)
     settings = settings_of(folder, model, tokenizer)
-    place = folder if step is None else folder / f"step-{step}"
+    weights = weights_of(settings, step)
     adapter = isinstance(settings.trainable, Lora)
-    weights = place / ("adapter" if adapter else "model")
-    if not weights.is_dir():
-        raise ModelError(
-            f"{weights}: there are no such weights; "
-            + (
-                f"finish the run with 'twinpass train --resume {folder}'"
-                if step is None
-                else f"rebuild them with 'twinpass replay {folder} --step {step}'"
-            )
-        )
     base, own = settings.base()
     reuse = Auto(budget=settings.budget)
     if not adapter:

@@ -1,0 +1,102 @@
+"""The model card of what a run has trained: what it is, how it was made, how well it does, how to load it."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from twinpass.model.source import BUNDLED
+from twinpass.report.interval import wilson
+from twinpass.train.folder import RunFolder
+from twinpass.use.settings import RunSettings
+
+BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The hub id of the bundled model."""
+
+LOAD = {
+    "peft": """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+    "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+}
+
+
+def base_name(path: str) -> str:
+    """The base model by its hub id where that is known, or else by its path."""
+    return BUNDLED_ID if path == BUNDLED else path
+
+
+def card(run: Path, settings: RunSettings, kind: str, merge: bool, step: int | None) -> str:
+    """The text of ``README.md``: its front matter as the hub reads it, then facts of the run."""
+    folder = RunFolder(run)
+    text = folder.config.read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    base = base_name(settings.path)
+    facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step)]
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base)}",
+        f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
+        "pipeline_tag: text-generation",
+        "tags: [twinpass, mezo]",
+        "---",
+        "",
+        f"# {run.resolve().name}",
+        "",
+        "Fine-tuned with forward passes only (MeZO), by twinpass.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts),
+        "",
+        "## Load it",
+        "",
+        "```python",
+        LOAD[kind].format(base=base),
+        "```",
+        "",
+        "## How it was made",
+        "",
+        "```toml",
+        text.rstrip(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _trained(settings: RunSettings, merge: bool) -> str:
+    kind = type(settings.trainable).__name__.lower()
+    return f"{kind}, merged into the weights" if merge else kind
+
+
+def _facts(run: Path, values: dict[str, Any], step: int | None) -> list[tuple[str, str]]:
+    facts = [("seed", str(values.get("run", {}).get("seed", 0)))]
+    for key in ("train", "eval"):
+        path = Path(values.get("task", {}).get(key, ""))
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            facts.append((f"{key} rows", f"`{path.name}`, sha256 `{digest}`"))
+    summary = run / "summary.json"
+    if step is not None:
+        facts.append(("step", str(step)))
+    elif summary.is_file():
+        facts += _results(json.loads(summary.read_text(encoding="utf-8")))
+    return facts
+
+
+def _results(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [("steps", str(summary["steps"])), ("hit rate", f"{summary['hit_rate']:.1%}")]
+    name, value = summary["metric_name"], summary.get("kept_metric", summary["final_metric"])
+    if value is not None:
+        text = f"{value:.1%} on {summary['held_out']} rows"
+        if name == "accuracy":
+            low, high = wilson(value, summary["held_out"])
+            text += f" (95% {low:.1%} to {high:.1%})"
+        facts.append((f"held-out {name}", f"{text}; the base model {summary['base_metric']:.1%}"))
+    return facts

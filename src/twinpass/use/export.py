@@ -1,0 +1,103 @@
+"""What a run has trained, as a folder that others load: PEFT's, or a model of its own."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from twinpass.errors import ModelError
+from twinpass.model.trainable import Lora
+from twinpass.use.card import base_name, card
+from twinpass.use.settings import settings_of, weights_of
+
+Format = Literal["peft", "hf"]
+
+SETUP = "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int | None = None) -> Path:
+    """Write weights, tokenizer, generation configuration and model card into the new folder ``out``.
+
+    Raises:
+        TwinpassError: the run cannot be exported so, or the folder is not empty. Nothing has been written then.
+    """
+    settings = settings_of(run)
+    weights = weights_of(settings, step)
+    adapter = isinstance(settings.trainable, Lora)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} is not an empty folder; give a new one")
+    _require_possible(adapter, weights, kind, merge)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+        folder = Path(place) / "new"
+        folder.mkdir()
+        model, tokenizer = settings.base()
+        tokenizer.save_pretrained(folder)
+        if kind == "peft":
+            _copy_adapter(weights, folder, settings.path)
+        elif adapter:
+            merged(model, weights).save_pretrained(folder)
+        else:
+            type(model).from_pretrained(str(weights), dtype=model.dtype).save_pretrained(folder)
+        (folder / "README.md").write_text(card(run, settings, kind, merge, step), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    return out
+
+
+def _require_possible(adapter: bool, weights: Path, kind: Format, merge: bool) -> None:
+    if kind == "peft" and not adapter:
+        raise ModelError("the run has trained the model's own weights, and PEFT holds adapters: use --format hf")
+    if kind == "peft" and merge:
+        raise ModelError("--merge makes a model without an adapter: use --format hf with it, or leave it out")
+    if kind == "hf" and adapter and not merge:
+        raise ModelError(
+            "the run has trained an adapter: use --format peft, or --merge to add it to the model's own weights"
+        )
+    if merge and not adapter:
+        raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
+    if merge and _setup(weights).get("alora_invocation_tokens"):
+        raise ModelError(
+            "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged. "
+            "Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
+            'or train [trainable] kind = "lora", which merges'
+        )
+
+
+def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
+    """``model`` with an adapter added to its weights, in float32 at least: ``W += alpha / r * B A``."""
+    setup = _setup(weights)
+    tensors = load_file(weights / "adapter_model.safetensors")
+    scale = setup["lora_alpha"] / setup["r"]
+    for name, a in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        path = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        b = tensors[name.replace(".lora_A.", ".lora_B.")]
+        weight = cast(Tensor, model.get_submodule(path).weight)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        change = scale * (b.to(wide) @ a.to(wide))
+        turned = change if isinstance(model.get_submodule(path), nn.Linear) else change.T
+        with torch.no_grad():
+            weight.copy_(weight.to(wide) + turned)
+    return model
+
+
+def _copy_adapter(weights: Path, folder: Path, path: str) -> None:
+    shutil.copy(weights / "adapter_model.safetensors", folder)
+    setup = {**_setup(weights), "base_model_name_or_path": base_name(path)}
+    (folder / SETUP).write_text(json.dumps(setup, indent=2) + "\n", encoding="utf-8")
+
+
+def _setup(weights: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((weights / SETUP).read_text(encoding="utf-8"))
+    return found
