@@ -2,7 +2,7 @@
 
 Each tensor gets a quantum ``range * 2**-24`` (float32; ``2**-53`` for float64), ``range`` a power of two with
 room for weights to double. Whole multiples of the quantum below ``range`` are exactly representable, and the
-integer-valued distributions (``binomial``, ``rademacher``: multiples of 1/4) with a power-of-two eps move weights by
+distributions on a grid (``binomial`` in halves, ``rademacher`` in ones; quarters would do) with a power-of-two eps move weights by
 whole quanta. Updates ``scale * z`` that fall between two quanta are rounded stochastically from the term's seed,
 unbiased, and to the same integer whenever the term is added or taken back.
 """
