@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,8 +14,9 @@ from architectures import LANES, REQUESTS, build
 from numpy.typing import NDArray
 from planning import EPS, TWO, report, situation
 
-from twinpass.core import BASE, Lane, Probe, Request, Score, StepReport, Term
+from twinpass.core import BASE, Estimate, Lane, Probe, Request, Score, StepReport, Term
 from twinpass.engine.base import Engine
+from twinpass.errors import ModelError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
@@ -60,6 +62,10 @@ def loss_of(lane: Lane) -> float:
 
 def estimator_contract(estimator: Estimator) -> None:
     """Lanes depend on probes and eps alone, and the error of g falls as ``bias_order`` says, or is none at any eps."""
+    if estimator.whole:
+        assert estimator.lanes([], 1e-3) == [BASE]
+        assert estimator.estimate([], 1e-3, [0.5]) == Estimate((), 1e-3, ((0.5, 0.5),), ())
+        return
     probes = [Probe(seed) for seed in range(11, 11 + estimator.probes)]
     truth = np.array([direction(probe) @ slopes_at(THETA) for probe in probes])
     errors = []
@@ -154,7 +160,10 @@ def scores_of(requests: Sequence[Request]) -> list[Score]:
 
 
 def objective_contract(objective: Objective) -> None:
-    """Loss and metric of a batch are means over its examples, finite, and get better as right answers get likelier."""
+    """Loss and metric of a batch are means over its examples, finite, and get better as right answers get likelier.
+
+    A gradient, if it has one, is the loss's derivative.
+    """
     assert objective.metric_name
     examples = examples_of(objective)
     requests = objective.requests(examples)
@@ -170,6 +179,13 @@ def objective_contract(objective: Objective) -> None:
     assert (loss, metric) == pytest.approx(tuple(np.mean(single, axis=0)))
     assert math.isfinite(loss)
     assert math.isfinite(metric)
+    with suppress(ModelError):
+        slopes = objective.gradient(examples, scores)
+        for i, slope in enumerate(slopes):
+            step = 1e-5 * np.cos(np.arange(len(slope)) + 1.0)
+            moved = [[*scores[:i], scores[i] + sign * step, *scores[i + 1 :]] for sign in (1, -1)]
+            plus, minus = (objective.loss(examples, own) for own in moved)
+            assert float(slope @ step) == pytest.approx((plus - minus) / 2, abs=1e-12)
     right = {(example.prompt, example.options[example.label]) for example in examples}
     for example in examples:
         own = scores_of(asked := objective.requests([example]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twinpass.api import finetune, load_model
     from twinpass.errors import TwinpassError
+    from twinpass.estimate.backprop import Backprop
     from twinpass.estimate.gauss_newton import GaussNewton
     from twinpass.estimate.jvp import Jvp
     from twinpass.estimate.one_sided import OneSided
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from twinpass.reuse.transported import Transported as TransportedReuse
     from twinpass.schedule.adaptive import AdaptiveEpsilon
     from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
+    from twinpass.train.adamw import AdamW
     from twinpass.train.optimizer import Sgd
     from twinpass.use.trained import TrainedModel, load
 
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Activated",
     "ActivatedReuse",
+    "AdamW",
     "AdaptiveEpsilon",
     "AutoReuse",
+    "Backprop",
     "ConstantEpsilon",
     "CosineEpsilon",
     "DebiasedReuse",
@@ -61,6 +65,7 @@ __all__ = [
 _MODULES = {
     "api": ("finetune", "load_model"),
     "errors": ("TwinpassError",),
+    "estimate.backprop": ("Backprop",),
     "estimate.gauss_newton": ("GaussNewton",),
     "estimate.jvp": ("Jvp",),
     "estimate.one_sided": ("OneSided",),
@@ -76,6 +81,7 @@ _MODULES = {
     "reuse.transported": ("TransportedReuse",),
     "schedule.adaptive": ("AdaptiveEpsilon",),
     "schedule.epsilon": ("ConstantEpsilon", "CosineEpsilon", "JoinedEpsilon"),
+    "train.adamw": ("AdamW",),
     "train.optimizer": ("Sgd",),
     "use.trained": ("TrainedModel", "load"),
 }

@@ -30,8 +30,9 @@ from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
+from twinpass.train.adamw import AdamW
 from twinpass.train.folder import RunFolder
-from twinpass.train.optimizer import Sgd
+from twinpass.train.optimizer import Optimizer, Sgd
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def finetune(
     trainable: Trainable | None = None,
     objective: Objective | None = None,
     estimator: Estimator | None = None,
-    optimizer: Sgd | None = None,
+    optimizer: Optimizer | None = None,
     epsilon: Epsilon | None = None,
     reuse: Policy | None = None,
     compute_dtype: ComputeDtype | None = None,
@@ -101,6 +102,8 @@ def finetune(
     trainable = trainable or Lora()
     suited = trainable.defaults
     estimator = estimator or (GaussNewton() if suited.estimator == "gauss_newton" else Spsa())
+    if optimizer is None and estimator.whole:
+        optimizer = AdamW()
     optimizer = optimizer or Sgd(
         lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
     )
@@ -115,7 +118,7 @@ def finetune(
         "task": template,
         "estimator": estimator,
     }
-    sections |= {"objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
+    sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
     if problems := conflicts(sections) or engine.lacks(sections):
         raise ConfigError("finetune", problems)
     folder = RunFolder(Path(out))
@@ -135,7 +138,10 @@ def finetune(
         "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
         **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
         "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
-        "optimizer": _fields(optimizer),
+        "optimizer": {
+            **({} if isinstance(optimizer, Sgd) else {"kind": type(optimizer).__name__}),
+            **_fields(optimizer),
+        },
         "epsilon": _fields(epsilon),
         "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
         **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),

@@ -201,6 +201,7 @@ class Estimate:
 
     ``losses[k]`` holds (L+, L-) of probe ``k``, or (L+, L0) if one-sided; ``loss`` is their mean, an estimate of L(theta).
     ``preconditioned`` takes the gradients' place in the update, where an estimator knows the loss's curvature.
+    A whole gradient has no probes, and ``losses`` is L(theta) twice.
     """
 
     probes: tuple[Probe, ...]
@@ -220,7 +221,7 @@ class Observation:
     """What a step measured of its own approximations; later steps are planned by it.
 
     ``approximate`` and ``exact`` are projected gradients of the same probes, by the policy and by exact lanes (empty
-    unless both ran). ``ladder`` holds (eps, L+, L-) of the first probe at several eps, ``base`` the loss L0 of the base lane.
+    unless both ran). ``norm`` is that of a whole gradient. ``ladder`` holds (eps, L+, L-) of the first probe at several eps, ``base`` the loss L0 of the base lane.
     """
 
     prefix: PrefixReport = PrefixReport()
@@ -228,6 +229,7 @@ class Observation:
     exact: tuple[float, ...] = ()
     ladder: tuple[tuple[float, float, float], ...] = ()
     base: float | None = None
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

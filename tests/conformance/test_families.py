@@ -14,6 +14,7 @@ from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
+from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
@@ -54,6 +55,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "one_sided": OneSided(probes=2),
         "jvp": Jvp(probes=2),
         "gauss_newton": GaussNewton(probes=2),
+        "backprop": Backprop(),
     },
     "epsilon": {
         "constant": ConstantEpsilon(value=1e-3),

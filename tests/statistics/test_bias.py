@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from twinpass.config.schema import SECTIONS
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
@@ -46,7 +47,7 @@ UNBIASED: Mapping[str, Policy] = {
 """Approximate policies that are right in expectation."""
 
 ESTIMATORS: Mapping[str, type[Estimator]] = {"spsa": Spsa, "one_sided": OneSided}
-"""Estimators with a finite difference in the weights; ``jvp``, which has none, is what they are held against."""
+"""Estimators with a finite difference in the weights; ``jvp``, which has none, is what they are held against; ``backprop`` is held against autograd (conformance/test_gradient.py)."""
 
 
 def test_every_policy_has_a_row() -> None:
@@ -59,7 +60,7 @@ def test_every_policy_has_a_row() -> None:
 
 
 def test_every_estimator_has_a_row() -> None:
-    assert dict(SECTIONS["estimator"].kinds) == {**ESTIMATORS, "jvp": Jvp}
+    assert dict(SECTIONS["estimator"].kinds) == {**ESTIMATORS, "jvp": Jvp, "backprop": Backprop}
 
 
 @pytest.mark.parametrize("name", BIASED)

@@ -46,7 +46,9 @@ CHOICES: Mapping[str, list[Keys]] = {
         {"kind": "one_sided"},
         {"kind": "one_sided", "probes": 2, "perturbation": "inplace"},
         {"kind": "jvp"},
+        {"kind": "backprop"},
     ],
+    "optimizer": [{"kind": "sgd", "lr": 1e-3, "steps": 2}, {"kind": "adamw"}],
     "epsilon": [
         {"kind": "constant", "value": 1e-3},
         {"kind": "adaptive"},
@@ -80,7 +82,6 @@ def refusal_of_the_file(chosen: Mapping[str, Keys]) -> tuple[str, ...]:
         **chosen,
         "task": {**task, **chosen["task"]},
         "model": {"path": "some/model", **chosen["model"]},
-        "optimizer": {"lr": 1e-3, "steps": 2},
         "run": {"out": "runs/it"},
     }
     try:
@@ -119,7 +120,10 @@ def test_what_a_file_refuses_finetune_refuses_in_the_same_words(tmp_path: Path) 
                 out=tmp_path / "run",
                 **chosen["task"],
                 **chosen["engine"],
-                **{name: made(name, chosen[name]) for name in ("trainable", "estimator", "epsilon", "reuse")},
+                **{
+                    name: made(name, chosen[name])
+                    for name in ("trainable", "estimator", "optimizer", "epsilon", "reuse")
+                },
             )
         assert caught.value.problems == problems, chosen
     assert refused > 500

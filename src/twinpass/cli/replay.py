@@ -40,6 +40,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[Torc
     from twinpass.config.compose import build_embedded
     from twinpass.config.engines import TorchSettings
     from twinpass.config.load import load_config
+    from twinpass.train.descent import descent_of
     from twinpass.train.folder import RunFolder, header, require_same
     from twinpass.train.journal import History, read
     from twinpass.train.spaces import advance
@@ -55,7 +56,10 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[Torc
     embedded = config.engine if isinstance(config.engine, TorchSettings) else TorchSettings()
     session = build_embedded(replace(config, engine=embedded))
     require_same(folder.journal, contents.header, header(config.values, session.engine))
-    advance(session.engine, history.steps[:wanted], folder.spaces)
+    if (descent := descent_of(session.engine, session.plan, path)) is not None:
+        descent.replay(history, wanted)
+    else:
+        advance(session.engine, history.steps[:wanted], folder.spaces)
     return session, wanted
 
 

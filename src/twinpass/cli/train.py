@@ -53,6 +53,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     config = load_config(args.config, args.set) if args.config else load_config(args.resume / "config.toml")
     from twinpass.config.compose import build
     from twinpass.report.progress import ProgressBar
+    from twinpass.train.descent import graph_bytes
     from twinpass.train.folder import RunFolder
 
     folder = RunFolder(args.resume or Path(config.run.out))
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         f"{session.engine.trained:,} weights to train, {len(session.plan.train):,} training rows, "
         f"{len(session.plan.held_out):,} held out"
     )
+    if session.plan.estimator.whole:
+        console.print(
+            f"the graph of a step takes up to about {graph_bytes(session.engine, session.plan) / 2**20:,.0f} MiB beside the model"
+        )
     with closing(session.engine):
         if args.resume:
             journal, contents = folder.resume(config.values, session.engine)

@@ -13,6 +13,7 @@ def conflicts(built: Mapping[str, Any]) -> list[str]:
         *_restoring(built),
         *_reuse(built),
         *_derivatives(built),
+        *_descent(built),
         *_activation(built),
         *_objective(built),
         *_curvature(built),
@@ -72,6 +73,37 @@ def _curvature(built: Mapping[str, Any]) -> list[str]:
         found.append(
             "[trainable] kind: 'informed' moves along fitted directions, lane by lane in one pass; set [estimator] kind to "
             "'gauss_newton', 'spsa' or 'one_sided', and perturbation to 'tandem'"
+        )
+    return found
+
+
+def _descent(built: Mapping[str, Any]) -> list[str]:
+    """Whole gradients go with AdamW, and are taken of adapters and of upper layers."""
+    names = ("estimator", "optimizer", "trainable", "model")
+    estimator, optimizer, trainable, model = (built.get(name) for name in names)
+    if estimator is None or optimizer is None:
+        return []
+    if estimator.whole and optimizer.along_probes:
+        return ['[optimizer] kind: whole gradients have no probes to step along; set "adamw"']
+    if not estimator.whole:
+        if optimizer.along_probes:
+            return []
+        return [
+            '[optimizer] kind: "adamw" steps along whole gradients; set [estimator] kind = "backprop", or "sgd" here'
+        ]
+    found = []
+    if (
+        trainable is not None
+        and not trainable.adapter
+        and (trainable.upper is not True or bool(getattr(trainable, "block", False)))
+    ):
+        found.append(
+            '[trainable] kind: "backprop" is for adapters, and for upper layers as a whole: set "activated", "lora", or "layers" '
+            'with first above 0 and without block; for every weight take [estimator] kind = "spsa"'
+        )
+    elif trainable is not None and not trainable.adapter and model is not None and model.dtype == "bfloat16":
+        found.append(
+            '[model] dtype: AdamW\'s steps are lost on bfloat16 weights; set "float32", or train adapters, which are float32'
         )
     return found
 

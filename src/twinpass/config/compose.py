@@ -25,7 +25,7 @@ from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.task.rows import Row, read_rows
 from twinpass.task.template import Template
-from twinpass.train.optimizer import Sgd
+from twinpass.train.optimizer import Optimizer
 from twinpass.train.trainer import Plan
 
 E_co = TypeVar("E_co", bound=Engine, covariant=True)
@@ -46,7 +46,7 @@ class Method:
 
     trainable: Trainable
     estimator: Estimator
-    optimizer: Sgd
+    optimizer: Optimizer
     epsilon: Epsilon
     reuse: Policy
     seed: int

@@ -106,7 +106,8 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
         problems.append(f"[{name}] {section.key}: {error}")
         return None
     names = [field.name for field in fields(chosen_class)]
-    for key, default in section.suited.items():
+    suits = section.suited if getattr(chosen_class, "along_probes", True) else {}
+    for key, default in suits.items():
         if key in names and key not in given:
             given[key] = options[key] = getattr(suited, default)
     for key in set(section.nested) & set(options):

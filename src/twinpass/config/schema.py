@@ -17,7 +17,8 @@ from twinpass.objective.base import Objective
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, Text
-from twinpass.train.optimizer import Sgd
+from twinpass.train.adamw import AdamW
+from twinpass.train.optimizer import Optimizer, Sgd
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,7 +51,7 @@ class Config:
     task: TaskSettings
     objective: Objective | None
     estimator: Estimator
-    optimizer: Sgd
+    optimizer: Optimizer
     epsilon: Epsilon
     reuse: Policy
     engine: EngineSettings
@@ -65,7 +66,8 @@ class Section:
 
     ``default`` is the kind where none is named; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
-    left out, it takes the value that :class:`Defaults` has by that name for what is trained; so does the kind, by ``suited_kind``.
+    left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless the kind says otherwise
+    (``along_probes``); so does the kind, by ``suited_kind``.
     """
 
     kinds: Mapping[str, type[Any]]
@@ -128,13 +130,14 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "one_sided": "twinpass.estimate.one_sided:OneSided",
                     "jvp": "twinpass.estimate.jvp:Jvp",
                     "gauss_newton": "twinpass.estimate.gauss_newton:GaussNewton",
+                    "backprop": "twinpass.estimate.backprop:Backprop",
                 },
             ),
             "kind",
             suited_kind="estimator",
         ),
         "optimizer": Section(
-            {"sgd": Sgd},
+            {"sgd": Sgd, "adamw": AdamW},
             "kind",
             "sgd",
             suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size", "schedule": "schedule"},

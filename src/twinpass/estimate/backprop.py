@@ -19,6 +19,8 @@ class Backprop(Estimator):
     """
 
     bias_order: ClassVar[int] = 2
+    differentiates: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("probes", "noise", "perturbation"):

@@ -25,13 +25,14 @@ class Estimator(ABC):
 
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
     probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
-    objective's gradient and curvature.
+    objective's gradient and curvature. A ``whole`` gradient is taken by reverse mode along no probes; AdamW steps along it.
     """
 
     bias_order: ClassVar[int]
     two_sided: ClassVar[bool] = False
     differentiates: ClassVar[bool] = False
     curved: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
 
     probes: Count = 1
     noise: Distribution = "binomial"

@@ -29,6 +29,7 @@ class Metrics(Listener):
             clipped=list(report.clipped),
             eps=estimate.eps,
             lr=report.lr,
+            **({} if report.observed.norm is None else {"norm": report.observed.norm}),
             seconds=round(seconds, 6),
             hit_rate=report.work.hit_rate,
             token_layers={"demand": report.work.demand, "computed": report.work.computed},

@@ -35,7 +35,9 @@ def draw_run(rows: Rows, metric_name: str, folder: Path) -> list[Path]:
     drawn = []
     if steps:
         drawn.append(_save(folder / "loss.png", lambda axes: _loss(axes, steps, rollbacks)))
-        drawn.append(_save(folder / "gradient.png", lambda axes: _gradient(axes, steps)))
+        drawn.append(
+            _save(folder / "gradient.png", lambda axes: (_norm if "norm" in steps[0] else _gradient)(axes, steps))
+        )
     if evaluations:
         drawn.append(_save(folder / f"{metric_name}.png", lambda axes: _metric(axes, evaluations, metric_name)))
     return drawn
@@ -83,6 +85,11 @@ def _gradient(axes: Axes, steps: Rows) -> None:
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set(xlabel="step", ylabel="g = (L$_+$ - L$_-$) / (2 eps)", title="Projected gradient")
     axes.legend()
+
+
+def _norm(axes: Axes, steps: Rows) -> None:
+    axes.plot([row["step"] + 1 for row in steps], [row["norm"] for row in steps], ".", color=BLUE, markersize=5)
+    axes.set(xlabel="step", ylabel="norm before clipping", title="Gradient")
 
 
 def _metric(axes: Axes, evaluations: Rows, metric_name: str) -> None:

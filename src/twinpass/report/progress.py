@@ -47,11 +47,13 @@ class ProgressBar(Listener):
     def stepped(self, report: StepReport, seconds: float) -> None:
         estimate = report.estimate
         self._mean = estimate.loss if self._mean is None else 0.9 * self._mean + 0.1 * estimate.loss
-        size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
+        size = report.observed.norm
+        if size is None:
+            size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
         if report.observed.exact:
             self._checked.append(report)
         state = (
-            f"loss {self._mean:.3f}  |g| {size:.3g}  eps {estimate.eps:.2g}  "
+            f"loss {self._mean:.3f}  |g| {size:.3g}  {f'eps {estimate.eps:.2g}  ' if estimate.probes else ''}"
             f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}"
         )
         self._bars.update(self._train, completed=report.step + 1, state=state)

@@ -88,7 +88,9 @@ class Policy(ABC):
                 f"{name!r} needs all lanes in one pass; set [estimator] perturbation = \"tandem\", or use 'exact'"
             )
         if self.approximate and to.differentiates:
-            found.append("the 'jvp' estimator differentiates, and reuses nothing; use 'exact'")
+            found.append(
+                "an estimator that differentiates perturbs nothing, so that there is nothing to approximate; use 'exact'"
+            )
         return found + self.own_objections(to)
 
     def own_objections(self, to: Circumstances) -> list[str]:

@@ -1,5 +1,7 @@
 """AdamW along exact gradients."""
 
+from typing import ClassVar
+
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import AdamStep
@@ -15,6 +17,10 @@ class AdamW(Optimizer):
     ``snapshot_every`` steps, in the run folder: from the last snapshot a run continues, or goes back, by taking the steps after it again.
     """
 
+    along_probes: ClassVar[bool] = False
+
+    lr: Positive = 2e-3
+    steps: Count = 60
     beta1: Probability = 0.9
     beta2: Probability = 0.999
     eps: Positive = 1e-8
@@ -27,7 +33,6 @@ class AdamW(Optimizer):
             if getattr(self, name) == 1:
                 raise ValueError(f"{name}: a mean that takes in nothing new; set it below 1")
 
-    def at(self, step: int, lr_scale: float) -> AdamStep:
-        """Step ``step`` (from 0), slowed down by the guard's ``lr_scale``."""
-        lr = self.lr_at(step) * lr_scale
+    def at(self, step: int, lr: float) -> AdamStep:
+        """Step ``step`` (from 0) at a learning rate."""
         return AdamStep(step + 1, lr, self.beta1, self.beta2, self.eps, self.decay, self.max_norm)

@@ -43,7 +43,7 @@ class History:
     """What the records add up to: the steps still in force after rollbacks, and the state derived from them.
 
     ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own. ``events`` lists
-    all that happened, in order.
+    all that happened, in order. ``snapshots`` are hashes of what was stored, by step.
     """
 
     steps: list[StepReport] = field(default_factory=list)
@@ -52,6 +52,7 @@ class History:
     events: list[Event] = field(default_factory=list)
     rollbacks: int = 0
     lr_scale: float = 1.0
+    snapshots: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Self:
@@ -70,6 +71,8 @@ class History:
         elif record["kind"] == "evaluation":
             self.evaluations[record["step"]] = record["metric"]
             self.events.append(Event("evaluation", record["step"]))
+        elif record["kind"] == "snapshot":
+            self.snapshots[record["step"]] = record["hash"]
         else:
             self.rollbacks += 1
             if record["discarded"]:
@@ -79,6 +82,7 @@ class History:
             self.lr_scale = record["lr_scale"]
             del self.steps[record["to"] :]
             self.evaluations = {step: value for step, value in self.evaluations.items() if step <= record["to"]}
+            self.snapshots = {step: value for step, value in self.snapshots.items() if step <= record["to"]}
 
     @property
     def carried_from(self) -> int:
@@ -95,7 +99,16 @@ class History:
         return next(event.draw for event in reversed(self.events) if event.kind == "draw" and event.step == step)
 
     def terms(self, first: int = 0, last: int | None = None) -> list[Term]:
-        """The updates of steps ``first`` to ``last`` - 1, in order."""
+        """The updates of steps ``first`` to ``last`` - 1, in order.
+
+        Raises:
+            JournalError: they were made along whole gradients, and are no scalars.
+        """
+        if any(not step.estimate.probes for step in self.steps[first:last]):
+            raise JournalError(
+                'this run stepped along whole gradients ([estimator] kind = "backprop"), which are no list of scalars: '
+                f"only its snapshots can be had without its rows, after steps {sorted(self.snapshots)}, in the folder snapshots"
+            )
         return [term for step in self.steps[first:last] for term in step.terms]
 
 
@@ -106,7 +119,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "kind": "step",
         "step": report.step,
         "seeds": [probe.seed for probe in estimate.probes],
-        "block": estimate.probes[0].block,
+        "block": estimate.probes[0].block if estimate.probes else None,
         "eps": estimate.eps,
         "losses": [list(pair) for pair in estimate.losses],
         "gradients": list(estimate.gradients),
@@ -145,6 +158,7 @@ def _observation(record: Mapping[str, Any]) -> Observation:
         tuple(record.get("exact", ())),
         tuple((eps, plus, minus) for eps, plus, minus in record.get("ladder", ())),
         record.get("base"),
+        record.get("norm"),
     )
 
 

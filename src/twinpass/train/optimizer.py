@@ -1,5 +1,7 @@
 """What all optimizers have, and plain SGD along probes."""
 
+from typing import ClassVar
+
 from pydantic.dataclasses import dataclass
 
 from twinpass.schedule.learning_rate import ScheduleName, factor
@@ -13,7 +15,11 @@ class Optimizer:
 
     ``guard_loss``, ``guard_metric`` and ``guard_window`` are those of :class:`DivergenceGuard`.
     A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times.
+
+    ``along_probes``: updates are scalars times directions; lr, steps and batch_size that are left out then follow what is trained.
     """
+
+    along_probes: ClassVar[bool] = True
 
     lr: Positive
     steps: Count

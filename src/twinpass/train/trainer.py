@@ -21,10 +21,11 @@ from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
+from twinpass.train.descent import Descent, descent_of
 from twinpass.train.evaluate import blocks, evaluate
 from twinpass.train.fitting import split
 from twinpass.train.journal import History, Journal, step_record
-from twinpass.train.optimizer import Sgd
+from twinpass.train.optimizer import Optimizer, Sgd
 from twinpass.train.spaces import Spaces, advance
 from twinpass.train.step import apply, measure
 
@@ -36,7 +37,7 @@ class Plan:
     estimator: Estimator
     objective: Objective
     epsilon: Epsilon
-    optimizer: Sgd
+    optimizer: Optimizer
     train: Sequence[Example]
     held_out: Sequence[Example]
     policy: Policy = field(default_factory=Exact)
@@ -64,6 +65,7 @@ class Trainer:
     listener: Listener = field(default_factory=Listener)
     spaces: Spaces | None = None
     clock: Callable[[], float] = time.perf_counter
+    _descent: Descent | None = None
 
     def run(self) -> History:
         """Train to the last step.
@@ -72,9 +74,13 @@ class Trainer:
             DivergedError: the run diverged more often than the optimizer allows.
         """
         steps = self.plan.optimizer.steps
+        self._descent = descent_of(self.engine, self.plan, self.journal.path.parent)
         carried = self.history.carried_from
-        self._advance(carried)
+        if self._descent is None:
+            self._advance(carried)
         self._warm()
+        if self._descent is not None:
+            self._advance(carried)
         for step in range(carried, len(self.history.steps)):
             self._repeat(step)
         self.listener.started(steps, len(self.history.steps))
@@ -82,6 +88,8 @@ class Trainer:
             done = len(self.history.steps)
             if rollback := self.plan.optimizer.guard.check(self.history):
                 self._roll_back(rollback)
+            elif self._descent is not None and self._descent.due(done, self.history):
+                self._record(self._descent.store(done))
             elif self._evaluation_due(done):
                 self._evaluate(done)
             elif done < steps:
@@ -109,7 +117,9 @@ class Trainer:
 
     def _advance(self, steps: int) -> None:
         """Bring the engine from ``theta_0`` to where it stood after the first ``steps`` steps."""
-        if self.spaces is None:
+        if self._descent is not None:
+            self._descent.rebuild(self.history, steps)
+        elif self.spaces is None:
             self.engine.update(self.history.terms(0, steps))
         else:
             advance(self.engine, self.history.steps[:steps], self.spaces)
@@ -134,7 +144,7 @@ class Trainer:
             plan.estimator,
             plan.objective,
             self._policy,
-            lambda gradients: plan.optimizer.clipping(gradients, self.history),
+            lambda gradients: _clipped(plan.optimizer, gradients, self.history),
             Situation(engine.layers, before, coin, trial=bool(trials)),
             step=step,
             examples=self._batch(draw),
@@ -187,6 +197,9 @@ class Trainer:
         self.listener.evaluated(done, evaluation, self.clock() - start)
 
     def _step(self, step: int) -> None:
+        if self._descent is not None:
+            self._descend(step, self._descent)
+            return
         start, plan, before = self.clock(), self.plan, self.history.steps
         eps = self.engine.effective_eps(plan.epsilon.at(step, self._known(before)))
         fitted = self._fit(self.history.draws)
@@ -200,6 +213,16 @@ class Trainer:
             return
         self._record(step_record(report))
         apply(self.engine, report)
+        self.listener.stepped(report, self.clock() - start)
+
+    def _descend(self, step: int, descent: Descent) -> None:
+        start, lr = self.clock(), self.plan.optimizer.lr_at(step) * self.history.lr_scale
+        report, gradient = descent.take(step, self.history.draws, lr)
+        if not (math.isfinite(report.estimate.loss) and math.isfinite(gradient.norm)):
+            self._roll_back(self.plan.optimizer.guard.not_finite(self.history), discarded=1)
+            return
+        self._record(step_record(report))
+        descent.apply(report, gradient)
         self.listener.stepped(report, self.clock() - start)
 
     def _fit(self, draw: int) -> tuple[str, Work] | None:
@@ -233,3 +256,7 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         self.journal.append(record)
         self.history.fold(record)
+
+
+def _clipped(optimizer: Optimizer, gradients: Sequence[float], history: History) -> tuple[float, ...]:
+    return optimizer.clipping(gradients, history) if isinstance(optimizer, Sgd) else tuple(gradients)

@@ -1,7 +1,7 @@
 """The gradient of an objective by reverse mode, over prompts whose keys and values come from the cache."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -71,8 +71,13 @@ class Descent:
         return Gradient(scores, norm, total)
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
-        """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up."""
+        """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up.
+
+        Its prompt is read backwards, so that no keys and values of a real one are computed here, in other company than later.
+        """
         longest = max(requests, key=self._own)
+        start = len(longest.inputs) - self._own(longest) or len(longest.prompt)
+        longest = replace(longest, prompt=longest.prompt[:start][::-1] + longest.prompt[start:])
         saved: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -86,6 +91,7 @@ class Descent:
             known = {
                 tensor.untyped_storage().data_ptr()
                 for tensor in (*self.causal.model.parameters(), *graph.leaves.values())
+                if tensor.layout is torch.strided
             }
         rows = max(sum(self._own(request) for request in requests[part]) for part in self._cut(requests))
         own = sum(size for place, size in saved.items() if place not in known)

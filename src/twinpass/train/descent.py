@@ -1,0 +1,118 @@
+"""Steps along exact gradients: taken, and taken again from the last snapshot.
+
+No scalars say what such a step did. The journal names its batch by the number of the draw, and snapshots of weights and moments by a
+hash; the weights of any step come back by the snapshot before it and the steps since, over the same rows, to the same bits.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twinpass.core import Observation, StepReport
+from twinpass.engine.base import Engine, Gradient
+from twinpass.errors import JournalError
+from twinpass.train.adamw import AdamW
+from twinpass.train.batches import batch
+from twinpass.train.evaluate import blocks
+from twinpass.train.journal import History
+
+if TYPE_CHECKING:
+    from twinpass.train.trainer import Plan
+
+NEAR = 1e-3
+"""How far, relatively, a loss that is taken again may be from the journal's: keys and values that were evicted come back to rounding only."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """An engine along a plan's gradients; ``snapshots`` is the folder that they lie in."""
+
+    engine: Engine
+    plan: "Plan"
+    optimizer: AdamW
+    snapshots: Path
+
+    def take(self, step: int, draw: int, lr: float) -> tuple[StepReport, Gradient]:
+        """What a step finds; :meth:`apply` makes it."""
+        plan, objective = self.plan, self.plan.objective
+        examples = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
+        gradient = self.engine.gradient(
+            objective.requests(examples), lambda scores: objective.gradient(examples, scores)
+        )
+        estimate = plan.estimator.estimate((), 0.0, [objective.loss(examples, gradient.scores.values[0])])
+        scores, observed = gradient.scores, Observation(norm=gradient.norm)
+        return StepReport(step, estimate, (), lr, scores.work, scores.cache, observed), gradient
+
+    def apply(self, report: StepReport, gradient: Gradient) -> None:
+        """AdamW's step, at the report's learning rate."""
+        self.engine.descend(gradient, self.optimizer.at(report.step, report.lr))
+
+    def due(self, done: int, history: History) -> bool:
+        """Whether the weights after ``done`` steps are to be stored."""
+        last = done == self.optimizer.steps
+        return done > 0 and done not in history.snapshots and (last or done % self.optimizer.snapshot_every == 0)
+
+    def store(self, done: int) -> dict[str, Any]:
+        """Write a snapshot; returns its journal line."""
+        self.snapshots.mkdir(exist_ok=True)
+        return {"kind": "snapshot", "step": done, "hash": self.engine.store(self._file(done))}
+
+    def rebuild(self, history: History, step: int) -> None:
+        """Bring an engine at theta_0, which has been warmed, to the weights after ``step`` steps in force.
+
+        Raises:
+            JournalError: a snapshot is not the one of the journal, or a loss that is taken again is another.
+        """
+        first = max((done for done in history.snapshots if done <= step), default=0)
+        if first:
+            self._restore(first, history.snapshots[first])
+        for number in range(first, step):
+            known = history.steps[number].estimate.loss
+            report, gradient = self.take(number, history.draw_of(number), history.steps[number].lr)
+            if abs(report.estimate.loss - known) > NEAR * max(1.0, abs(known)):
+                raise JournalError(
+                    f"step {number}, taken again, gave a loss of {report.estimate.loss:.6g}, and the journal has {known:.6g}: "
+                    f"the rows or the machine's arithmetic are others; snapshots are kept after steps {sorted(history.snapshots)}"
+                )
+            self.apply(report, gradient)
+
+    def replay(self, history: History, step: int) -> None:
+        """The same for an engine that has seen nothing: first all that the run scored until then, in the same order and company."""
+        if step and step not in history.snapshots:
+            self._warm(history, step)
+        self.rebuild(history, step)
+
+    def _warm(self, history: History, step: int) -> None:
+        plan, objective = self.plan, self.plan.objective
+        last = max(i for i, event in enumerate(history.events) if event.kind == "draw" and event.step == step - 1)
+        for event in history.events[: last + 1]:
+            parts = (
+                [batch(plan.train, self.optimizer.batch_size, plan.seed, event.draw)] if event.kind == "draw" else []
+            )
+            for examples in blocks(plan.held_out) if event.kind == "evaluation" else parts:
+                self.engine.warm(objective.requests(examples), [], frozenset())
+
+    def _restore(self, done: int, known: str) -> None:
+        file = self._file(done)
+        if not file.is_file():
+            raise JournalError(f"{file} is missing, which the run goes on from; restore it from a backup")
+        if self.engine.restore(file) != known:
+            raise JournalError(f"{file} is not what the journal says; restore it from a backup")
+
+    def _file(self, done: int) -> Path:
+        return self.snapshots / f"step-{done}.safetensors"
+
+
+def descent_of(engine: Engine, plan: "Plan", run: Path) -> Descent | None:
+    """The descent of a plan that steps along gradients, in a run folder; None: its updates are scalars."""
+    if not isinstance(plan.optimizer, AdamW):
+        return None
+    return Descent(engine, plan, plan.optimizer, run / "snapshots")
+
+
+def graph_bytes(engine: Engine, plan: "Plan") -> int:
+    """About the bytes that a step's graph, gradient and moments take at the most: those of the longest examples."""
+    longest = sorted(
+        plan.train, key=lambda example: sum(map(len, example.options)) - example.suffix_start + len(example.prompt)
+    )
+    return engine.graph_bytes(plan.objective.requests(longest[-plan.optimizer.batch_size :]))

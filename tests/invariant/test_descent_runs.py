@@ -1,0 +1,152 @@
+"""Runs along exact gradients: they learn, continue to the same bits, and any step comes back."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from twinpass import Activated, AdamW, Backprop, Lora, finetune
+from twinpass.cli.main import main
+from twinpass.train.journal import History, read
+
+STEPS = 7
+SECTIONS: dict[str, Any] = {
+    "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]},
+    "estimator": {"kind": "backprop"},
+    "optimizer": {"kind": "adamw", "lr": 1e-2, "steps": STEPS, "batch_size": 4, "snapshot_every": 3},
+}
+UPPER = {**SECTIONS, "trainable": {"kind": "layers", "first": 1, "last": 2}}
+KINDS = {"activated": SECTIONS, "layers": UPPER}
+
+
+def weights(folder: Path) -> bytes:
+    (file,) = [*folder.glob("*/adapter_model.safetensors"), *folder.glob("model/model.safetensors")]
+    return file.read_bytes()
+
+
+def test_memory_is_said_beforehand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the graph of a step takes up to about" in said
+    assert said.index("the graph of a step") < said.index("held-out accuracy before training")
+
+
+def train(folder: Path, kind: str = "activated") -> Path:
+    assert main(["train", str(tiny.config(folder, **KINDS[kind]))]) == 0
+    return folder / "run"
+
+
+def cut(run: Path, kept: int) -> None:
+    """Leave what a crash after so many journal lines leaves."""
+    journal = run / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:kept]))
+    for name in ("summary.json", "metrics.jsonl"):
+        (run / name).unlink()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_learns_and_continues_to_the_same_bits(tmp_path: Path, kind: str) -> None:
+    run = train(tmp_path, kind)
+    summary = json.loads((run / "summary.json").read_text())
+    history = History.of(read(run / "journal.jsonl").records)
+    assert history.steps[-1].estimate.loss < history.steps[0].estimate.loss
+    assert sorted(history.snapshots) == [3, 6, STEPS]
+    assert summary["hit_rate"] > 0
+    assert all((step.observed.norm or 0) > 0 and not step.estimate.probes for step in history.steps)
+    whole, records = weights(run), len(read(run / "journal.jsonl").records)
+    for kept in (1, 3, 6, records - 2, records):
+        again = tmp_path / f"again-{kept}"
+        shutil.copytree(run, again)
+        cut(again, 1 + kept)
+        assert main(["train", "--resume", str(again)]) == 0
+        assert weights(again) == whole, kept
+        assert read(again / "journal.jsonl").check == read(run / "journal.jsonl").check
+
+
+def test_any_step_comes_back(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    for step in (0, 2, 3, 5, STEPS):
+        assert main(["replay", str(run), "--step", str(step), "--out", str(tmp_path / f"at-{step}")]) == 0
+    assert weights(tmp_path / f"at-{STEPS}") == weights(run)
+    shutil.rmtree(run / "snapshots")
+    assert main(["replay", str(run), "--step", "2", "--out", str(tmp_path / "again")]) == 0
+    assert weights(tmp_path / "again") == weights(tmp_path / "at-2")
+    stored = load_file(tmp_path / "at-3" / "adapter" / "adapter_model.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in stored.items() if "lora_B" in name)
+
+
+def test_a_snapshot_that_is_not_the_journals_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path)
+    files = run / "snapshots"
+    (files / "step-3.safetensors").replace(files / "step-6.safetensors")
+    assert main(["replay", str(run), "--step", "6", "--out", str(tmp_path / "out")]) == 2
+    assert "step-6.safetensors is not what the journal says" in capsys.readouterr().err
+    assert main(["replay", str(run), "--step", "4", "--out", str(tmp_path / "out")]) == 2
+    assert "step-3.safetensors is missing" in capsys.readouterr().err
+
+
+def test_other_rows_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path)
+    rows = [{"text": "a great dull film", "label": 1} for _ in range(12)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["replay", str(run), "--step", "5", "--out", str(tmp_path / "out")]) == 2
+    assert "taken again, gave a loss of" in capsys.readouterr().err
+
+
+def test_from_python(tmp_path: Path) -> None:
+    options: Any = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": (" bad", " good")}
+    optimizer = AdamW(lr=1e-2, steps=4, batch_size=8)
+    trainable = Activated(rank=2, targets=("q_proj",))
+    summary = finetune(
+        tiny.model(), tiny.tokenizer(), tiny.rows(8), tiny.rows(5), out=tmp_path / "run", trainable=trainable,
+        estimator=Backprop(), optimizer=optimizer, **options,
+    )  # fmt: skip
+    assert summary["steps"] == 4
+    ending = tiny.tokenizer()
+    ending.add_special_tokens({"eos_token": "[UNK]"})
+    text = finetune(
+        tiny.model(), ending, tiny.rows(8), out=tmp_path / "text", prompt="Review:", suffix=" Sentiment:",
+        completion=" {text}", trainable=Lora(rank=2, first=1), estimator=Backprop(), optimizer=optimizer,
+    )  # fmt: skip
+    losses = [step.estimate.loss for step in History.of(read(tmp_path / "text/journal.jsonl").records).steps]
+    assert text["steps"] == 4
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"lr": 1e-3, "steps": 2}}, 'set "adamw"'),
+        ({"estimator": {"probes": 1}}, 'set [estimator] kind = "backprop"'),
+        ({"trainable": {"kind": "full"}}, '"backprop" is for adapters'),
+        ({"trainable": {"kind": "layers", "first": 0, "last": 2}}, "first above 0"),
+        ({"model": {"dtype": "bfloat16"}, "trainable": UPPER["trainable"]}, "lost on bfloat16 weights"),
+        ({"estimator": {"kind": "backprop", "probes": 2}}, "taken along no direction"),
+        ({"engine": {"kind": "sglang"}}, "takes no derivatives"),
+        ({"engine": {"compute_dtype": "bfloat16"}}, "compute_dtype"),
+        ({"epsilon": {"kind": "adaptive"}}, "no eps to adapt"),
+        ({"optimizer": {"kind": "adamw", "beta2": 1.0}}, "set it below 1"),
+    ],
+)
+def test_what_does_not_go_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    sections = {**SECTIONS, **changes}
+    if "estimator" in changes and "kind" not in changes["estimator"]:
+        sections["estimator"] = {"kind": "spsa"}
+    if "optimizer" in changes and "kind" not in changes["optimizer"]:
+        sections["optimizer"] = {"kind": "sgd", **changes["optimizer"]}
+    assert main(["train", str(tiny.config(tmp_path, **sections))]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_means_that_take_in_nothing_are_refused() -> None:
+    with pytest.raises(ValidationError, match="beta1: a mean that takes in nothing new"):
+        AdamW(beta1=1.0)
