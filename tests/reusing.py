@@ -18,15 +18,16 @@ from architectures import (
     deviation,
     direction,
     engine_of,
+    naive,
+    shifted,
 )
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from twinpass.core import Lane, Request, Score, Scores, Term
+from twinpass.core import Lane, Request, Score, Scores, Term, Work
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
-from twinpass.reuse.plan import Spans
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
 
@@ -99,18 +100,37 @@ def trainables(name: str) -> dict[str, tuple[Trainable, Sequence[Request]]]:
     }
 
 
-class Plain(TorchEngine):
-    """An engine that runs every sequence by the model's own forward."""
+class Apart:
+    """What an engine does, by plain PyTorch alone: every lane is a copy of the model whose weights, or adapters, are really moved.
 
-    def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
-        with Float64Softmax():
-            return super().score(requests, lanes, spans)
+    It shares no code of lanes, packing, cache or updates with what it judges. Adapters have a scale of 2.
+    """
 
+    def __init__(self, model: PreTrainedModel, trainable: Trainable) -> None:
+        self._model, self._activated = model, isinstance(trainable, Activated)
+        parameters = trainable.attach(model, 0).parameters
+        self._names = list(parameters)
+        adapters = isinstance(trainable, Lora)
+        self._adapters = {name: tensor.clone() for name, tensor in parameters.items()} if adapters else None
 
-def without_cache(model: PreTrainedModel, trainable: Trainable) -> TorchEngine:
-    model._supports_attention_backend = False
-    with pytest.warns(UserWarning, match="does not give the same scores when its batch is packed"):
-        return Plain(model, trainable)
+    def update(self, terms: Sequence[Term]) -> None:
+        if self._adapters is None:
+            self._model = shifted(self._model, self._names, terms, "binomial")
+            return
+        for name, tensor in self._adapters.items():
+            for term in terms:
+                tensor.add_(term.scale * direction(name, tensor, term.seed, "binomial"))
+
+    def score(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
+        return Scores([self._lane(requests, lane) for lane in lanes], Work())
+
+    def _lane(self, requests: Sequence[Request], lane: Lane) -> list[Score]:
+        if self._adapters is None:
+            terms = [] if lane.probe is None else [Term(lane.probe.seed, lane.scale)]
+            return naive(shifted(self._model, self._names, terms, "binomial"), requests)
+        adapters = in_lane(self._adapters, lane)
+        whole = requests if self._activated else [replace(request, active_from=0) for request in requests]
+        return [naive_activated(self._model, adapters, request) for request in whole]
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from architectures import in_lane as moved
 from reusing import (
     TERMS,
     TWO,
+    Apart,
     architectures,
     assert_same,
     packed,
-    without_cache,
 )
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -36,7 +36,7 @@ from twinpass.model.trainable import Layers, Lora
 @packed
 def test_adapters_on_upper_layers_share_the_lower_ones(name: str) -> None:
     trainable = Lora(4, 8.0, tuple(t for t in TARGETS[name] if t != "lm_head"), first=1)
-    engine, plain = TorchEngine(build(name), trainable), without_cache(build(name), trainable)
+    engine, plain = TorchEngine(build(name), trainable), Apart(build(name), trainable)
     assert {CausalModel(build(name)).layer_of(path) for path in engine.parameters} == {1}
     for one in (engine, plain):
         one.update(TERMS)

@@ -8,7 +8,7 @@ from architectures import (
     build,
     deviation,
 )
-from reusing import PROMPTS, TWO, assert_same, packed, trainables, without_cache
+from reusing import PROMPTS, TWO, Apart, assert_same, packed, trainables
 
 from twinpass.core import BASE, Request
 from twinpass.engine.embedded.engine import TorchEngine
@@ -26,7 +26,7 @@ def test_a_budget_too_small_for_one_sequence(kind: str, slots: int) -> None:
         CacheFullError, match=rf"reuse\.budget is {slots * size} bytes .* need about \d+: raise reuse\.budget"
     ):
         engine.score(requests, TWO)
-    assert engine.score(requests[:1], TWO).values
+    assert_same(engine.score(requests[:1], TWO), Apart(build("llama"), trainable).score(requests[:1], TWO))
 
 
 def test_what_the_base_lane_keeps_never_stands_in_its_way() -> None:
@@ -36,7 +36,7 @@ def test_what_the_base_lane_keeps_never_stands_in_its_way() -> None:
     for part in parts:
         engine.score(part, [BASE])
     together = [request for part in parts for request in part]
-    assert_same(engine.score(together, [BASE]), without_cache(build("llama"), Full()).score(together, [BASE]))
+    assert_same(engine.score(together, [BASE]), Apart(build("llama"), Full()).score(together, [BASE]))
 
 
 def test_spilled_prompts_are_found_by_the_next_engine(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_spill_and_eviction_together(name: str, tmp_path: Path) -> None:
     trainable = Activated(4, 8.0, TARGETS[name])
     size = TorchEngine(model, trainable).cache_slot_bytes
     policy = activated.Activated(budget=23 * size, spill=str(tmp_path), page_size=2)
-    engine, plain = TorchEngine(model, trainable, reuse=policy), without_cache(build(name), trainable)
+    engine, plain = TorchEngine(model, trainable, reuse=policy), Apart(build(name), trainable)
     for _ in range(3):
         for part in (PROMPTS[:4], PROMPTS[4:6], PROMPTS[6:]):
             assert_same(engine.score(part, TWO), plain.score(part, TWO))

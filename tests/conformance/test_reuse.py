@@ -13,6 +13,7 @@ from reusing import (
     PROMPTS,
     TERMS,
     TWO,
+    Apart,
     activated_engine,
     architectures,
     assert_same,
@@ -20,7 +21,6 @@ from reusing import (
     naive_activated,
     packed,
     trainables,
-    without_cache,
 )
 
 from twinpass.core import BASE, Request, Scores
@@ -65,14 +65,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
 @packed
 def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
-    """Scores, and the losses of two signs, through the cache equal those of the model's own forward without any."""
+    """Scores, and the losses of two signs, through the cache equal those of plain PyTorch without any."""
     trainable, requests = trainables(name)[kind]
     options = dict(SETTINGS[setting])
     reference = TorchEngine(build(name), trainable)
     slot_bytes = reference.cache_slot_bytes
     policy = auto.Auto(budget=options.pop("slots", 4000) * slot_bytes, page_size=options.pop("page_size", 1))
     cached = TorchEngine(build(name), trainable, reuse=policy, **options)
-    plain = without_cache(build(name), trainable)
+    plain = Apart(build(name), trainable)
     for lanes in (TWO, [BASE], LANES, [BASE]):
         expected = plain.score(requests, lanes)
         assert_same(cached.score(requests, lanes), expected)

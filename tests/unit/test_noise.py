@@ -370,9 +370,11 @@ class TestGather:
         assert np.array_equal(bits(out), bits(lane[rows]))
 
     def test_no_rows(self) -> None:
-        table = random_weights(64, "float32").reshape(8, 8)
-        out = np.zeros((0, 8), np.float32)
-        kernels.gather(table, np.zeros(0, np.int64), out, 1.0, 1, noise.name_key(NAME), "binomial")
+        table, around = random_weights(64, "float32").reshape(8, 8), np.full((4, 8), 7, np.float32)
+        before = bits(table).copy()
+        kernels.gather(table, np.zeros(0, np.int64), around[2:2], 1.0, 1, noise.name_key(NAME), "binomial")
+        assert np.array_equal(bits(table), before)
+        assert (around == 7).all()
 
 
 class TestAccumulate:
