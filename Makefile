@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench clean
+.PHONY: help install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -125,6 +125,15 @@ LOWER := reviews-0shot reviews-8shot activated-0shot time-to-accuracy
 
 bench: install $(WORKLOADS:%=bench-workload-%) $(LOWER:%=bench-bfloat16-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py
+
+CLEAN = git diff --quiet HEAD -- . ':(exclude)benchmarks/results' ':(exclude)docs' || { echo "commit first: results name the commit they are of"; exit 2; }
+
+results: install  ## every result file made again at one clean commit, on this machine; takes hours
+	@$(CLEAN)
+	$(MAKE) bench-noise bench-products bench-memory bench-reuse bench-lattice bench-demo bench-profile bench-adaptive bench-training bench-scale bench-sglang bench
+
+freshness: install  ## which result files are older than the code they measure
+	$(BIN)/python benchmarks/freshness.py
 
 bench-bfloat16-%: install
 	$(BIN)/twinpass bench $* --compute-dtype bfloat16 --json benchmarks/results/bench-$*-bfloat16.json

@@ -1,10 +1,12 @@
 """Write docs/benchmarks.md and its plots from the result files alone: ``python benchmarks/page.py``."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import freshness
 import page_gpu
 
 from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
@@ -33,7 +35,7 @@ def main() -> None:
     results = read()
     for name, result in results.items():
         (draw_race if "methods" in result else draw_step)(result, IMAGES / f"{name}.png")
-    PAGE.write_text(whole(results))
+    PAGE.write_text(whole(results) + age())
 
 
 def whole(results: Mapping[str, Result]) -> str:
@@ -43,6 +45,11 @@ def whole(results: Mapping[str, Result]) -> str:
     return page(results) + "".join(
         more[name](json.loads(file.read_text())) for name, file in files.items() if file.exists()
     )
+
+
+def age() -> str:
+    """The page's last section, which depends on the checkout and not only on the results."""
+    return freshness.section() if shutil.which("git") and (ROOT / ".git").exists() else ""
 
 
 def read() -> dict[str, Result]:
