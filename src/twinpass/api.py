@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
+from twinpass.config.finetuned import BASE, origin
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.gauss_newton import GaussNewton
@@ -21,6 +22,8 @@ from twinpass.model.trainable import Lora, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
+from twinpass.paths import expand
+from twinpass.report.files import storing, sync
 from twinpass.report.progress import ProgressBar
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
@@ -31,7 +34,8 @@ from twinpass.task.completion import CompletionTemplate
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
 from twinpass.train.adamw import AdamW
-from twinpass.train.folder import RunFolder
+from twinpass.train.folder import FINETUNE, RunFolder
+from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 
@@ -73,7 +77,10 @@ def finetune(
     compute_dtype: ComputeDtype | None = None,
     seed: int = 0,
     eval_every: int = 0,
+    keep: Keep = "best",
+    max_seconds: float | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
     """Train ``model`` on rows by forward passes only.
 
@@ -89,7 +96,10 @@ def finetune(
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
         objective: what is minimised and reported, if not the usual for options or for a completion.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
+        keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
+        max_seconds: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
         out: the run folder; it must be new, unless ``resume`` continues the run in it.
+        accept_changes: resume although rows, tokenizer or code are others than the run began with; its journal will say so.
 
     Returns:
         The content of ``out/summary.json``.
@@ -121,47 +131,54 @@ def finetune(
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
     if problems := conflicts(sections) or engine.lacks(sections):
         raise ConfigError("finetune", problems)
-    folder = RunFolder(Path(out))
-    if not resume:
-        folder.require_new()
-    base = folder.path / "base.safetensors"
-    if resume and base.exists():
-        model.load_state_dict(load_file(base), strict=False)
-    run = compose(
-        Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every),
-        Material(template, objective or usual, _rows(train, "train"), _rows(held_out, "held_out")),
-        Base(model, tokenizer, "", dtype, lambda: load_file(base)),
-        engine.start,
+    folder = RunFolder(
+        expand(str(out)),
+        named="out",
+        instead="continue it with resume=True, or choose another folder with out=FOLDER",
+        accepting="accept_changes=True",
     )
-    values = {
-        "template": asdict(template),
-        "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
-        **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
-        "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
-        "optimizer": {
-            **({} if isinstance(optimizer, Sgd) else {"kind": type(optimizer).__name__}),
-            **_fields(optimizer),
-        },
-        "epsilon": _fields(epsilon),
-        "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
-        **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),
-        "run": {"seed": seed, "eval_every": eval_every, "rows": len(train), "held_out": len(held_out)},
-    }
-    records: Sequence[Mapping[str, Any]] = ()
-    try:
-        if resume:
-            journal, contents = folder.resume(values, run.engine)
-            records = contents.records
-        else:
-            if not trainable.adapter:
-                folder.path.mkdir(parents=True, exist_ok=True)
-                save_file(dict(run.engine.parameters), base)
-            journal = folder.begin(values, run.engine)
-        with ProgressBar(Console(stderr=True)) as bar:
-            summary = folder.train(run.engine, run.plan, journal, records, bar)
-    finally:
-        run.engine.unblock()
-    folder.write_summary(summary)
+    base = folder.path / BASE
+    with folder.claim(new=not resume):
+        if resume and base.exists():
+            with storing(base, "read"):
+                model.load_state_dict(load_file(base), strict=False)
+        run = compose(
+            Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
+            Material(template, objective or usual, _rows(train, "train"), _rows(held_out, "held_out")),
+            Base(model, tokenizer, "", dtype, lambda: load_file(base)),
+            engine.start,
+        )
+        values: dict[str, Any] = {
+            FINETUNE: origin(model, run.invocation),
+            "template": asdict(template),
+            "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
+            **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
+            "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
+            "optimizer": {
+                **({} if isinstance(optimizer, Sgd) else {"kind": type(optimizer).__name__}),
+                **_fields(optimizer),
+            },
+            "epsilon": _fields(epsilon),
+            "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
+            **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),
+            "run": {"seed": seed, "eval_every": eval_every, "keep": keep, "max_seconds": max_seconds},
+        }
+        records: Sequence[Mapping[str, Any]] = ()
+        try:
+            if resume:
+                journal, contents = folder.resume(values, run.engine, run.ground, accept=accept_changes)
+                records = contents.records
+            else:
+                if not trainable.adapter:
+                    with storing(base):
+                        save_file(dict(run.engine.parameters), base)
+                        sync(base)
+                journal = folder.begin(values, run.engine, run.ground)
+            with ProgressBar(Console(stderr=True)) as bar:
+                summary = folder.train(run.engine, run.plan, journal, records, bar)
+        finally:
+            run.engine.unblock()
+        folder.write_summary(summary)
     return summary
 
 

@@ -260,12 +260,16 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metric (larger is better) and loss (nats) over ``examples`` held-out rows."""
+    """Metric (larger is better) and loss (nats) over ``examples`` held-out rows; ``error`` is the metric's standard error.
+
+    One row alone has none.
+    """
 
     metric_name: str
     metric: float
     loss: float
     examples: int
+    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,14 @@ class JournalError(TwinpassError):
     """A run's journal is damaged or belongs to another run."""
 
 
+class StorageError(TwinpassError):
+    """A file or folder cannot be written or read; the message says which, why, and what to do."""
+
+
+class BusyError(TwinpassError):
+    """Another process writes where this one wants to."""
+
+
 class DivergedError(TwinpassError):
     """Training kept diverging although it was rolled back and slowed down."""
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
-from twinpass.errors import JournalError
-from twinpass.train.journal import History, Journal, read, step_record
+from twinpass.errors import JournalError, StorageError
+from twinpass.train.journal import History, Journal, read, step_record, unbegun
 
 Record = dict[str, Any]
 
@@ -104,6 +105,7 @@ observations = st.builds(
 
 @st.composite
 def reports(draw: st.DrawFn) -> StepReport:
+    """A step whatever its number."""
     q = draw(st.integers(1, 3))
     estimate = Estimate(
         tuple(Probe(draw(seeds)) for _ in range(q)),
@@ -113,7 +115,7 @@ def reports(draw: st.DrawFn) -> StepReport:
     )
     clipped = tuple(draw(finite) for _ in range(q))
     observed = draw(st.just(Observation()) | observations)
-    return StepReport(draw(st.integers(0, 10**9)), estimate, clipped, draw(finite), observed=observed)
+    return StepReport(0, estimate, clipped, draw(finite), observed=observed)
 
 
 def test_a_step_that_observed_nothing_is_as_short_as_before() -> None:
@@ -126,6 +128,7 @@ def test_a_step_that_observed_nothing_is_as_short_as_before() -> None:
 @given(st.lists(reports(), max_size=3))
 def test_steps_come_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, steps: list[StepReport]) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    steps = [replace(report, step=step) for step, report in enumerate(steps)]
     write(path, [step_record(step) for step in steps])
     history = History.of(read(path).records)
     assert history.steps == steps
@@ -285,7 +288,9 @@ def test_a_file_that_is_no_journal_is_refused(path: Path, data: bytes) -> None:
 
 def test_an_empty_file_says_so(path: Path) -> None:
     path.touch()
-    with pytest.raises(JournalError, match="the file is empty or does not begin with a header"):
+    with pytest.raises(
+        JournalError, match="ended before its header was written, so that nothing is lost; start it again"
+    ):
         read(path)
 
 
@@ -408,3 +413,97 @@ def test_a_step_in_force_knows_its_batch() -> None:
     history = History.of([*steps, *again])
     assert [history.draw_of(step) for step in range(3)] == [0, 4, 5]
     assert [History.of(steps).draw_of(step) for step in range(3)] == [0, 1, 2]
+
+
+# --- what cannot follow what stands before it
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (step_record(report(3)), "step 3 after 2 steps"),
+        ({"kind": "step", "step": 2}, "KeyError"),
+        ({**step_record(report(2)), "clipped": 3}, "TypeError"),
+        ({"kind": "song", "step": 2}, "no record of kind 'song'"),
+        ({"step": 2}, "KeyError"),
+        (rollback(-1, 0.5), "a rollback to step -1"),
+        (rollback(1, 0.5, discarded=7), "with 7 draws"),
+    ],
+)
+def test_a_sound_line_that_makes_no_sense_is_named(record: Record, message: str) -> None:
+    with pytest.raises(JournalError, match=f"line 4 is sound, but says nothing that can follow.*{message}"):
+        History.of([step_record(report(0)), step_record(report(1)), record])
+
+
+def test_fields_that_a_later_version_adds_are_passed_over() -> None:
+    plain = History.of([step_record(report(0)), evaluation(1, 0.5)])
+    richer = History.of([{**step_record(report(0)), "space": "ab12"}, {**evaluation(1, 0.5), "colour": "red"}])
+    assert richer == plain
+
+
+def test_accepted_changes_are_what_the_run_stands_on_from_then_on() -> None:
+    changed = [
+        {"kind": "changes", "step": 0, "ground": {"train": "a"}},
+        {"kind": "changes", "step": 1, "ground": {"train": "b"}},
+    ]
+    history = History.of([changed[0], step_record(report(0)), changed[1]])
+    assert history.changed == {"train": "b"}
+    assert [event.kind for event in history.events] == ["draw"]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 3)])
+def test_the_later_of_equally_good_evaluations_is_kept(keep: Any, kept: int) -> None:
+    steps = [step_record(report(step)) for step in range(3)]
+    history = History.of([*steps, evaluation(0, 0.5), evaluation(1, 0.75), evaluation(2, 0.75), evaluation(3, 0.7)])
+    assert history.kept(keep) == kept
+    assert History.of(steps).kept(keep) == 3
+
+
+# --- the file under it
+
+
+def test_a_journal_whose_file_is_taken_away_is_an_error(path: Path) -> None:
+    with closing(Journal.create(path, HEADER)) as journal:
+        journal.append(RECORDS[0])
+        path.rename(path.with_suffix(".moved"))
+        with pytest.raises(StorageError, match="was removed or replaced while the run went on"):
+            journal.append(RECORDS[1])
+        path.write_text("another")
+        with pytest.raises(StorageError, match="was removed or replaced"):
+            journal.require_there()
+
+
+def test_a_write_that_fails_half_way_leaves_a_torn_line_that_resume_cuts_off(path: Path) -> None:
+    """As on a disk that is full: a limit on the size of files."""
+    lines = write(path, RECORDS[:1])
+    whole = path.read_bytes()
+    journal, _ = Journal.open(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 30, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"journal\.jsonl cannot be written: File too large; raise the limit"):
+            journal.append(RECORDS[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        journal.close()
+    assert len(path.read_bytes()) == len(whole) + 30
+    journal, contents = Journal.open(path)
+    with closing(journal):
+        assert len(contents.records) == 1
+        journal.append(RECORDS[1])
+    assert path.read_bytes() == b"".join(lines) + path.read_bytes().splitlines(keepends=True)[-1]
+    assert plain(read(path).records) == RECORDS[:2]
+
+
+@pytest.mark.parametrize("left", [b"", b'{"kind"', b'{"kind":"header","format":1,"base":"a'])
+def test_what_a_crash_leaves_of_a_header_is_no_run(path: Path, left: bytes) -> None:
+    path.write_bytes(left)
+    assert unbegun(path)
+    with pytest.raises(JournalError, match="ended before its header was written"):
+        read(path)
+
+
+@pytest.mark.parametrize("data", [b"x", b'{"kind":"heather"', b'{"kind":"header"}\n'])
+def test_what_is_something_else_is_left_alone(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    assert not unbegun(path)

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.train.batches import batch
 from twinpass.train.journal import History
 from twinpass.train.optimizer import Sgd
-from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip
+from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip, dead
 
 SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine")
 property_test = settings(deadline=None, max_examples=60)
@@ -164,6 +165,121 @@ def test_guard_is_a_pure_function_and_is_content_after_its_rollback(
         history.fold({"kind": "rollback", "to": rollback.to, "lr_scale": 0.5, "discarded": 0})
         before = copy.deepcopy(history)
     raise AssertionError("the guard never came to rest")
+
+
+def whole_means(losses: Sequence[float], window: int) -> list[float]:
+    """All of them at once, as one convolution."""
+    if len(losses) < window:
+        return []
+    return [float(m) for m in np.convolve(losses, np.ones(window) / window, mode="valid")]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_means_kept_up_step_by_step_are_those_of_one_convolution_to_the_bit(data: st.DataObject) -> None:
+    """Through rollbacks, too, and with the decisions that follow."""
+    window = data.draw(st.sampled_from([1, 2, 3, 7, 11, 12, 16, 20, 33, 64]))
+    chance = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    history, guard = history_of(), DivergenceGuard(window=window)
+    losses: list[float] = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        for loss in chance.exponential(2.0, data.draw(st.integers(1, 90))).tolist():
+            history.steps.append(history_of(losses=[loss]).steps[0])
+            losses.append(history.steps[-1].estimate.loss)
+            means = whole_means(losses, window)
+            kept = history.windows(window)
+            assert kept.means == means
+            assert kept.best == [int(np.argmin(means[: i + 1])) for i in range(len(means))]
+            rollback = guard.check_losses(history)
+            best = int(np.argmin(means)) if means else 0
+            over = len(losses) > window and means[-1] > means[best] + max(means[best], means[0] / 4)
+            assert (rollback is not None) == over
+            assert rollback is None or rollback.to == best + window
+        to = data.draw(st.integers(0, len(losses)))
+        history.fold({"kind": "rollback", "to": to, "lr_scale": 0.5, "discarded": 0})
+        del losses[to:]
+
+
+def sampled(metrics: Mapping[int, tuple[float, float | None, int]], losses: dict[int, float] | None = None) -> History:
+    """Evaluations with their standard error and rows."""
+    history = history_of(losses=[1.0] * 30)
+    for step, (metric, error, rows) in metrics.items():
+        loss = (losses or {}).get(step, 1.0)
+        record = {"kind": "evaluation", "step": step, "metric": metric, "loss": loss, "rows": rows}
+        history.fold(record | ({} if error is None else {"error": error}))
+    return history
+
+
+def share(p: float, rows: int) -> tuple[float, float | None, int]:
+    """An accuracy, and the standard error of as many right and wrong rows."""
+    return p, math.sqrt(p * (1 - p) / (rows - 1)) if rows > 1 else None, rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "best", "last", "diverged"),
+    [
+        (1, 1.0, 0.0, False),
+        (4, 0.75, 0.5, False),
+        (4, 1.0, 0.0, False),
+        (6, 1.0, 0.0, True),
+        (32, 0.75, 0.5, False),
+        (32, 0.9, 0.3, True),
+        (400, 0.85, 0.71, False),
+        (400, 0.85, 0.69, True),
+    ],
+)
+def test_a_fall_of_the_metric_counts_where_chance_does_not_explain_it(
+    rows: int, best: float, last: float, diverged: bool
+) -> None:
+    history = sampled({0: share(0.5, rows), 10: share(best, rows), 20: share(last, rows)})
+    rollback = DivergenceGuard().check_metric(history)
+    assert (rollback is not None) == diverged
+    assert rollback is None or rollback.to == 10
+
+
+@pytest.mark.parametrize(("now", "diverged"), [(1.9, False), (2.1, True)])
+def test_a_held_out_likelihood_whose_loss_doubles_has_diverged(now: float, diverged: bool) -> None:
+    metrics = dict.fromkeys((0, 10, 20), (0.3, 0.01, 50))
+    history = sampled(metrics, {0: 1.5, 10: 1.0, 20: now})
+    rollback = DivergenceGuard().check(history, likelihood=True)
+    assert (rollback is not None) == diverged
+    assert rollback is None or rollback.to == 10
+    assert DivergenceGuard().check(history) is None, "a loss of options may double while more of them come out right"
+    assert DivergenceGuard(loss=0.0).check(history, likelihood=True) is None
+
+
+def test_weights_of_no_use_are_left_by_one_step_at_least() -> None:
+    guard = DivergenceGuard(window=2)
+    assert guard.spoilt(history_of(losses=[3.0, 2.0, 1.0]), "why") == Rollback(2, "why")
+    assert guard.spoilt(history_of(losses=[1.0, 1.0, 2.0]), "why") == Rollback(2, "why")
+    assert guard.spoilt(history_of(losses=[1.0]), "why") == Rollback(0, "why")
+    assert guard.spoilt(history_of(), "why") == Rollback(0, "why")
+
+
+@pytest.mark.parametrize(
+    ("gradients", "losses", "is_dead"),
+    [
+        ([(0.0, 0.0)] * 10, [1.0] * 10, True),
+        ([(0.0, -0.0)] * 9, [1.0] * 9, False),
+        ([(1.0, 2.0), *[(0.0, 0.0)] * 9], [1.0] * 10, True),
+        ([(1.0, 2.0), (0.0, 3.0), *[(0.0, 0.0)] * 8], [1.0] * 10, False),
+        ([(0.0, 0.0)] * 10, [0.0] * 10, False),
+        ([*[(0.0, 0.0)] * 10, *[(1.0, 1.0)] * 3], [1.0] * 13, False),
+    ],
+)
+def test_a_run_is_dead_once_nearly_all_gradients_are_zero(
+    gradients: list[tuple[float, float]], losses: list[float], is_dead: bool
+) -> None:
+    history = history_of(gradients, losses)
+    why = dead(history)
+    assert (why is not None) == is_dead
+    assert why is None or "are exactly 0" in why
+
+
+def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:
+    history = history_of([(0.0,)] * 10)
+    history.steps[3] = replace(history.steps[3], estimate=replace(history.steps[3].estimate, eps=1e-1))
+    assert dead(history) is None
 
 
 # --- learning rate

@@ -1,5 +1,6 @@
 """Keys and values come back from disk bit for bit, or not at all."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -364,3 +365,72 @@ def test_a_folder_that_went_away_costs_the_run_nothing_but_the_spill(tmp_path: P
         store(spill, (FIRST, 0))
     assert spill.written == 0
     assert not len(spill.fetch(FIRST, np.arange(3), np.arange(3), empty_pool()))
+
+
+# --- whose a shard is
+
+
+def as_link(path: Path) -> None:
+    path.replace(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [as_link, as_pipe, as_folder])
+@pytest.mark.parametrize("when", ["before it is opened", "before it is read", "after it was read"])
+def test_what_is_no_plain_file_is_left_out_and_nothing_waits_for_it(
+    tmp_path: Path, change: Callable[[Path], None], when: str
+) -> None:
+    path = stored(tmp_path, (FIRST, 0))
+    if when == "before it is opened":
+        change(path)
+        with pytest.warns(UserWarning, match="it is no plain file"):
+            spill = reopened(tmp_path)
+    else:
+        spill = reopened(tmp_path)
+        if when == "after it was read":
+            assert fetch(spill, FIRST) == [0, 1, 2]
+        change(path)
+        with pytest.warns(UserWarning, match="it is no plain file"):
+            assert fetch(spill, FIRST) == []
+    assert fetch(spill, FIRST) == []
+
+
+def test_a_shard_of_another_user_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(tmp_path, (FIRST, 0))
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    owner = (tmp_path.stat().st_uid,)
+    if owner == (0,):
+        (path,) = tmp_path.iterdir()
+        os.chown(path, 1234, -1)
+        owner = (1234,)
+    with pytest.warns(UserWarning, match=f"written by another user .number {owner[0]}"):
+        assert fetch(reopened(tmp_path), FIRST) == []
+
+
+def test_a_shard_that_changes_after_it_was_read_is_checked_again(tmp_path: Path) -> None:
+    path = stored(tmp_path, (FIRST, 0))
+    spill = reopened(tmp_path)
+    assert fetch(spill, FIRST) == [0, 1, 2]
+    flip_last_byte(path)
+    with pytest.warns(UserWarning, match="its checksum does not match"):
+        assert fetch(spill, FIRST) == []
+
+
+def test_what_a_crash_left_is_taken_away_once_it_is_old(tmp_path: Path) -> None:
+    path = stored(tmp_path, (FIRST, 0))
+    old, new = (path.with_name(f"{path.stem}{i}.part") for i in (1, 2))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    assert fetch(reopened(tmp_path), FIRST) == [0, 1, 2]
+    assert (old.exists(), new.exists()) == (False, True)

@@ -1,5 +1,6 @@
 """Where keys and values lie: one tensor a layer, a row a slot."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,8 @@ class Pool:
 def _sum(plane: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     wide = torch.promote_types(plane.dtype, torch.float32)
     total = torch.zeros((len(terms[0][1]), *plane.shape[1:]), dtype=wide, device=plane.device)
+    largest = torch.finfo(wide).max
     for weight, slots in terms:
-        total.add_(plane[slots].to(wide), alpha=weight)
+        known = weight if abs(weight) <= largest else math.copysign(math.inf, weight)
+        total.add_(plane[slots].to(wide), alpha=known)
     return total

@@ -2,17 +2,21 @@
 
 A folder of shards, each a safetensors file written once: ``keys`` and ``values`` [layers, rows, heads, width]. Its
 metadata names the weights, which token sequences the rows belong to, and checksums of both. The metadata is verified
-when a folder is opened, the tensors, which are memory-mapped, when they are first read; a damaged or foreign shard is
-left out, and what it held is computed again.
+when a folder is opened, the tensors, which are memory-mapped, when they are first read, and again if the file is another by
+then; a damaged or foreign shard is left out, and what it held is computed again. So is what is no plain file, such as a link or
+a pipe, and what another user has written: whoever may write a shard decides what the model reads.
 """
 
 import hashlib
 import json
+import os
+import stat
 import time
 import uuid
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -33,6 +37,13 @@ SHARD_BYTES = 1 << 22
 """A shard is copied twice while it is written."""
 
 
+Stamp = tuple[int, int, int, int]
+"""Device, number, size and time of change of a file."""
+
+STALE_SECONDS = 3600.0
+"""What a crash leaves of a shard that was being written is taken away after so long."""
+
+
 @dataclass(slots=True)
 class Shard:
     """One file: rows ``start`` to ``stop`` of all that is on disk."""
@@ -41,7 +52,8 @@ class Shard:
     start: int
     stop: int
     check: str
-    verified: bool = False
+    verified: Stamp | None = None
+    """Which file it was when its tensors were found to be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,7 @@ class Spill:
         except (OSError, ValueError) as error:
             raise CacheError(f"reuse.spill: {str(folder)!r} cannot be a folder for keys and values: {error}") from error
         self._bad: set[Path] = set()
+        self._sweep()
         self._load()
 
     def fetch(self, tokens: Tokens, wanted: Slots, slots: Slots, pool: Pool) -> Slots:
@@ -143,8 +156,15 @@ class Spill:
             warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=5)
             return False
         self.written += path.stat().st_size
-        self._add(path, check, runs, len(slots), verified=True)
+        self._add(path, check, runs, len(slots), _stamp(path))
         return True
+
+    def _sweep(self) -> None:
+        """Take away what crashes have left of shards half written."""
+        for path in self.folder.glob(f"{self._prefix}-*.part"):
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
     def _load(self) -> None:
         """Index the shards, those of other models and damaged ones left out."""
@@ -153,6 +173,7 @@ class Spill:
             if path in self._bad:
                 continue
             try:
+                _stamp(path)
                 with safe_open(path, framework="pt") as file:
                     metadata = file.metadata() or {}
                     layers, count = file.get_slice("keys").get_shape()[:2]
@@ -161,12 +182,14 @@ class Spill:
                 if metadata["seal"] != _seal(metadata):
                     raise ValueError("its metadata do not match their checksum")
                 runs = [Run(tuple(tokens), start, row) for tokens, start, row in json.loads(metadata["runs"])]
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                if any(run.start < 0 or run.row < 0 or run.row + len(run.tokens) - run.start > count for run in runs):
+                    raise ValueError("it does not hold the rows that it names")
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 self._reject(path, f"{error}")
                 continue
-            self._add(path, metadata["check"], runs, count, verified=False)
+            self._add(path, metadata["check"], runs, count, None)
 
-    def _add(self, path: Path, check: str, runs: Sequence[Run], count: int, *, verified: bool) -> None:
+    def _add(self, path: Path, check: str, runs: Sequence[Run], count: int, verified: Stamp | None) -> None:
         shard = Shard(path, self._rows, self._rows + count, check, verified)
         for run in runs:
             before = self._tree.match(self._prefix, run.tokens).slots
@@ -183,21 +206,36 @@ class Spill:
         return [self._shards[i] for i in sorted({bisect_right(starts, row) - 1 for row in rows.tolist()})]
 
     def _verify(self, shard: Shard) -> bool:
-        if shard.verified and shard.path.exists():
-            return True
         try:
+            stamp = _stamp(shard.path)
+            if shard.verified == stamp:
+                return True
             with safe_open(shard.path, framework="pt") as file:
-                shard.verified = _check({name: file.get_tensor(name) for name in ("keys", "values")}) == shard.check
-        except (SafetensorError, OSError) as error:
+                if _check({name: file.get_tensor(name) for name in ("keys", "values")}) != shard.check:
+                    raise ValueError("its checksum does not match")
+        except (SafetensorError, OSError, ValueError) as error:
             self._reject(shard.path, f"{error}")
             return False
-        if not shard.verified:
-            self._reject(shard.path, "its checksum does not match")
-        return shard.verified
+        shard.verified = stamp
+        return True
 
     def _reject(self, path: Path, reason: str) -> None:
         self._bad.add(path)
         warnings.warn(f"{path} cannot be used, what it holds is computed again: {reason}", stacklevel=4)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Which file this is.
+
+    Raises:
+        ValueError: it is no plain file, or another user's.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no plain file")
+    if found.st_uid not in (0, os.geteuid()):
+        raise ValueError(f"it was written by another user (number {found.st_uid})")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _check(tensors: Mapping[str, Tensor]) -> str:

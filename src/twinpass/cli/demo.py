@@ -44,6 +44,7 @@ def run_demo(args: argparse.Namespace, console: "Console") -> int:
     """Train on the packaged rows, into a new folder of the working directory."""
     out = f"run.out=runs/demo-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     args.config, args.resume, args.set = DEMO / "reviews.toml", None, [out, *args.set]
+    args.accept_changes = False
     return train.run(args, console)
 
 

@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         ),
     )
     command.add_argument("target", type=Path, metavar="CONFIG|RUN", help="a configuration file, or the folder of a run")
-    command.add_argument("--step", type=int, metavar="N", help="a run's weights after N steps (default: the last)")
+    command.add_argument(
+        "--step", type=int, metavar="N", help="a run's weights after N steps (default: those it keeps)"
+    )
     command.add_argument(
         "--task", type=Path, metavar="CONFIG", help="score a run on the held-out rows of another configuration's [task]"
     )

@@ -1,11 +1,15 @@
 """``twinpass``: train, evaluate and replay from the command line."""
 
 import argparse
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from twinpass.cli import bench, demo, evaluate, export, predict, profile, replay, train
-from twinpass.errors import DivergedError, EngineError, TwinpassError
+from twinpass.cli.signals import Ended, ending_like_interrupt
+from twinpass.errors import DivergedError, EngineError, StorageError, TwinpassError
 
 DESCRIPTION = """\
 Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
@@ -38,17 +42,39 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 is success, 2 bad input, 1 a run that failed."""
+    """Run a command; 0 is success, 2 bad input, 1 a run that failed, 3 one that learned nothing, 128 + n one that signal n ended."""
     args = parser().parse_args(arguments)
     from rich.console import Console
 
     console = Console(stderr=True, quiet=args.json is True, highlight=False)
     try:
-        code: int = args.run(args, console)
-    except TwinpassError as error:
-        print(f"twinpass {args.command}: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DivergedError | EngineError) else 2
-    except KeyboardInterrupt:
-        print(f"\ntwinpass {args.command}: interrupted; every finished step is in the journal", file=sys.stderr)
-        return 130
+        with ending_like_interrupt():
+            code: int = args.run(args, console)
+    except (TwinpassError, OSError, MemoryError) as error:
+        failed = isinstance(error, DivergedError | EngineError | StorageError | OSError | MemoryError)
+        _say(args, f"error: {_message(error)}", isinstance(error, EngineError | StorageError | OSError | MemoryError))
+        return 1 if failed else 2
+    except KeyboardInterrupt as error:
+        _say(args, "interrupted; every finished step is in the journal", True)
+        return 128 + (error.signal if isinstance(error, Ended) else signal.SIGINT)
     return code
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError):
+        from twinpass.report.files import reason
+
+        return f"{error.filename or 'a file'} cannot be used: {reason(error)}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; lower reuse.budget, optimizer.batch_size or estimator.probes"
+    return str(error)
+
+
+def _say(args: argparse.Namespace, text: str, goes_on: bool) -> None:
+    """The last words of a command, and how a run that has begun goes on."""
+    from twinpass.report.terminal import cleared
+
+    folder = getattr(args, "resumable", None)
+    further = f"; continue with: twinpass train --resume {shlex.quote(str(folder))}" if folder and goes_on else ""
+    with suppress(BrokenPipeError):
+        print(f"twinpass {args.command}: {cleared(text)}{cleared(further)}", file=sys.stderr, flush=True)

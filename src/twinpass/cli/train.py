@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.errors import ConfigError
+from twinpass.paths import expand
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from twinpass.config.schema import Config
     from twinpass.train.folder import RunFolder
+
+LEARNED_NOTHING = 3
+"""The exit code of a run that went through, and left nothing better than what it began with."""
 
 
 def add(commands: Any) -> None:
@@ -23,7 +28,7 @@ def add(commands: Any) -> None:
         description="Train a model with forward passes. Everything goes to the run folder (run.out); a crash loses nothing.",
     )
     command.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as twinpass init prints"
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml"
     )
     command.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue the run in this folder as if it had never stopped"
@@ -34,6 +39,11 @@ def add(commands: Any) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override a setting, such as optimizer.lr=1e-3",
+    )
+    command.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume although data, tokenizer or code are others than the run began with; the journal will say so",
     )
     command.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     command.set_defaults(run=run)
@@ -50,16 +60,38 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError(
             "command line", ["--resume continues a run as it began; --set cannot change it. Start a new run instead"]
         )
-    config = load_config(args.config, args.set) if args.config else load_config(args.resume / "config.toml")
+    if args.config and args.accept_changes:
+        raise ConfigError("command line", ["--accept-changes is for --resume; a new run has nothing to differ from"])
+    if args.resume is None:
+        config = load_config(args.config, args.set)
+    from twinpass.train.folder import FINETUNE, RunFolder
+
+    if args.resume is not None and FINETUNE in RunFolder(args.resume).settings():
+        raise ConfigError(
+            str(args.resume),
+            ["twinpass.finetune wrote this run, whose model and rows only Python knows; go on with its resume=True"],
+        )
+    if args.resume is not None:
+        config = load_config(args.resume / "config.toml")
+    folder = RunFolder(args.resume or expand(config.run.out))
+    with folder.claim(new=bool(args.config)):
+        summary = _train(config, folder, args, console)
+        summary["total_seconds"] = time.perf_counter() - began
+        folder.write_summary(summary)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        _print(console, folder, summary)
+    return LEARNED_NOTHING if summary["learned"] is False else 0
+
+
+def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, console: "Console") -> dict[str, Any]:
     from twinpass.config.compose import build
     from twinpass.report.progress import ProgressBar
+    from twinpass.report.terminal import safe
     from twinpass.train.descent import graph_bytes
-    from twinpass.train.folder import RunFolder
 
-    folder = RunFolder(args.resume or Path(config.run.out))
-    if args.config:
-        folder.require_new()
-    console.print(f"loading {config.model.path} and {Path(config.task.train).name} ...")
+    console.print(f"loading {safe(config.model.path)} and {safe(Path(config.task.train).name)} ...")
     session = build(config)
     console.print(
         f"{session.engine.trained:,} weights to train, {len(session.plan.train):,} training rows, "
@@ -71,35 +103,35 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         )
     with closing(session.engine):
         if args.resume:
-            journal, contents = folder.resume(config.values, session.engine)
+            accept = args.accept_changes
+            journal, contents = folder.resume(config.values, session.engine, session.ground, accept=accept)
             records = contents.records
         else:
-            journal, records = folder.begin(config.values, session.engine), ()
+            journal, records = folder.begin(config.values, session.engine, session.ground), ()
+        args.resumable = folder.path
         with ProgressBar(console) as bar:
-            summary = folder.train(session.engine, session.plan, journal, records, bar)
-    summary["total_seconds"] = time.perf_counter() - began
-    folder.write_summary(summary)
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        _print(console, folder, summary)
-    return 0
+            return folder.train(session.engine, session.plan, journal, records, bar)
 
 
 def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from twinpass.report.outcome import outcome
+    from twinpass.report.terminal import safe
+
     name = summary["metric_name"]
     table = Table(title=None, show_header=True, header_style="bold")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row(f"held-out {name}", f"{summary['base_metric']:.1%}", f"{summary['final_metric']:.1%}")
+    table.add_row(f"held-out {name}", f"{summary['base_metric']:.1%}", f"{summary['kept_metric']:.1%}")
     console.print(table)
     console.print(
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s of training ({summary['total_seconds']:.0f} s in all), "
         f"hit rate {summary['hit_rate']:.0%}, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB"
     )
-    console.print(f"weights   {summary['weights']}")
-    console.print(f"plots     {folder.path / 'plots'}")
-    console.print(f"journal   {folder.journal}")
-    console.print(f"summary   {folder.path / 'summary.json'}")
+    for sentence in outcome(summary, folder.path):
+        console.print(safe(sentence))
+    console.print(f"weights   {safe(summary['weights'])}")
+    console.print(f"plots     {safe(folder.path / 'plots')}")
+    console.print(f"journal   {safe(folder.journal)}")
+    console.print(f"summary   {safe(folder.path / 'summary.json')}")

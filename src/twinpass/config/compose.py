@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import encode
 from twinpass.config.engines import TorchSettings
+from twinpass.config.ground import ground
 from twinpass.config.schema import Config
 from twinpass.config.tasks import TaskSettings
 from twinpass.engine.base import Engine
@@ -25,6 +26,7 @@ from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.task.rows import Row, read_rows
 from twinpass.task.template import Template
+from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer
 from twinpass.train.trainer import Plan
 
@@ -33,11 +35,13 @@ E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
 @dataclass(frozen=True)
 class Run(Generic[E_co]):
-    """An engine at ``theta_0``, its tokenizer, and the plan to train it by."""
+    """An engine at ``theta_0``, its tokenizer, the plan to train it by, and what that stands on (:mod:`twinpass.config.ground`)."""
 
     engine: E_co
     tokenizer: PreTrainedTokenizerBase
     plan: Plan
+    ground: Mapping[str, str]
+    invocation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Method:
     reuse: Policy
     seed: int
     eval_every: int
+    keep: Keep = "best"
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,14 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         policy=method.reuse,
         seed=method.seed,
         eval_every=method.eval_every,
+        keep=method.keep,
+        max_seconds=method.max_seconds,
         block_at=method.trainable.block_at,
         fitting=method.trainable.fitting,
     )
-    return Run(engine, base.tokenizer, plan)
+    examples = [*encoded.train, *encoded.held_out]
+    below = ground(material.template, material.train, material.held_out, examples, base.tokenizer)
+    return Run(engine, base.tokenizer, plan, below, encoded.invocation)
 
 
 def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
@@ -159,6 +169,8 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
         config.reuse,
         config.run.seed,
         config.run.eval_every,
+        config.run.keep,
+        config.run.max_seconds,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
     return compose(method, Material(template, config.objective or task.objective(), train, held_out), base, start)

@@ -16,8 +16,9 @@ from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
-from twinpass.settings import STRICT, Index, Text
+from twinpass.settings import STRICT, Index, Positive, Text
 from twinpass.train.adamw import AdamW
+from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 
@@ -35,11 +36,17 @@ class ModelSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class RunSettings:
-    """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only."""
+    """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only.
+
+    ``keep``: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
+    ``max_seconds``: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
+    """
 
     out: Text
     seed: Index = 0
     eval_every: Index = 0
+    keep: Keep = "best"
+    max_seconds: Positive | None = None
 
 
 @record(frozen=True)

@@ -149,6 +149,13 @@ class Engine(ABC):
     def reset(self) -> None:
         """Return to ``theta_0``, to the bit."""
 
+    def fault(self) -> str | None:
+        """What makes the weights, as they stand, of no use: the name of one that holds NaN or infinity; None if there is none.
+
+        An engine that cannot look at them answers None.
+        """
+        return None
+
     @abstractmethod
     def save(self, run: Path) -> Path:
         """Write what was trained into the run folder (``adapter/`` or ``model/``); returns the folder written."""

@@ -22,6 +22,9 @@ class Objective(ABC):
     compares: ClassVar[bool] = False
     curved: ClassVar[bool] = False
 
+    likelihood: ClassVar[bool] = False
+    """Whether the loss is the negative log-likelihood of texts, so that one that doubles is a divergence."""
+
     @abstractmethod
     def requests(self, examples: Sequence[Example]) -> list[Request]:
         """What has to be scored for a batch."""

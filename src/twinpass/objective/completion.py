@@ -22,6 +22,7 @@ class Completion(Objective):
 
     metric_name: ClassVar[str] = "token_probability"
     curved: ClassVar[bool] = True
+    likelihood: ClassVar[bool] = True
 
     def requests(self, examples: Sequence[Example]) -> list[Request]:
         return [Request(example.prompt, example.options[example.label], example.suffix_start) for example in examples]

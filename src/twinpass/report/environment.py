@@ -1,10 +1,13 @@
 """On what a result was measured: versions, machine, memory."""
 
+import hashlib
 import os
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,6 +33,23 @@ def machine() -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@cache
+def code() -> Mapping[str, str]:
+    """What computes: a hash of twinpass's own source, and the versions, without their builds, of what it computes with."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(path.read_bytes())
+    found = versions()
+    return {
+        "source": digest.hexdigest(),
+        **{
+            name: found[name].partition("+")[0] for name in ("torch", "transformers", "numba", "numpy") if name in found
+        },
     }
 
 

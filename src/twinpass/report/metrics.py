@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from twinpass.core import Evaluation, Rollback, StepReport
 from twinpass.report.fidelity import Fidelity
-from twinpass.report.files import write_text
+from twinpass.report.files import storing, write_text
 from twinpass.report.listener import Listener
 
 
@@ -17,7 +18,9 @@ class Metrics(Listener):
 
     def __init__(self, path: Path, draws: int, evaluations: int) -> None:
         _cut(path, draws, evaluations)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with storing(path):
+            self._file = path.open("ab", buffering=0)
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         estimate = report.estimate
@@ -57,18 +60,35 @@ class Metrics(Listener):
         self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._file.write(json.dumps(fields) + "\n")
-        self._file.flush()
+        with storing(self._path):
+            self._file.write(json.dumps(fields).encode() + b"\n")
+
+
+_FIELDS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "step": frozenset(
+            ("step", "loss", "gradients", "clipped", "seconds", "token_layers", "reused_by_source", "kv_bytes")
+        ),
+        "evaluation": frozenset(("step", "metric", "loss", "examples", "seconds")),
+        "rollback": frozenset(("step", "to")),
+    }
+)
+"""What a line needs to be one; others may hold more."""
 
 
 def read_metrics(path: Path) -> list[Mapping[str, Any]]:
-    """The lines of a metrics file; a torn last line is left out."""
+    """The lines of a metrics file up to the first that is torn or damaged: they are for people, the journal stays the truth."""
     rows: list[Mapping[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    with storing(path, "read"):
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+            if not row.keys() >= _FIELDS[row["event"]]:
+                break
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
+        rows.append(row)
     return rows
 
 

@@ -1,9 +1,11 @@
 """The folder of a run: where everything lies, and how a run begins, resumes and ends."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,34 @@ import tomli_w
 
 from twinpass.core import Work
 from twinpass.engine.base import Engine
-from twinpass.errors import JournalError
+from twinpass.errors import ConfigError, JournalError
 from twinpass.perturb.noise import ALGORITHM
 from twinpass.report.environment import commit, machine, peak_rss_bytes, versions
 from twinpass.report.fidelity import Fidelity
-from twinpass.report.files import write_json, write_text
+from twinpass.report.files import put, reason, storing, sync_folder, write_json, write_text
 from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
-from twinpass.train.journal import Contents, History, Journal, read
+from twinpass.train.journal import Contents, History, Journal, Keep, read, unbegun
+from twinpass.train.lock import hold
 from twinpass.train.spaces import Spaces
 from twinpass.train.trainer import Plan, Trainer
+
+FINETUNE = "finetune"
+"""The section of a configuration that twinpass.finetune wrote."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``config.toml``, ``journal.jsonl``, ``metrics.jsonl``, ``summary.json``, ``plots/``, and what was trained."""
+    """``config.toml``, ``journal.jsonl``, ``metrics.jsonl``, ``summary.json``, ``plots/``, and what was trained.
+
+    The rest are words for messages: what names the folder, what to do where it holds a run, what accepts other ground.
+    """
 
     path: Path
+    named: str = "run.out"
+    instead: str = "continue it with 'twinpass train --resume {folder}', or choose another with --set run.out=FOLDER"
+    accepting: str = "--accept-changes"
 
     @property
     def journal(self) -> Path:
@@ -40,6 +52,19 @@ class RunFolder:
         """The resolved configuration."""
         return self.path / "config.toml"
 
+    def settings(self) -> dict[str, Any]:
+        """What the configuration says, as it is written.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(str(self.config), [f"cannot be read: {reason(error)}"]) from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(str(self.config), [f"not valid TOML: {error}"]) from error
+
     @property
     def spaces(self) -> Spaces:
         """Directions that were fitted to the task."""
@@ -50,33 +75,59 @@ class RunFolder:
         """What happened, a line an event."""
         return self.path / "metrics.jsonl"
 
-    def require_new(self) -> None:
-        """Refuse a folder that already holds a run.
+    @contextmanager
+    def claim(self, *, new: bool) -> Iterator[None]:
+        """Be the only process that writes here. A folder that is made for it and stays empty goes again.
 
         Raises:
-            JournalError: it does.
+            BusyError: another process is.
+            ConfigError: the folder cannot be made.
+            JournalError: a ``new`` run would find another one here; or there is none to go on with.
         """
-        if self.journal.exists():
-            raise JournalError(
-                f"{self.path} already holds a run: continue it with 'twinpass train --resume {self.path}', "
-                "or choose another folder with --set run.out=FOLDER"
-            )
+        if not new and not self.journal.exists():
+            raise JournalError(f"{self.journal}: there is no journal here; give the folder of a run")
+        with making(self.path, self.named), hold(self.path):
+            if new:
+                self._require_new()
+            yield
 
-    def begin(self, values: Mapping[str, Any], engine: Engine) -> Journal:
-        """Write the resolved configuration and the journal's header."""
-        self.require_new()
-        self.path.mkdir(parents=True, exist_ok=True)
+    def _require_new(self) -> None:
+        if self.journal.exists() and not unbegun(self.journal):
+            raise JournalError(f"{self.path} already holds a run: {self.instead.format(folder=self.path)}")
+
+    def begin(self, values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str] | None = None) -> Journal:
+        """Write the resolved configuration and the journal's header; the folder has to be claimed."""
         write_text(self.config, tomli_w.dumps(_without_none(values)))
-        return Journal.create(self.journal, header(values, engine))
+        if self.journal.exists() and unbegun(self.journal):
+            self.journal.unlink()
+        return Journal.create(self.journal, header(values, engine, ground))
 
-    def resume(self, values: Mapping[str, Any], engine: Engine) -> tuple[Journal, Contents]:
-        """Continue the journal that is here.
+    def resume(
+        self, values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str], *, accept: bool = False
+    ) -> tuple[Journal, Contents]:
+        """Continue the journal that is here; with ``accept`` on other ``ground`` than it stands on, which it then says.
 
         Raises:
-            JournalError: it was written for another base model, noise or configuration, or it is damaged.
+            JournalError: it was written for another base model, noise or configuration, or on other ground, or it is damaged.
         """
-        require_same(self.journal, read(self.journal).header, header(values, engine))
-        return Journal.open(self.journal)
+        found = read(self.journal)
+        require_same(self.journal, found.header, header(values, engine))
+        changed = changes({**found.header.get("ground", {}), **History.of(found.records).changed}, ground)
+        if changed and not accept:
+            raise JournalError(
+                f"{self.journal} does not belong to this run: {'; '.join(changed.values())}. Restore what it began with, "
+                f"or go on with {self.accepting}, which goes into the journal; the run's result is then of both"
+            )
+        journal, contents = Journal.open(self.journal)
+        if not changed:
+            return journal, contents
+        record = {
+            "kind": "changes",
+            "step": len(History.of(contents.records).steps),
+            "ground": {k: ground[k] for k in changed},
+        }
+        journal.append(record)
+        return journal, replace(contents, records=(*contents.records, record))
 
     def train(
         self, engine: Engine, plan: Plan, journal: Journal, records: Sequence[Mapping[str, Any]], listener: Listener
@@ -84,13 +135,19 @@ class RunFolder:
         """Run the plan to its end and write summary, plots and weights; returns the summary."""
         history = History.of(records)
         evaluations = sum(record["kind"] == "evaluation" for record in records)
-        with ExitStack() as stack:
-            stack.callback(journal.close)
-            metrics = stack.enter_context(closing(Metrics(self.metrics, history.draws, evaluations)))
-            Trainer(engine, plan, journal, history, Listeners([metrics, listener]), self.spaces).run()
-        weights = engine.save(self.path)
-        draw_run(read_metrics(self.metrics), plan.objective.metric_name, self.path / "plots")
-        return self._summary(engine, plan, history, weights)
+        with closing(journal):
+            with closing(Metrics(self.metrics, history.draws, evaluations)) as metrics:
+                trainer = Trainer(engine, plan, journal, history, Listeners([metrics, listener]), self.spaces)
+                trainer.run()
+            if (kept := history.kept(plan.keep)) < len(history.steps):
+                trainer.return_to(kept)
+            journal.require_there()
+            weights = save_weights(engine, self.path)
+            plots = self.path / "plots"
+            with storing(plots):
+                draw_run(read_metrics(self.metrics), plan.objective.metric_name, plots)
+            journal.require_there()
+            return self._summary(engine, plan, history, weights)
 
     def _summary(self, engine: Engine, plan: Plan, history: History, weights: Path) -> dict[str, Any]:
         rows = read_metrics(self.metrics)
@@ -103,8 +160,14 @@ class RunFolder:
             "metric_name": plan.objective.metric_name,
             "base_metric": evaluations.get(0),
             "final_metric": evaluations.get(len(history.steps)),
+            "kept_metric": evaluations.get(history.kept(plan.keep)),
+            "kept_step": history.kept(plan.keep),
+            "learned": learned(history, plan.keep),
             "steps": len(history.steps),
+            "steps_planned": plan.optimizer.steps,
             "rollbacks": history.rollbacks,
+            "lr_scale": history.lr_scale,
+            "accepted_changes": sorted(history.changed),
             "trained_parameters": engine.trained,
             "held_out": len(plan.held_out),
             "train_seconds": sum(row["seconds"] for row in steps),
@@ -127,10 +190,85 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
 
-def header(values: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """What a journal has to be replayed with."""
+def learned(history: History, keep: Keep) -> bool | None:
+    """Whether what a run leaves is better than what it began with: in the held-out metric, or at the same metric in the loss.
+
+    None where nothing was evaluated.
+    """
+    kept = history.kept(keep)
+    if 0 not in history.evaluations or kept not in history.evaluations:
+        return None
+    before, after = history.evaluations[0], history.evaluations[kept]
+    if before != after or not {0, kept} <= history.samples.keys():
+        return after > before
+    return history.samples[kept].loss < history.samples[0].loss
+
+
+@contextmanager
+def making(folder: Path, named: str) -> Iterator[None]:
+    """Make a folder, with those above it; what is empty of them at the end goes again.
+
+    Raises:
+        ConfigError: it cannot be made; ``named`` is the setting it comes from.
+    """
+    made: list[Path] = []
+    try:
+        above = folder
+        while not above.exists():
+            made.append(above)
+            above = above.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            sync_folder(each.parent)
+    except (OSError, ValueError) as error:
+        raise ConfigError(named, [f"{folder} cannot be made: {reason(error)}"]) from error
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
+
+
+def save_weights(engine: Engine, folder: Path) -> Path:
+    """Write what was trained into ``folder``, all of it or nothing; returns the folder inside."""
+    part = folder / ".weights.part"
+    with storing(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            written = engine.save(part)
+            return put(written, folder / written.name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def header(values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a journal has to be replayed with; ``ground`` is what it has to be resumed on, besides (see :func:`changes`)."""
     config = json.loads(json.dumps(_without_none(values)))
-    return {"base": engine.base_hash, "noise": ALGORITHM, "trained": engine.trained, "config": config}
+    below = {} if ground is None else {"ground": dict(ground)}
+    return {"base": engine.base_hash, "noise": ALGORITHM, "trained": engine.trained, "config": config, **below}
+
+
+GROUND = {
+    "train": "the training rows are others",
+    "held_out": "the held-out rows are others",
+    "template": "the template is another one",
+    "tokenizer": "the tokenizer is another one",
+    "examples": "rows are tokenised otherwise",
+    "source": "twinpass itself is another version",
+}
+"""What a run stands on besides its model and configuration; other names are those of packages."""
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What is no longer as it was, in words by name; a journal that does not say how it was counts as changed."""
+    found = {}
+    for name in now:
+        if before.get(name) != now[name]:
+            known = GROUND.get(name) or f"{name} was {before.get(name, 'not named')}, now {now[name]}"
+            found[name] = known if name in before else f"it does not say what it stood on ({name})"
+    return found
 
 
 def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -151,9 +289,10 @@ def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str,
 
 
 def _anywhere(value: Any) -> Any:
-    """A configuration without [engine] device: a run may go on, or be replayed, on another one."""
+    """A configuration without [engine] device and where a model came from: a run may go on, or be replayed, elsewhere."""
     if not isinstance(value, Mapping) or not isinstance(engine := value.get("engine", {}), Mapping):
         return value
+    value = {key: own for key, own in value.items() if key != FINETUNE}
     rest = {key: setting for key, setting in engine.items() if key != "device"}
     return {**{key: own for key, own in value.items() if key != "engine"}, **({"engine": rest} if rest else {})}
 

@@ -14,7 +14,8 @@ class Optimizer:
     """``steps`` minibatches of ``batch_size``, at a learning rate that follows ``schedule`` after ``warmup`` steps.
 
     ``guard_loss``, ``guard_metric`` and ``guard_window`` are those of :class:`DivergenceGuard`.
-    A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times.
+    A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run
+    whose projected gradients are nearly all exactly 0 stops (:func:`twinpass.train.safeguards.dead`).
 
     ``along_probes``: updates are scalars times directions; lr, steps and batch_size that are left out then follow what is trained.
     """
@@ -31,6 +32,7 @@ class Optimizer:
     guard_window: Count = 20
     guard_lr: Positive = 0.5
     guard_rollbacks: Index = 5
+    guard_zeros: bool = True
 
     def lr_at(self, step: int) -> float:
         """The learning rate of ``step``, before any slow-down by the guard."""

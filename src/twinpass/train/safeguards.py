@@ -15,6 +15,12 @@ from twinpass.train.journal import History
 SETTLED = 5
 """Gradients that must have been seen before their median means something."""
 
+ERRORS = 3.0
+"""Standard errors that a metric has to fall by before it counts."""
+
+ALIVE, DEAD = 10, 0.9
+"""Steps that are looked at, and the share of gradients of exactly 0 that a live run does not have."""
+
 ClipWindow = Annotated[int, Field(ge=SETTLED)]
 
 
@@ -48,7 +54,8 @@ class DivergenceGuard:
     """Notice that a run has lost what it had gained.
 
     The mean loss of the last ``window`` steps must stay under ``best + loss * max(best, first / 4)``, where best and
-    first are the lowest and first such means; the held-out metric must stay within ``metric`` of its best.
+    first are the lowest and first such means; the held-out metric must stay within ``metric`` of its best, or within
+    :data:`ERRORS` standard errors of the difference, whichever is more: few rows say little.
     Either limit is switched off by 0. Losses must be finite in any case.
     """
 
@@ -56,17 +63,19 @@ class DivergenceGuard:
     loss: NonNegative = 1.0
     metric: NonNegative = 0.15
 
-    def check(self, history: History) -> Rollback | None:
-        """A rollback if losses or metric say that the run has diverged: a pure function of the history."""
-        return self.check_losses(history) or self.check_metric(history)
+    def check(self, history: History, *, likelihood: bool = False) -> Rollback | None:
+        """A rollback if losses or metric say that the run has diverged: a pure function of the history.
+
+        What it takes does not grow with the run. ``likelihood``: see :meth:`check_held_out`.
+        """
+        return self.check_losses(history) or self.check_metric(history) or self.check_held_out(history, likelihood)
 
     def check_losses(self, history: History) -> Rollback | None:
         """A rollback to the end of the best window, if the last window is far above it."""
-        losses = [step.estimate.loss for step in history.steps]
-        if not self.loss or len(losses) <= self.window:
+        if not self.loss or len(history.steps) <= self.window:
             return None
-        means = np.convolve(losses, np.ones(self.window) / self.window, mode="valid")
-        best = int(np.argmin(means))
+        windows = history.windows(self.window)
+        means, best = windows.means, windows.best[-1]
         limit = means[best] + self.loss * max(means[best], means[0] / 4)
         if means[-1] <= limit:
             return None
@@ -75,23 +84,73 @@ class DivergenceGuard:
         )
 
     def check_metric(self, history: History) -> Rollback | None:
-        """A rollback to the best evaluation, if the last is far below it."""
+        """A rollback to the best evaluation, if the last is far below it, by more than chance would have it."""
         if not self.metric or len(history.evaluations) < 2:
             return None
-        best = max(history.evaluations, key=lambda step: history.evaluations[step])
-        last = max(history.evaluations)
+        best, last = history.extremes.best, history.extremes.last
         if history.evaluations[last] >= history.evaluations[best] - self.metric:
+            return None
+        if history.evaluations[best] - history.evaluations[last] <= ERRORS * _error_of_difference(history, best, last):
             return None
         return Rollback(
             best,
             f"held-out metric {history.evaluations[last]:.3g} is far below the best, {history.evaluations[best]:.3g} at step {best}",
         )
 
+    def check_held_out(self, history: History, likelihood: bool) -> Rollback | None:
+        """A rollback to the lowest held-out loss, if the last is twice as high.
+
+        Only where the loss is a likelihood of texts: one of options may double while more of them come out right.
+        """
+        if not likelihood or not self.loss or len(history.samples) < 2 or history.extremes.last not in history.samples:
+            return None
+        best, last = history.extremes.lowest, history.extremes.last
+        lowest, now = history.samples[best].loss, history.samples[last].loss
+        if now <= (1 + self.loss) * lowest:
+            return None
+        return Rollback(best, f"held-out loss {now:.3g} is far above the lowest, {lowest:.3g} at step {best}")
+
     def not_finite(self, history: History) -> Rollback:
         """A rollback for a loss that is not a number: to the end of the best window, or to the start."""
-        losses = [step.estimate.loss for step in history.steps]
-        to = 0
-        if len(losses) >= self.window:
-            means = np.convolve(losses, np.ones(self.window) / self.window, mode="valid")
-            to = int(np.argmin(means)) + self.window
+        windows = history.windows(self.window)
+        to = windows.best[-1] + self.window if windows.best else 0
         return Rollback(to, "a loss was not a finite number")
+
+    def spoilt(self, history: History, what: str) -> Rollback:
+        """A rollback for weights that are of no use: like :meth:`not_finite`, but by one step at least."""
+        return Rollback(min(self.not_finite(history).to, max(0, len(history.steps) - 1)), what)
+
+
+def _error_of_difference(history: History, one: int, other: int) -> float:
+    """The standard error of the difference of two evaluations, if both had the same true metric (the score test's).
+
+    Rows of both count together; 0 where nothing is known of them, infinite for a single row.
+    """
+    samples = [history.samples.get(step) for step in (one, other)]
+    known = [sample for sample in samples if sample is not None]
+    if len(known) < len(samples):
+        return 0.0
+    difference = history.evaluations[one] - history.evaluations[other]
+    squares = [math.inf if sample.error is None else sample.error**2 for sample in known]
+    return math.sqrt(sum(squares) + difference**2 / (2 * known[0].rows))
+
+
+def dead(history: History) -> str | None:
+    """Why a run that goes on would learn nothing: of the last :data:`ALIVE` steps nearly all g are exactly 0, at one eps.
+
+    A loss of exactly 0 is no fault: then there is nothing left to learn. A pure function of the history.
+    """
+    recent = history.steps[-ALIVE:]
+    if len(recent) < ALIVE or max(s.estimate.eps for s in recent) > 2 * min(s.estimate.eps for s in recent):
+        return None
+    gradients = [g for step in recent for g in step.estimate.gradients]
+    zeros = gradients.count(0.0)
+    if not gradients or zeros < DEAD * len(gradients) or not any(step.estimate.loss for step in recent):
+        return None
+    last = recent[-1].estimate
+    return (
+        f"{zeros} of the last {len(gradients)} projected gradients are exactly 0: the losses of both signs were the same "
+        f"numbers ({last.loss:.6g} in the last step), so that nothing is learned. If that is about where the loss began, "
+        f"eps ({last.eps:.3g}) is too small for the model's precision: raise epsilon.value; if it is far higher, "
+        "the weights were thrown off: lower optimizer.lr"
+    )

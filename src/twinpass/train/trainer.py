@@ -9,7 +9,7 @@ from typing import Any
 
 from twinpass.core import Probe, Rollback, StepReport, Work
 from twinpass.engine.base import Engine
-from twinpass.errors import DivergedError
+from twinpass.errors import DivergedError, LatticeError
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Fitting
 from twinpass.objective.base import Objective
@@ -24,8 +24,9 @@ from twinpass.train.batches import batch
 from twinpass.train.descent import Descent, descent_of
 from twinpass.train.evaluate import blocks, evaluate
 from twinpass.train.fitting import split
-from twinpass.train.journal import History, Journal, step_record
+from twinpass.train.journal import History, Journal, Keep, evaluation_record, step_record
 from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.safeguards import dead
 from twinpass.train.spaces import Spaces, advance
 from twinpass.train.step import apply, measure
 
@@ -43,6 +44,8 @@ class Plan:
     policy: Policy = field(default_factory=Exact)
     seed: int = 0
     eval_every: int = 0
+    keep: Keep = "best"
+    max_seconds: float | None = None
     block_at: Callable[[int], int | None] = lambda step: None
     fitting: Fitting | None = None
 
@@ -70,11 +73,52 @@ class Trainer:
     def run(self) -> History:
         """Train to the last step.
 
+        It ends earlier once ``plan.max_seconds`` have passed, but not before it has made a step; resumed, it goes on from there.
+
         Raises:
-            DivergedError: the run diverged more often than the optimizer allows.
+            DivergedError: the run diverged more often than the optimizer allows, or nothing moves it any more.
         """
-        steps = self.plan.optimizer.steps
-        self._descent = descent_of(self.engine, self.plan, self.journal.path.parent)
+        plan = self.plan
+        steps = plan.optimizer.steps
+        self._descent = descent_of(self.engine, plan, self.journal.path.parent)
+        self._restore()
+        self.listener.started(steps, len(self.history.steps))
+        began, first = self.clock(), len(self.history.steps)
+        while True:
+            late = (
+                plan.max_seconds is not None
+                and len(self.history.steps) != first
+                and self.clock() - began >= plan.max_seconds
+            )
+            try:
+                if self._next(late):
+                    return self.history
+            except LatticeError as error:
+                if not self.history.steps:
+                    raise
+                self._roll_back(plan.optimizer.guard.spoilt(self.history, str(error)))
+
+    def _next(self, late: bool) -> bool:
+        """Do what is due next; whether nothing is. ``late``: time is up."""
+        plan, done = self.plan, len(self.history.steps)
+        if rollback := plan.optimizer.guard.check(self.history, likelihood=plan.objective.likelihood):
+            self._roll_back(rollback)
+        elif plan.optimizer.guard_zeros and (why := dead(self.history)):
+            raise DivergedError(f"step {done}: {why}")
+        elif self._descent is not None and self._descent.due(done, self.history):
+            self._record(self._descent.store(done))
+        elif self._evaluation_due(done, late):
+            self._evaluate(done)
+        elif done < plan.optimizer.steps and not late:
+            self._step(done)
+        elif not plan.held_out and (fault := self.engine.fault()):
+            self._roll_back(plan.optimizer.guard.spoilt(self.history, f"{fault} is no longer finite"))
+        else:
+            return True
+        return False
+
+    def _restore(self) -> None:
+        """Bring the engine to where the history stands."""
         carried = self.history.carried_from
         if self._descent is None:
             self._advance(carried)
@@ -83,19 +127,6 @@ class Trainer:
             self._advance(carried)
         for step in range(carried, len(self.history.steps)):
             self._repeat(step)
-        self.listener.started(steps, len(self.history.steps))
-        while True:
-            done = len(self.history.steps)
-            if rollback := self.plan.optimizer.guard.check(self.history):
-                self._roll_back(rollback)
-            elif self._descent is not None and self._descent.due(done, self.history):
-                self._record(self._descent.store(done))
-            elif self._evaluation_due(done):
-                self._evaluate(done)
-            elif done < steps:
-                self._step(done)
-            else:
-                return self.history
 
     def _warm(self) -> None:
         """Let a resumed run's engine see again what it scored, in the same batches, as far as that still holds."""
@@ -183,17 +214,27 @@ class Trainer:
             return split(plan.train, plan.fitting, plan.optimizer.batch_size, plan.seed, draw)[1]
         return batch(plan.train, plan.optimizer.batch_size, plan.seed, draw)
 
-    def _evaluation_due(self, done: int) -> bool:
+    def _evaluation_due(self, done: int, late: bool) -> bool:
         plan = self.plan
         if not plan.held_out or done in self.history.evaluations:
             return False
-        return done in (0, plan.optimizer.steps) or (plan.eval_every > 0 and done % plan.eval_every == 0)
+        return late or done in (0, plan.optimizer.steps) or (plan.eval_every > 0 and done % plan.eval_every == 0)
 
     def _evaluate(self, done: int) -> None:
         start, plan = self.clock(), self.plan
         total = len(plan.held_out)
         evaluation = evaluate(self.engine, plan.objective, plan.held_out, lambda n: self.listener.evaluating(n, total))
-        self._record({"kind": "evaluation", "step": done, "metric": evaluation.metric})
+        fault = self.engine.fault()
+        if fault or not all(map(math.isfinite, (evaluation.metric, evaluation.loss, evaluation.error or 0.0))):
+            what = f"{fault} is no longer finite" if fault else "the held-out loss was not a finite number"
+            if not done:
+                raise DivergedError(
+                    f"before the first step {what}: the model itself cannot be scored in this precision; "
+                    "look at the rows, or set model.dtype to a wider one"
+                )
+            self._roll_back(plan.optimizer.guard.spoilt(self.history, what))
+            return
+        self._record(evaluation_record(done, evaluation))
         self.listener.evaluated(done, evaluation, self.clock() - start)
 
     def _step(self, step: int) -> None:
@@ -244,14 +285,27 @@ class Trainer:
         if self.history.rollbacks >= optimizer.guard_rollbacks:
             raise DivergedError(
                 f"step {before}: {rollback.reason}, after {self.history.rollbacks} rollbacks; "
-                f"lower optimizer.lr (now {optimizer.lr:g}, slowed down to {optimizer.lr * self.history.lr_scale:g})"
+                f"lower optimizer.lr (now {optimizer.lr:g}, slowed down to {optimizer.lr * self.history.lr_scale:g}){self._best()}"
             )
         scale = self.history.lr_scale * optimizer.guard_lr
         record = {"kind": "rollback", "to": rollback.to, "lr_scale": scale, "discarded": discarded}
         self._record({**record, "reason": rollback.reason})
-        self.engine.reset()
-        self._advance(len(self.history.steps))
+        self.return_to(len(self.history.steps))
         self.listener.rolled_back(before, rollback, scale)
+
+    def return_to(self, step: int) -> None:
+        """Give the engine the weights that it had after ``step`` steps."""
+        self.engine.reset()
+        self._advance(step)
+
+    def _best(self) -> str:
+        """What there is of a run that goes no further."""
+        if not any(self.history.evaluations):
+            return ""
+        step = self.history.kept("best")
+        return (
+            f"; its best evaluation, {self.history.evaluations[step]:.3g}, was after step {step}: replay rebuilds that"
+        )
 
     def _record(self, record: dict[str, Any]) -> None:
         self.journal.append(record)

@@ -415,6 +415,10 @@ class TorchEngine(Engine):
         """Make every weight of the model an ordinary tensor again."""
         self._blocked.unpack()
 
+    def fault(self) -> str | None:
+        self.settle()
+        return next((name for name, tensor in self.parameters.items() if not bool(torch.isfinite(tensor).all())), None)
+
     def save(self, run: Path) -> Path:
         self.settle()
         return self._trained.save(self.model, run)

@@ -1,0 +1,44 @@
+"""SIGTERM and SIGHUP end a command as SIGINT does: with what is written closed, and a word on how to go on."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@contextmanager
+def ending_like_interrupt() -> Iterator[None]:
+    """Raise :class:`Ended` where one of these signals comes; once, a second one ends the process at once.
+
+    Signals that are ignored (``nohup``) or handled otherwise stay so.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in ENDING}
+    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    try:
+        for number in ours:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for each in ENDING:
+        if signal.getsignal(each) is _end:
+            signal.signal(each, signal.SIG_DFL)
+    raise Ended(number)

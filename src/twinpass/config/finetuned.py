@@ -1,0 +1,66 @@
+"""A run of ``twinpass.finetune``: what its folder says of the model, and the engine it began with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from twinpass.config.schema import SECTIONS
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import JournalError, ModelError
+from twinpass.model.load import load
+from twinpass.perturb.noise import derive_seed
+from twinpass.report.files import storing
+from twinpass.train.folder import FINETUNE
+
+BASE = "base.safetensors"
+"""The weights that a run began with, where they are trained themselves."""
+
+
+def origin(model: PreTrainedModel, invocation: tuple[int, ...]) -> dict[str, Any]:
+    """The section that marks the folder, and says where the model came from, as far as it knows."""
+    path = model.name_or_path or ""
+    if path and Path(path).is_dir():
+        path = str(Path(path).resolve())
+    return {"model": path, "dtype": str(model.dtype).removeprefix("torch."), "invocation": list(invocation)}
+
+
+def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:
+    """The engine that a run began with.
+
+    Raises:
+        JournalError: the model cannot be loaded from where it came from, or config.toml is not what finetune writes.
+    """
+    try:
+        made, trainable, estimator = (dict(settings[name]) for name in (FINETUNE, "trainable", "estimator"))
+        kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
+        chosen = kinds[trainable.pop("kind")](**trainable)
+        seed = derive_seed(settings["run"]["seed"], "adapter")
+        path, dtype, invocation = made["model"], made["dtype"], tuple(made["invocation"])
+        noise, perturbation = estimator["noise"], estimator["perturbation"]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise JournalError(
+            f"{run}: config.toml is not what twinpass.finetune writes, or what it trains has a class of its own; "
+            "go on with twinpass.finetune(..., resume=True)"
+        ) from error
+    model = _load(run, path, dtype)
+    if (run / BASE).exists():
+        with storing(run / BASE, "read"):
+            model.load_state_dict(load_file(run / BASE), strict=False)
+    return TorchEngine(model, chosen, noise=noise, perturbation=perturbation, invocation=invocation, seed=seed)
+
+
+def _load(run: Path, path: str, dtype: str) -> PreTrainedModel:
+    known = "" if path else "it came from nowhere that can be named"
+    if not known:
+        try:
+            return load(path, dtype)[0]
+        except (ModelError, KeyError) as error:
+            known = str(error)
+    raise JournalError(
+        f"{run}: the model of this run is known to Python only ({known}); "
+        "give it to twinpass.finetune(model, ..., resume=True), which goes on from where the run stands"
+    )

@@ -1,0 +1,64 @@
+"""What a run stands on besides its model and configuration: hashes of data, tokenizer and code, for its journal."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from twinpass.model.identity import digest
+from twinpass.report.environment import code
+from twinpass.task.example import Example
+from twinpass.task.rows import Row
+from twinpass.task.template import Template
+
+
+def ground(
+    template: Template,
+    train: Sequence[Row],
+    held_out: Sequence[Row],
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, str]:
+    """Hashes by name; where one differs, a run would go on as another run."""
+    return {
+        "train": _of_rows(train),
+        "held_out": _of_rows(held_out),
+        "template": _of_template(template),
+        "tokenizer": _of_tokenizer(tokenizer),
+        "examples": _of(json.dumps([asdict(replace(example, place="")) for example in examples])),
+        **code(),
+    }
+
+
+def _of_template(template: Template) -> str:
+    """Of its settings; one that is no dataclass is known by its class alone, as the examples have a hash of their own."""
+    settings: dict[str, object] = asdict(template) if is_dataclass(template) and not isinstance(template, type) else {}
+    return digest({"kind": type(template).__qualname__, **settings})
+
+
+def _of_rows(rows: Sequence[Row]) -> str:
+    return _of(json.dumps([row.fields for row in rows], sort_keys=True, default=_kind))
+
+
+def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what decides which tokens a text becomes; not of padding and truncation, which rows never see."""
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if inner is None:
+        state: Any = sorted(tokenizer.get_vocab().items())
+    else:
+        state = json.loads(inner.to_str())
+        state.pop("padding", None)
+        state.pop("truncation", None)
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    return digest({"kind": type(tokenizer).__name__, "state": state, "special": special})
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

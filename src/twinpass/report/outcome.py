@@ -1,0 +1,35 @@
+"""What happened in a run, in sentences, from its summary."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """Whatever is not as a reader would take for granted of a run that came to its end."""
+    name, steps, kept = summary["metric_name"], summary["steps"], summary["kept_step"]
+    found = []
+    if steps < summary["steps_planned"]:
+        found.append(
+            f"stopped by run.max_seconds after {steps} of {summary['steps_planned']} steps; "
+            f"go on with: twinpass train --resume {shlex.quote(str(folder))}"
+        )
+    if rollbacks := summary["rollbacks"]:
+        times = "once" if rollbacks == 1 else f"{rollbacks} times"
+        found.append(
+            f"rolled back {times}, to {summary['lr_scale']:g} of the learning rate; a lower optimizer.lr may come further"
+        )
+    if kept < steps:
+        found.append(
+            f"kept the weights of the best evaluation, after step {kept} ({name} {summary['kept_metric']:.1%}); "
+            f"after step {steps} it was {summary['final_metric']:.1%}"
+        )
+    if summary["accepted_changes"]:
+        found.append(f"went on from other ground than it began on: {', '.join(summary['accepted_changes'])}")
+    if summary["learned"] is False:
+        found.append(
+            f"learned nothing: no evaluation is better than the one before training ({name} {summary['base_metric']:.1%}); "
+            "try another optimizer.lr, more steps, or look at plots/gradient.png and plots/loss.png"
+        )
+    return found
