@@ -437,7 +437,7 @@ def test_a_sound_line_that_makes_no_sense_is_named(record: Record, message: str)
 
 def test_fields_that_a_later_version_adds_are_passed_over() -> None:
     plain = History.of([step_record(report(0)), evaluation(1, 0.5)])
-    richer = History.of([{**step_record(report(0)), "space": "ab12"}, {**evaluation(1, 0.5), "colour": "red"}])
+    richer = History.of([{**step_record(report(0)), "flavour": "ab12"}, {**evaluation(1, 0.5), "colour": "red"}])
     assert richer == plain
 
 
