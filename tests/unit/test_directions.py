@@ -84,6 +84,18 @@ def test_rows_of_batches_are_never_fitted_to(count: int, rows: int) -> None:
         seen[0].update(fit_rows)
         seen[1].update(batch_rows)
     assert count == 1 or not seen[0] & seen[1]
-    assert len(seen[1]) == max(1, count // 5)
+    assert len(seen[1]) == max(1, min(count // 5, 32))
     assert split(range(count), fitting, 16, 6, 0) != split(range(count), fitting, 16, 5, 0) or count < 8
     assert np.isin(list(seen[0] | seen[1]), range(count)).all()
+
+
+def test_a_short_run_reads_few_rows_and_a_long_one_all() -> None:
+    fits = [split(range(2000), Fitting(512, 4, None), 64, 5, draw)[0] for draw in range(9)]
+    assert [len(fit) for fit in fits] == [128, 256, *[512] * 7]
+    assert fits[2][:256] == fits[1], "what was read is read again before anything else"
+    assert fits[1][:128] == fits[0]
+    assert not set(fits[2]) & set(fits[3])
+    assert len(set().union(*map(set, fits))) == 2000 - 128
+    few = [split(range(100), Fitting(512, 4, None), 64, 5, draw)[0] for draw in range(3)]
+    assert [set(fit) for fit in few] == [set(few[0])] * 3
+    assert len(few[0]) == 80

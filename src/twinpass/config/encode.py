@@ -41,6 +41,7 @@ def encode(
     examples = template.encode(rows, tokenizer, Limits(causal.window, causal.vocabulary))
     invocation: tuple[int, ...] = ()
     if trainable.activated:
-        invocation = getattr(trainable, "invocation", ()) or common_suffix(examples)
+        suffix = () if getattr(trainable, "invocation", ()) else common_suffix(examples)
+        invocation = getattr(trainable, "invocation", ()) or (suffix[-1:] if trainable.late else suffix)
         examples = activation_points(examples, invocation)
     return Encoded(examples[: len(train)], examples[len(train) :], invocation)

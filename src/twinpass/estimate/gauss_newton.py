@@ -30,7 +30,7 @@ class GaussNewton(Estimator):
     two_sided: ClassVar[bool] = True
     curved: ClassVar[bool] = True
 
-    probes: Count = 16
+    probes: Count = 8
     damping: Positive = 1.0
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:

@@ -94,12 +94,14 @@ class Fitting:
 class Trainable(ABC):
     """A choice of weights, and the settings it is trained with by default.
 
-    An ``adapter`` stands beside the model, whose own weights stay; if ``activated``, it acts from the activation point on.
+    An ``adapter`` stands beside the model, whose own weights stay; if ``activated``, it acts from the activation point on: where
+    the suffix begins, or only at its last token where the adapter is ``late``.
     """
 
     defaults: ClassVar[Defaults] = WEIGHTS
     adapter: ClassVar[bool] = False
     activated: ClassVar[bool] = False
+    late: ClassVar[bool] = False
 
     @property
     def upper(self) -> bool | None:
@@ -257,17 +259,18 @@ class Informed(Trainable):
 
     Before every step forward passes over up to ``fit_rows`` training rows tell in which direction each of the ``targets`` of the
     uppermost ``layers`` should move; probes then find out on other rows how far. What comes of it is an activated adapter of
-    LoRA's form, of at most ``rank``.
+    LoRA's form, of at most ``rank``, that acts from the prompt's last token on, where the answer is read.
 
     Args:
         targets: modules that write into the residual stream.
         ridge: how cautiously directions are fitted; by default as it predicts left-out rows best.
-        invocation: as for :class:`Activated`.
+        invocation: as for :class:`Activated`; by default the suffix's last token.
     """
 
     defaults: ClassVar[Defaults] = INFORMED
     adapter: ClassVar[bool] = True
     activated: ClassVar[bool] = True
+    late: ClassVar[bool] = True
 
     layers: Count = 12
     targets: Texts = ("o_proj", "down_proj")

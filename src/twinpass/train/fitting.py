@@ -14,18 +14,26 @@ T = TypeVar("T")
 APART = 5
 """One row in so many is set apart."""
 
+FIRST = 128
+"""Rows that the first directions of a run are fitted to, if there are as many."""
+
 
 def split(examples: Sequence[T], fitting: Fitting, batch_size: int, seed: int, draw: int) -> tuple[list[T], list[T]]:
     """Rows to fit to, and the step's batch: a pure function of (seed, draw).
 
-    A fifth of the rows is set apart for batches throughout a run, so that nothing was ever fitted to them: what a direction is
-    worth there is what it is worth. From the others as many are drawn as ``fitting`` allows. A single row serves for both.
+    A fifth of the rows, or two batches, is set apart for batches throughout a run, so that nothing was ever fitted to them: what a
+    direction is worth there is what it is worth. Of the others the first draw fits to :data:`FIRST`, the next to twice as many,
+    and so on up to ``fitting.rows``, so that a short run reads few prompts; if there are more, later draws take turns with all.
+    A single row serves for both.
     """
     count = len(examples)
     order = _shuffled(count, derive_seed(seed, "split"))
-    apart = max(1, count // APART)
+    apart = max(1, min(count // APART, 2 * batch_size))
     kept, rest = order[:apart], order[apart:] if count > 1 else order
-    fit = rest[_shuffled(len(rest), derive_seed(seed, "fit", draw))[: fitting.rows]]
+    grown = max(0, (fitting.rows - 1).bit_length() - FIRST.bit_length() + 1)  # draws until all are fitted to
+    size = min(fitting.rows, FIRST << min(draw, grown))
+    turn = fitting.rows * max(0, draw - grown) if len(rest) > fitting.rows else 0
+    fit = np.roll(rest, -turn)[:size]
     chosen = kept[_shuffled(len(kept), derive_seed(seed, "batch", draw))[:batch_size]]
     return [examples[i] for i in fit], [examples[i] for i in chosen]
 
