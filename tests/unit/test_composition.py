@@ -183,7 +183,7 @@ def test_what_is_filled_in_is_what_a_run_is_resumed_with() -> None:
         "run": {"out": "runs/it"},
     }
     resolved = parse(values, "it.toml", Path("/nowhere")).values
-    assert resolved["optimizer"] == {"kind": "sgd", "lr": 1.0, "steps": 120, "batch_size": 16}
+    assert resolved["optimizer"] == {"kind": "sgd", "lr": 1.0, "steps": 120, "batch_size": 16, "schedule": "linear"}
     assert [schedule["value"] for schedule in resolved["epsilon"]["schedules"]] == [1e-3, 0.5]
 
 

@@ -75,7 +75,7 @@ class Defaults:
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
-INFORMED = Defaults(eps=1e-2, lr=1.0, steps=4, batch_size=64, schedule="constant", estimator="gauss_newton")
+INFORMED = Defaults(eps=1e-2, lr=1.0, steps=6, batch_size=64, schedule="constant", estimator="gauss_newton")
 
 
 @dataclass(frozen=True)
