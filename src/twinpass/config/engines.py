@@ -128,6 +128,7 @@ class TorchSettings(EngineSettings):
             perturbation=subject.perturbation,
             seed=subject.seed,
             reload=subject.reload,
+            tokenizer=subject.tokenizer,
         )
         engine.block()
         return engine

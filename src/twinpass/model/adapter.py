@@ -2,19 +2,29 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
+from twinpass.model.save import new
+
+_OF_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Names of experts' layers, and of the router, in checkpoints of transformers 4."""
 
 
 class Adapter(ABC):
     """A low-rank change of some linear layers; the base model is not changed.
 
     ``tensors`` are trained, by name, and lie back to back in memory. ``modules`` says by path what each linear layer's part is made
-    of. An activated adapter acts from the tokens ``invocation`` on. ``layers`` are those that have one, if not all.
+    of. An activated adapter acts from the tokens ``invocation`` on. ``layers`` are those that have one, if not all; ``left_out``
+    are modules of the same names elsewhere than in the language model.
     """
 
     tensors: dict[str, Tensor]
@@ -22,6 +32,7 @@ class Adapter(ABC):
     targets: tuple[str, ...]
     invocation: tuple[int, ...]
     layers: range | None
+    left_out: tuple[str, ...]
     fan_in_fan_out: bool
 
     @property
@@ -56,18 +67,59 @@ class Adapter(ABC):
             "fan_in_fan_out": self.fan_in_fan_out,
             "inference_mode": True,
             **({"layers_to_transform": list(self.layers)} if self.layers else {}),
+            **({"exclude_modules": list(self.left_out)} if self.left_out else {}),
             **({"alora_invocation_tokens": list(self.invocation)} if self.invocation else {}),
         }
 
     def save(self, folder: Path, base: str) -> None:
-        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them.
+
+        Raises:
+            ModelError: they cannot be written.
+        """
         found = self.peft_tensors(self.tensors)
         tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "adapter_config.json").write_text(json.dumps(self.peft_config(base), indent=2) + "\n")
+        with new(folder) as part:
+            save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+            (part / "adapter_config.json").write_text(json.dumps(self.peft_config(base), indent=2) + "\n", "utf-8")
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the trained tensors in place, by name."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
+
+
+def targeted(causal: CausalModel, targets: Sequence[str]) -> tuple[dict[str, nn.Linear | Conv1D], tuple[str, ...]]:
+    """The language model's linear layers by path whose last name is a target, and the paths of others of these names.
+
+    Raises:
+        ModelError: PEFT would not find an adapter on them again.
+    """
+    _require_kept_by_peft(causal.model, targets)
+    chosen: dict[str, nn.Linear | Conv1D] = {}
+    left_out = []
+    for path, module in causal.model.named_modules():
+        if path.rsplit(".", 1)[-1] not in targets or not isinstance(module, nn.Linear | Conv1D):
+            continue
+        if causal.reads_text(path):
+            chosen[path] = module
+        else:
+            left_out.append(path)
+    return chosen, tuple(left_out)
+
+
+def _require_kept_by_peft(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Refuse targets that PEFT takes for routed experts, which newer models hold in one tensor of three dimensions [experts, out, in].
+
+    It looks by name, and maps an adapter of a dense layer or a shared expert of that name to experts, where it is not found.
+
+    Raises:
+        ModelError: naming the targets.
+    """
+    lost = sorted(_OF_EXPERTS & set(targets))
+    if lost and any(parameter.dim() == 3 for parameter in model.parameters()):
+        raise ModelError(
+            f"trainable.targets {lost}: in {type(model).__name__}, which has routed experts, PEFT takes these names for the experts, and the "
+            "trained adapter would be lost when it is loaded; leave them out (attention's names are kept), or train weights of the model "
+            'itself with [trainable] kind = "layers" or "pattern"'
+        )

@@ -51,6 +51,19 @@ class CausalModel:
         """What turns tokens into hidden states."""
         return cast(nn.Module, cast(Any, self.model).get_decoder())
 
+    @cached_property
+    def _text_paths(self) -> tuple[str, ...] | None:
+        """The modules that the language model of a larger one consists of; None: there is nothing else in the model."""
+        if self.model.config.get_text_config() is self.model.config:
+            return None
+        own = (self.decoder, output_layer(self.model))
+        return tuple(path for path, module in self.model.named_modules() if any(module is each for each in own))
+
+    def reads_text(self, name: str) -> bool:
+        """Whether a module or parameter belongs to the language model, and not to what the model has for images or sound."""
+        paths = self._text_paths
+        return paths is None or any(f"{name}.".startswith(f"{path}.") for path in paths)
+
     @property
     def layers_path(self) -> str:
         """The path of the list of decoder layers.
@@ -60,6 +73,8 @@ class CausalModel:
         """
         path: str
         for path, module in self.model.named_modules():
+            if not self.reads_text(path):
+                continue
             names = [name for name, _ in module.named_children()]
             if names == [str(i) for i in range(self.depth)] and isinstance(module, nn.ModuleList):
                 return path

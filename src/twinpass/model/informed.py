@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
-from twinpass.model.adapter import Adapter
+from twinpass.model.adapter import Adapter, targeted
 from twinpass.model.causal import CausalModel
 from twinpass.model.space import Space
 
@@ -59,9 +59,9 @@ class InformedAdapter(Adapter):
         self.modules: dict[str, InformedWeights] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         size = int(model.config.get_text_config().hidden_size)
-        for path, module in model.named_modules():
-            target = path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D)
-            if not target or causal.layer_of(path) < first:
+        chosen, self.left_out = targeted(causal, self.targets)
+        for path, module in chosen.items():
+            if causal.layer_of(path) < first:
                 continue
             turned = isinstance(module, Conv1D)
             self.fan_in_fan_out |= turned

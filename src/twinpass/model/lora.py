@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
-from twinpass.model.adapter import Adapter
+from twinpass.model.adapter import Adapter, targeted
 from twinpass.model.causal import CausalModel
 from twinpass.perturb.kernels import fill
 from twinpass.perturb.noise import derive_seed, name_key
@@ -33,12 +33,12 @@ class LoraAdapter(Adapter):
 
     Args:
         model: the base model; it is not changed.
-        targets: last parts of module names, such as ``q_proj``.
+        targets: last parts of module names, such as ``q_proj``, in the language model; what else a larger model has stays as it is.
         invocation: for an activated adapter, the tokens from which on it acts.
         first: the first decoder layer that gets adapters.
 
     Raises:
-        ModelError: a target matches no linear layer.
+        ModelError: a target matches no linear layer, or PEFT would not find the adapter again.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class LoraAdapter(Adapter):
         if first >= causal.depth:
             raise ModelError(f"trainable.first is {first}; {type(model).__name__} has layers 0 to {causal.depth - 1}")
         self.layers = range(first, causal.depth) if first else None
-        for path, module in model.named_modules():
-            target = path.rsplit(".", 1)[-1] in self.targets and isinstance(module, nn.Linear | Conv1D)
-            if target and (not first or causal.layer_of(path) >= first):
+        chosen, self.left_out = targeted(causal, self.targets)
+        for path, module in chosen.items():
+            if not first or causal.layer_of(path) >= first:
                 self._attach(path, module)
         self._require_matches(model)
         self.tensors = _back_to_back(self.tensors)

@@ -15,7 +15,7 @@ from twinpass.settings import STRICT, Count, Index, Positive, Text, Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from twinpass.model.adapter import Adapter
     from twinpass.model.informed import InformedWeights
@@ -50,14 +50,20 @@ class Trained:
             raise ModelError("informed directions take no derivatives; use trainable.kind = 'activated'")
         return found
 
-    def save(self, model: "PreTrainedModel", run: Path) -> Path:
-        """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face) into the run folder."""
+    def save(self, model: "PreTrainedModel", run: Path, tokenizer: "PreTrainedTokenizerBase | None" = None) -> Path:
+        """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face, with the tokenizer) into the run folder.
+
+        Raises:
+            ModelError: it cannot be written.
+        """
+        from twinpass.model.save import save_model
+
         if self.adapter is not None:
             if self.activated and not self.adapter.invocation:
                 raise ModelError("an activated adapter is saved with its invocation tokens: give them to the engine")
             self.adapter.save(run / "adapter", model.name_or_path or "")
             return run / "adapter"
-        model.save_pretrained(run / "model")
+        save_model(model, tokenizer, run / "model")
         return run / "model"
 
 
@@ -124,7 +130,7 @@ class Trainable(ABC):
 
 @settings(frozen=True, config=STRICT)
 class Full(Trainable):
-    """Every parameter of the model."""
+    """Every parameter of the language model; what else a larger model has (vision, sound) stays as it is."""
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.perturb.parameters import Parameters
@@ -154,7 +160,7 @@ class Pattern(Trainable):
         expression = re.compile(self.pattern)
         chosen = _named(model, lambda name: expression.search(name) is not None)
         if not chosen:
-            some = ", ".join(list(dict(model.named_parameters()))[:4])
+            some = ", ".join(list(_named(model, lambda name: True))[:4])
             raise ModelError(f"trainable.pattern {self.pattern!r} matches none of the model's parameters ({some}, ...)")
         return Trained(Parameters(chosen))
 
@@ -296,12 +302,15 @@ class Informed(Trainable):
 
 
 def _named(model: "PreTrainedModel", chosen: Callable[[str], bool]) -> "dict[str, Tensor]":
-    """Parameters by name; a tied one counts if any of its names is chosen, and stands under its first name."""
+    """Parameters of the language model by name; a tied one counts if any of its names is chosen, and stands under its first name."""
+    from twinpass.model.causal import CausalModel
+
+    causal = CausalModel(model)
     names: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(tensor), name)
-        if chosen(name):
+        if chosen(name) and causal.reads_text(name):
             tensors[first] = tensor
     order = [name for name in names.values() if name in tensors]
     return {name: tensors[name] for name in order}

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, AdamStep, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
@@ -71,6 +71,7 @@ class TorchEngine(Engine):
         invocation: the tokens that activate an activated adapter; they are saved with it.
         seed: where new adapter weights come from.
         reload: returns the base checkpoint's tensors by name, for :meth:`reset`; adapters do not need it.
+        tokenizer: what is saved together with a trained model.
 
     Raises:
         ModelError: the model or its trainable weights cannot be used; the message says which and why.
@@ -89,8 +90,9 @@ class TorchEngine(Engine):
         invocation: tuple[int, ...] = (),
         seed: int = 0,
         reload: Callable[[], Mapping[str, Tensor]] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self.model = model
+        self.model, self._tokenizer = model, tokenizer
         model.train(False)
         self.noise: Distribution = noise
         self._causal = CausalModel(model)
@@ -421,7 +423,7 @@ class TorchEngine(Engine):
 
     def save(self, run: Path) -> Path:
         self.settle()
-        return self._trained.save(self.model, run)
+        return self._trained.save(self.model, run, self._tokenizer)
 
 
 def _warn(message: str) -> None:

@@ -119,6 +119,7 @@ def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: st
         reload=lambda: load(subject.path, subject.dtype, trust_remote_code=subject.trust_remote_code)[0],
         noise=subject.noise,
         inplace=subject.perturbation == "inplace",
+        tokenizer=subject.tokenizer,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Lane, Term
 from twinpass.engine.sglang.server import Server, Variant
@@ -32,7 +32,7 @@ class WeightVariants(Variants):
         model: the model at ``theta_0``, with its weights, which end up on the lattice if they are to move in place.
         checkpoint: the model's hash.
         trained: which of its weights are trained; a ``trainable`` picked them.
-        reload: loads the model again, to save it.
+        reload: loads the model again, to save it together with the ``tokenizer``.
         noise: distribution of ``z``.
         inplace: move the weights on a lattice, without a copy of them; otherwise ``theta`` stays in a copy in main memory.
 
@@ -52,9 +52,10 @@ class WeightVariants(Variants):
         reload: Callable[[], PreTrainedModel],
         noise: Distribution,
         inplace: bool,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self._server, self._noise, self._inplace = server, noise, inplace
-        self._trainable, self._reload = trainable, reload
+        self._trainable, self._reload, self._tokenizer = trainable, reload, tokenizer
         self._numel = trained.parameters.numel
         self._terms: list[Term] = []
         self._waiting: list[Term] = []
@@ -151,7 +152,7 @@ class WeightVariants(Variants):
             raise EngineError(
                 "SGLang's weights are not those that the journal leads to; rebuild them with 'twinpass replay RUN', and do not trust this run"
             )
-        return trained.save(model, run)
+        return trained.save(model, run, self._tokenizer)
 
     def close(self) -> None:
         try:
