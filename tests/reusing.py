@@ -21,6 +21,7 @@ from architectures import (
     naive,
     shifted,
 )
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -56,26 +57,38 @@ def activated_engine(name: str, model: PreTrainedModel, **options: Any) -> Torch
     return engine
 
 
-def naive_activated(model: PreTrainedModel, adapters: Mapping[str, Tensor], request: Request) -> Score:
-    """The model's own forward on one sequence, with the adapters added to the rows from the activation point on."""
+@contextmanager
+def acting(model: PreTrainedModel, adapters: Mapping[str, Tensor], active_from: int) -> Iterator[None]:
+    """Inside the block the adapters are added to the rows of one sequence from the activation point on."""
     handles = []
     for name in [name for name in adapters if name.endswith(".lora_A.weight")]:
         path = name.removesuffix(".lora_A.weight")
         change = 2.0 * adapters[f"{path}.lora_B.weight"] @ adapters[name]
 
         def hook(module: nn.Module, args: Any, y: Tensor, change: Tensor = change) -> Tensor:
-            rows = args[0].reshape(len(request.inputs), -1) @ change.t()
-            rows[: request.active_from] = 0
+            rows = args[0].reshape(-1, change.shape[1]) @ change.t()
+            rows[:active_from] = 0
             return torch.add(y, rows.view(y.shape))
 
         handles.append(model.get_submodule(path).register_forward_hook(hook))
     try:
-        with torch.no_grad(), nullcontext() if model.config.model_type in FALLBACK else Float64Softmax():
-            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0]
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    logprobs = torch.log_softmax(logits[len(request.prompt) - 1 :].double(), -1).numpy()
+
+
+def naive_logprobs(model: PreTrainedModel, tokens: Sequence[int]) -> NDArray[np.float64]:
+    """The model's own forward on one sequence: log-probabilities [tokens, vocabulary] of what follows each token."""
+    with torch.no_grad(), nullcontext() if model.config.model_type in FALLBACK else Float64Softmax():
+        logits = model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
+    return np.asarray(torch.log_softmax(logits.double(), -1).numpy())
+
+
+def naive_activated(model: PreTrainedModel, adapters: Mapping[str, Tensor], request: Request) -> Score:
+    """The model's own forward on one sequence, with the adapters added to the rows from the activation point on."""
+    with acting(model, adapters, request.active_from):
+        logprobs = naive_logprobs(model, request.inputs)[len(request.prompt) - 1 :]
     return np.asarray(logprobs[range(len(request.completion)), request.completion])
 
 

@@ -5,7 +5,7 @@ direction, ``eps`` the perturbation scale, ``lr`` the learning rate, ``g`` the p
 ``(L(theta + eps z) - L(theta - eps z)) / (2 eps)``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Tokens = tuple[int, ...]
 """Token ids."""
+
+Decode = Callable[[Tokens], str]
+"""The text of some tokens, without special ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,59 @@ class Scores:
     work: Work
     cache: Held = Held()
     prefix: PrefixReport = PrefixReport()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Ask for a continuation of ``tokens``; ``active_from`` is the activation point, as in a :class:`Request`.
+
+    ``row`` and ``sample`` name the random numbers that it is sampled with: lanes share them, other prompts have others.
+    """
+
+    tokens: Tokens
+    active_from: int = 0
+    row: int = 0
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a continuation is chosen, token by token, and where it ends.
+
+    A token is a pure function of (seed, row, sample, its position in the continuation, logits). ``temperature`` 0 is greedy: the
+    likeliest token. Otherwise logits are divided by it; then the ``top_k`` likeliest (0: all) are kept, and of those the fewest whose
+    probabilities add up to ``top_p``. A text ends after ``max_tokens``, with one of ``stop_tokens``, or where it holds one of ``stop``.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A continuation: all ``tokens`` that were chosen and the log-probability (nats, at temperature 1) of each.
+
+    ``text`` goes up to what stopped it; ``stopped`` says whether anything but ``max_tokens`` did.
+    """
+
+    tokens: Tokens
+    logprobs: Score
+    text: str
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What an engine wrote: ``values[lane][prompt]``, the work it took, and what its cache holds after it."""
+
+    values: Sequence[Sequence[Text]]
+    work: Work
+    cache: Held = Held()
 
 
 @dataclass(frozen=True, slots=True)

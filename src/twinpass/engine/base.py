@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.core import AdamStep, Lane, Probe, Request, Score, Scores, Term
+from twinpass.core import AdamStep, Decode, Lane, Probe, Prompt, Request, Sampling, Score, Scores, Term, Texts
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
 
@@ -77,6 +77,14 @@ class Engine(ABC):
 
         What the model returns is passed on as it is, also where it is not a finite number.
         """
+
+    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+        """Continue every prompt under every lane; ``decode`` turns a continuation's tokens into text.
+
+        Raises:
+            ModelError: a prompt and ``max_tokens`` do not fit the model's window, or the engine has no such lanes.
+        """
+        raise ModelError(f"{type(self).__name__} scores texts and writes none; use [engine] kind = 'torch'")
 
     @property
     @abstractmethod
@@ -188,3 +196,29 @@ def require_fit(requests: Sequence[Request], window: int | None, vocabulary: int
                     f"request {i} has token {token}, the model's vocabulary is 0 to {vocabulary - 1}; "
                     "the tokenizer belongs to another model"
                 )
+
+
+def require_room(
+    prompts: Sequence[Prompt], sampling: Sampling, window: int | None, vocabulary: int, *, activated: bool
+) -> None:
+    """Refuse prompts that a model of ``vocabulary`` tokens and this ``window`` (None: no limit known) cannot continue.
+
+    Raises:
+        ModelError: naming the first prompt that does not fit, and why.
+    """
+    if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise ModelError(
+            f"{sampling}: max_tokens has to be 1 or more, temperature and top_k 0 or more, and top_p above 0 and at most 1"
+        )
+    if "" in sampling.stop:
+        raise ModelError("a stop string is empty, so that every text would end before it begins; leave it out")
+    require_fit(
+        [Request(prompt.tokens, (0,), prompt.active_from) for prompt in prompts], None, vocabulary, activated=activated
+    )
+    for i, prompt in enumerate(prompts):
+        count = len(prompt.tokens)
+        if window is not None and count + sampling.max_tokens - 1 > window:
+            raise ModelError(
+                f"request {i} has {count} tokens and may be continued by {sampling.max_tokens}; the model's window holds {window}: "
+                f"shorten it, or set max_tokens to {max(0, window + 1 - count)} or less"
+            )

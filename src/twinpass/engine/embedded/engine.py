@@ -12,21 +12,40 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, AdamStep, Held, Lane, Probe, Request, Scores, Term, WeightsVersion, Work
-from twinpass.engine.base import Engine, Gradient, Slopes, require_fit
+from twinpass.core import (
+    BASE,
+    AdamStep,
+    Decode,
+    Held,
+    Lane,
+    Probe,
+    Prompt,
+    Request,
+    Sampling,
+    Scores,
+    Term,
+    Text,
+    Texts,
+    WeightsVersion,
+    Work,
+)
+from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_room
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
 from twinpass.engine.embedded.linear.products import Blocked
 from twinpass.engine.embedded.linear.tandem import Tandem
-from twinpass.engine.embedded.scoring.jobs import Job, Result
+from twinpass.engine.embedded.scoring.jobs import Common, Job, Result
 from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.engine.embedded.scoring.linearised import score_linear
 from twinpass.engine.embedded.scoring.observe import Observer
+from twinpass.engine.embedded.scoring.passes import RunningOf
 from twinpass.engine.embedded.scoring.plain import score_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import Shares
 from twinpass.engine.embedded.scoring.trial import Trial, reads_columns, still_runs
+from twinpass.engine.embedded.scoring.writing import Order, PackedWriter
+from twinpass.engine.embedded.scoring.writing_plain import write_plain
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel, output_layer
 from twinpass.model.identity import digest, hash_of, require_finite
@@ -216,6 +235,56 @@ class TorchEngine(Engine):
         held = Held() if self._scorer is None else self._scorer.held
         return Scores(result.values, result.work, held, result.prefix)
 
+    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+        require_room(prompts, sampling, self.window, self._causal.vocabulary, activated=self._trained.activated)
+        if any(lane.linear or lane.prefix != "own" for lane in lanes):
+            raise ModelError("texts are written under exact lanes: use an exact policy, and no derivatives")
+        if not prompts or not lanes:
+            return Texts([[] for _ in lanes], Work())
+        if self._inplace is None:
+            values, work = self._write(prompts, lanes, lanes, sampling, decode)
+        else:
+            values, work = [], Work()
+            for lane in lanes:
+                self._inplace.move_to(lane)
+                own, took = self._write(prompts, [BASE], [lane], sampling, decode)
+                values += own
+                work += took
+        return Texts(values, work, Held() if self._scorer is None else self._scorer.held)
+
+    def _write(
+        self,
+        prompts: Sequence[Prompt],
+        lanes: Sequence[Lane],
+        versions: Sequence[Lane],
+        sampling: Sampling,
+        decode: Decode,
+    ) -> tuple[list[list[Text]], Work]:
+        """``[lane][prompt]`` texts of ``lanes`` over the weights in memory, which are together ``versions``."""
+        if self._scorer is None:
+            return self._write_plain(prompts, lanes, sampling, decode)
+        used: dict[tuple[Lane, ...], LaneWeights] = {}
+        own = [self._ledger.lane(lane) for lane in versions]
+        order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._common(versions))
+        found = PackedWriter(self._scorer).write(order)
+        self._tandem.check(used.values())
+        return found
+
+    def _write_plain(
+        self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Text]], Work]:
+        starts = [prompt.active_from if self._trained.activated else 0 for prompt in prompts]
+        values, work = [], Work()
+        for lane in lanes:
+            weights = LaneWeights(self.parameters, self.noise, [lane])
+            texts, ran = write_plain(self._causal, prompts, starts, self._running(weights), sampling, decode)
+            self._tandem.check([weights])
+            values.append(texts)
+            demand = sum(len(prompt.tokens) + len(text.tokens) - 1 for prompt, text in zip(prompts, texts, strict=True))
+            depth = self._causal.depth
+            work += Work(depth * demand, depth * ran, {"again": depth * (demand - ran)})
+        return values, work
+
     def _score_linear(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
         if not all(lane.linear and lane.probe for lane in lanes):
             raise ModelError("linear lanes are scored on their own: score the others in another call")
@@ -298,18 +367,23 @@ class TorchEngine(Engine):
         if self._scorer is None:
             return self._pass_plain(requests, lanes)
         used: dict[tuple[Lane, ...], LaneWeights] = {}
+        own = [self._ledger.lane(lane) for lane in versions]
+        job = Job(requests, own, self._running_of(lanes, used), self._common(versions), spans, observer=observer)
+        result = self._scorer.score(job)
+        self._tandem.check(used.values())
+        return result
+
+    def _running_of(self, lanes: Sequence[Lane], used: dict[tuple[Lane, ...], LaneWeights]) -> RunningOf:
+        """What makes the model compute some weights versions; ``used`` takes note of the lanes."""
 
         def running_of(which: Sequence[WeightsVersion]) -> Running:
             chosen = tuple(lanes if self._inplace is not None else [version.lane for version in which])
             return self._running(used.setdefault(chosen, LaneWeights(self.parameters, self.noise, chosen)))
 
-        own = [self._ledger.lane(lane) for lane in versions]
-        blocks = {lane.probe.block for lane in versions if lane.probe is not None} or {None}
-        result = self._scorer.score(
-            Job(requests, own, running_of, self._shares.common(blocks), spans, observer=observer)
-        )
-        self._tandem.check(used.values())
-        return result
+        return running_of
+
+    def _common(self, lanes: Sequence[Lane]) -> Common | None:
+        return self._shares.common({lane.probe.block for lane in lanes if lane.probe is not None} or {None})
 
     def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Result:
         starts = [request.active_from if self._trained.activated else 0 for request in requests]

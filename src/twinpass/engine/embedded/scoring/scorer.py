@@ -130,7 +130,7 @@ class PackedScorer:
             if job.common is None:
                 batch, reads = self._lanes(job)
             else:
-                shared = self._share(job.requests, job.common, stack)
+                shared = self.share(job.requests, job.common, stack)
                 ran = self.passes.computed - started
                 reused[job.common.sharing.source] = shared.packed.rows * job.common.sharing.layers - ran
                 batch, reads = self._above(job, job.common, shared)
@@ -153,7 +153,7 @@ class PackedScorer:
         if common.sharing.kept:
             for part in self._groups(Job(requests, (), lambda versions: alone, common)):
                 with ExitStack() as stack:
-                    self._share(requests[part], common, stack)
+                    self.share(requests[part], common, stack)
 
     def move(self, terms: Sequence[Term], version: WeightsVersion) -> None:
         """An update brings the weights to ``version``: what is carried follows, or is dropped."""
@@ -208,7 +208,7 @@ class PackedScorer:
         lanes, depth = len(job.versions), self._causal.depth
         with ExitStack() as stack:
             if job.common is not None:
-                shared = self._share(job.requests, job.common, stack)
+                shared = self.share(job.requests, job.common, stack)
                 ran = self.passes.computed - started
                 reused[job.common.sharing.source] = lanes * _shared_work(shared.packed, job.common) - ran
                 values = self._run_common(job, job.common, shared)
@@ -226,14 +226,14 @@ class PackedScorer:
         sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
         return self.prefixes.prepare(sequences, job.shared, job.versions, spans, job.running_of, stack)
 
-    def _share(self, requests: Sequence[Request], common: Common, stack: ExitStack) -> Shared:
+    def share(self, requests: Sequence[Request], common: Common, stack: ExitStack) -> Shared:
         """Find or compute what lanes share; it stays until ``stack`` closes."""
         version = common.version
         sequences = sorted({_shared_tokens(request, common) for request in requests} - {()})
         packed = pack(sequences)
         slots = np.full(packed.rows, -1, np.int64)
         for tokens in sequences:
-            self._lease(tokens, packed.path_of[tokens], version, slots, stack)
+            self.lease(tokens, packed.path_of[tokens], version, slots, stack)
         fresh = slots < 0
         if not fresh.any():
             return Shared(packed, slots)
@@ -257,7 +257,7 @@ class PackedScorer:
         for tokens in sequences:
             path = packed.path_of[tokens]
             reservation.insert(version, tokens, slots[path])
-            self._lease(tokens, path, version, slots, stack)
+            self.lease(tokens, path, version, slots, stack)
         return Shared(packed, slots)
 
     def _run_lower(
@@ -289,7 +289,7 @@ class PackedScorer:
             rows = np.concatenate([np.arange(edge.stop - count, edge.stop) for edge, count in new])
             spill.store(sequences, slots[rows], self.passes.pool)
 
-    def _lease(self, tokens: Tokens, path: Rows, version: WeightsVersion, slots: Rows, stack: ExitStack) -> None:
+    def lease(self, tokens: Tokens, path: Rows, version: WeightsVersion, slots: Rows, stack: ExitStack) -> None:
         """Pin what is held of a sequence until ``stack`` closes, and write where it is into ``slots`` [R]."""
         found = stack.enter_context(self._cache.lease(version, tokens))
         slots[path[: len(found)]] = found
@@ -366,7 +366,7 @@ class PackedScorer:
             request.prompt: path[: len(request.prompt)] for request, path in zip(job.requests, paths, strict=True)
         }
         for prompt, path in prompts.items():
-            self._lease(prompt, path, version, slots, stack)
+            self.lease(prompt, path, version, slots, stack)
         batch.fresh[:] = (slots < 0) | read
         count = np.zeros(batch.packed.rows, np.int64)
         for path in prompts.values():
