@@ -158,6 +158,7 @@ def test_full_lanes_in_float32(name: str) -> None:
     assert_lanes(engine_of(name, model), model, LANES, TOLERANCE[torch.float32])
 
 
+@pytest.mark.full
 @architectures
 def test_missing_any_parameter_would_show(name: str) -> None:
     model, lane = build(name), LANES[0]

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from tiers import some_fast
 
 from twinpass.cli.main import main
 from twinpass.train.journal import History, read
@@ -60,7 +61,10 @@ def events_of(run: Path) -> list[tuple[str, int]]:
     return [(row["event"], row["step"]) for row in rows]
 
 
-@pytest.fixture(params=KINDS)
+FAST = ("lora", "full-inplace", "full-bfloat16", "blocks", "activated-pages")
+
+
+@pytest.fixture(params=some_fast(KINDS, FAST))
 def finished(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A finished run of each kind."""
     if request.param == "plain-path":
@@ -111,6 +115,7 @@ def test_a_step_in_the_middle(tmp_path: Path) -> None:
     assert same(weights(tmp_path / "long/run/step-4"), weights(tmp_path / "short/run"))
 
 
+@pytest.mark.plots
 def test_the_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tiny.config(tmp_path)), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
