@@ -32,10 +32,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 COMMON = ["engine.kind=sglang", "reuse.policy=auto", "estimator.noise=gaussian", "epsilon.value=1e-2", "run.out=unused"]
 INPLACE = ["estimator.perturbation=inplace", "estimator.noise=binomial", "epsilon.value=1e-3", "trainable.kind=full"]
 CASES = {
-    "reviews, lora": ("reviews.toml", ["trainable.kind=lora"]),
-    "reviews, activated": ("reviews.toml", []),
-    "reviews with 8 demonstrations, lora": ("reviews.toml", ["trainable.kind=lora", "task.shots=8"]),
-    "reviews with 8 demonstrations, activated": ("reviews.toml", ["task.shots=8"]),
+    "reviews, lora": ("reviews-mezo.toml", ["trainable.kind=lora"]),
+    "reviews, activated": ("reviews-mezo.toml", []),
+    "reviews with 8 demonstrations, lora": ("reviews-mezo.toml", ["trainable.kind=lora", "task.shots=8"]),
+    "reviews with 8 demonstrations, activated": ("reviews-mezo.toml", ["task.shots=8"]),
     "reviews, all weights": ("reviews-full.toml", INPLACE),
     "reviews with 8 demonstrations, all weights": ("reviews-full.toml", [*INPLACE, "task.shots=8"]),
     "options of a 200-token context, all weights": ("options.toml", INPLACE),

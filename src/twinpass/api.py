@@ -18,7 +18,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
-from twinpass.model.trainable import Lora, Trainable
+from twinpass.model.trainable import Informed, Lora, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
@@ -86,8 +86,8 @@ def finetune(
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
-    " {summary}". Defaults: LoRA of rank 8, two-sided SPSA with one probe; learning rate, steps, rows a step and eps by what is
-    trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
+    " {summary}". Defaults: :class:`Informed` where there is a suffix, so that all prompts end alike, and LoRA of rank 8 by two-sided SPSA
+    where there is none; learning rate, steps, rows a step, eps and estimator by what is trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
@@ -109,7 +109,7 @@ def finetune(
             (a ValueError) for a setting out of range.
     """
     template, usual = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
-    trainable = trainable or Lora()
+    trainable = trainable or (Informed() if suffix else Lora())
     suited = trainable.defaults
     estimator = estimator or (GaussNewton() if suited.estimator == "gauss_newton" else Spsa())
     if optimizer is None and estimator.whole:

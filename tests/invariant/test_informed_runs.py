@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from twinpass import Informed, finetune
 from twinpass.cli.main import main
+from twinpass.errors import DataError
 
 ROWS = tiny.rows(40)
 STEPS = 3
@@ -113,4 +114,21 @@ def test_what_does_not_go_together_is_refused(
     path = tiny.config(tmp_path, **({"trainable": {"kind": "informed", "layers": 1}} | sections))
     assert main(["train", str(path)]) == 2
     assert says in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_end_otherwise_are_refused(tmp_path: Path) -> None:
+    rows = [{"text": "a fine film", "label": 1}, {"text": "dull story", "label": 0}]
+    with pytest.raises(
+        DataError, match=r"train, row 2: the prompt ends with token .* let task\.suffix end all prompts alike"
+    ):
+        finetune(
+            tiny.model(),
+            tiny.tokenizer(),
+            rows,
+            prompt="Review: {text}",
+            options=[" bad", " good"],
+            trainable=Informed(layers=1),
+            out=tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()

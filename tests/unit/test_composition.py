@@ -161,7 +161,7 @@ def test_file_finetune_and_page_have_the_same_defaults(
     assert in_file == in_python == on_page
 
 
-@pytest.mark.parametrize("name", ["reviews", "reviews-full"])
+@pytest.mark.parametrize("name", ["reviews", "reviews-mezo", "reviews-full"])
 def test_the_examples_for_reviews_are_trained_by_the_defaults(name: str) -> None:
     config = load_config(EXAMPLES / f"{name}.toml")
     suited = config.trainable.defaults

@@ -23,9 +23,9 @@ WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
     "reviews-8shot": ("reviews-full.toml", SHOTS),
     "options": ("options.toml", ()),
     "generation": ("generation.toml", ()),
-    "activated-0shot": ("reviews.toml", ()),
-    "activated-8shot": ("reviews.toml", SHOTS),
-    RACE: ("reviews.toml", FRUGAL),
+    "activated-0shot": ("reviews-mezo.toml", ()),
+    "activated-8shot": ("reviews-mezo.toml", SHOTS),
+    RACE: ("reviews-mezo.toml", FRUGAL),
 }
 """Named workloads: a configuration among the examples, and what is set in it."""
 

@@ -110,7 +110,7 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 
 def _activation(built: Mapping[str, Any]) -> list[str]:
     trainable, task = built.get("trainable"), built.get("task")
-    if trainable is None or task is None or not trainable.activated or task.suffix:
+    if trainable is None or task is None or not trainable.activated or trainable.late or task.suffix:
         return []
     if getattr(trainable, "invocation", ()):
         return []

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Trainable
-from twinpass.task.activation import activation_points, common_suffix
+from twinpass.task.activation import activation_points, common_suffix, last_token
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.rows import Row
@@ -41,7 +41,7 @@ def encode(
     examples = template.encode(rows, tokenizer, Limits(causal.window, causal.vocabulary))
     invocation: tuple[int, ...] = ()
     if trainable.activated:
-        suffix = () if getattr(trainable, "invocation", ()) else common_suffix(examples)
-        invocation = getattr(trainable, "invocation", ()) or (suffix[-1:] if trainable.late else suffix)
+        common = last_token if trainable.late else common_suffix
+        invocation = getattr(trainable, "invocation", ()) or common(examples)
         examples = activation_points(examples, invocation)
     return Encoded(examples[: len(train)], examples[len(train) :], invocation)

@@ -103,6 +103,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 },
             ),
             "kind",
+            "informed",
         ),
         "task": Section(
             Family(

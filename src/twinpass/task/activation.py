@@ -31,6 +31,24 @@ def common_suffix(examples: Sequence[Example]) -> Tokens:
     return suffix
 
 
+def last_token(examples: Sequence[Example]) -> Tokens:
+    """The token that every prompt ends with, as a sequence of one.
+
+    Raises:
+        DataError: they end with different ones.
+    """
+    if not examples:
+        return ()
+    last = examples[0].prompt[-1:]
+    for example in examples:
+        if example.prompt[-1:] != last:
+            raise DataError(
+                f"{example.place}: the prompt ends with token {example.prompt[-1]} here and with {last[0]} in {examples[0].place}; informed "
+                'adapters act from the last one on: let task.suffix end all prompts alike, such as "Answer:", or set trainable.invocation'
+            )
+    return last
+
+
 def activation_points(examples: Sequence[Example], invocation: Tokens) -> list[Example]:
     """The examples with ``suffix_start`` at the last place where ``invocation`` stands in the prompt.
 

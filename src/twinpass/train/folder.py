@@ -68,7 +68,7 @@ class RunFolder:
     @property
     def spaces(self) -> Spaces:
         """Directions that were fitted to the task."""
-        return Spaces(self.path / "spaces")
+        return Spaces.of(self.path)
 
     @property
     def metrics(self) -> Path:
@@ -137,7 +137,7 @@ class RunFolder:
         evaluations = sum(record["kind"] == "evaluation" for record in records)
         with closing(journal):
             with closing(Metrics(self.metrics, history.draws, evaluations)) as metrics:
-                trainer = Trainer(engine, plan, journal, history, Listeners([metrics, listener]), self.spaces)
+                trainer = Trainer(engine, plan, journal, history, Listeners([metrics, listener]))
                 trainer.run()
             if (kept := history.kept(plan.keep)) < len(history.steps):
                 trainer.return_to(kept)

@@ -16,6 +16,11 @@ class Spaces:
 
     folder: Path
 
+    @classmethod
+    def of(cls, run: Path) -> "Spaces":
+        """Those of a run's folder."""
+        return cls(run / "spaces")
+
     def save(self, space: Space) -> str:
         """Write a space, on the disk before anything names it; returns its digest."""
         digest = space.digest

@@ -58,7 +58,6 @@ class Trainer:
         engine: at ``theta_0``; the trainer brings it to where ``history`` stands.
         journal: open for appending.
         history: what the journal already holds.
-        spaces: where directions are kept that are fitted to the task.
     """
 
     engine: Engine
@@ -66,7 +65,6 @@ class Trainer:
     journal: Journal
     history: History = field(default_factory=History)
     listener: Listener = field(default_factory=Listener)
-    spaces: Spaces | None = None
     clock: Callable[[], float] = time.perf_counter
     _descent: Descent | None = None
 
@@ -150,10 +148,13 @@ class Trainer:
         """Bring the engine from ``theta_0`` to where it stood after the first ``steps`` steps."""
         if self._descent is not None:
             self._descent.rebuild(self.history, steps)
-        elif self.spaces is None:
-            self.engine.update(self.history.terms(0, steps))
         else:
-            advance(self.engine, self.history.steps[:steps], self.spaces)
+            advance(self.engine, self.history.steps[:steps], self._spaces)
+
+    @property
+    def _spaces(self) -> Spaces:
+        """Where directions are kept that are fitted to the task: beside the journal that names them."""
+        return Spaces.of(self.journal.path.parent)
 
     def _warm_one(self, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]) -> None:
         self.engine.warm(self.plan.objective.requests(examples), probes, since)
@@ -269,14 +270,14 @@ class Trainer:
     def _fit(self, draw: int) -> tuple[str, Work] | None:
         """Let the engine take up directions fitted to the task as it stands; their digest, and what it took. None: it has none."""
         plan, engine = self.plan, self.engine
-        if plan.fitting is None or self.spaces is None:
+        if plan.fitting is None:
             return None
         from twinpass.estimate.directions import fit
 
         examples, objective, known = self._fitted(draw), plan.objective, plan.fitting
         observed = engine.observe(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
         space = fit(observed, engine.outputs, rank=known.rank, ridge=known.ridge)
-        digest = self.spaces.save(space)
+        digest = self._spaces.save(space)
         engine.use(space)
         return digest, observed.work
 

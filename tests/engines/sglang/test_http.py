@@ -259,7 +259,7 @@ def resume(run: Path) -> int:
     return process.returncode
 
 
-def settings(out: Path, config: str = "reviews.toml", **changes: object) -> list[str]:
+def settings(out: Path, config: str = "reviews-mezo.toml", **changes: object) -> list[str]:
     values = {
         "engine.kind": "sglang",
         "optimizer.steps": 8,

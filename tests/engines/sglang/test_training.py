@@ -11,7 +11,7 @@ from torch import Tensor, equal
 from twinpass.cli.main import main as twinpass
 from twinpass.train.journal import read
 
-CONFIG = Path(__file__).parents[3] / "examples" / "reviews.toml"
+CONFIG = Path(__file__).parents[3] / "examples" / "reviews-mezo.toml"
 STEPS = 30
 SETTINGS = [
     "engine.kind=sglang",
