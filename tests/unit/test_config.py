@@ -164,7 +164,6 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"model": {"kind": "x"}}, ("[model] kind: no such key", "there are path, dtype")),
     # kinds
     ({"trainable": {"kind": "lorra"}}, ("[trainable] kind: there is no 'lorra'", "did you mean 'lora'?", "pattern")),
-    ({"trainable": {"kind": None}}, ("[trainable] kind: is missing", "choose from full, lora")),
     ({"trainable": {"kind": 3}}, ("[trainable] kind: there is no 3",)),
     ({"trainable": {"kind": ["full"]}}, ("[trainable] kind: there is no ['full']",)),
     ({"reuse": {"policy": "exat"}}, ("[reuse] policy: there is no 'exat'", "did you mean 'exact'?")),

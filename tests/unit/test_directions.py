@@ -71,6 +71,17 @@ def test_no_error_gives_no_direction_and_no_fault() -> None:
     assert not bool(space.inputs["a"].any())
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_few_rows_give_finite_directions(rows: int) -> None:
+    seen, _ = observed()
+    few = Observed({"a": seen.inputs["a"][:rows]}, seen.errors[:rows], seen.scale, Work())
+    space = fit(few, None, rank=4)
+    assert bool(torch.isfinite(space.inputs["a"]).all())
+    assert bool(space.inputs["a"].any())
+    alike = Observed({"a": seen.inputs["a"][:1].expand(5, -1)}, seen.errors[:5], seen.scale, Work())
+    assert bool(torch.isfinite(fit(alike, None, rank=4).inputs["a"]).all())
+
+
 @pytest.mark.parametrize(("count", "rows"), [(400, 100), (60, 512), (7, 3), (2, 5), (1, 5)])
 def test_rows_of_batches_are_never_fitted_to(count: int, rows: int) -> None:
     seen: tuple[set[int], set[int]] = (set(), set())

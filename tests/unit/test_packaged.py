@@ -65,7 +65,7 @@ def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 2
-    assert "./nowhere" in ran.stderr, "configuration and rows were read from the wheel"
+    assert "nowhere" in ran.stderr.replace("\n", ""), "configuration and rows were read from the wheel"
 
 
 def test_load_model_gives_model_and_tokenizer(tmp_path: Path) -> None:

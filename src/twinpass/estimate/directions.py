@@ -64,7 +64,7 @@ def _best_ridge(inputs: Sequence[Tensor], wanted: Tensor) -> float:
     for x in inputs[:: max(1, len(inputs) // SAMPLED)]:
         centred = x - x.mean(0)
         gram = (centred @ centred.t()).double()
-        level = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        level = _level(x, gram)
         values, vectors = torch.linalg.eigh(gram)
         turned = vectors.t() @ target
         for i, ridge in enumerate(RIDGES):
@@ -72,6 +72,12 @@ def _best_ridge(inputs: Sequence[Tensor], wanted: Tensor) -> float:
             off = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
             found[i] += float(off.square().sum())
     return RIDGES[int(found.argmin())]
+
+
+def _level(x: Tensor, gram: Tensor) -> Tensor:
+    """An input's mean square distance from the mean, but no less than rounding makes of it where all inputs are alike."""
+    rounding = 1e-6 * x.double().square().sum(1).mean()
+    return torch.maximum(gram.diagonal().mean(), rounding).clamp_min(1e-30)
 
 
 def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:
@@ -83,7 +89,7 @@ def _direction(x: Tensor, wanted: Tensor, scale: float, ridge: float) -> Tensor:
     mean, target = x.mean(0), wanted.mean(0)
     centred = x - mean
     gram = (centred @ centred.t()).double()
-    gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny))
+    gram.diagonal().add_(ridge * _level(x, gram))
     weights = torch.linalg.solve(gram, wanted - target)
     found = weights.t().to(x) @ centred
     found += torch.outer(target.to(x) - found @ mean, mean) / mean.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
