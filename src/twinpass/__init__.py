@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
+    from twinpass.report.callbacks import Callbacks
     from twinpass.reuse.activated import Activated as ActivatedReuse
     from twinpass.reuse.auto import Auto as AutoReuse
     from twinpass.reuse.debiased import Debiased as DebiasedReuse
@@ -35,6 +36,7 @@ __all__ = [
     "AdaptiveEpsilon",
     "AutoReuse",
     "Backprop",
+    "Callbacks",
     "ConstantEpsilon",
     "CosineEpsilon",
     "DebiasedReuse",
@@ -71,6 +73,7 @@ _MODULES = {
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
+    "report.callbacks": ("Callbacks",),
     "reuse.activated": ("ActivatedReuse",),
     "reuse.auto": ("AutoReuse",),
     "reuse.debiased": ("DebiasedReuse",),

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,9 @@ from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.paths import expand
+from twinpass.report.callbacks import Callbacks
 from twinpass.report.files import storing, sync
+from twinpass.report.listener import Listeners
 from twinpass.report.progress import ProgressBar
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
@@ -37,6 +40,8 @@ from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
+
+Exist = Literal["error", "resume", "new"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ def finetune(
     max_seconds: float | None = None,
     resume: bool = False,
     accept_changes: bool = False,
+    exist: Exist = "error",
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` on rows by forward passes only.
 
@@ -98,7 +105,10 @@ def finetune(
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
         max_seconds: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
-        out: the run folder; it must be new, unless ``resume`` continues the run in it.
+        out: the run folder; it must be new, unless ``resume`` continues the run in it, or ``exist`` says otherwise.
+        exist: where ``out`` holds a run already: an "error"; "resume" it, so that a cell of a notebook can be run again (a finished run
+            is left as it is); or begin a "new" one beside it, in ``out-2`` and so on.
+        callbacks: functions to be told of steps, evaluations, rollbacks and the end.
         accept_changes: resume although rows, tokenizer or code are others than the run began with; its journal will say so.
 
     Returns:
@@ -131,8 +141,12 @@ def finetune(
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
     if problems := conflicts(sections) or engine.lacks(sections):
         raise ConfigError("finetune", problems)
+    path = expand(str(out))
+    if exist == "new":
+        path = _beside(path)
+    resume = resume or (exist == "resume" and RunFolder(path).journal.exists())
     folder = RunFolder(
-        expand(str(out)),
+        path,
         named="out",
         instead="continue it with resume=True, or choose another folder with out=FOLDER",
         accepting="accept_changes=True",
@@ -174,12 +188,20 @@ def finetune(
                         save_file(dict(run.engine.parameters), base)
                         sync(base)
                 journal = folder.begin(values, run.engine, run.ground)
+            told = callbacks or Callbacks()
             with ProgressBar(Console(stderr=True)) as bar:
-                summary = folder.train(run.engine, run.plan, journal, records, bar)
+                summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told]))
         finally:
             run.engine.unblock()
         folder.write_summary(summary)
+        told.ended(summary)
     return summary
+
+
+def _beside(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that holds no run."""
+    numbered = (path.with_name(f"{path.name}-{i}") for i in count(2))
+    return next(place for place in chain([path], numbered) if not RunFolder(place).journal.exists())
 
 
 def _task(

@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override a setting, such as optimizer.steps=100",
     )
+    demo.add_argument("--verbose", action="store_true", help="a second line of figures, as in twinpass train")
     demo.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     demo.set_defaults(run=run_demo)
     begin = commands.add_parser(

@@ -1,13 +1,14 @@
 """``twinpass``: train, evaluate and replay from the command line."""
 
 import argparse
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from twinpass.cli import bench, demo, evaluate, export, predict, profile, replay, train
+from twinpass.cli import bench, demo, evaluate, export, predict, profile, replay, runs, train
 from twinpass.cli.signals import Ended, ending_like_interrupt
 from twinpass.errors import DivergedError, EngineError, StorageError, TwinpassError
 
@@ -18,6 +19,7 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
   twinpass init --task choice > my.toml         a commented configuration to begin with
   twinpass train my.toml                        train, with a progress bar; results go to the run folder
   twinpass train --resume runs/mine             continue an interrupted run, to the same bits
+  twinpass runs                                 list runs, with steps, metric and seconds
   twinpass eval my.toml                         score the base model on the held-out rows
   twinpass eval runs/mine --step 100            score a run as it was after step 100
   twinpass predict runs/mine rows.jsonl         answer rows with what was trained
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, evaluate, predict, export, replay, profile, bench):
+    for module in (demo, train, runs, evaluate, predict, export, replay, profile, bench):
         module.add(commands)
     return root
 
@@ -77,4 +79,6 @@ def _say(args: argparse.Namespace, text: str, goes_on: bool) -> None:
     folder = getattr(args, "resumable", None)
     further = f"; continue with: twinpass train --resume {shlex.quote(str(folder))}" if folder and goes_on else ""
     with suppress(BrokenPipeError):
+        if args.json is True:
+            print(json.dumps({"error": f"{text}{further}".removeprefix("error: ")}), flush=True)
         print(f"twinpass {args.command}: {cleared(text)}{cleared(further)}", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
         description="Train a model with forward passes. Everything goes to the run folder (run.out); a crash loses nothing.",
     )
     command.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as examples/reviews.toml"
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as twinpass init prints"
     )
     command.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue the run in this folder as if it had never stopped"
@@ -44,6 +44,9 @@ def add(commands: Any) -> None:
         "--accept-changes",
         action="store_true",
         help="resume although data, tokenizer or code are others than the run began with; the journal will say so",
+    )
+    command.add_argument(
+        "--verbose", action="store_true", help="a second line: projected gradient, eps, step time, hit rate, cache"
     )
     command.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     command.set_defaults(run=run)
@@ -109,7 +112,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
         else:
             journal, records = folder.begin(config.values, session.engine, session.ground), ()
         args.resumable = folder.path
-        with ProgressBar(console) as bar:
+        with ProgressBar(console, args.verbose) as bar:
             return folder.train(session.engine, session.plan, journal, records, bar)
 
 

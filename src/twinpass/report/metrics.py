@@ -23,45 +23,60 @@ class Metrics(Listener):
             self._file = path.open("ab", buffering=0)
 
     def stepped(self, report: StepReport, seconds: float) -> None:
-        estimate = report.estimate
-        self._write(
-            event="step",
-            step=report.step,
-            loss=estimate.loss,
-            gradients=list(estimate.gradients),
-            clipped=list(report.clipped),
-            eps=estimate.eps,
-            lr=report.lr,
-            **({} if report.observed.norm is None else {"norm": report.observed.norm}),
-            seconds=round(seconds, 6),
-            hit_rate=report.work.hit_rate,
-            token_layers={"demand": report.work.demand, "computed": report.work.computed},
-            reused_by_source=dict(report.work.reused),
-            kv_bytes=asdict(report.cache),
-            **_approximation(report),
-        )
+        self._write(step_event(report, seconds))
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
-        self._write(
-            event="evaluation",
-            step=step,
-            metric_name=evaluation.metric_name,
-            metric=evaluation.metric,
-            loss=evaluation.loss,
-            examples=evaluation.examples,
-            seconds=round(seconds, 6),
-        )
+        self._write(evaluation_event(step, evaluation, seconds))
 
     def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
-        self._write(event="rollback", step=step, to=rollback.to, reason=rollback.reason, lr_scale=lr_scale)
+        self._write(rollback_event(step, rollback, lr_scale))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, **fields: Any) -> None:
+    def _write(self, fields: Mapping[str, Any]) -> None:
         with storing(self._path):
             self._file.write(json.dumps(fields).encode() + b"\n")
+
+
+def step_event(report: StepReport, seconds: float) -> dict[str, Any]:
+    """A step, as plain values."""
+    estimate = report.estimate
+    return {
+        "event": "step",
+        "step": report.step,
+        "loss": estimate.loss,
+        "gradients": list(estimate.gradients),
+        "clipped": list(report.clipped),
+        "eps": estimate.eps,
+        "lr": report.lr,
+        **({} if report.observed.norm is None else {"norm": report.observed.norm}),
+        "seconds": round(seconds, 6),
+        "hit_rate": report.work.hit_rate,
+        "token_layers": {"demand": report.work.demand, "computed": report.work.computed},
+        "reused_by_source": dict(report.work.reused),
+        "kv_bytes": asdict(report.cache),
+        **_approximation(report),
+    }
+
+
+def evaluation_event(step: int, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """An evaluation, as plain values."""
+    return {
+        "event": "evaluation",
+        "step": step,
+        "metric_name": evaluation.metric_name,
+        "metric": evaluation.metric,
+        "loss": evaluation.loss,
+        "examples": evaluation.examples,
+        "seconds": round(seconds, 6),
+    }
+
+
+def rollback_event(step: int, rollback: Rollback, lr_scale: float) -> dict[str, Any]:
+    """A rollback, as plain values."""
+    return {"event": "rollback", "step": step, "to": rollback.to, "reason": rollback.reason, "lr_scale": lr_scale}
 
 
 _FIELDS: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -29,12 +29,11 @@ STYLE: Any = {
 def draw_run(rows: Rows, metric_name: str, folder: Path) -> list[Path]:
     """``loss.png``, ``<metric>.png`` and ``gradient.png`` in ``folder``; those without data are left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    steps = [row for row in rows if row["event"] == "step"]
-    evaluations = [row for row in rows if row["event"] == "evaluation"]
-    rollbacks = [row["to"] for row in rows if row["event"] == "rollback"]
+    steps, left = in_force(rows, "step")
+    evaluations, _ = in_force(rows, "evaluation")
     drawn = []
     if steps:
-        drawn.append(_save(folder / "loss.png", lambda axes: _loss(axes, steps, rollbacks)))
+        drawn.append(_save(folder / "loss.png", lambda axes: draw_loss(axes, steps, left)))
         drawn.append(
             _save(folder / "gradient.png", lambda axes: (_norm if "norm" in steps[0] else _gradient)(axes, steps))
         )
@@ -63,13 +62,37 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
 
 
-def _loss(axes: Axes, steps: Rows, rollbacks: Sequence[int]) -> None:
+def in_force(rows: Rows, event: str) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The steps (or evaluations) that led to where the run stands, and those that rollbacks undid."""
+    kept: list[Mapping[str, Any]] = []
+    left: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row["event"] == event:
+            kept.append(row)
+        elif row["event"] == "rollback":
+            beyond = row["to"] if event == "step" else row["to"] + 1
+            left += [old for old in kept if old["step"] >= beyond]
+            kept = [old for old in kept if old["step"] < beyond]
+    return kept, left
+
+
+def draw_loss(axes: Axes, steps: Rows, left: Rows) -> None:
+    """Loss over the steps in force, smoothed; those that were rolled back are grey, as far as they are in the picture."""
     x, y = [row["step"] + 1 for row in steps], [row["loss"] for row in steps]
     window = max(2, min(20, len(y) // 4))
+    if left:
+        axes.plot(
+            [row["step"] + 1 for row in left],
+            [row["loss"] for row in left],
+            "x",
+            color=GREY,
+            markersize=4,
+            label="rolled back",
+        )
     axes.plot(x, y, ".", color=BLUE, alpha=0.25, markersize=5, label="a step")
     axes.plot(x, smooth(y, window), color=BLUE, linewidth=2, label=f"mean of {window} steps")
-    for i, step in enumerate(rollbacks):
-        axes.axvline(step, color=ORANGE, linewidth=1, label="rolled back to here" if i == 0 else None)
+    margin = 0.05 * (max(y) - min(y)) or 0.05
+    axes.set_ylim(min(y) - margin, max(y) + margin)
     axes.set(xlabel="step", ylabel="training loss (nats)", title="Loss, mean of both signs")
     axes.legend()
 

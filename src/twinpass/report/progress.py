@@ -1,35 +1,52 @@
 """A live progress bar in the terminal, and one line an event that stays."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from twinpass.core import Evaluation, Held, Rollback, StepReport, Work
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
 
 
-class ProgressBar(Listener):
-    """Shows step, loss, projected gradient, eps, step time and hit rate while a run goes on."""
+class _Bars(Progress):
+    """Progress bars, and a line below them."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = Progress(
+    details = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.details:
+            yield Text(self.details, overflow="ellipsis", no_wrap=True)
+
+
+class ProgressBar(Listener):
+    """Shows step, time left, loss and metric while a run goes on, on 80 columns.
+
+    With ``verbose``, a second line has the projected gradient, eps, step time, hit rate and its sources, fidelity and cache.
+    """
+
+    def __init__(self, console: Console, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
+        self._bars = _Bars(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[state]}"),
             console=console,
         )
         self._train = self._bars.add_task("training", total=None, visible=False, state="")
         self._cache = self._bars.add_task("rebuilding cache", total=None, visible=False, state="")
         self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
         self._mean: float | None = None
+        self._metric = ""
         self._checked: deque[StepReport] = deque(maxlen=8)
 
     def __enter__(self) -> Self:
@@ -47,16 +64,20 @@ class ProgressBar(Listener):
     def stepped(self, report: StepReport, seconds: float) -> None:
         estimate = report.estimate
         self._mean = estimate.loss if self._mean is None else 0.9 * self._mean + 0.1 * estimate.loss
-        size = report.observed.norm
-        if size is None:
-            size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
         if report.observed.exact:
             self._checked.append(report)
-        state = (
-            f"loss {self._mean:.3f}  |g| {size:.3g}  {f'eps {estimate.eps:.2g}  ' if estimate.probes else ''}"
-            f"{seconds:.2f} s/step  hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}"
+        if self._verbose:
+            self._bars.details = self._details(report, seconds)
+        self._bars.update(self._train, completed=report.step + 1, state=f"loss {self._mean:.3f}{self._metric}")
+
+    def _details(self, report: StepReport, seconds: float) -> str:
+        estimate, size = report.estimate, report.observed.norm
+        if size is None:
+            size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
+        return (
+            f"  |g| {size:.3g}  {f'eps {estimate.eps:.2g}  ' if estimate.probes else ''}{seconds:.2f} s/step  "
+            f"hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}"
         )
-        self._bars.update(self._train, completed=report.step + 1, state=state)
 
     def _fidelity(self, report: StepReport) -> str:
         """How near g was to the exact one where it was checked last; steps that approximate nothing need none."""
@@ -73,6 +94,7 @@ class ProgressBar(Listener):
         self._bars.update(self._held_out, completed=done, total=total, visible=done < total)
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        self._metric = f" {evaluation.metric_name} {evaluation.metric:.1%}"
         when = "before training" if step == 0 else f"after step {step}"
         self._console.print(
             f"held-out {evaluation.metric_name} {when}: [bold]{evaluation.metric:.1%}[/bold]"

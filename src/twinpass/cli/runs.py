@@ -1,0 +1,50 @@
+"""``twinpass runs``."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twinpass.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "runs",
+        help="list runs",
+        description="List the runs in a folder, and in folders below it: state, steps, last held-out metric, seconds.",
+    )
+    command.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    command.add_argument("--json", action="store_true", help="print a line of JSON for each run, and nothing else")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: "Console") -> int:
+    """List."""
+    from rich.table import Table
+
+    from twinpass.report.runs import runs_in
+
+    if not args.folder.is_dir():
+        raise DataError(f"{args.folder}: there is no such folder; give one that holds runs")
+    found = runs_in(args.folder)
+    if args.json:
+        for entry in found:
+            print(json.dumps(asdict(entry)))
+        return 0
+    if not found:
+        console.print(f"{args.folder} holds no runs")
+        return 0
+    table = Table("run", "state", "steps", "held out", "seconds", box=None)
+    for entry in found:
+        metric = "" if entry.metric is None else f"{entry.metric_name} {entry.metric:.1%}"
+        seconds = "" if entry.seconds is None else f"{entry.seconds:.0f}"
+        steps = "" if entry.steps is None else f"{entry.steps} of {entry.of}" if entry.of else f"{entry.steps}"
+        table.add_row(entry.run, entry.state, steps, metric, seconds)
+    console.print(table)
+    return 0
