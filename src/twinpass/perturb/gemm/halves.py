@@ -63,10 +63,11 @@ def _join(low, plus, minus, difference, y):
                 other[i] = _f(0.5) * (middle - half)
 
 
-Places = NDArray[np.int64]
+LaneIndices = NDArray[np.int64]
+"""For each part, the lane (or part) meant, counted from 0; -1: none."""
 
 
-def split(x: NDArray[Any], plus: Places, minus: Places, difference: Places, low: NDArray[Any]) -> None:
+def split(x: NDArray[Any], plus: LaneIndices, minus: LaneIndices, difference: LaneIndices, low: NDArray[Any]) -> None:
     """Round lanes ``x`` [lanes, rows, width], float32, to ``low`` [parts + pairs, rows, width], bfloat16.
 
     Part ``p`` is the sum of the lanes ``plus[p]`` and ``minus[p]``, whose difference goes to ``difference[p]``; or, where ``minus[p]``
@@ -76,7 +77,7 @@ def split(x: NDArray[Any], plus: Places, minus: Places, difference: Places, low:
         _split(x, plus, minus, difference, low)
 
 
-def join(low: NDArray[Any], plus: Places, minus: Places, difference: Places, y: NDArray[Any]) -> None:
+def join(low: NDArray[Any], plus: LaneIndices, minus: LaneIndices, difference: LaneIndices, y: NDArray[Any]) -> None:
     """Write lanes to ``y`` [lanes, rows, width], float32, from ``low`` [parts + pairs, rows, width], bfloat16, laid out as by :func:`split`."""
     with threads_for(low.size):
         _join(low, plus, minus, difference, y)

@@ -23,6 +23,7 @@ _f = np.float32
 
 @njit(inline="always")
 def _form(w, at, width, z, first, scale, columns, panel):
+    """``panel[k * COLUMNS + j]``: input k's weight for output j of these ``columns``; zero for outputs beyond them."""
     whole = width // WIDTH * WIDTH
     for j in range(0, COLUMNS, WIDTH):
         turned = whole if columns >= j + WIDTH else 0
@@ -41,6 +42,7 @@ def _multiply(x, w, scales, y, code, seed, high):
     lanes, rows, width = x.shape
     out = y.shape[2]
     source, target = x.reshape(-1), y.reshape(-1)
+    # The last tile of rows begins early enough to be whole, and computes some of them again to the same bits.
     count, last = min(ROWS, rows), max(0, rows - ROWS)
     for c in prange((out + COLUMNS - 1) // COLUMNS):
         n = c * COLUMNS
@@ -49,6 +51,7 @@ def _multiply(x, w, scales, y, code, seed, high):
         units = ((n + columns) * width + UNIT - 1) // UNIT - unit
         z = np.empty(units * UNIT, np.float32)
         draw(z, unit, units, code, seed, high)
+        # width x COLUMNS weights of one lane stay in the second cache while that lane's rows go by; z, drawn once, serves all lanes.
         panel, part = aligned(width * COLUMNS), np.empty(ROWS * COLUMNS, np.float32)
         for lane in range(lanes):
             _form(w, n * width, width, z, n * width - unit * UNIT, _f(scales[lane]), columns, panel)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw
-from twinpass.perturb.gemm.halves import Places, narrow
+from twinpass.perturb.gemm.halves import LaneIndices, narrow
 from twinpass.perturb.gemm.registers import aligned
 from twinpass.perturb.gemm.tiles import (
     COLUMNS,
@@ -126,6 +126,8 @@ def _multiply(kind, low, w, plus, minus, scales, y, code, seed, high, group, chu
             _form(w, n * width, width, columns, panel, 0)
             _form(z, n * width - unit * UNIT, width, columns, panel, 2)
         begin(kind)
+        # Loops from outside in: blocks of rows that fit the next cache, panels, steps whose weights fit the nearest, blocks of rows.
+        # So weights in the nearest cache meet all rows of a chunk, and rows in the next cache meet all panels of a group.
         for first in range(0, parts * blocks, chunk):
             last = min(parts * blocks, first + chunk)
             for c in range(own):
@@ -154,7 +156,7 @@ def _group(panels: int, limit: int, threads: int) -> int:
     return max(1, -(-panels // (turns * threads)))
 
 
-def split(x: NDArray[Any], plus: Places, minus: Places, scales: NDArray[np.float64]) -> NDArray[np.uint16]:
+def split(x: NDArray[Any], plus: LaneIndices, minus: LaneIndices, scales: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Lanes ``x`` [lanes, rows, width], float32, as tiles [parts, blocks, steps, 2, 16, 32] of bfloat16: of s and of t, zeros where rows end.
 
     Part ``p`` is of the lanes ``plus[p]``, at ``scales[p]``, and ``minus[p]``; or, where ``minus[p]`` is negative, of the lane ``plus[p]``
@@ -170,8 +172,8 @@ def split(x: NDArray[Any], plus: Places, minus: Places, scales: NDArray[np.float
 def multiply(
     low: NDArray[np.uint16],
     w: NDArray[np.float32],
-    plus: Places,
-    minus: Places,
+    plus: LaneIndices,
+    minus: LaneIndices,
     scales: NDArray[np.float64],
     y: NDArray[np.float32],
     seed: int,

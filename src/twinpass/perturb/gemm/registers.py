@@ -1,7 +1,16 @@
-"""What Numba has no words for: vectors of float32 that stay in registers, as LLVM's own instructions.
+"""The microkernel in float32: ``y [ROWS, COLUMNS] = x [ROWS, depth] panel [depth, COLUMNS]``, written as LLVM's vector instructions.
 
-The product's tile is the usual one (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008):
-``ROWS`` times ``COLUMNS`` sums are held in registers while both operands pass by. Few enough sums that LLVM, which loads ahead, spills none.
+Numba compiles loops over single numbers and leaves vectors to LLVM, which neither keeps a tile of sums in registers nor transposes in them.
+So these few functions are intrinsics: Python that writes LLVM's intermediate code, by llvmlite, into the function that Numba compiles. A
+file in C would need a compiler where twinpass is installed, or a binary for each processor; Numba brings llvmlite along, compiles for the
+processor that it runs on, and inlines the kernel between drawing noise and multiplying by it.
+
+The tile is the usual one (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008): ``ROWS`` x
+``COLUMNS`` sums stay in registers while both operands pass by. In vector registers of ``WIDTH`` float32::
+
+                 registers   sums            weights   a row's number   free, for LLVM to load ahead
+    AVX-512      32          8 x 2 = 16      2         1                13
+    AVX2         16          4 x 2 = 8       2         1                5
 """
 
 from collections.abc import Mapping
@@ -29,6 +38,8 @@ def _width() -> int:
 
 
 WIDTH = _width()
+# A step takes ROWS numbers of x and HALVES vectors of the panel for ROWS * HALVES multiply-adds. More rows would reuse the weights more
+# often, but then LLVM spills sums to memory.
 ROWS = 8 if WIDTH == 16 else 4
 HALVES = 2
 COLUMNS = HALVES * max(1, WIDTH)
@@ -41,7 +52,7 @@ _vector = ir.VectorType(_f32, max(1, WIDTH))
 
 @njit(inline="always")
 def aligned(size):
-    """So many float32 that begin where a line of the cache does: a vector across two lines is read twice."""
+    """``size`` float32 that begin where a line of the cache does: a vector across two lines takes two reads."""
     memory = np.empty(size + LINE, np.float32)
     first = (-(memory.ctypes.data // 4)) % LINE
     return memory[first : first + size]
@@ -87,14 +98,18 @@ def _product_of(rows):
             fma = ir.FunctionType(_vector, [_vector] * 3)
             multiply_add = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{WIDTH}f32")
             lines = [builder.gep(own, [builder.mul(stride, _i64(r))]) for r in range(rows)]
+            # Stack slots, one a sum, that LLVM turns into registers, as nobody takes their address.
             sums = [[cgutils.alloca_once(builder, _vector) for _ in range(HALVES)] for _ in range(rows)]
             for line in sums:
                 for total in line:
                     builder.store(ir.Constant(_vector, [0.0] * WIDTH), total)
             with cgutils.for_range(builder, depth) as loop:
                 first = builder.mul(loop.index, _i64(COLUMNS))
+                # The panel's line k, contiguous, is loaded once for all rows.
                 weights = [load(builder, panels, builder.add(first, _i64(h * WIDTH))) for h in range(HALVES)]
                 for line, line_sums in zip(lines, sums, strict=True):
+                    # x[r, k] in every element of a register. k is the outer loop, so that each sum gets its terms in the order of k
+                    # whatever the tile: a row has the same bits beside any other rows, and on AVX2 as on AVX-512.
                     value = splat(builder, builder.load(builder.gep(line, [loop.index])))
                     for weight, total in zip(weights, line_sums, strict=True):
                         builder.store(builder.call(multiply_add, [value, weight, builder.load(total)]), total)
@@ -126,6 +141,8 @@ def form(typing, w, at, stride, z, first, scale, panel, to):
         noise = builder.gep(data(context, builder, signature.args[3], z), [first])
         target = builder.gep(data(context, builder, signature.args[6], panel), [to])
         factor = splat(builder, scale)
+        # A square of WIDTH x WIDTH weights, perturbed: register j holds inputs k, k + 1, ... of output j. The product wants, for one input,
+        # the weights of neighbouring outputs, so the square is transposed while it is in registers, and stored line by line.
         lines = []
         for j in range(WIDTH):
             place = builder.mul(stride, _i64(j))
@@ -140,7 +157,7 @@ def form(typing, w, at, stride, z, first, scale, panel, to):
 
 
 def turned(builder, lines):
-    """A square of vectors, transposed: squares of 1, 2, 4, ... beside the diagonal change places."""
+    """A square of vectors, transposed in log2(width) rounds: in each, the squares of 1, 2, 4, ... on both sides of the diagonal swap."""
     distance, width = 1, len(lines)
     while distance < width:
         from_left, from_right = [], []
@@ -148,6 +165,7 @@ def turned(builder, lines):
             left = not place & distance
             from_left.append(place if left else width + place - distance)
             from_right.append(place + distance if left else width + place)
+        # Of lines j and j + distance the even blocks of both make the new line j, the odd ones the new line j + distance.
         masks = [ir.Constant(ir.VectorType(_i32, width), mask) for mask in (from_left, from_right)]
         for j in range(width):
             if not j & distance:

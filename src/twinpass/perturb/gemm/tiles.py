@@ -5,6 +5,12 @@ neighbours of a row, one word, lie beside those of the next output. That is what
 Optimization Reference Manual, chapter 20), and AVX-512 as well, a line at a time.
 
 Numba compiles one function for each type of its arguments: the instructions are chosen by the dtype of ``kind``, see :func:`kind_of`.
+Why this is llvmlite and not a file in C: see :mod:`twinpass.perturb.gemm.registers`.
+
+AMX has eight registers of 16 lines x 64 bytes; here ::
+
+    0  sums of s, outputs 0-15      2  sums of t, outputs 0-15      4  rows s      6  weights of outputs 0-15: of W, then of Z
+    1  sums of s, outputs 16-31     3  sums of t, outputs 16-31     5  rows t      7  weights of outputs 16-31: of W, then of Z
 """
 
 import ctypes
@@ -65,9 +71,9 @@ def kind_of(instructions: Instructions) -> NDArray[Any]:
     """What tells the functions here apart, by its dtype; for AMX it is how its registers are divided, too."""
     kind = np.zeros(64, _DTYPES[instructions])
     if instructions == "amx":
-        kind[0] = 1
-        kind[16:32:2] = 2 * DEPTH
-        kind[48:56] = ROWS
+        kind[0] = 1  # the palette: the one that there is
+        kind[16:32:2] = 2 * DEPTH  # bytes of a line, 16 bits for each of the eight registers
+        kind[48:56] = ROWS  # lines, of each register
     return kind
 
 
@@ -130,6 +136,7 @@ def add(typing, kind, low, at, panel, start, steps, sums, to, fresh):
 
 
 def _tiles(builder, rows, weights, steps, totals, fresh, _):
+    """By AMX: six products of tiles a step, three for each half of the outputs, from six tiles loaded."""
     line = _i64(4 * ROWS)
     with builder.if_else(fresh) as (new, old):
         with new:
@@ -143,6 +150,7 @@ def _tiles(builder, rows, weights, steps, totals, fresh, _):
         panel = builder.gep(weights, [builder.mul(loop.index, _i64(4 * WORDS))])
         for tile in range(2):
             _call(builder, "tileloadd64", _i8(4 + tile), _bytes(builder, own, _i64(tile * WORDS)), line)
+        # W meets both kinds of row, Z only s. Neighbouring products go to different sums, as each waits for the last one to its own.
         for half in range(2):
             _call(builder, "tileloadd64", _i8(6 + half), _bytes(builder, panel, _i64(half * WORDS)), line)
             _call(builder, "tdpbf16ps", _i8(half), _i8(4), _i8(6 + half))
@@ -159,6 +167,7 @@ AT_ONCE = 4 if WIDTH == 16 else 1
 
 
 def _lines(builder, rows, weights, steps, totals, fresh, multiply_add):
+    """By vectors of 16 words: for ``AT_ONCE`` rows, four sums each stay in registers; with four of weights and two of a row that is 22 of AVX-512's 32."""
     with cgutils.for_range(builder, _i64(ROWS // AT_ONCE)) as groups:
         own = builder.gep(rows, [builder.mul(groups.index, _i64(AT_ONCE * 16))])
         out = builder.gep(totals, [builder.mul(groups.index, _i64(AT_ONCE * 16))])
@@ -169,6 +178,7 @@ def _lines(builder, rows, weights, steps, totals, fresh, multiply_add):
             none = ir.Constant(_floats, [0.0] * 16)
             builder.store(builder.select(fresh, none, before), held[row, which])
         with cgutils.for_range(builder, steps) as step, cgutils.for_range(builder, _i64(16)) as pair:
+            # A word is two neighbouring inputs of a row, or of 16 outputs' weights: the pair that one instruction multiplies and adds.
             first = builder.add(builder.mul(step.index, _i64(2 * WORDS)), pair.index)
             line = builder.add(builder.mul(step.index, _i64(4 * WORDS)), builder.mul(pair.index, _i64(16)))
             panel = [load(builder, weights, builder.add(line, _i64(tile * WORDS)), _words) for tile in range(4)]
@@ -252,6 +262,7 @@ def form(typing, source, at, stride, panel, to):
         source, at, stride, panel, to = arguments
         first = builder.gep(data(context, builder, signature.args[0], source), [at])
         target = builder.gep(data(context, builder, signature.args[3], panel), [to])
+        # Register n: output n's 32 inputs, rounded, two in each of its 16 words. Transposed, register k has inputs 2k and 2k + 1 of all outputs.
         lines = []
         for row in range(16):
             place = builder.mul(stride, _i64(row))

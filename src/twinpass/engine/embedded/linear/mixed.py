@@ -29,7 +29,7 @@ from twinpass.engine.embedded.linear.products import halved, in_blocks, of_linea
 from twinpass.errors import ModelError
 from twinpass.model.causal import output_layer
 from twinpass.perturb.gemm import halves, pairs
-from twinpass.perturb.gemm.halves import Places
+from twinpass.perturb.gemm.halves import LaneIndices
 from twinpass.perturb.layout import flat_view
 from twinpass.settings import ComputeDtype
 
@@ -45,9 +45,9 @@ class Pairing:
     """
 
     lanes: tuple[Lane, ...]
-    plus: Places
-    minus: Places
-    difference: Places
+    plus: LaneIndices
+    minus: LaneIndices
+    difference: LaneIndices
     scales: NDArray[np.float64]
 
     @classmethod
@@ -67,7 +67,7 @@ class Pairing:
         return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0), scales)
 
     @property
-    def places(self) -> tuple[Places, Places, Places]:
+    def places(self) -> tuple[LaneIndices, LaneIndices, LaneIndices]:
         """All three."""
         return self.plus, self.minus, self.difference
 

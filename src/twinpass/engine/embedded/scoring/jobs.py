@@ -13,7 +13,7 @@ from twinpass.reuse.plan import Spans
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What lanes share, and the weights it is computed with, which the model has as it is."""
+    """Prefixes that several lanes share, computed under ``version``: with the weights that the model itself holds, no lane's perturbation added."""
 
     sharing: Sharing
     version: WeightsVersion
