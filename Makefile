@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -144,6 +144,12 @@ bench-scale: install  ## seconds a step against model size, batch, demonstration
 
 bench-workload-%: install
 	$(BIN)/twinpass bench $* --json benchmarks/results/bench-$*.json
+
+fuzz: install  ## 100,000 damaged inputs to everything that is read
+	TWINPASS_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz
+
+chaos: install  ## runs of every kind, killed, starved of disk and started twice, into benchmarks/results/chaos.json
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --minutes 10 --json benchmarks/results/chaos.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,11 +12,18 @@ STRICT = ConfigDict(extra="forbid", strict=True, validate_default=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Index = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Batch = Annotated[int, Field(ge=1, le=2**14)]
+"""Rows or directions of one step: more than a step could take in a day."""
+Rank = Annotated[int, Field(ge=1, le=2**14)]
+Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+"""A factor that float32 can still multiply weights by."""
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""
+Targets = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+"""The same, but at least one."""
 
 ComputeDtype = Literal["float32", "bfloat16"]
 """What linear layers multiply in."""

@@ -12,6 +12,7 @@ from twinpass.engine.base import Engine
 from twinpass.engine.sglang.address import KEY, is_address
 from twinpass.engine.sglang.arguments import FIXED
 from twinpass.engine.subject import Subject
+from twinpass.report.environment import memory_bytes
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
@@ -97,7 +98,7 @@ class TorchSettings(EngineSettings):
 
         model = built.get("model")
         if chosen(self.device) != "cuda":
-            return []
+            return self._of_memory(built)
         if not torch.cuda.is_available():
             return ['[engine] device: "cuda" needs a GPU that torch can use, and there is none; set "auto" or "cpu"']
         found = []
@@ -110,6 +111,15 @@ class TorchSettings(EngineSettings):
                 '[engine] compute_dtype: "bfloat16" runs on the CPU only; set [engine] device = "cpu", or [model] dtype = "bfloat16" without it'
             )
         return found
+
+    def _of_memory(self, built: Mapping[str, Any]) -> list[str]:
+        policy, memory = built.get("reuse"), memory_bytes()
+        if policy is None or policy.budget <= memory:
+            return []
+        return [
+            f"[reuse] budget: {policy.budget / 2**30:,.1f} GiB of keys and values do not fit into the {memory / 2**30:,.1f} GiB "
+            "that this process may have; lower it"
+        ]
 
     def receive(self, model: Any) -> None:
         model.to(chosen(self.device))

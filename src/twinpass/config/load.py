@@ -19,6 +19,9 @@ from twinpass.paths import expand
 
 Values = dict[str, dict[str, Any]]
 
+LONGEST = 600
+"""Characters of a problem that are shown; a value may be a megabyte of something else."""
+
 PATHS = (("task", "train"), ("task", "eval"))
 """Keys that hold paths relative to the configuration file; [model] path may be one, too."""
 
@@ -33,10 +36,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a TOML file"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(str(path), ["not valid TOML: nested too deep to be read"]) from error
+    except ValueError as error:
+        raise ConfigError(str(path), [f"not valid TOML: {clip(str(error))}"]) from error
     problems = [problem for override in overrides if (problem := _override(values, override))]
-    return parse(values, str(path), path.parent, problems)
+    try:
+        return parse(values, str(path), path.parent, problems)
+    except RecursionError as error:
+        raise ConfigError(str(path), ["a value is nested too deep to be read"]) from error
+
+
+def clip(text: str) -> str:
+    """A text that fits a message."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
 
 
 def portable(config: Config) -> dict[str, Any]:
@@ -83,7 +96,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
     if not found:
         found += built["engine"].lacks(built)
     if found:
-        raise ConfigError(source, found)
+        raise ConfigError(source, [clip(problem) for problem in found])
     return Config(**built, source=source, values=resolved)
 
 
@@ -151,7 +164,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         return f"--set {override}: expected section.key=value, such as optimizer.lr=1e-3"
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     keys = values.setdefault(section, {})
     if not isinstance(keys, dict):
@@ -161,7 +174,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
 
 
 def _hint(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    close = get_close_matches(name, list(known), 1)
+    close = get_close_matches(name[:LONGEST], list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.objective.base import Objective
 from twinpass.perturb.noise import Distribution
-from twinpass.settings import STRICT, Count
+from twinpass.settings import STRICT, Batch
 from twinpass.task.example import Example
 
 
@@ -34,7 +34,7 @@ class Estimator(ABC):
     curved: ClassVar[bool] = False
     whole: ClassVar[bool] = False
 
-    probes: Count = 1
+    probes: Batch = 1
     noise: Distribution = "binomial"
     perturbation: Literal["tandem", "inplace"] = "tandem"
 

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.estimate.base import Estimator
 from twinpass.objective.base import Objective
-from twinpass.settings import STRICT, Count, Positive
+from twinpass.settings import STRICT, Batch, Positive
 from twinpass.task.example import Example
 
 
@@ -30,7 +30,7 @@ class GaussNewton(Estimator):
     two_sided: ClassVar[bool] = True
     curved: ClassVar[bool] = True
 
-    probes: Count = 8
+    probes: Batch = 8
     damping: Positive = 1.0
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:

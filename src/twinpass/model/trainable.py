@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
-from twinpass.settings import STRICT, Count, Index, Positive, Text, Texts
+from twinpass.settings import STRICT, Count, Index, Positive, Rank, Scale, Targets, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,9 +222,9 @@ class Lora(Trainable):
     defaults: ClassVar[Defaults] = ADAPTERS
     adapter: ClassVar[bool] = True
 
-    rank: Count = 8
-    alpha: Positive = 16.0
-    targets: Texts = ("q_proj", "k_proj", "v_proj", "o_proj")
+    rank: Rank = 8
+    alpha: Scale = 16.0
+    targets: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
     first: Index = 0
 
     @property
@@ -279,8 +279,8 @@ class Informed(Trainable):
     late: ClassVar[bool] = True
 
     layers: Count = 12
-    targets: Texts = ("o_proj", "down_proj")
-    rank: Count = 16
+    targets: Targets = ("o_proj", "down_proj")
+    rank: Rank = 16
     fit_rows: Count = 512
     ridge: Positive | None = None
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()

@@ -25,6 +25,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def memory_bytes() -> int:
+    """The memory that this process may have: the machine's, or what it is limited to."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return whole if limit == resource.RLIM_INFINITY else min(whole, limit)
+
+
 def machine() -> dict[str, str | int]:
     """Processor, cores in use, memory and system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,7 +94,8 @@ class Server:
             input_ids=[list(prefix) for prefix, _ in pairs],
             sampling_params=[NOTHING] * len(pairs),
         )
-        return sum(int(meta["prompt_tokens"]) - int(meta["cached_tokens"]) for meta in metas)
+        with _understanding():
+            return sum(int(meta["prompt_tokens"]) - int(meta["cached_tokens"]) for meta in metas)
 
     def read(self, text: str) -> tuple[list[int], list[float]]:
         """SGLang's own tokens of a text, and the log-probabilities of all but the first; nothing of it stays in the cache's way."""
@@ -102,8 +103,9 @@ class Server:
         (meta,) = self._ask(
             apart, prompt=[text], sampling_params=[NOTHING], return_logprob=[True], logprob_start_len=[0]
         )
-        entries = meta["input_token_logprobs"]
-        return [int(entry[1]) for entry in entries], [number(entry[0]) for entry in entries[1:]]
+        with _understanding():
+            entries = meta["input_token_logprobs"]
+            return [int(entry[1]) for entry in entries], [number(entry[0]) for entry in entries[1:]]
 
     def load(self, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
         """Load an adapter from tensors under PEFT's names; no adapter may have had its ``name`` before."""
@@ -155,14 +157,31 @@ class Server:
         if any(variant.salt for variant in variants):
             arguments["cache_salt"] = [variant.salt or "" for variant in variants]
         answers = self._transport.generate(**arguments)
-        if len(answers) != len(variants):
-            raise EngineError(f"SGLang answered {len(answers)} of {len(variants)} requests")
-        metas = [dict(answer["meta_info"]) for answer in answers]
-        for meta in metas:
-            reason = meta.get("finish_reason") or {}
-            if reason.get("type") == "abort":
-                raise EngineError(f"SGLang refused a request: {reason.get('message', reason)}")
-        return metas
+        with _understanding():
+            if len(answers) != len(variants):
+                raise EngineError(f"SGLang answered {len(answers)} of {len(variants)} requests")
+            metas = [dict(answer["meta_info"]) for answer in answers]
+            for meta in metas:
+                reason = meta.get("finish_reason") or {}
+                if reason.get("type") == "abort":
+                    raise EngineError(f"SGLang refused a request: {reason.get('message', reason)}")
+            return metas
+
+
+@contextmanager
+def _understanding() -> Iterator[None]:
+    """Turn an answer that is not what SGLang answers into an error that says so.
+
+    Raises:
+        EngineError: something in it is missing, or of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise EngineError(
+            f"SGLang's answer is not understood ({type(error).__name__}: {str(error)[:200]}); check that it is version 0.5.23, "
+            "and that nothing between changes what it says"
+        ) from error
 
 
 def _marked(active_from: int | None) -> dict[str, Any]:
