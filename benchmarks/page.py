@@ -23,7 +23,7 @@ Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `product
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
 batch with every answer option on its own, logits at all positions, one forward a sign; for adapters, LoRA of the same size. Steps of both alternate in one process, on the same batches;
-seconds are medians, of steps after the first epoch. **Products alone** runs nothing but the matrix products that twinpass's step makes with distinct tokens, in turn with the steps, each by the fastest way that
+seconds are medians, of steps after the first epoch. **Lean** is the same algorithm as a careful user would write it: distinct sequences of a batch once, padded, logits where they are read, weights moved in place; a dash: not measured yet. **Products alone** runs nothing but the matrix products that twinpass's step makes with distinct tokens, in turn with the steps, each by the fastest way that
 PyTorch has here: what a step cannot go below without computing less. **Error of g** is that against float64 on the same weights and directions. Peaks marked \\* are those of three steps, and lack most of the keys and values
 that an activated run keeps from epoch to epoch (up to `reuse.budget`); they are to be measured again.
 """
@@ -78,13 +78,15 @@ def _steps(results: Mapping[str, Result]) -> list[str]:
         return []
     lines = [
         "## A step\n",
-        "| workload | trained | batch | plain MeZO | twinpass | ratio | hit rate | products / step | noise + update | plain: noise + update | error of g |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| workload | trained | batch | plain MeZO | lean | twinpass | ratio | to lean | hit rate | products / step | noise + update | plain: noise + update | error of g |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
+        lean = r.get("lean_step_seconds")
+        beside = ("-", "-") if lean is None else (f"{lean:.2f} s", f"{r['lean_ratio']:.1f}")
         lines.append(
-            f"| {_link(name)} | {r['trainable']}, {dtype_of(r)} | {r['batch']} | {r['naive_step_seconds']:.2f} s | {r['step_seconds']:.3f} s "
-            f"| {r['ratio']:.1f} | {r['hit_rate']:.1%} | {r['gemm_fraction']:.2f} | {r['noise_update_fraction']:.1%} "
+            f"| {_link(name)} | {r['trainable']}, {dtype_of(r)} | {r['batch']} | {r['naive_step_seconds']:.2f} s | {beside[0]} | {r['step_seconds']:.3f} s "
+            f"| {r['ratio']:.1f} | {beside[1]} | {r['hit_rate']:.1%} | {r['gemm_fraction']:.2f} | {r['noise_update_fraction']:.1%} "
             f"| {r['naive_noise_update_fraction']:.1%} | {r['relative_error']:.1e} |"
         )
     lines += [
@@ -170,6 +172,8 @@ def _scale(result: Result) -> str:
 
 
 def _race(name: str, result: Result) -> str:
+    if any("seconds_to" in r for r in result["methods"].values()):
+        return _long_race(name, result)
     lines = [
         f"## Accuracy against time{', products in bfloat16' if 'first-order-bfloat16' in result['methods'] else ''}\n",
         f"{result['machine']['processor']}. Reviews, from the base model to {result['target']:.0%} on held-out rows or {result['limit_seconds']:.0f} s of training, evaluations not counted ({_link(name)}).\n",
@@ -186,6 +190,36 @@ def _race(name: str, result: Result) -> str:
         "",
         f"Inference peaks at {_mib(result['inference_peak_rss_bytes'])}.\n",
         f"![accuracy against time](images/bench/{name}.png)\n",
+    ]
+    return "\n".join(lines)
+
+
+def _long_race(name: str, result: Result) -> str:
+    """A race of many methods: seconds to each level, forward passes, memory."""
+    nats = not result["config"]["task"].get("options")
+    levels = [] if nats else sorted({level for r in result["methods"].values() for level in r["seconds_to"]})
+    goal = f"{result['target']:g} nats" if nats else f"{result['target']:.0%}"
+    lines = [
+        f"## {'Nats' if nats else 'Accuracy'} against time: {name.removeprefix('time-to-accuracy').strip('-') or 'reviews'}\n",
+        f"{result['machine']['processor']}, commit {result['commit']}. From the base model to {goal} on held-out rows or {result['limit_seconds']:.0f} s of training, "
+        f"evaluations and loading not counted, prompts' keys and values included ({_link(name)}). *Forwards* are passes of one row through the model; a backward pass counts as two, and a step of "
+        "twinpass's by its token-layers. *backprop* is the exact gradient over cached prompts, its backward pass not counted; *first-order* is LoRA with AdamW through whole prompts.\n",
+        f"| | {''.join(f's to {float(level):.0%} | ' for level in levels)}s to {goal} | last | forwards | peak memory |",
+        f"|---|{'---|' * (len(levels) + 4)}",
+    ]
+    for method, r in result["methods"].items():
+        last = r["course"][-1]
+        value = f"{last['nats']:.3f}" if nats else f"{last['accuracy']:.1%}"
+        taken = [r["seconds_to"].get(level) for level in levels] + [r["seconds_to_target"]]
+        cells = " | ".join("-" if seconds is None else f"{seconds:.1f}" for seconds in taken)
+        forwards = "-" if r["forwards"] is None else f"{r['forwards']:,.0f}"
+        lines.append(
+            f"| {method} | {cells} | {value} after {last['seconds']:.0f} s | {forwards} | {_mib(r['peak_rss_bytes'])} |"
+        )
+    lines += [
+        "",
+        f"Inference peaks at {_mib(result['inference_peak_rss_bytes'])}.\n",
+        f"![{name}](images/bench/{name}.png)\n",
     ]
     return "\n".join(lines)
 

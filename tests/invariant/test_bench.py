@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from architectures import REQUESTS
 
 from twinpass.bench import gemm, phases
+from twinpass.bench.naive import completion_logprobs, lean_logprobs
 from twinpass.bench.peak import peaks
 from twinpass.bench.phases import PHASES, Clock
-from twinpass.bench.race import race
+from twinpass.bench.probe import LinearProbe, regress
+from twinpass.bench.race import race, suiting
 from twinpass.bench.rivals import first_order, naive
-from twinpass.cli.bench import WORKLOADS
+from twinpass.cli.bench import WORKLOADS, joined
 from twinpass.cli.main import main
 from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.model.causal import CausalModel
 
 FULL: dict[str, Any] = {"trainable": {"kind": "full"}, "estimator": {"probes": 1}, "optimizer": {"batch_size": 4}}
 ACTIVATED = {**FULL, "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]}}
@@ -209,10 +213,8 @@ def test_a_race_begins_with_nothing_on_disk(tmp_path: Path) -> None:
     assert config.values["reuse"]["spill"] == str(own)
     config = replace(config, optimizer=replace(config.optimizer, steps=2))
     told: list[int] = []
-    race(
-        config, 1.1, 1e9, {"twinpass": 2, "naive": 2, "first-order": 2}, lambda method, step, *point: told.append(step)
-    )
-    assert told == [0, 2] * 3
+    race(config, 1.1, 1e9, {"twinpass": 2}, lambda method, step, *point: told.append(step), ["twinpass"])
+    assert told == [0, 2]
     assert not own.exists()
 
 
@@ -225,19 +227,127 @@ def test_every_method_of_a_race_trains_and_stops(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
     config = replace(config, optimizer=replace(config.optimizer, steps=4))
     told: list[tuple[str, int]] = []
-    every = {"twinpass": 2, "naive": 2, "first-order": 2}
-    found = race(config, 1.1, 1e9, every, lambda method, step, seconds, accuracy: told.append((method, step)))
+    every = {"twinpass": 2, "lean": 2, "naive": 2, "first-order": 2}
+    names = list(every)
+    found = race(config, 1.1, 1e9, every, lambda method, step, seconds, accuracy: told.append((method, step)), names)
     assert told == [(method, step) for method in every for step in (0, 2, 4)]
+    assert found["methods"]["naive"]["forwards"] == 2 * found["methods"]["lean"]["forwards"] == 5 * 4 * 2 * 2
+    assert found["methods"]["twinpass"]["forwards"] > 0
     for method in found["methods"].values():
         assert method["seconds_to_target"] is None
         seconds = [point["seconds"] for point in method["course"]]
         assert seconds[0] == 0.0
         assert np.all(np.diff(seconds) > 0)
         assert method["peak_rss_bytes"] > 2**20
-    early = race(config, 0.0, 1e9, every, lambda *args: None)
+    few = ["twinpass", "lean"]
+    early = race(config, 0.0, 1e9, every, lambda *args: None, few)
     assert all(method["seconds_to_target"] == 0.0 for method in early["methods"].values())
-    late = race(config, 1.1, 1e-9, every, lambda *args: None)
+    late = race(config, 1.1, 1e-9, every, lambda *args: None, few)
     assert all(len(method["course"]) == 2 for method in late["methods"].values())
+
+
+def test_the_other_learners_race_too(tmp_path: Path) -> None:
+    """Each by its own settings, beside a linear probe; a race in two parts is one."""
+    sections = {**ACTIVATED, "reuse": {"policy": "activated", "spill": str(tmp_path / "kv")}}
+    config = load_config(tiny.config(tmp_path, **sections))
+    every = {"linear-probe": 4, "informed": 2, "backprop": 30}
+    found = race(config, 1.1, 1e9, every, lambda *point: None, list(every))
+    steps = {name: [point["step"] for point in method["course"]] for name, method in found["methods"].items()}
+    assert steps == {"linear-probe": [0, 4, 4, 12], "informed": [0, 2, 4], "backprop": [0, 30, 60]}
+    assert found["methods"]["linear-probe"]["forwards"] == 12
+    for method in found["methods"].values():
+        assert method["peak_rss_bytes"] > 2**20
+        assert set(method["seconds_to"]) == {"0.70", "0.80", "0.85", "0.87", "0.90"}
+    about = {
+        "workload": "it",
+        "config": {},
+        "commit": "a",
+        "machine": {},
+        "versions": {},
+        "target": 1,
+        "limit_seconds": 2,
+    }
+    one, other = ({**about, "methods": {name: found["methods"][name]}} for name in ("informed", "backprop"))
+    assert list(joined(one, other)["methods"]) == ["informed", "backprop"]
+    assert joined({**one, "commit": "b"}, other) == other
+
+
+def test_texts_race_to_nats(tmp_path: Path) -> None:
+    task = {
+        "kind": "completion",
+        "train": "train.jsonl",
+        "eval": "eval.jsonl",
+        "prompt": "Review:",
+        "suffix": " Sentiment:",
+    }
+    sections = {**ACTIVATED, "task": {**task, "completion": " {text}", "end": False}}
+    config = load_config(tiny.config(tmp_path, **sections))
+    assert "linear-probe" not in suiting(config)
+    every, names = {"backprop": 60, "first-order": 8}, ["backprop", "first-order"]
+    found = race(config, 0.1, 1e9, every, lambda *point: None, names)["methods"]
+    for name in names:
+        nats = [point["nats"] for point in found[name]["course"]]
+        assert nats[-1] < nats[0]
+        assert found[name]["seconds_to_target"] is None
+    assert found["backprop"]["course"][0]["nats"] == pytest.approx(found["first-order"]["course"][0]["nats"], abs=1e-5)
+
+
+def test_a_linear_probe_finds_the_layer_that_tells_labels_apart() -> None:
+    labels = torch.arange(60) % 3
+    states = torch.randn(60, 4, 8, generator=torch.Generator().manual_seed(3))
+    states[:, 2, :3] += 4 * torch.nn.functional.one_hot(labels, 3)
+    probe = LinearProbe(CausalModel(tiny.model()))
+    fitted = probe.fit(states, labels)
+    assert fitted.layer == 2
+    assert fitted.accuracy(states, labels) > 0.95
+    other = regress(states, labels, 1, 0.1)
+    assert other.accuracy(states, labels) < 0.8
+
+
+def test_a_probe_reads_hidden_states_of_the_last_prompt_token(tmp_path: Path) -> None:
+    examples = engine_of(tiny.config(tmp_path, **ACTIVATED)).plan.train[:5]
+    model: Any = tiny.model()
+    probe = LinearProbe(CausalModel(model))
+    states = probe.states(examples)
+    assert states.shape == (5, len(probe.layers), 32)
+    for i, example in enumerate(examples):
+        whole = model(input_ids=torch.tensor([example.prompt]), output_hidden_states=True).hidden_states
+        for k, layer in enumerate(probe.layers):
+            assert torch.allclose(states[i, k], whole[layer][0, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "opt"])
+def test_lean_scores_are_the_plain_ones(name: str) -> None:
+    """Left padding, one sequence for options of one token, few logits: the same log-probabilities."""
+    model = tiny.model(name)
+    with torch.no_grad():
+        plain, lean = (read(model, REQUESTS) for read in (completion_logprobs, lean_logprobs))
+    for a, b in zip(plain, lean, strict=True):
+        assert torch.allclose(a, b, atol=2e-4)
+
+
+def test_the_lean_step_is_the_plain_one(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED))
+    plain, lean = naive(config), naive(config, lean=True)
+    lean.model.load_state_dict(plain.model.state_dict())
+    examples = build_embedded(config).plan.train[:4]
+    for seed in (1, 2):
+        assert plain.step(examples, seed, 1e-2, 1e-2) == pytest.approx(lean.step(examples, seed, 1e-2, 1e-2), abs=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(plain.parameters, lean.parameters, strict=True))
+
+
+def test_public_rows_are_read_in_their_own_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    module: Any = import_module("race")
+    assert module.trec("NUM:dist How far is it ?\n\nHUM:ind Who ?\n") == [
+        {"question": "How far is it ?", "label": "number"},
+        {"question": "Who ?", "label": "person"},
+    ]
+    assert module.gsm8k(json.dumps({"question": "Q", "answer": "a b " + "c " * 40}))[0]["answer"].split()[:3] == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_memory_is_not_told_where_it_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ Told = Callable[[str], None]
 
 @dataclass
 class Turns(Listener):
-    """After each step of ours, one of plain MeZO on the same batch, and its bare products; before, ``own`` one in float32.
+    """After each step of ours, one of plain MeZO on the same batch, one of the lean kind, and its bare products; before, ``own`` one in float32.
 
     What comes first is not counted: an epoch that warms up, and one under clocks, whose products are recorded.
     """
@@ -56,6 +56,7 @@ class Turns(Listener):
     ours: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
+    lean: list[float] = field(default_factory=list)
     perturbing: list[float] = field(default_factory=list)
     work: Work = field(default_factory=Work)
     clock: Clock = field(default_factory=Clock)
@@ -98,11 +99,14 @@ class Turns(Listener):
 
     def _their_turn(self, report: StepReport) -> None:
         rival, examples = self.rival, self._examples(report)
-        started, before = time.perf_counter(), rival.perturb_seconds
-        for probe in report.estimate.probes:
-            rival.step(examples, probe.seed % 2**63, report.estimate.eps, report.lr / len(report.estimate.probes))
-        self.theirs.append(time.perf_counter() - started)
-        self.perturbing.append(rival.perturb_seconds - before)
+        before = rival.perturb_seconds
+        for lean, taken in ((False, self.theirs), (True, self.lean)):
+            rival.lean, started = lean, time.perf_counter()
+            for probe in report.estimate.probes:
+                rival.step(examples, probe.seed % 2**63, report.estimate.eps, report.lr / len(report.estimate.probes))
+            taken.append(time.perf_counter() - started)
+            if not lean:
+                self.perturbing.append(rival.perturb_seconds - before)
         self.told("plain MeZO")
 
 
@@ -131,7 +135,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         Trainer(session.engine, session.plan, journal, listener=turns).run()
         journal.close()
     step, plain, shares = statistics.median(turns.ours), statistics.median(turns.theirs), turns.clock.shares()
-    limit = statistics.median(turns.products)
+    limit, lean = statistics.median(turns.products), statistics.median(turns.lean)
     session.engine.reset()
     error = gradient_error(config, session, probes, turns.eps)
     told("error of g")
@@ -144,9 +148,11 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         "batch": optimizer.batch_size,
         "trainable": type(config.trainable).__name__.lower(),
         "naive_step_seconds": plain,
+        "lean_step_seconds": lean,
         "step_seconds": step,
         "first_epoch_step_seconds": statistics.median(turns.first),
         "ratio": plain / step,
+        "lean_ratio": lean / step,
         "gemm_seconds": limit,
         "gemm_fraction": limit / step,
         "noise_update_fraction": shares["noise"] + shares["update"],
@@ -161,6 +167,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
         "spread": {
             "step_seconds": _spread(turns.ours),
             "naive_step_seconds": _spread(turns.theirs),
+            "lean_step_seconds": _spread(turns.lean),
             "gemm_seconds": _spread(turns.products),
         },
         "peak_covers": COVERS,

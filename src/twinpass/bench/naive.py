@@ -23,11 +23,16 @@ class NaiveMezo:
         model: a Hugging Face model, or PEFT's around one, on any device.
         parameters: what is trained.
         objective: its loss is minimised.
+        lean: as a careful user would write it: weights are moved in place, sequences that several options share run once, and logits
+            are made where they are read. The steps are the same.
 
     ``perturb_seconds`` counts what drawing z and rewriting weights took so far.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], objective: Objective) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], objective: Objective, *, lean: bool = False
+    ) -> None:
+        self.lean = lean
         self.model, self.parameters, self.objective = model, parameters, objective
         self.perturb_seconds = 0.0
         model.train(False)
@@ -48,7 +53,10 @@ class NaiveMezo:
         torch.manual_seed(seed)
         for parameter in self.parameters:
             z = torch.normal(mean=0, std=1, size=parameter.shape, dtype=parameter.dtype, device=parameter.device)
-            parameter.data = parameter.data + scale * z
+            if self.lean:
+                parameter.data.add_(z, alpha=scale)
+            else:
+                parameter.data = parameter.data + scale * z
         self.perturb_seconds += time.perf_counter() - started
 
     def loss(self, examples: Sequence[Example]) -> float:
@@ -62,7 +70,8 @@ class NaiveMezo:
     def scores(self, examples: Sequence[Example]) -> list[Score]:
         """Log-probabilities of every request's completion."""
         with torch.inference_mode():
-            found = completion_logprobs(self.model, self.objective.requests(examples))
+            read = lean_logprobs if self.lean else completion_logprobs
+            found = read(self.model, self.objective.requests(examples))
             values = torch.cat(found).cpu().numpy()
         return np.split(values, np.cumsum([len(own) for own in found])[:-1])
 
@@ -81,5 +90,25 @@ def completion_logprobs(model: nn.Module, requests: Sequence[Request]) -> list[A
     for row, request in enumerate(requests):
         start, completion = len(request.prompt) - 1, torch.tensor(request.completion).to(device, non_blocking=True)
         own = torch.log_softmax(logits[row, start : start + len(completion)].float(), -1)
+        found.append(own.gather(1, completion[:, None])[:, 0])
+    return found
+
+
+def lean_logprobs(model: nn.Module, requests: Sequence[Request]) -> list[Any]:
+    """The same from one padded batch of distinct inputs, padded on the left so that the logits that are read are the last ones."""
+    inputs = list(dict.fromkeys(request.inputs for request in requests))
+    longest, last = max(map(len, inputs)), max(len(request.completion) for request in requests)
+    ids, mask = torch.zeros(2, len(inputs), longest, dtype=torch.long)
+    for row, sequence in enumerate(inputs):
+        ids[row, longest - len(sequence) :], mask[row, longest - len(sequence) :] = torch.tensor(sequence), 1
+    device = next(model.parameters()).device
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    sent = {name: tensor.to(device) for name, tensor in arguments.items()}
+    logits = model(**sent, logits_to_keep=last, use_cache=False).logits
+    rows, found = {sequence: row for row, sequence in enumerate(inputs)}, []
+    for request in requests:
+        completion = torch.tensor(request.completion).to(device)
+        own = torch.log_softmax(logits[rows[request.inputs], last - len(completion) :].float(), -1)
         found.append(own.gather(1, completion[:, None])[:, 0])
     return found

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twinpass.bench.rivals import first_order, naive
+from twinpass.bench.rivals import exact, first_order, informed, linear_probe, naive
 from twinpass.config.compose import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Probe
 from twinpass.model.load import load
-from twinpass.train.folder import header
+from twinpass.train.folder import RunFolder, header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 
@@ -67,8 +67,9 @@ def _train(config: Config) -> Callable[[], Any]:
                 requests = plan.objective.requests(plan.train[start : start + optimizer.batch_size])
                 engine.warm(requests, [Probe(0, engine.parameters.blocks[0])], frozenset())
         with tempfile.TemporaryDirectory() as folder:
-            journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
-            Trainer(session.engine, plan, journal).run()
+            run = RunFolder(Path(folder))
+            journal = Journal.create(run.journal, header(config.values, session.engine))
+            Trainer(session.engine, plan, journal, spaces=run.spaces).run()
             journal.close()
 
     return work
@@ -81,10 +82,10 @@ def _inference(config: Config) -> Callable[[], Any]:
     return lambda: session.engine.score(plan.objective.requests(examples), [BASE])
 
 
-def _naive(config: Config) -> Callable[[], Any]:
+def _naive(config: Config, *, lean: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = naive(config)
+    rival = naive(config, lean=lean)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
 
 
@@ -93,6 +94,13 @@ def _first_order(config: Config, *, low: bool = False) -> Callable[[], Any]:
     _forget()
     rival = first_order(config, low=low)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size])
+
+
+def _probe(config: Config) -> Callable[[], Any]:
+    plan = build_embedded(config).plan
+    _forget()
+    probe = linear_probe(config)
+    return lambda: probe.states(plan.train[: 2 * plan.optimizer.batch_size])
 
 
 def _forget() -> None:
@@ -106,6 +114,10 @@ MODES: Mapping[str, Callable[[Config], Callable[[], Any]]] = {
     "ours": _train,
     "inference": _inference,
     "naive": _naive,
+    "lean": partial(_naive, lean=True),
+    "exact": lambda config: _train(exact(config)),
+    "informed": lambda config: _train(informed(config)),
+    "probe": _probe,
     "first_order": _first_order,
     "first_order_bfloat16": partial(_first_order, low=True),
 }

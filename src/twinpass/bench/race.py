@@ -1,4 +1,4 @@
-"""Accuracy against seconds: twinpass, plain MeZO and first-order LoRA on the same data, one after another."""
+"""Accuracy, or nats, against seconds: twinpass and what users would take instead, on the same data, one after another."""
 
 import tempfile
 import time
@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
-from twinpass.bench.rivals import first_order, naive
+from twinpass.bench.probe import seconds_of
+from twinpass.bench.rivals import exact, first_order, informed, linear_probe, naive
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
@@ -22,12 +25,12 @@ from twinpass.reuse.activated import Activated
 from twinpass.schedule.epsilon import Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
-from twinpass.train.folder import header
+from twinpass.train.folder import RunFolder, header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Plan, Trainer
 
 Told = Callable[[str, int, float, float], None]
-"""Method, step, seconds of training, accuracy."""
+"""Method, step, seconds of training, accuracy or nats."""
 
 BLOCK = 16
 """Held-out examples that rivals score at a time."""
@@ -37,58 +40,94 @@ class Finished(Exception):  # noqa: N818
     """The target is reached, or time is up."""
 
 
+LEVELS = (0.70, 0.80, 0.85, 0.87, 0.90)
+"""Accuracies whose seconds are reported, as far as they are no more than the target."""
+
+
 @dataclass
 class Course:
-    """One method's way: evaluations at seconds of training, until one reaches the target or time is up."""
+    """One method's way: evaluations at seconds of training, until one reaches the target or time is up.
+
+    With ``nats`` the target is a held-out loss, and less is better; an accuracy otherwise.
+    """
 
     method: str
     target: float
     limit: float
     told: Told
+    nats: bool = False
     points: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    forwards: float | None = None
 
-    def add(self, step: int, accuracy: float, examples: int) -> None:
+    def add(self, step: int, value: float, examples: int) -> None:
         """Take in an evaluation.
 
         Raises:
             Finished: it was the last.
         """
-        low, high = wilson(accuracy, examples)
-        self.points.append({"step": step, "seconds": self.seconds, "accuracy": accuracy, "low": low, "high": high})
-        self.told(self.method, step, self.seconds, accuracy)
-        if accuracy >= self.target or self.seconds >= self.limit:
+        point = {"step": step, "seconds": self.seconds}
+        if self.nats:
+            self.points.append({**point, "nats": value})
+        else:
+            low, high = wilson(value, examples)
+            self.points.append({**point, "accuracy": value, "low": low, "high": high})
+        self.told(self.method, step, self.seconds, value)
+        if self._reaches(value, self.target) or self.seconds >= self.limit:
             raise Finished
 
     def result(self) -> dict[str, Any]:
-        """The course, and when it reached the target."""
-        reached = next((point["seconds"] for point in self.points if point["accuracy"] >= self.target), None)
-        return {"course": self.points, "seconds_to_target": reached}
+        """The course, and when it reached the target and the levels below."""
+        levels = [] if self.nats else [level for level in LEVELS if level <= self.target]
+        return {
+            "course": self.points,
+            "seconds_to_target": self._seconds_to(self.target),
+            "seconds_to": {f"{level:.2f}": self._seconds_to(level) for level in levels},
+            "forwards": self.forwards,
+        }
+
+    def _reaches(self, value: float, level: float) -> bool:
+        return value <= level if self.nats else value >= level
+
+    def _seconds_to(self, level: float) -> float | None:
+        key = "nats" if self.nats else "accuracy"
+        return next((point["seconds"] for point in self.points if self._reaches(point[key], level)), None)
 
 
 class _Watch(Listener):
-    """Puts a run's evaluations on a course."""
+    """Puts a run's evaluations on a course. Forwards are token-layers over those of one row's own pass through the model."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, course: Course, pass_layers: float) -> None:
+        self._course, self._pass = course, pass_layers
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         self._course.seconds += seconds
+        self._course.forwards = (self._course.forwards or 0.0) + report.work.computed / self._pass
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
-        self._course.add(step, evaluation.metric, evaluation.examples)
+        self._course.add(step, evaluation.loss if self._course.nats else evaluation.metric, evaluation.examples)
 
 
-def race(config: Config, target: float, limit: float, every: Mapping[str, int], told: Told) -> dict[str, Any]:
+def race(
+    config: Config, target: float, limit: float, every: Mapping[str, int], told: Told, methods: Sequence[str] = ()
+) -> dict[str, Any]:
     """Every method from the base model until an evaluation reaches ``target``, or ``limit`` seconds of training are over.
 
     Args:
+        target: an accuracy, or nats where the task is to write texts.
         every: steps between evaluations, by method; evaluations are not counted as training.
+        methods: those of :data:`METHODS` that run; none: all that suit the task.
 
-    Keys and values on disk (``reuse.spill``) are those of this race alone: it begins with an empty folder.
+    Keys and values on disk (``reuse.spill``) are those of this race alone: each method begins with an empty folder. What evaluations
+    leave in the cache is of held-out rows, and of no use to training.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return _race(_spilling_to(config, folder), target, limit, every, told)
+    return _race(config, target, limit, every, told, methods or suiting(config))
+
+
+def suiting(config: Config) -> list[str]:
+    """The methods that have a meaning for a configuration."""
+    found = [name for name in METHODS if name != LOWER or multiplies_lower(config)]
+    return found if config.task.chooses else [name for name in found if name not in CHOOSING]
 
 
 def _spilling_to(config: Config, folder: str) -> Config:
@@ -98,17 +137,19 @@ def _spilling_to(config: Config, folder: str) -> Config:
     return replace(config, reuse=replace(config.reuse, spill=folder), values=values)
 
 
-def _race(config: Config, target: float, limit: float, every: Mapping[str, int], told: Told) -> dict[str, Any]:
-    methods = {name: method for name, method in METHODS.items() if name != LOWER or multiplies_lower(config)}
+def _race(
+    config: Config, target: float, limit: float, every: Mapping[str, int], told: Told, names: Sequence[str]
+) -> dict[str, Any]:
     results = {}
-    for name, method in methods.items():
-        course = Course(name, target, limit, told)
-        with suppress(Finished):
-            method.run(config, course, every[name])
+    for name in names:
+        course = Course(name, target, limit, told, nats=not config.task.chooses)
+        with tempfile.TemporaryDirectory() as folder, suppress(Finished):
+            METHODS[name].run(_spilling_to(config, folder), course, every[name])
         results[name] = course.result()
-    memory = peaks(config, (*(method.peak for method in methods.values()), "inference"))
-    for name, method in methods.items():
-        results[name]["peak_rss_bytes"] = memory[method.peak]
+    with tempfile.TemporaryDirectory() as folder:
+        memory = peaks(_spilling_to(config, folder), (*(METHODS[name].peak for name in names), "inference"))
+    for name in names:
+        results[name]["peak_rss_bytes"] = memory[METHODS[name].peak]
     return {
         "target": target,
         "limit_seconds": limit,
@@ -118,31 +159,52 @@ def _race(config: Config, target: float, limit: float, every: Mapping[str, int],
     }
 
 
-def _ours(config: Config, course: Course, every: int) -> None:
-    session = build_embedded(config)
+def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Config] = lambda config: config) -> None:
+    chosen = of(config)
+    session = build_embedded(chosen)
+    plan = replace(session.plan, eval_every=every)
+    rows = [len(request.inputs) for example in plan.train for request in plan.objective.requests([example])[:1]]
+    watch = _Watch(course, session.engine.layers * sum(rows) / len(rows))
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journal.create(Path(folder) / "journal.jsonl", header(config.values, session.engine))
-        plan = replace(session.plan, eval_every=every)
+        run = RunFolder(Path(folder))
+        journal = Journal.create(run.journal, header(chosen.values, session.engine))
         try:
-            Trainer(session.engine, plan, journal, listener=_Watch(course)).run()
+            Trainer(session.engine, plan, journal, listener=watch, spaces=run.spaces).run()
         finally:
             journal.close()
 
 
-def _naive(config: Config, course: Course, every: int) -> None:
-    plan, rival = build_embedded(config).plan, naive(config)
+def _naive(config: Config, course: Course, every: int, *, lean: bool = False) -> None:
+    plan, rival = build_embedded(config).plan, naive(config, lean=lean)
     eps = plan.epsilon.at(0, Known())
 
     def step(number: int, examples: Sequence[Example]) -> None:
         rival.step(examples, number, eps, plan.optimizer.lr_at(number))
 
-    _loop(plan, rival, course, every, step)
+    _loop(plan, rival, course, every, step, 2 if lean else 2 * _options(plan))
 
 
 def _first_order(config: Config, course: Course, every: int, *, low: bool = False) -> None:
     plan, rival = build_embedded(config).plan, first_order(config, low=low)
-    scorer = NaiveMezo(rival.model, [], plan.objective)
-    _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples))
+    scorer = NaiveMezo(rival.model, [], plan.objective, lean=True)
+    _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
+
+
+def _linear_probe(config: Config, course: Course, every: int) -> None:
+    """A probe of a sixteenth, of a quarter and of all training rows; the first point is chance."""
+    plan, probe = build_embedded(config).plan, linear_probe(config)
+    course.add(0, 1 / len(plan.held_out[0].options), len(plan.held_out))
+    held_out = probe.states(plan.held_out)
+    labels = torch.tensor([example.label for example in plan.held_out])
+    for share in (16, 4, 1):
+        rows = plan.train[: max(every, len(plan.train) // share)]
+        fitted, course.seconds = seconds_of(probe, rows)
+        course.forwards = float(len(rows))
+        course.add(len(rows), fitted.accuracy(held_out, labels), len(plan.held_out))
+
+
+def _options(plan: Plan) -> float:
+    return sum(len(example.options) for example in plan.train) / len(plan.train)
 
 
 @dataclass(frozen=True)
@@ -155,28 +217,46 @@ class Method:
 
 LOWER = "first-order-bfloat16"
 METHODS: Mapping[str, Method] = {
+    "linear-probe": Method(_linear_probe, "probe"),
+    "informed": Method(partial(_ours, of=informed), "informed"),
+    "backprop": Method(partial(_ours, of=exact), "exact"),
     "twinpass": Method(_ours, "ours"),
-    "naive": Method(_naive, "naive"),
     "first-order": Method(_first_order, "first_order"),
     LOWER: Method(partial(_first_order, low=True), "first_order_bfloat16"),
+    "lean": Method(partial(_naive, lean=True), "lean"),
+    "naive": Method(_naive, "naive"),
 }
-"""By name; the last only where products of ours are in bfloat16, too."""
+"""By name: the first needs options, and one is only there where products of ours are in bfloat16, too.
+
+``informed`` and ``backprop`` are twinpass's with other settings (:mod:`twinpass.bench.rivals`), ``twinpass`` the configuration's own.
+"""
+
+CHOOSING = ("linear-probe",)
 
 
 def _loop(
-    plan: Plan, scorer: NaiveMezo, course: Course, every: int, step: Callable[[int, Sequence[Example]], Any]
+    plan: Plan,
+    scorer: NaiveMezo,
+    course: Course,
+    every: int,
+    step: Callable[[int, Sequence[Example]], Any],
+    passes: float,
 ) -> None:
+    """``passes``: how many forward passes a row takes, a backward pass counted as two."""
+    evaluator = NaiveMezo(scorer.model, [], plan.objective, lean=True)
     for number in range(plan.optimizer.steps + 1):
         if number % every == 0 or number == plan.optimizer.steps:
-            course.add(number, _accuracy(scorer, plan.held_out), len(plan.held_out))
+            course.add(number, _measured(evaluator, plan.held_out, nats=course.nats), len(plan.held_out))
         examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, number)
         started = time.perf_counter()
         step(number, examples)
         course.seconds += time.perf_counter() - started
+        course.forwards = (course.forwards or 0.0) + passes * len(examples)
 
 
-def _accuracy(scorer: NaiveMezo, examples: Sequence[Example]) -> float:
+def _measured(scorer: NaiveMezo, examples: Sequence[Example], *, nats: bool) -> float:
     scorer.model.train(False)
     ordered = sorted(examples, key=lambda example: len(example.prompt))
     parts = [ordered[i : i + BLOCK] for i in range(0, len(ordered), BLOCK)]
-    return sum(scorer.metric(part) * len(part) for part in parts) / len(ordered)
+    measure = scorer.loss if nats else scorer.metric
+    return sum(measure(part) * len(part) for part in parts) / len(ordered)

@@ -1,38 +1,71 @@
 """What twinpass is compared with, built from the same configuration."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from twinpass.bench.first_order import FirstOrder
 from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.probe import LinearProbe
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
+from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.gauss_newton import GaussNewton
+from twinpass.model.causal import CausalModel
 from twinpass.model.load import load
-from twinpass.model.trainable import Lora
+from twinpass.model.trainable import Activated, Informed, Lora
+from twinpass.reuse.auto import Auto
+from twinpass.schedule.epsilon import ConstantEpsilon
+from twinpass.train.adamw import AdamW
+from twinpass.train.optimizer import Sgd
 
 LORA = Lora()
 FIRST_ORDER_LR = 2e-3
 
 
-def naive(config: Config) -> NaiveMezo:
+def naive(config: Config, *, lean: bool = False) -> NaiveMezo:
     """Plain MeZO on what the configuration trains; adapters are LoRA of the same rank and targets, acting everywhere."""
     if isinstance(config.trainable, Lora):
         model, parameters = _adapted(config, config.trainable)
-        return NaiveMezo(model, parameters, config.task.objective())
+        return NaiveMezo(model, parameters, config.task.objective(), lean=lean)
     base, _ = load(**asdict(config.model))
     names = set(config.trainable.attach(base, 0).parameters)
-    return NaiveMezo(
-        base, [parameter for name, parameter in base.named_parameters() if name in names], config.task.objective()
+    parameters = [parameter for name, parameter in base.named_parameters() if name in names]
+    return NaiveMezo(base, parameters, config.task.objective(), lean=lean)
+
+
+def exact(config: Config) -> Config:
+    """The same task by AdamW along the exact gradient over cached prompts, at the rate of :func:`first_order`."""
+    trainable = config.trainable if isinstance(config.trainable, Activated) else Activated()
+    optimizer = AdamW(lr=FIRST_ORDER_LR, batch_size=config.optimizer.batch_size, schedule="linear")
+    return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer)
+
+
+def informed(config: Config) -> Config:
+    """The same task by informed probes, with their own defaults."""
+    trainable, suited = Informed(), Informed.defaults
+    optimizer = Sgd(lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule)
+    return replace(
+        config,
+        trainable=trainable,
+        estimator=GaussNewton(),
+        optimizer=optimizer,
+        epsilon=ConstantEpsilon(value=suited.eps),
+        reuse=Auto(budget=config.reuse.budget, page_size=config.reuse.page_size),
     )
+
+
+def linear_probe(config: Config) -> LinearProbe:
+    """A probe on the configuration's model."""
+    return LinearProbe(CausalModel(load(**asdict(config.model))[0]))
 
 
 def first_order(config: Config, *, low: bool = False) -> FirstOrder:
     """LoRA with AdamW, of the configuration's rank and targets if it has any; ``low``: with products in bfloat16."""
     lora = config.trainable if isinstance(config.trainable, Lora) else LORA
     model, parameters = _adapted(config, lora)
-    return FirstOrder(model, parameters, FIRST_ORDER_LR, low=low)
+    return FirstOrder(model, parameters, config.task.objective(), FIRST_ORDER_LR, low=low)
 
 
 def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]:

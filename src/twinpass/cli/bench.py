@@ -29,8 +29,17 @@ WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 """Named workloads: a configuration among the examples, and what is set in it."""
 
-EVERY = {"twinpass": 25, "naive": 10, "first-order": 4, "first-order-bfloat16": 4}
-"""Steps between evaluations in a race."""
+EVERY = {
+    "linear-probe": 16,
+    "informed": 1,
+    "backprop": 4,
+    "twinpass": 25,
+    "first-order": 4,
+    "first-order-bfloat16": 4,
+    "lean": 20,
+    "naive": 10,
+}
+"""Steps between evaluations in a race; of the probe, the fewest rows."""
 
 
 def add(commands: Any) -> None:
@@ -56,7 +65,16 @@ def add(commands: Any) -> None:
     command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
     command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 6)")
     command.add_argument("--probes", type=int, metavar="N", help="directions for the error of g (default: 4)")
-    command.add_argument("--target", type=float, help="accuracy that ends a race (default: 0.85)")
+    command.add_argument("--target", type=float, help="accuracy, or nats of texts, that ends a race (default: 0.85)")
+    command.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help=f"who races, of {', '.join(EVERY)} (default: all that suit the task)",
+    )
+    command.add_argument(
+        "--task", type=Path, metavar="CONFIG", help="race on this TOML file's task (default: movie reviews)"
+    )
     command.add_argument(
         "--seconds", type=float, help="of training after which a method gives up the race (default: 240)"
     )
@@ -85,9 +103,10 @@ def run(args: argparse.Namespace, console: "Console") -> int:
             args.target,
             args.seconds,
             EVERY,
-            lambda method, step, seconds, accuracy: console.print(
-                f"{method}: {accuracy:.1%} after {step} steps, {seconds:.0f} s"
+            lambda method, step, seconds, value: console.print(
+                f"{method}: {f'{value:.1%}' if config.task.chooses else f'{value:.3f} nats'} after {step} steps, {seconds:.1f} s"
             ),
+            args.methods or (),
         )
     else:
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
@@ -97,12 +116,22 @@ def run(args: argparse.Namespace, console: "Console") -> int:
             )
     about = {"workload": args.workload, "config": portable(config), "commit": commit()}
     result = {**about, **found, "machine": machine(), "versions": versions()}
+    if args.workload == RACE and args.json and args.json.exists():
+        result = joined(json.loads(args.json.read_text()), result)
     if args.json:
         write_json(args.json, result)
     if args.plot:
         (draw_race if args.workload == RACE else draw_step)(result, args.plot)
     print(json.dumps({key: value for key, value in result.items() if key != "config"}, indent=2))
     return 0
+
+
+def joined(earlier: Mapping[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """One race from two of the same task, commit and machine, where other methods ran; otherwise the later alone."""
+    same = ("workload", "config", "commit", "target", "limit_seconds", "machine", "versions")
+    if any(earlier.get(key) != later[key] for key in same):
+        return later
+    return {**later, "methods": {**earlier["methods"], **later["methods"]}}
 
 
 STEPS: Mapping[str, float] = {"repeats": 6, "probes": 4}
@@ -116,6 +145,10 @@ def _fill(args: argparse.Namespace) -> None:
         ConfigError: one was given that does not.
     """
     races = args.workload == RACE
+    if not races and (args.methods or args.task):
+        raise ConfigError(
+            args.workload, [f"--methods and --task: no effect here, only {RACE} is a race; leave them out"]
+        )
     own, others = (LIMITS, STEPS) if races else (STEPS, LIMITS)
     if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
         kind = f"{RACE} takes no steps by turns" if races else f"only {RACE} is a race"
@@ -128,11 +161,12 @@ def _fill(args: argparse.Namespace) -> None:
 def _config(args: argparse.Namespace) -> "Config":
     from twinpass.config.engines import TorchSettings
     from twinpass.config.load import load_config
-    from twinpass.config.tasks import ChoiceTask
     from twinpass.estimate.spsa import Spsa
 
     name, sets = WORKLOADS.get(args.workload, (args.workload, ()))
     path = EXAMPLES / name if args.workload in WORKLOADS else Path(name)
+    if args.task is not None:
+        path, sets = args.task, ()
     if not path.is_file():
         raise ConfigError(
             args.workload,
@@ -150,15 +184,18 @@ def _config(args: argparse.Namespace) -> "Config":
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
     problems = []
-    if args.workload == RACE and not isinstance(config.task, ChoiceTask):
-        problems.append('[task] kind: a race is to an accuracy: set [task] kind = "choice"')
+    if args.workload == RACE and args.methods:
+        from twinpass.bench.race import suiting
+
+        if wrong := sorted(set(args.methods) - set(suiting(config))):
+            problems.append(f"--methods {' '.join(wrong)}: expected some of {', '.join(suiting(config))}")
     if not isinstance(config.estimator, Spsa):
         problems.append('[estimator]: plain MeZO makes two-sided differences; set kind = "spsa" to compare')
     if isinstance(config.engine, TorchSettings) and config.engine.device != "cpu":
         problems.append("[engine] device: this measures a CPU; on a GPU, make bench-gpu does")
     if args.repeats < 1 or args.probes < 2:
         problems.append(f"--repeats {args.repeats}, --probes {args.probes}: expected at least 1 and 2")
-    if not 0 < args.target <= 1 or args.seconds <= 0:
+    if args.target <= 0 or (config.task.chooses and args.target > 1) or args.seconds <= 0:
         problems.append(
             f"--target {args.target:g}, --seconds {args.seconds:g}: expected a share, and more than 0 seconds"
         )
