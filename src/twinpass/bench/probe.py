@@ -85,7 +85,7 @@ def regress(states: Tensor, labels: Tensor, layer: int, ridge: float) -> Fitted:
     x = (x - mean) / scale
     weight = torch.zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
     bias = torch.zeros(weight.shape[1], requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=60)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
