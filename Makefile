@@ -153,3 +153,25 @@ chaos: install  ## runs of every kind, killed, starved of disk and started twice
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+RACE := $(BIN)/twinpass bench time-to-accuracy --target 0.9
+ROWS_TREC ?= train.txt
+ROWS_GSM8K ?= train.jsonl
+
+bench-race: bench-race-ours bench-race-first-order bench-race-lean  ## who is how soon how good on reviews, in three parts, into benchmarks/results/bench-time-to-accuracy-all.json
+	$(BIN)/python benchmarks/page.py
+
+bench-race-ours: install  ## the linear probe and what runs over cached prompts (about 5 minutes)
+	$(RACE) --seconds 40 --methods linear-probe informed backprop twinpass --json benchmarks/results/bench-time-to-accuracy-all.json
+
+bench-race-first-order: install  ## LoRA with AdamW through whole prompts (about 5 minutes)
+	$(RACE) --seconds 100 --methods first-order --json benchmarks/results/bench-time-to-accuracy-all-first-order.json
+
+bench-race-lean: install  ## plain MeZO as a careful user would write it (about 4 minutes)
+	$(RACE) --seconds 100 --methods lean --json benchmarks/results/bench-time-to-accuracy-all-lean.json
+
+bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 6 minutes)
+	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop --json benchmarks/results/bench-time-to-accuracy-trec.json
+
+bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 6 minutes)
+	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 40 --methods informed backprop twinpass --json benchmarks/results/bench-time-to-accuracy-gsm8k.json
