@@ -69,7 +69,7 @@ def _train(config: Config) -> Callable[[], Any]:
         with tempfile.TemporaryDirectory() as folder:
             run = RunFolder(Path(folder))
             journal = Journal.create(run.journal, header(config.values, session.engine))
-            Trainer(session.engine, plan, journal, spaces=run.spaces).run()
+            Trainer(session.engine, plan, journal).run()
             journal.close()
 
     return work

@@ -169,7 +169,7 @@ def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Con
         run = RunFolder(Path(folder))
         journal = Journal.create(run.journal, header(chosen.values, session.engine))
         try:
-            Trainer(session.engine, plan, journal, listener=watch, spaces=run.spaces).run()
+            Trainer(session.engine, plan, journal, listener=watch).run()
         finally:
             journal.close()
 
