@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Work
+from twinpass.estimate import directions
 from twinpass.estimate.directions import RIDGES, UNIT, fit
 from twinpass.model.space import Observed
 from twinpass.model.trainable import Fitting
@@ -69,6 +70,17 @@ def test_no_error_gives_no_direction_and_no_fault() -> None:
     space = fit(Observed(seen.inputs, torch.zeros_like(seen.errors), seen.scale, Work()), None, rank=4)
     assert bool(torch.isfinite(space.inputs["a"]).all())
     assert not bool(space.inputs["a"].any())
+
+
+def test_of_many_tokens_some_are_regressed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, _ = observed()
+    monkeypatch.setattr(directions, "MOST", 20)
+    some = fit(seen, None, rank=5, ridge=0.1)
+    monkeypatch.undo()
+    every_third = torch.linspace(0, N - 1, 20, dtype=torch.float64).round().long()
+    part = Observed({"a": seen.inputs["a"][every_third]}, seen.errors[every_third], seen.scale, Work())
+    assert fit(part, None, rank=5, ridge=0.1).digest == some.digest
+    assert fit(seen, None, rank=5, ridge=0.1).digest != some.digest
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
