@@ -1,6 +1,10 @@
-"""The demo on several seeds, with accuracy and its interval at every evaluation: ``python benchmarks/demo.py --json FILE``."""
+"""The demo, or another task, on several seeds, with accuracy and its interval at every evaluation: ``python benchmarks/demo.py --json FILE``.
+
+``--config FILE`` takes another configuration, with its defaults. Data files are named in the result by their hashes.
+"""
 
 import argparse
+import hashlib
 import json
 import shutil
 import tempfile
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.cli.main import main as twinpass
+from twinpass.config.load import load_config
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.interval import wilson
@@ -19,9 +24,9 @@ CONFIG = Path(__file__).parent.parent / "examples" / "reviews.toml"
 SEEDS = (1, 2, 3)
 
 
-def run(seed: int, folder: Path) -> dict[str, Any]:
+def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
     """Train once; what was measured."""
-    if twinpass(["train", str(CONFIG), "--set", f"run.out={folder}", "--set", f"run.seed={seed}", "--json"]) != 0:
+    if twinpass(["train", str(config), "--set", f"run.out={folder}", "--set", f"run.seed={seed}", "--json"]) != 0:
         raise SystemExit(f"seed {seed} did not train")
     summary = json.loads((folder / "summary.json").read_text())
     course, seconds = [], 0.0
@@ -51,18 +56,37 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         axes.legend(loc="lower right")
 
 
+def described(path: Path) -> dict[str, Any]:
+    """A configuration, with its data files by name and SHA-256."""
+    values = {section: dict(keys) for section, keys in load_config(path).values.items() if section != "run"}
+    for key in ("train", "eval"):
+        file = Path(values["task"][key])
+        values["task"][key] = {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return values
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="what to train, if not the demo")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against seconds of training")
     args = parser.parse_args()
     runs = []
     for seed in SEEDS:
         folder = Path(tempfile.mkdtemp())
-        runs.append(run(seed, folder / "run"))
+        runs.append(run(args.config, seed, folder / "run"))
         shutil.rmtree(folder)
     if args.json:
-        write_json(args.json, {"runs": runs, "commit": commit(), "machine": machine(), "versions": versions()})
+        write_json(
+            args.json,
+            {
+                "runs": runs,
+                "config": described(args.config),
+                "commit": commit(),
+                "machine": machine(),
+                "versions": versions(),
+            },
+        )
     if args.plot:
         draw(runs, args.plot)
 
