@@ -81,7 +81,7 @@ def finetune(
     reuse: Policy | None = None,
     compute_dtype: ComputeDtype | None = None,
     seed: int = 0,
-    eval_every: int = 0,
+    eval_every: int | None = None,
     keep: Keep = "best",
     max_seconds: float | None = None,
     resume: bool = False,
@@ -121,6 +121,7 @@ def finetune(
     template, usual = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
     trainable = trainable or (Informed() if suffix else Lora())
     suited = trainable.defaults
+    eval_every = suited.eval_every if eval_every is None else eval_every
     estimator = estimator or (GaussNewton() if suited.estimator == "gauss_newton" else Spsa())
     if optimizer is None and estimator.whole:
         optimizer = AdamW()

@@ -197,7 +197,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             "kind",
             "torch",
         ),
-        "run": Section({"": RunSettings}),
+        "run": Section({"": RunSettings}, suited={"eval_every": "eval_every"}),
     }
 )
 """A new kind is one file and one line here, or an entry point of another package (docs/extending.md)."""

@@ -75,13 +75,16 @@ class Defaults:
     lr: float
     steps: int
     batch_size: int = 16
+    eval_every: int = 0
     schedule: Literal["constant", "linear"] = "linear"
     estimator: Literal["spsa", "gauss_newton"] = "spsa"
 
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
-INFORMED = Defaults(eps=1e-2, lr=1.0, steps=6, batch_size=64, schedule="constant", estimator="gauss_newton")
+INFORMED = Defaults(
+    eps=1e-2, lr=1.0, steps=6, batch_size=64, eval_every=1, schedule="constant", estimator="gauss_newton"
+)
 
 
 @dataclass(frozen=True)
