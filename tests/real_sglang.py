@@ -16,6 +16,9 @@ from twinpass.engine.sglang.server import Server
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Lora
 
+LAYERS = 8
+"""Of the 30 that SmolLM2-135M has."""
+
 HOOKS = Path(__file__).parent / "engines" / "sglang" / "hooks"
 ARGUMENTS: dict[str, Any] = {
     **CPU,

@@ -20,6 +20,8 @@ from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.rows import read_rows
 
+pytestmark = pytest.mark.full
+
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 EVERY_LAYER = 1e9
 

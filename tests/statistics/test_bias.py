@@ -116,6 +116,7 @@ DRAWS, SIGMAS = 120, 4.0
 """Coins, and how many standard errors the mean of so many may be off: one seed in 16,000 would fail (two-sided)."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", UNBIASED)
 def test_the_mean_over_coins_is_unbiased(name: str) -> None:
     """Within its confidence interval around the exact g, outside of which the inner policy's estimate lies."""
@@ -131,6 +132,7 @@ def test_the_mean_over_coins_is_unbiased(name: str) -> None:
     assert np.std(draws, 0) == pytest.approx(error * np.sqrt(DRAWS), rel=0.2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("eps", "deltas", "order"),
     [

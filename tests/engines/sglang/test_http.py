@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from threading import Thread
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -79,12 +79,12 @@ class RunningServer:
     """``python -m sglang.launch_server``, which can be killed and started again at the same address."""
 
     def __init__(self, folder: Path, log: Path) -> None:
-        self._folder, self._log, self._port = folder, log, free_port()
+        self.folder, self._log, self._port = folder, log, free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = ["--model-path", str(self._folder), "--port", str(self._port), "--api-key", SECRET, *ARGUMENTS]
+        words = ["--model-path", str(self.folder), "--port", str(self._port), "--api-key", SECRET, *ARGUMENTS]
         environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1"}
         with self._log.open("ab") as log:
             command = [sys.executable, "-m", "sglang.launch_server", *words]
@@ -120,7 +120,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def connected(
-    loaded: Loaded, url: str, trainable: Trainable, *, path: str = "smollm2", inplace: bool = False
+    loaded: Loaded, server: RunningServer, trainable: Trainable, *, inplace: bool = False
 ) -> Iterator[SglangEngine]:
     model, tokenizer = loaded
     invocation = tuple(tokenizer("Sentiment:")["input_ids"]) if isinstance(trainable, Activated) else ()
@@ -129,13 +129,13 @@ def connected(
         tokenizer,
         trainable,
         Auto(),
-        path,
+        str(server.folder),
         "float32",
         perturbation="inplace" if inplace else "tandem",
         invocation=invocation,
         seed=3,
     )
-    engine = connect(subject, url, timeout=300)
+    engine = connect(subject, server.url, timeout=300)
     try:
         yield engine
     finally:
@@ -157,7 +157,7 @@ def test_scores_and_updates_are_the_embedded_engines(
     eps = 2.0**-10 if inplace else 2e-2
     requests, lanes = requests_of(loaded[1], SHOTS)[:4], [Lane(Probe(7), sign, eps) for sign in (1, -1)]
     embedded = embedded_of(loaded, trainable, inplace=inplace)
-    with connected(loaded, server.url, trainable, inplace=inplace) as sglang:
+    with connected(loaded, server, trainable, inplace=inplace) as sglang:
         for step in range(2):
             found = sglang.score(requests, [*lanes, BASE])
             assert worst(found.values[:1], found.values[1:2]) > 20 * TOLERANCE
@@ -171,7 +171,7 @@ def test_a_flush_that_is_refused_stops_training(loaded: Loaded, server: RunningS
     """Overlap scheduling, and a request of somebody else's that does not end: it is paused, so that it runs for as long as is needed."""
     requests, lanes = requests_of(loaded[1])[:4], [Lane(Probe(5), 1, 2.0**-10)]
     expected = embedded_of(loaded, Full(), inplace=True).score(requests, lanes).values
-    with connected(loaded, server.url, Full(), inplace=True) as sglang:
+    with connected(loaded, server, Full(), inplace=True) as sglang:
         client = cast(Http, sglang._server._transport)._client
         sglang._server._patience = 0.3
         sampling = {"max_new_tokens": 400, "ignore_eos": True, "temperature": 0}
@@ -199,7 +199,7 @@ def test_another_model_or_tokenizer_is_refused(loaded: Loaded, server: RunningSe
         model.get_parameter("model.layers.3.mlp.up_proj.weight").mul_(1.1)
     with (
         pytest.raises(EngineError, match="another model than the configuration's"),
-        connected((model, tokenizer), server.url, Activated()),
+        connected((model, tokenizer), server, Activated()),
     ):
         pass
 
@@ -207,7 +207,7 @@ def test_another_model_or_tokenizer_is_refused(loaded: Loaded, server: RunningSe
     other.add_tokens(["quick"])
     with (
         pytest.raises(EngineError, match="another tokenizer"),
-        connected((loaded[0], other), server.url, Activated()),
+        connected((loaded[0], other), server, Activated()),
     ):
         pass
 
@@ -216,7 +216,7 @@ def test_a_server_that_was_not_started_for_it_is_refused(loaded: Loaded, server:
     trainable = Activated(rank=64, targets=("q_proj", "down_proj"))
     with (
         pytest.raises(EngineError, match=r"--max-lora-rank 64 \(it has 8\); --lora-target-modules q_proj down_proj"),
-        connected(loaded, server.url, trainable),
+        connected(loaded, server, trainable),
     ):
         pass
     subject = Subject(deepcopy(loaded[0]), loaded[1], Full(), Auto(), "x", "bfloat16")
@@ -228,14 +228,14 @@ def test_a_wrong_key_is_refused_and_not_repeated(
     loaded: Loaded, server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY, "the-wrong-one")
-    with pytest.raises(EngineError, match="refuses the API key") as caught, connected(loaded, server.url, Activated()):
+    with pytest.raises(EngineError, match="refuses the API key") as caught, connected(loaded, server, Activated()):
         pass
     assert "the-wrong-one" not in str(caught.value)
 
 
 def test_a_server_that_does_not_answer_in_time(loaded: Loaded, server: RunningServer) -> None:
     requests = requests_of(loaded[1], "Nobody has read this before.\n")[:2]
-    with connected(loaded, server.url, Activated()) as sglang:
+    with connected(loaded, server, Activated()) as sglang:
         transport = cast(Http, sglang._server._transport)
         transport._client.post("/pause_generation", json={"mode": "in_place"})
         transport._client.timeout = httpx.Timeout(2.0)
@@ -303,7 +303,7 @@ def require_finished(run: Path, again: Path) -> None:
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    changes = {"engine.url": server.url, "reuse.budget": "1GiB"}
+    changes: dict[str, Any] = {"model.path": server.folder, "engine.url": server.url, "reuse.budget": "1GiB"}
     said = die_after(run, train(*settings(run, **changes)), server.kill)
     assert "cannot be reached" in said
     assert "--resume" in said
@@ -321,7 +321,11 @@ def test_a_run_that_died_continues_on_the_server_it_left_behind(
 ) -> None:
     """The client is killed, and the server stands somewhere between two lanes: nobody else may score there, and the run takes it up again."""
     run = tmp_path / "run"
-    changes = {"engine.url": server.url, "estimator.perturbation": "inplace"}
+    changes: dict[str, Any] = {
+        "model.path": server.folder,
+        "engine.url": server.url,
+        "estimator.perturbation": "inplace",
+    }
     process = train(*settings(run, "reviews-full.toml", **changes))
     until = time.monotonic() + START_SECONDS
     while steps(run) < 2 and time.monotonic() < until and process.poll() is None:
@@ -332,12 +336,12 @@ def test_a_run_that_died_continues_on_the_server_it_left_behind(
     time.sleep(3)  # what the server was still doing
     with (
         pytest.raises(EngineError, match="a run trains the weights of this SGLang"),
-        connected(loaded, server.url, Activated()),
+        connected(loaded, server, Activated()),
     ):
         pass
     assert resume(run) == 0
     require_finished(run, tmp_path / "again")
-    with connected(loaded, server.url, Activated()):
+    with connected(loaded, server, Activated()):
         """The server has its own weights again."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from real_sglang import ARGUMENTS, OPTIONS, SHOTS, SIGNS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
+from real_sglang import ARGUMENTS, LAYERS, OPTIONS, SHOTS, SIGNS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.sglang.calls import Call, answer_of
@@ -11,7 +11,7 @@ from twinpass.engine.sglang.server import Server, Variant
 from twinpass.errors import EngineError, ModelError
 
 
-@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("first", [0, LAYERS // 2])
 @pytest.mark.parametrize("activated", [False, True])
 def test_scores_equal_the_embedded_engines(loaded: Loaded, server: Server, activated: bool, first: int) -> None:
     embedded, sglang = engines(loaded, server, activated=activated, first=first)
