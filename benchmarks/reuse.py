@@ -27,7 +27,8 @@ from twinpass.report.files import write_json
 from twinpass.reuse.activated import Activated as ActivatedPolicy
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
-from twinpass.task.rows import Row, read_rows
+from twinpass.task.rows import Row
+from twinpass.task.sources.read import read_rows
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 BATCH, EPS = 16, 1e-3

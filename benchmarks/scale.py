@@ -99,7 +99,7 @@ def measure(*settings: str, plain: bool = True) -> dict[str, Any]:
     seconds = timed(ours, REPEATS)
     found |= {"seconds": statistics.median(seconds), "spread": [min(seconds), max(seconds)], "naive_seconds": None}
     if plain:
-        rival = naive(config)
+        rival = naive(config, plan.objective)
         rival.loss(examples[:2])
 
         def theirs(number: int) -> None:

@@ -1,7 +1,7 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.config.finetuned import BASE, origin
+from twinpass.config.load import SOURCES
+from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.gauss_newton import GaussNewton
@@ -21,8 +23,6 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
 from twinpass.model.trainable import Informed, Lora, Trainable
 from twinpass.objective.base import Objective
-from twinpass.objective.choice import Choice
-from twinpass.objective.completion import Completion
 from twinpass.paths import expand
 from twinpass.report.callbacks import Callbacks
 from twinpass.report.files import storing, sync
@@ -32,16 +32,17 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import ComputeDtype
-from twinpass.task.choice import ChoiceTemplate
-from twinpass.task.completion import CompletionTemplate
-from twinpass.task.rows import Row
-from twinpass.task.template import TextTemplate
+from twinpass.task.rows import Item
+from twinpass.task.saved import saved
+from twinpass.task.sources.read import read_objects, take
 from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 Exist = Literal["error", "resume", "new"]
+Rows = Iterable[Mapping[str, Any]] | Any
+"""Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ def load_model(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Mapping[str, Any]],
-    held_out: Sequence[Mapping[str, Any]] = (),
+    train: Rows,
+    held_out: Rows | None = None,
     *,
-    prompt: str,
     out: str | Path,
+    prompt: str = "",
     options: Sequence[str] = (),
     completion: str = "",
     suffix: str = "",
@@ -88,19 +89,22 @@ def finetune(
     accept_changes: bool = False,
     exist: Exist = "error",
     callbacks: Callbacks | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Train ``model`` on rows by forward passes only.
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
-    " {summary}". Defaults: :class:`Informed` where there is a suffix, so that all prompts end alike, and LoRA of rank 8 by two-sided SPSA
-    where there is none; learning rate, steps, rows a step, eps and estimator by what is trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
+    " {summary}". Without any of them, the form of the rows says what they mean (docs/rows.md). Defaults: :class:`Informed` where there is a suffix,
+    so that all prompts end alike, and LoRA of rank 8 by two-sided SPSA where there is none; learning rate, steps, rows a step, eps and
+    estimator by what is trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
-        train: rows, such as ``{"text": "A fine film.", "label": 1}``.
-        held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after.
+        train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
+        held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after. None: a
+            share of ``train`` (``eval_fraction``, a tenth by default); an empty list: none.
         objective: what is minimised and reported, if not the usual for options or for a completion.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
@@ -109,6 +113,7 @@ def finetune(
         exist: where ``out`` holds a run already: an "error"; "resume" it, so that a cell of a notebook can be run again (a finished run
             is left as it is); or begin a "new" one beside it, in ``out-2`` and so on.
         callbacks: functions to be told of steps, evaluations, rollbacks and the end.
+        settings: other keys of the section [task], such as ``on_error="skip"`` or ``truncate="left"``.
         accept_changes: resume although rows, tokenizer or code are others than the run began with; its journal will say so.
 
     Returns:
@@ -118,7 +123,7 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    template, usual = _task(prompt, suffix, completion, tuple(options), label, tuple(labels))
+    task = _task(prompt, suffix, completion, options, label, labels, settings)
     trainable = trainable or (Informed() if suffix else Lora())
     suited = trainable.defaults
     eval_every = suited.eval_every if eval_every is None else eval_every
@@ -136,7 +141,7 @@ def finetune(
     sections: dict[str, Any] = {
         "model": _Given(dtype),
         "trainable": trainable,
-        "task": template,
+        "task": task,
         "estimator": estimator,
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
@@ -159,13 +164,14 @@ def finetune(
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
             Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
-            Material(template, objective or usual, _rows(train, "train"), _rows(held_out, "held_out")),
+            Material(task, objective, *_items(task, train, held_out)),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
         )
         values: dict[str, Any] = {
             FINETUNE: origin(model, run.invocation),
-            "template": asdict(template),
+            "template": saved(run.template),
+            "task": _handling(task),
             "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
             **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
             "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
@@ -189,8 +195,10 @@ def finetune(
                         save_file(dict(run.engine.parameters), base)
                         sync(base)
                 journal = folder.begin(values, run.engine, run.ground)
-            told = callbacks or Callbacks()
-            with ProgressBar(Console(stderr=True)) as bar:
+            console, told = Console(stderr=True), callbacks or Callbacks()
+            for note in run.notes:
+                console.print(note, markup=False)
+            with ProgressBar(console) as bar:
                 summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told]))
         finally:
             run.engine.unblock()
@@ -206,21 +214,44 @@ def _beside(path: Path) -> Path:
 
 
 def _task(
-    prompt: str, suffix: str, completion: str, options: tuple[str, ...], label: str, labels: tuple[str, ...]
-) -> tuple[TextTemplate, Objective]:
-    if bool(options) == bool(completion):
+    prompt: str,
+    suffix: str,
+    completion: str,
+    options: Sequence[str],
+    label: str,
+    labels: Sequence[str],
+    settings: Mapping[str, Any],
+) -> TaskSettings:
+    if "eval" in settings:
+        raise ConfigError("finetune", ["eval: it names a source in a file; give the rows themselves as held_out"])
+    if options and completion:
         raise ConfigError("finetune", ["give either options to choose from, or a completion to write"])
-    if completion and (label != "label" or labels):
-        raise ConfigError(
-            "finetune", ["label and labels: they name options, and a completion has none; leave them out"]
+    if not options and (label != "label" or labels):
+        raise ConfigError("finetune", ["label and labels: they name options, and there are none; leave them out"])
+    if prompt and not options and not completion:
+        raise ConfigError("finetune", ["give options to choose from, or a completion to write"])
+    if options:
+        return ChoiceTask(
+            prompt=prompt, suffix=suffix, options=tuple(options), label=label, labels=tuple(labels), **settings
         )
     if completion:
-        return CompletionTemplate(prompt=prompt, suffix=suffix, completion=completion), Completion()
-    return ChoiceTemplate(prompt=prompt, suffix=suffix, options=options, label=label, labels=labels), Choice()
+        return CompletionTask(prompt=prompt, suffix=suffix, completion=completion, **settings)
+    if suffix:
+        raise ConfigError("finetune", ["suffix: it follows a prompt, and there is none; leave it out"])
+    return (ChatTask if "messages" in settings else AutoTask)(**settings)
 
 
-def _rows(rows: Sequence[Mapping[str, Any]], name: str) -> list[Row]:
-    return [Row(dict(row), f"{name}, row {i}") for i, row in enumerate(rows, 1)]
+def _items(task: TaskSettings, train: Rows, held_out: Rows | None) -> tuple[list[Item], list[Item] | None]:
+    given = None if held_out is None else list(read_objects(held_out, "held_out"))
+    return (
+        take(read_objects(train, "train"), task.wanted(splits=given is None), "train"),
+        take(given, task.eval_rows, "held_out") if given else given,
+    )
+
+
+def _handling(task: TaskSettings) -> dict[str, Any]:
+    """What the task says of rows, besides the template."""
+    return {each.name: getattr(task, each.name) for each in fields(TaskSettings) if each.name not in SOURCES}
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from twinpass.report.fidelity import Fidelity
 from twinpass.settings import ComputeDtype
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
-from twinpass.task.rows import read_rows
+from twinpass.task.sources.read import read_rows
 
 DATA = Path(__file__).parents[2] / "examples/data/reviews-train.jsonl"
 SIGNS = [Lane(Probe(3), 1, 2**-10), Lane(Probe(3), -1, 2**-10)]

@@ -18,7 +18,7 @@ from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.reflected import Reflected
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
-from twinpass.task.rows import read_rows
+from twinpass.task.sources.read import read_rows
 
 pytestmark = pytest.mark.full
 

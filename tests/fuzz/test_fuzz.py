@@ -25,7 +25,7 @@ from twinpass.core import Estimate, Evaluation, Probe, StepReport
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import TwinpassError
-from twinpass.task.rows import read_rows
+from twinpass.task.sources.read import read_rows
 from twinpass.train.journal import History, Journal, evaluation_record, read, step_record
 
 INPUTS = int(os.environ.get("TWINPASS_FUZZ", "5000"))

@@ -27,6 +27,7 @@ from twinpass.config.load import load_config
 from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.causal import CausalModel
+from twinpass.objective.choice import Choice
 
 FULL: dict[str, Any] = {"trainable": {"kind": "full"}, "estimator": {"probes": 1}, "optimizer": {"batch_size": 4}}
 ACTIVATED = {**FULL, "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]}}
@@ -58,7 +59,7 @@ def engine_of(path: Path) -> Any:
 def test_plain_mezo_scores_what_the_engine_scores(tmp_path: Path) -> None:
     """Padding, masks and all options on their own lead to the same losses, before and after its perturbation is undone."""
     path = tiny.config(tmp_path, **FULL)
-    session, rival = engine_of(path), naive(load_config(path))
+    session, rival = engine_of(path), naive(load_config(path), Choice())
     examples, objective = session.plan.train[:4], session.plan.objective
     scores = session.engine.score(objective.requests(examples), [BASE]).values[0]
     assert rival.loss(examples) == pytest.approx(objective.loss(examples, scores), abs=1e-5)
@@ -70,7 +71,7 @@ def test_plain_mezo_scores_what_the_engine_scores(tmp_path: Path) -> None:
 def test_a_step_of_plain_mezo_is_that_of_algorithm_1(tmp_path: Path) -> None:
     path = tiny.config(tmp_path, **FULL)
     config = load_config(path)
-    rival, before = naive(config), naive(config)
+    rival, before = naive(config, Choice()), naive(config, Choice())
     examples, lr, eps = build_embedded(config).plan.train[:4], 1e-2, 1e-3
     plus, minus = rival.step(examples, 5, eps, lr)
     assert plus != minus
@@ -84,7 +85,7 @@ def test_a_step_of_plain_mezo_is_that_of_algorithm_1(tmp_path: Path) -> None:
 def test_the_trained_weights_are_those_of_the_configuration(tmp_path: Path) -> None:
     path = tiny.config(tmp_path, **{**FULL, "trainable": {"kind": "layers", "first": 1, "last": 2}})
     config = load_config(path)
-    assert sum(p.numel() for p in naive(config).parameters) == sum(
+    assert sum(p.numel() for p in naive(config, Choice()).parameters) == sum(
         p.numel() for p in config.trainable.attach(build_embedded(config).engine.model, 0).parameters.values()
     )
 
@@ -92,7 +93,7 @@ def test_the_trained_weights_are_those_of_the_configuration(tmp_path: Path) -> N
 def test_adapters_of_upper_layers_are_those_of_upper_layers(tmp_path: Path) -> None:
     lora = {**FULL, "trainable": {"kind": "lora", "rank": 2, "alpha": 4.5, "first": 1}}
     config = load_config(tiny.config(tmp_path, **lora))
-    rival: Any = naive(config)
+    rival: Any = naive(config, Choice())
     trained = [name for name, _ in rival.model.named_parameters() if "lora_" in name]
     assert trained
     assert all(".layers.1." in name for name in trained)
@@ -106,7 +107,7 @@ def test_adapters_of_upper_layers_are_those_of_upper_layers(tmp_path: Path) -> N
 
 def test_first_order_lora_learns(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
-    rival, examples = first_order(config), build_embedded(config).plan.train[:8]
+    rival, examples = first_order(config, Choice()), build_embedded(config).plan.train[:8]
     losses = [rival.step(examples) for _ in range(30)]
     assert losses[-1] < losses[0]
 
@@ -328,7 +329,7 @@ def test_lean_scores_are_the_plain_ones(name: str) -> None:
 
 def test_the_lean_step_is_the_plain_one(tmp_path: Path) -> None:
     config = load_config(tiny.config(tmp_path, **ACTIVATED))
-    plain, lean = naive(config), naive(config, lean=True)
+    plain, lean = naive(config, Choice()), naive(config, Choice(), lean=True)
     lean.model.load_state_dict(plain.model.state_dict())
     examples = build_embedded(config).plan.train[:4]
     for seed in (1, 2):

@@ -45,7 +45,8 @@ def test_the_loss_falls(tmp_path: Path, kind: str) -> None:
 
 def test_plain_mezo_scores_the_same(tmp_path: Path) -> None:
     path = config(tmp_path, trainable={"kind": "full"})
-    plan, rival = build(load_config(path)).plan, naive(load_config(path))
+    plan = build(load_config(path)).plan
+    rival = naive(load_config(path), plan.objective)
     engine, objective = build(load_config(path)).engine, plan.objective
     scores = engine.score(objective.requests(plan.train), [BASE]).values[0]
     assert rival.loss(plan.train) == pytest.approx(objective.loss(plan.train, scores), abs=1e-5)

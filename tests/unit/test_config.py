@@ -57,7 +57,7 @@ def write(tmp_path: Path) -> WriteConfig:
 def test_every_shipped_example_loads_and_finds_its_data(path: Path) -> None:
     config = load_config(path)
     assert config.source == str(path)
-    for data in (config.task.train, config.task.eval):
+    for data in (*config.task.train, *config.task.eval):
         assert Path(data).is_file()
 
 
@@ -288,7 +288,8 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"trainable": {"kind": "layers", "first": 0}}, ("[trainable] last: is missing",)),
     ({"run": {"out": None}}, ("[run] out: is missing",)),
     ({"task": {"train": None}}, ("[task] train:",)),
-    ({"task": {"eval": None}}, ("[task] eval:",)),
+    ({"task": {"eval": ""}}, ("[task] eval:", "not empty")),
+    ({"task": {"train": ["a.jsonl", 1]}}, ("[task] train:", "an array of such")),
     # wrong types
     ({"optimizer": {"lr": "fast"}}, ("[optimizer] lr:", "number", "got 'fast'")),
     ({"optimizer": {"steps": 1.5}}, ("[optimizer] steps:", "integer", "got 1.5")),
@@ -525,9 +526,9 @@ def test_data_paths_are_relative_to_the_configuration_file(
     monkeypatch.chdir(path.parent.parent)
     for name in (path, path.relative_to(path.parent.parent)):
         config = load_config(name)
-        assert config.task.train == str(path.parent / "data/a.jsonl")
-        assert config.task.eval == str(path.parent / "eval.csv")
-        assert config.values["task"]["train"] == config.task.train
+        assert config.task.train == (str(path.parent / "data/a.jsonl"),)
+        assert config.task.eval == (str(path.parent / "eval.csv"),)
+        assert (config.values["task"]["train"],) == config.task.train
         assert config.run.out == "runs/it"
 
 
@@ -535,7 +536,7 @@ def test_absolute_and_home_paths_stay(write: WriteConfig, monkeypatch: pytest.Mo
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     config = load_config(write(minimal(task={"train": "/abs/a.jsonl", "eval": "~/b.csv"})))
-    assert (config.task.train, config.task.eval) == ("/abs/a.jsonl", str(home / "b.csv"))
+    assert (config.task.train, config.task.eval) == (("/abs/a.jsonl",), (str(home / "b.csv"),))
 
 
 def test_the_given_values_are_not_changed() -> None:

@@ -16,7 +16,7 @@ from twinpass.cli.demo import DEMO, STARTS
 from twinpass.cli.main import main
 from twinpass.config.load import load_config
 from twinpass.config.tasks import ChoiceTask, CompletionTask
-from twinpass.task.rows import read_rows
+from twinpass.task.sources.read import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,8 +39,8 @@ def test_every_start_is_of_a_task() -> None:
 def test_the_examples_are_those_of_the_demo() -> None:
     ours, examples = load_config(DEMO / "reviews.toml"), load_config(ROOT / "examples/reviews.toml")
     assert ours.values == examples.values
-    assert len(read_rows(Path(ours.task.train))) == 8623
-    assert len(read_rows(Path(ours.task.eval))) == 400
+    assert len(read_rows(Path(*ours.task.train))) == 8623
+    assert len(read_rows(Path(*ours.task.eval))) == 400
 
 
 def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:

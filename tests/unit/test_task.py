@@ -14,13 +14,15 @@ from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from twinpass.config.compose import training_rows
+from twinpass.config.encode import _demonstrated
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import DataError, printable
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits, Truncate
-from twinpass.task.rows import Row, read_rows
+from twinpass.task.rows import Row
+from twinpass.task.sources.read import read_rows
+from twinpass.task.template import Template
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -96,8 +98,8 @@ def test_a_last_line_without_line_break_and_windows_line_breaks_are_read(write: 
         ("a.csv", 'text,label\n"a" b,1\n', ["line", "expected after"]),
         ("a.csv", 'text,label\n"a,1\n', ["line", "unexpected end of data"]),
         ("a.csv", b"text,label\n\xe9,1\n", ["line", "utf-8"]),
-        ("a.txt", "a\n", ["expected a file ending in .jsonl or .csv"]),
-        ("a", "a\n", ["expected a file ending in .jsonl or .csv"]),
+        ("a.txt", "a\n", ["expected a file ending in .jsonl, .ndjson, .json, .csv"]),
+        ("a", "a\n", ["expected a file ending in .jsonl, .ndjson, .json, .csv"]),
     ],
 )
 def test_an_unusable_file_is_named_with_its_row(write: Write, name: str, data: str | bytes, words: list[str]) -> None:
@@ -112,11 +114,9 @@ def test_an_unusable_file_is_named_with_its_row(write: Write, name: str, data: s
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.csv"])
-def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, name: str) -> None:
-    for _ in range(2):
-        with pytest.raises(DataError, match=rf"{name}: there is no such file; .* relative to the configuration file"):
-            read_rows(tmp_path / name)
-        (tmp_path / name).mkdir(exist_ok=True)
+def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: there is no such file; .* relative to the configuration file"):
+        read_rows(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,12 @@ def test_shots_take_part_of_the_window() -> None:
 
 
 def task(train: Path, **keys: Any) -> ChoiceTask:
-    return ChoiceTask(prompt="{text}", options=(" bad", " good"), train=str(train), eval="eval.jsonl", **keys)
+    return ChoiceTask(prompt="{text}", options=(" bad", " good"), train=(str(train),), eval=(str(train),), **keys)
+
+
+def training_rows(chosen: ChoiceTask) -> tuple[list[Row], Template]:
+    rows = [item for item in chosen.rows()[0] if isinstance(item, Row)]
+    return _demonstrated(chosen, rows, chosen, splits=False)
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
     optimizer = replace(plan.optimizer, steps=UNCOUNTED + repeats, warmup=0)
     session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
-    rival = naive(config)
+    rival = naive(config, plan.objective)
     rival.loss(few[: plan.optimizer.batch_size])
     own = OwnFloat32.of(config) if multiplies_lower(config) else None
     turns = Turns(config, session, rival, told, own)

@@ -85,14 +85,14 @@ def _inference(config: Config) -> Callable[[], Any]:
 def _naive(config: Config, *, lean: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = naive(config, lean=lean)
+    rival = naive(config, plan.objective, lean=lean)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
 
 
 def _first_order(config: Config, *, low: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = first_order(config, low=low)
+    rival = first_order(config, plan.objective, low=low)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size])
 
 

@@ -175,7 +175,8 @@ def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Con
 
 
 def _naive(config: Config, course: Course, every: int, *, lean: bool = False) -> None:
-    plan, rival = build_embedded(config).plan, naive(config, lean=lean)
+    plan = build_embedded(config).plan
+    rival = naive(config, plan.objective, lean=lean)
     eps = plan.epsilon.at(0, Known())
 
     def step(number: int, examples: Sequence[Example]) -> None:
@@ -185,7 +186,8 @@ def _naive(config: Config, course: Course, every: int, *, lean: bool = False) ->
 
 
 def _first_order(config: Config, course: Course, every: int, *, low: bool = False) -> None:
-    plan, rival = build_embedded(config).plan, first_order(config, low=low)
+    plan = build_embedded(config).plan
+    rival = first_order(config, plan.objective, low=low)
     scorer = NaiveMezo(rival.model, [], plan.objective, lean=True)
     _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
 

@@ -15,6 +15,7 @@ from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Informed, Lora
+from twinpass.objective.base import Objective
 from twinpass.reuse.auto import Auto
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.train.adamw import AdamW
@@ -24,15 +25,15 @@ LORA = Lora()
 FIRST_ORDER_LR = 2e-3
 
 
-def naive(config: Config, *, lean: bool = False) -> NaiveMezo:
-    """Plain MeZO on what the configuration trains; adapters are LoRA of the same rank and targets, acting everywhere."""
+def naive(config: Config, objective: Objective, *, lean: bool = False) -> NaiveMezo:
+    """Plain MeZO on what the configuration trains, to minimise ``objective``; adapters are LoRA of the same rank and targets, acting everywhere."""
     if isinstance(config.trainable, Lora):
         model, parameters = _adapted(config, config.trainable)
-        return NaiveMezo(model, parameters, config.task.objective(), lean=lean)
+        return NaiveMezo(model, parameters, objective, lean=lean)
     base, _ = load(**asdict(config.model))
     names = set(config.trainable.attach(base, 0).parameters)
     parameters = [parameter for name, parameter in base.named_parameters() if name in names]
-    return NaiveMezo(base, parameters, config.task.objective(), lean=lean)
+    return NaiveMezo(base, parameters, objective, lean=lean)
 
 
 def exact(config: Config) -> Config:
@@ -61,11 +62,11 @@ def linear_probe(config: Config) -> LinearProbe:
     return LinearProbe(CausalModel(load(**asdict(config.model))[0]))
 
 
-def first_order(config: Config, *, low: bool = False) -> FirstOrder:
+def first_order(config: Config, objective: Objective, *, low: bool = False) -> FirstOrder:
     """LoRA with AdamW, of the configuration's rank and targets if it has any; ``low``: with products in bfloat16."""
     lora = config.trainable if isinstance(config.trainable, Lora) else LORA
     model, parameters = _adapted(config, lora)
-    return FirstOrder(model, parameters, config.task.objective(), FIRST_ORDER_LR, low=low)
+    return FirstOrder(model, parameters, objective, FIRST_ORDER_LR, low=low)
 
 
 def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from twinpass.config.compose import Run
     from twinpass.engine.base import Engine
+    from twinpass.objective.base import Objective
     from twinpass.report.measures import Choices, Texts
     from twinpass.task.example import Example
 
@@ -99,13 +100,15 @@ def _evaluate(
         from twinpass.config.compose import build
 
         session, step = build(config), 0
+        for note in session.notes:
+            console.print(note, markup=False)
     from twinpass.train.evaluate import evaluate
     from twinpass.use.measure import outcomes
 
     objective, examples = session.plan.objective, session.plan.held_out
     with closing(session.engine), Progress(console=console, transient=True) as progress:
         if task is not None:
-            objective, examples = task.objective(), _examples(task, target, session)
+            objective, examples = _examples(task, target, session)
         bar = progress.add_task("evaluating", total=len(examples))
         found = outcomes(session.engine, objective, examples, lambda done: progress.update(bar, completed=done))
         if found is None:
@@ -118,20 +121,18 @@ def _evaluate(
     return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
 
 
-def _examples(task: Any, run: Path, session: "Run[Any]") -> "Sequence[Example]":
-    """The held-out rows of another task, for the model that a run has trained."""
-    from twinpass.config.compose import training_rows
+def _examples(task: Any, run: Path, session: "Run[Any]") -> "tuple[Objective, Sequence[Example]]":
+    """The objective and held-out rows of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
     from twinpass.config.load import load_config
     from twinpass.model.trainable import Activated
-    from twinpass.task.rows import read_rows
 
     trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
     if isinstance(trainable, Activated):
         trainable = replace(trainable, invocation=session.engine.invocation)
-    template = training_rows(task)[1] if task.shots else task
-    rows = read_rows(Path(task.eval), task.eval_rows)
-    return encode(template, trainable, [], rows, session.engine.model, session.tokenizer).held_out
+    train, held_out = task.rows()
+    encoded = encode(task, train, held_out, trainable, session.engine.model, session.tokenizer)
+    return encoded.objective, encoded.held_out
 
 
 def _compared(

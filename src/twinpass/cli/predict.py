@@ -58,7 +58,7 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     _require_sense(args)
     from rich.progress import Progress
 
-    from twinpass.task.rows import read_rows
+    from twinpass.task.sources.read import read_rows
     from twinpass.use.predictions import digest_of, finished, together, write
     from twinpass.use.trained import load
 

@@ -94,8 +94,10 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
     from twinpass.report.terminal import safe
     from twinpass.train.descent import graph_bytes
 
-    console.print(f"loading {safe(config.model.path)} and {safe(Path(config.task.train).name)} ...")
+    console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
     session = build(config)
+    for note in session.notes:
+        console.print(note, markup=False)
     console.print(
         f"{session.engine.trained:,} weights to train, {len(session.plan.train):,} training rows, "
         f"{len(session.plan.held_out):,} held out"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twinpass.reuse.base import Circumstances
+from twinpass.task.template import TextTemplate
 
 
 def conflicts(built: Mapping[str, Any]) -> list[str]:
@@ -110,7 +111,9 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 
 def _activation(built: Mapping[str, Any]) -> list[str]:
     trainable, task = built.get("trainable"), built.get("task")
-    if trainable is None or task is None or not trainable.activated or trainable.late or task.suffix:
+    if trainable is None or not trainable.activated or trainable.late:
+        return []
+    if not isinstance(task, TextTemplate) or task.suffix:
         return []
     if getattr(trainable, "invocation", ()):
         return []

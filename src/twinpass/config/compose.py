@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -24,7 +23,7 @@ from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
-from twinpass.task.rows import Row, read_rows
+from twinpass.task.rows import Item
 from twinpass.task.template import Template
 from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer
@@ -35,13 +34,18 @@ E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
 @dataclass(frozen=True)
 class Run(Generic[E_co]):
-    """An engine at ``theta_0``, its tokenizer, the plan to train it by, and what that stands on (:mod:`twinpass.config.ground`)."""
+    """An engine at ``theta_0``, its tokenizer, the plan to train it by, and what that stands on (:mod:`twinpass.config.ground`).
+
+    ``template`` is what rows were read by, and ``notes`` say what was found in them.
+    """
 
     engine: E_co
     tokenizer: PreTrainedTokenizerBase
     plan: Plan
     ground: Mapping[str, str]
+    template: Template
     invocation: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Material:
-    """What to train on: rows, and the template and objective that they are read by."""
+    """What to train on: rows, what is made of them, and the objective, if not the usual; without rows ``held_out``, the task says how many are."""
 
-    template: Template
-    objective: Objective
-    train: Sequence[Row]
-    held_out: Sequence[Row]
+    task: TaskSettings
+    objective: Objective | None
+    train: Sequence[Item]
+    held_out: Sequence[Item] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,12 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
     Raises:
         TwinpassError: a row or the model cannot be used. Nothing has been written then.
     """
-    encoded = encode(material.template, method.trainable, material.train, material.held_out, base.model, base.tokenizer)
+    encoded = encode(
+        material.task, material.train, material.held_out, method.trainable, base.model, base.tokenizer, method.seed
+    )
+    objective = material.objective or encoded.objective
+    if objective.compares and not encoded.template.chooses:
+        raise DataError("the objective compares options, and rows of this form have none; leave [objective] out")
     estimator = method.estimator
     engine = start(
         Subject(
@@ -133,7 +142,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
     )
     plan = Plan(
         estimator=estimator,
-        objective=material.objective,
+        objective=objective,
         epsilon=method.epsilon,
         optimizer=method.optimizer,
         train=encoded.train,
@@ -147,14 +156,13 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         fitting=method.trainable.fitting,
     )
     examples = [*encoded.train, *encoded.held_out]
-    below = ground(material.template, material.train, material.held_out, examples, base.tokenizer)
-    return Run(engine, base.tokenizer, plan, below, encoded.invocation)
+    below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
+    return Run(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
 
 
 def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
     task, path, dtype, trust = config.task, config.model.path, config.model.dtype, config.model.trust_remote_code
-    train, template = training_rows(task)
-    held_out = read_rows(Path(task.eval), task.eval_rows)
+    train, held_out = task.rows()
 
     def from_checkpoint() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         return load(path, dtype, trust_remote_code=trust)
@@ -173,18 +181,4 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
         config.run.max_seconds,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
-    return compose(method, Material(template, config.objective or task.objective(), train, held_out), base, start)
-
-
-def training_rows(task: TaskSettings) -> tuple[list[Row], Template]:
-    """The rows to train on, and the template with its demonstrations."""
-    if not task.shots:
-        return read_rows(Path(task.train), task.train_rows), task
-    rows = read_rows(Path(task.train))
-    wanted = task.train_rows or max(1, len(rows) - task.shots)
-    if wanted + task.shots > len(rows):
-        raise DataError(
-            f"{task.train}: {wanted} rows to train on and {task.shots} shots are more than the {len(rows)} in the file; "
-            "lower task.train_rows or task.shots"
-        )
-    return rows[:wanted], task.with_shots(rows[-task.shots :])
+    return compose(method, Material(task, config.objective, train, held_out), base, start)

@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from twinpass.model.identity import digest
 from twinpass.report.environment import code
 from twinpass.task.example import Example
-from twinpass.task.rows import Row
+from twinpass.task.rows import Item, Row
 from twinpass.task.template import Template
 
 
 def ground(
     template: Template,
-    train: Sequence[Row],
-    held_out: Sequence[Row],
+    train: Sequence[Item],
+    held_out: Sequence[Item],
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, str]:
@@ -39,8 +39,8 @@ def _of_template(template: Template) -> str:
     return digest({"kind": type(template).__qualname__, **settings})
 
 
-def _of_rows(rows: Sequence[Row]) -> str:
-    return _of(json.dumps([row.fields for row in rows], sort_keys=True, default=_kind))
+def _of_rows(rows: Sequence[Item]) -> str:
+    return _of(json.dumps([row.fields for row in rows if isinstance(row, Row)], sort_keys=True, default=_kind))
 
 
 def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

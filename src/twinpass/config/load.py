@@ -1,7 +1,7 @@
 """From TOML to a checked :class:`Config`; all faults are reported at once, each with file, key and remedy."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
@@ -15,15 +15,15 @@ from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.errors import ConfigError, ExtensionError
 from twinpass.model.source import absolute
 from twinpass.model.trainable import Defaults, Trainable
-from twinpass.paths import expand
+from twinpass.task.sources.read import located
 
 Values = dict[str, dict[str, Any]]
 
 LONGEST = 600
 """Characters of a problem that are shown; a value may be a megabyte of something else."""
 
-PATHS = (("task", "train"), ("task", "eval"))
-"""Keys that hold paths relative to the configuration file; [model] path may be one, too."""
+SOURCES = ("train", "eval")
+"""Keys of the section [task] that name sources of rows, relative to the configuration file; [model] path may be, too."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -55,11 +55,32 @@ def clip(text: str) -> str:
 def portable(config: Config) -> dict[str, Any]:
     """A configuration's values with paths below the working directory relative to it, for results that others read."""
     values = deepcopy(dict(config.values))
-    for section, key in (*PATHS, ("model", "path")):
-        path = Path(values[section][key])
-        if path.is_relative_to(Path.cwd()):
-            values[section][key] = path.relative_to(Path.cwd()).as_posix()
+    _each_source(values["task"], _shortest)
+    values["model"]["path"] = _shortest("path", values["model"]["path"])
     return values
+
+
+def _shortest(key: str, name: str) -> str:
+    path = Path(name)
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else name
+
+
+def _located(key: str, source: str, folder: Path, problems: list[str]) -> str:
+    try:
+        return located(source, folder) if source else source
+    except (ValueError, OSError) as error:
+        problems.append(f"[task] {key}: {source!r} is not a usable path: {error}")
+        return source
+
+
+def _each_source(task: dict[str, Any], change: Callable[[str, str], str]) -> None:
+    """Put ``change`` of its key and name in the place of every source; what is no name stays."""
+    for key in SOURCES:
+        given = task.get(key)
+        if isinstance(given, str):
+            task[key] = change(key, given)
+        elif isinstance(given, list):
+            task[key] = [change(key, each) if isinstance(each, str) else each for each in given]
 
 
 def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequence[str] = ()) -> Config:
@@ -80,18 +101,16 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             found.append(f"{name}: expected a section [{name}], got {given!r}")
             continue
         resolved[name] = deepcopy(dict(given))
-        for owner, key in PATHS:
-            if owner == name and isinstance(given.get(key), str):
-                try:
-                    resolved[name][key] = str((folder / expand(given[key])).resolve())
-                except (ValueError, OSError) as error:
-                    found.append(f"[{name}] {key}: {given[key]!r} is not a usable path: {error}")
+        if name == "task":
+            _each_source(resolved[name], lambda key, source: _located(key, source, folder, found))
         if name == "model" and isinstance(path := given.get("path"), str):
             resolved[name]["path"] = absolute(path, folder)
         trainable = built.get("trainable") or Trainable
         built[name] = _build(name, section, resolved[name], trainable.defaults, found)
         if section.optional and not given:
             del resolved[name]
+    if built.get("task"):
+        found += built["task"].problems()
     found += conflicts(built)
     if not found:
         found += built["engine"].lacks(built)
@@ -107,7 +126,7 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
         if section.optional and not given:
             return None
         default_kind = section.default if section.suited_kind is None else getattr(suited, section.suited_kind)
-        chosen = options.pop(section.key, default_kind)
+        chosen = options.pop(section.key, default_kind(given) if callable(default_kind) else default_kind)
         if not isinstance(chosen, str) or chosen not in section.kinds:
             problem = f"[{name}] {section.key}: " + ("is missing" if chosen is None else f"there is no {chosen!r}")
             problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")

@@ -1,6 +1,6 @@
 """The sections of a configuration, and the kinds that each family offers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass as record
 from dataclasses import field
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings
 from twinpass.config.registry import Family
-from twinpass.config.tasks import TaskSettings
+from twinpass.config.tasks import TaskSettings, kind_of
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
@@ -71,7 +71,7 @@ class Config:
 class Section:
     """One section: the key that picks a kind (None: there is one kind only), and the kinds.
 
-    ``default`` is the kind where none is named; an ``optional`` section may be left out altogether, and is None then.
+    ``default`` is the kind where none is named, or finds it by the other keys; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
     left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless the kind says otherwise
     (``along_probes``); so does the kind, by ``suited_kind``.
@@ -79,7 +79,7 @@ class Section:
 
     kinds: Mapping[str, type[Any]]
     key: str | None = None
-    default: str | None = None
+    default: str | Callable[[Mapping[str, Any]], str] | None = None
     nested: tuple[str, ...] = ()
     suited: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
@@ -110,12 +110,14 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 "twinpass.config.tasks:TaskSettings",
                 "twinpass.tasks",
                 {
+                    "auto": "twinpass.config.tasks:AutoTask",
                     "choice": "twinpass.config.tasks:ChoiceTask",
                     "completion": "twinpass.config.tasks:CompletionTask",
+                    "chat": "twinpass.config.tasks:ChatTask",
                 },
             ),
             "kind",
-            "choice",
+            kind_of,
         ),
         "objective": Section(
             Family(

@@ -1,48 +1,152 @@
-"""The tasks that a configuration can name, and what each minimises."""
+"""The tasks that a configuration can name: where their rows come from, what is made of them, and what is minimised."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass as record
 from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
-from twinpass.settings import STRICT, Count, Index, Text
+from twinpass.settings import STRICT, Count, Index
+from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
-from twinpass.task.template import TextTemplate
+from twinpass.task.forms import recognised
+from twinpass.task.limits import Truncate
+from twinpass.task.rows import Item, OnError, Row
+from twinpass.task.sources.read import read
+from twinpass.task.template import Template
+
+
+def _sources(value: Any, info: ValidationInfo) -> Any:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{info.field_name}: expected a string that is not empty, or an array of such, got {value!r}")
+    return tuple(names)
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_sources)]
+"""One source of rows, or several."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@record(frozen=True)
+class Reading:
+    """How rows are read: by which template, to minimise what; ``form`` is the name of a form that was recognised."""
+
+    template: Template
+    objective: Objective
+    form: str = ""
 
 
 @dataclass(frozen=True, config=STRICT)
-class TaskSettings(TextTemplate):
-    """A :class:`TextTemplate` and its data: ``train`` and ``eval`` files, of which the first ``*_rows`` are used.
+class TaskSettings(ABC):
+    """Rows, and what becomes of them.
 
-    The last ``shots`` rows of the training file stand solved in front of every prompt, and are not trained on.
+    ``train`` and ``eval``: files (or patterns such as "data/*.jsonl"), folders or hub names of Hugging Face datasets, or "-"; of each the
+    first ``*_rows`` are used. Without ``eval``, ``eval_rows`` or a share of ``eval_fraction`` is held out by the run's seed.
+    The last ``shots`` rows of ``train`` stand solved in front of every prompt, and are not trained on.
+    ``on_error``: rows that cannot be used end the run ("stop") or are left out ("skip"). ``truncate``: a row longer than ``window``
+    tokens (by default the model's) is an "error", or loses tokens on the "left" or "right" of its text.
     """
 
-    train: Text = field(kw_only=True)
-    eval: Text = field(kw_only=True)
-    train_rows: Count | None = None
-    eval_rows: Count | None = None
-    shots: Index = 0
+    chooses: ClassVar[bool]
+
+    train: Sources = field(default=(), kw_only=True)
+    eval: Sources = field(default=(), kw_only=True)
+    train_rows: Count | None = field(default=None, kw_only=True)
+    eval_rows: Count | None = field(default=None, kw_only=True)
+    eval_fraction: Share = field(default=0.1, kw_only=True)
+    shots: Index = field(default=0, kw_only=True)
+    on_error: OnError = field(default="stop", kw_only=True)
+    truncate: Truncate = field(default="error", kw_only=True)
+    window: Count | None = field(default=None, kw_only=True)
 
     @abstractmethod
-    def objective(self) -> Objective:
-        """What is minimised, and reported."""
+    def reading(self, rows: Sequence[Row]) -> Reading:
+        """How rows such as these, of which there is one at least, are read.
+
+        Raises:
+            DataError: they do not show it.
+        """
+
+    @property
+    def source(self) -> str:
+        """What the rows to train on are called."""
+        return ", ".join(Path(name).name if Path(name).is_absolute() else name for name in self.train)
+
+    def problems(self) -> list[str]:
+        """What is missing in a configuration file."""
+        return [] if self.train else ["[task] train: is missing"]
+
+    def rows(self) -> tuple[list[Item], list[Item] | None]:
+        """Rows to train on, demonstrations and those to be held out included; and rows held out from the beginning, if any.
+
+        Raises:
+            DataError: a source cannot be read.
+        """
+        train = read(self.train, "train", self.wanted(splits=not self.eval))
+        return train, read(self.eval, "eval", self.eval_rows) if self.eval else None
+
+    def wanted(self, *, splits: bool) -> int | None:
+        """How many rows of the training source have to be read, where some of them are held out (``splits``) or not; None: all."""
+        if self.shots or self.train_rows is None:
+            return None
+        return self.train_rows + (self.held_out(self.train_rows) if splits else 0)
+
+    def held_out(self, train: int) -> int:
+        """How many rows are held out beside ``train`` others."""
+        return self.eval_rows or round(train * self.eval_fraction / (1 - self.eval_fraction))
 
 
 @dataclass(frozen=True, config=STRICT)
 class ChoiceTask(TaskSettings, ChoiceTemplate):
     """Choose the right one of some options."""
 
-    def objective(self) -> Choice:
-        return Choice()
+    def reading(self, rows: Sequence[Row]) -> Reading:
+        return Reading(self, Choice())
 
 
 @dataclass(frozen=True, config=STRICT)
 class CompletionTask(TaskSettings, CompletionTemplate):
     """Write a text."""
 
-    def objective(self) -> Completion:
-        return Completion()
+    def reading(self, rows: Sequence[Row]) -> Reading:
+        return Reading(self, Completion())
+
+
+@dataclass(frozen=True, config=STRICT)
+class ChatTask(TaskSettings, ChatTemplate):
+    """Write the assistant's turns of conversations."""
+
+    def reading(self, rows: Sequence[Row]) -> Reading:
+        return Reading(self, Completion())
+
+
+@dataclass(frozen=True, config=STRICT)
+class AutoTask(TaskSettings):
+    """What the rows' own form says: see :data:`twinpass.task.forms.FORMS`."""
+
+    chooses: ClassVar[bool] = True
+
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def reading(self, rows: Sequence[Row]) -> Reading:
+        form, template = recognised(rows, self.chat_template_kwargs)
+        return Reading(template, Choice() if isinstance(template, ChoiceTemplate) else Completion(), form)
+
+
+def kind_of(keys: Any) -> str:
+    """The kind of task that these keys of a section [task] are of, if it does not say."""
+    if "options" in keys:
+        return "choice"
+    if "completion" in keys or "prompt" in keys:
+        return "completion" if "completion" in keys else "choice"
+    return "chat" if "messages" in keys else "auto"

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from twinpass.errors import DataError
-from twinpass.task.rows import Row
+from twinpass.task.rows import Category, Row
 
 PATH = re.compile(r"[^\W\d]\w*(?:\.\w+|\[\d{1,9}\])*")
 """A field, or one inside of it: ``answers.text[0]``."""
@@ -61,6 +61,8 @@ def as_text(value: object) -> str:
         raise ValueError(f"is {str(value).lower()}, no text; write the word that is meant, or make it the label")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"is {value}, not a number that can be written; drop the row")
+    if isinstance(value, Category):
+        return value.text
     if isinstance(value, int | float):
         return str(value)
     if not isinstance(value, str):

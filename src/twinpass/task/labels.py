@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from twinpass.task.fields import plain
+from twinpass.task.rows import Category
 
 MEANINGS = ({"false", "no"}, {"true", "yes"})
 
@@ -18,11 +19,12 @@ def option_of(value: object, names: Sequence[str], options: Sequence[str]) -> in
     ("true" and "false", "yes" and "no"), otherwise 1 and 0.
     """
     value = plain(value)
+    named = value.text if isinstance(value, Category) else value
     stripped = [option.strip() for option in options]
-    if isinstance(value, str):
+    if isinstance(named, str):
         for known in (names, options, stripped):
-            if value in known:
-                return known.index(value)
+            if named in known:
+                return known.index(named)
     if (truth := _truth(value)) is not None:
         for known in (names,) if names else (stripped,):
             if (found := _meaning(truth, known)) is not None:

@@ -1,12 +1,8 @@
-"""Read rows from JSON lines or CSV; every fault names file and row."""
+"""A row, and rows that cannot be used."""
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from twinpass.errors import DataError
 
@@ -19,75 +15,57 @@ class Row:
     place: str
 
 
-def read_rows(path: Path, limit: int | None = None) -> list[Row]:
-    """The first ``limit`` rows of a ``.jsonl`` or ``.csv`` file (all of them without a limit).
+class Category(int):
+    """A number that stands for a name, as in the class labels of Hugging Face datasets."""
 
-    Raises:
-        DataError: the file is missing, empty or of another kind, or a row cannot be read.
-    """
-    readers = {".jsonl": _jsonl, ".csv": _csv}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: expected a file ending in {' or '.join(readers)}; convert it, one example a row")
-    try:
-        if not path.is_file():
-            raise DataError(
-                f"{path}: there is no such file; paths in a configuration are relative to the configuration file"
-            )
-        rows = list(islice(readers[path.suffix](path), limit))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; give a file that can be opened") from error
-    if not rows:
-        raise DataError(f"{path}: the file holds no rows")
-    if limit is not None and len(rows) < limit:
-        raise DataError(f"{path}: the configuration asks for {limit} rows, the file holds {len(rows)}")
-    return rows
+    text: str
+
+    def __new__(cls, value: int, text: str) -> "Category":
+        made = super().__new__(cls, value)
+        made.text = text
+        return made
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _json_row(path, number, line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after row {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+Item = Row | DataError
+"""A row, or why it could not be read."""
+
+OnError = Literal["stop", "skip"]
+SHOWN = 20
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
-    place = f"{path}, row {number}"
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
-        ) from error
-    except RecursionError as error:
-        raise DataError(f"{place}: nested too deep to be read; write one flat object a line") from error
-    except ValueError as error:
-        raise DataError(f"{place}: a number has too many digits; write it as a text, in quotes") from error
-    if not isinstance(fields, dict):
-        raise DataError(f'{place}: expected an object such as {{"text": "...", "label": 0}}, got {line.strip()[:40]}')
-    return Row(fields, place)
+class Faults:
+    """Collects what is wrong with rows: all of it is said at once, or (with ``on_error`` "skip") they are left out."""
+
+    def __init__(self, on_error: OnError) -> None:
+        self.on_error = on_error
+        self.found: list[DataError] = []
+
+    def rows(self, items: Iterable[Item]) -> Iterator[Row]:
+        """The rows among them."""
+        for item in items:
+            if isinstance(item, Row):
+                yield item
+            else:
+                self.found.append(item)
+
+    def settle(self, usable: int) -> None:
+        """To be called when all rows were seen, of which ``usable`` are left.
+
+        Raises:
+            DataError: rows are bad and may not be left out, or none is left.
+        """
+        if self.found and (self.on_error == "stop" or not usable):
+            raise DataError(summary(self.found, usable, self.on_error))
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # as much as a C long holds anywhere; the default is 128 KiB
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            _require_distinct(path, reader.fieldnames or ())
-            for number, fields in enumerate(reader, 1):
-                if None in fields or None in fields.values():
-                    raise DataError(
-                        f"{path}, row {number}: the header names {len(reader.fieldnames or ())} columns, the row differs"
-                    )
-                yield Row(dict(fields), f"{path}, row {number}")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error
-
-
-def _require_distinct(path: Path, columns: Sequence[str]) -> None:
-    for i, column in enumerate(columns):
-        if column in columns[:i]:
-            raise DataError(f"{path}: the header names the column {column!r} twice; rename or remove one of them")
+def summary(faults: list[DataError], usable: int, on_error: OnError) -> str:
+    """The first faults, and how many more there are."""
+    if len(faults) == 1:
+        return str(faults[0])
+    lines = [f"{len(faults)} of {len(faults) + usable} rows cannot be used:"]
+    lines += [f"  - {fault}" for fault in faults[:SHOWN]]
+    if len(faults) > SHOWN:
+        lines.append(f"  - and {len(faults) - SHOWN} more")
+    if on_error == "stop":
+        lines.append('mend them, or leave them out with task.on_error = "skip"')
+    return "\n".join(lines)

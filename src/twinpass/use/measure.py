@@ -7,7 +7,7 @@ import numpy as np
 from twinpass.core import BASE
 from twinpass.engine.base import Engine
 from twinpass.objective.base import Objective
-from twinpass.objective.choice import Choice, logits_of
+from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.report.measures import Choices, Texts
 from twinpass.task.example import Example
@@ -27,7 +27,7 @@ def outcomes(
     for part in blocks(examples):
         values = engine.score(objective.requests(part), [BASE]).values[0]
         if isinstance(objective, Choice):
-            shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in logits_of(part, values)]
+            shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in objective.logits(part, values)]
         else:
             scores += list(values)
         done += len(part)

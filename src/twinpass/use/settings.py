@@ -2,21 +2,22 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.config.compose import training_rows
+from twinpass.config.encode import reading_of
 from twinpass.config.load import parse
 from twinpass.config.schema import SECTIONS
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.load import load
 from twinpass.model.trainable import Lora, Trainable
+from twinpass.objective.base import Objective
+from twinpass.objective.choice import Choice
 from twinpass.reuse.auto import Auto
-from twinpass.task.choice import ChoiceTemplate
-from twinpass.task.completion import CompletionTemplate
+from twinpass.task.saved import loaded
 from twinpass.task.template import Template
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import read
@@ -26,7 +27,10 @@ Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``."""
+    """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
+
+    ``choice`` says how options are scored, where there are some.
+    """
 
     folder: Path
     template: Template
@@ -36,6 +40,7 @@ class RunSettings:
     budget: int
     given: Pair | None = None
     trust_remote_code: bool = False
+    choice: Choice = field(default_factory=Choice)
 
     def base(self) -> Pair:
         """The base model and its tokenizer."""
@@ -69,17 +74,18 @@ def settings_of(
     if "template" in values:
         return _of_finetune(folder, values, given)
     config = parse({**values, "engine": {}}, str(path), folder)
-    template = training_rows(config.task)[1] if config.task.shots else config.task
+    reading = reading_of(config.task)
     model = config.model
     return RunSettings(
         folder,
-        template,
+        reading.template,
         config.trainable,
         model.path,
         model.dtype,
         config.reuse.budget,
         given,
         model.trust_remote_code,
+        _choice(config.objective or reading.objective),
     )
 
 
@@ -110,9 +116,18 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
             "model=model, tokenizer=tokenizer)"
         )
     fields = dict(values["template"])
-    template: Template = ChoiceTemplate(**fields) if "options" in fields else CompletionTemplate(**fields)
+    template = loaded(fields)
     kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
     chosen = dict(values["trainable"])
     trainable = kinds[chosen.pop("kind")](**chosen)
     dtype = str(given[0].dtype).removeprefix("torch.")
-    return RunSettings(folder, template, trainable, "", dtype, Auto().budget, given)
+    return RunSettings(folder, template, trainable, "", dtype, Auto().budget, given, choice=_choice_of(values))
+
+
+def _choice(objective: Objective) -> Choice:
+    return objective if isinstance(objective, Choice) else Choice()
+
+
+def _choice_of(values: Mapping[str, Any]) -> Choice:
+    given = dict(values.get("objective", {}))
+    return Choice(**given) if given.pop("kind", "") == Choice.__name__ else Choice()

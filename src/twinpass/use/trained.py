@@ -16,7 +16,6 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Lora
-from twinpass.objective.choice import Choice, logits_of
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
 from twinpass.task.choice import ChoiceTemplate
@@ -129,7 +128,7 @@ class TrainedModel:
         for part in blocks(examples):
             known = [example for example, _ in part]
             scores = self.score(known)
-            for logits, (_, names) in zip(logits_of(known, scores), part, strict=True):
+            for logits, (_, names) in zip(self._settings.choice.logits(known, scores), part, strict=True):
                 shares = np.exp(logits - np.logaddexp.reduce(logits))
                 index = int(np.argmax(shares))
                 yield Answer(names[index], index, dict(zip(names, map(float, shares), strict=True)))
@@ -159,7 +158,7 @@ class TrainedModel:
 
     def score(self, examples: Sequence[Example]) -> Sequence[Score]:
         """Log-probabilities of every option's tokens, an array each."""
-        return self.engine.score(Choice().requests(examples), [BASE]).values[0]
+        return self.engine.score(self._settings.choice.requests(examples), [BASE]).values[0]
 
 
 def numbered(rows: Rows) -> list[Row]:

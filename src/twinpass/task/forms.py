@@ -1,0 +1,112 @@
+"""Forms of rows that are known by their fields, so that nothing has to be said about them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twinpass.errors import DataError
+from twinpass.task.chat import ChatTemplate, is_conversation
+from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.completion import CompletionTemplate
+from twinpass.task.fields import as_text, plain
+from twinpass.task.rows import Category, Row
+from twinpass.task.template import Template
+
+MOST_LABELS = 100
+ALPACA = (
+    "Below is an instruction that describes a task{% if input is defined and input %}, paired with an input that provides further "
+    "context{% endif %}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{ instruction }}\n\n"
+    "{% if input is defined and input %}### Input:\n{{ input }}\n\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """``fields`` that a row of this form has; ``fits`` says whether the first row's values are of the right kind."""
+
+    name: str
+    fields: tuple[str, ...]
+    fits: Callable[[Mapping[str, Any]], bool]
+    template: Callable[[Sequence[Row], Mapping[str, Any]], Template]
+
+
+def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> tuple[str, Template]:
+    """The name of the rows' form, by the first of them, and how they are read.
+
+    Raises:
+        DataError: it is none that is known.
+    """
+    first = rows[0].fields
+    for form in FORMS:
+        if set(form.fields) <= set(first) and form.fits(first):
+            template = form.template(rows, chat_template_kwargs)
+            if chat_template_kwargs and not isinstance(template, ChatTemplate):
+                raise DataError(
+                    f"task.chat_template_kwargs: the rows have the form {form.name}, which no chat template writes; leave them out"
+                )
+            return form.name, template
+    known = "; ".join(form.name for form in FORMS)
+    raise DataError(
+        f"{rows[0].place}: fields {', '.join(map(str, first))} are of no known form ({known}); "
+        "say how to read them: task.prompt, and task.options or task.completion"
+    )
+
+
+def _is_text(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda fields: all(isinstance(fields[name], str) for name in names)
+
+
+def _labelled(rows: Sequence[Row], kwargs: Mapping[str, Any]) -> ChoiceTemplate:
+    """Options are the labels that the rows have, by name where they have one."""
+    values: dict[Any, str] = {}
+    for row in rows:
+        value = plain(row.fields.get("label"))
+        if isinstance(value, bool):
+            values[value] = str(value).lower()
+            continue
+        try:
+            text = as_text(value).strip()
+        except ValueError:
+            continue
+        values[int(value) if isinstance(value, Category) else text] = text
+    names = [values[key] for key in sorted(values, key=lambda key: (isinstance(key, str), key))]
+    if not 2 <= len(names) <= MOST_LABELS or len(set(names)) < len(names):
+        raise DataError(
+            f"{rows[0].place}: the rows' labels have {len(names)} values ({', '.join(names)[:60]}), expected 2 to {MOST_LABELS}; "
+            "name the answers in task.options"
+        )
+    return ChoiceTemplate(prompt="{text}\n", suffix="Label:", options=tuple(f" {name}" for name in names))
+
+
+FORMS = (
+    Form(
+        "messages",
+        ("messages",),
+        lambda fields: is_conversation(fields["messages"]),
+        lambda rows, kwargs: ChatTemplate(chat_template_kwargs=dict(kwargs)),
+    ),
+    Form(
+        "prompt, completion (messages)",
+        ("prompt", "completion"),
+        lambda fields: is_conversation(fields["prompt"]) and is_conversation(fields["completion"]),
+        lambda rows, kwargs: ChatTemplate(
+            messages="prompt", completion="completion", chat_template_kwargs=dict(kwargs)
+        ),
+    ),
+    Form(
+        "prompt, completion",
+        ("prompt", "completion"),
+        _is_text("prompt", "completion"),
+        lambda rows, kwargs: CompletionTemplate(prompt="{prompt}", completion="{completion}"),
+    ),
+    Form(
+        "instruction, input, output",
+        ("instruction", "output"),
+        _is_text("instruction", "output"),
+        lambda rows, kwargs: CompletionTemplate(
+            prompt=ALPACA, suffix="### Response:\n", completion="{{ output }}", syntax="jinja"
+        ),
+    ),
+    Form("text, label", ("text", "label"), _is_text("text"), _labelled),
+)
+"""Tried in this order."""

@@ -1,0 +1,1 @@
+"""Where rows come from: files of several kinds, Hugging Face datasets, standard input, Python objects."""

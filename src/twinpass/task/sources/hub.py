@@ -1,0 +1,84 @@
+"""Datasets of Hugging Face: an object in memory, a folder, or a name on the hub."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twinpass.errors import DataError
+from twinpass.task.rows import Category, Item, Row
+
+NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:/(?P<split>[\w.-]+(?:\[[\d:%]*\])?))?")
+"""``owner/name``, then ``:config`` and ``/split`` where wanted."""
+
+SPLITS: Mapping[str, Sequence[str]] = {
+    "train": ("train",),
+    "eval": ("validation", "valid", "val", "dev", "test"),
+}
+
+
+def read_folder(folder: Path, role: str) -> Iterator[Item]:
+    """The rows of a folder that ``save_to_disk`` made, or of data files that ``load_dataset`` knows."""
+    datasets = _library(str(folder))
+    saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
+    try:
+        loaded = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(str(folder))
+    except Exception as error:  # of many kinds, some of them of other libraries
+        raise DataError(f"{folder}: not a dataset that can be loaded: {_first_line(error)}") from error
+    yield from read_object(_chosen(loaded, role, str(folder)), str(folder))
+
+
+def read_hub(name: str, role: str, *, part: bool) -> Iterator[Item]:
+    """The rows of a dataset on the hub, which is downloaded; only as far as rows are wanted, if a ``part`` is enough."""
+    datasets = _library(name)
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise DataError(f"{name}: not the name of a dataset; write owner/name, owner/name:config or owner/name/split")
+    try:
+        loaded = datasets.load_dataset(found["id"], found["config"], split=found["split"], streaming=part)
+    except Exception as error:
+        raise DataError(
+            f"{name}: there is no such file, and as the name of a dataset on the hub it cannot be loaded: {_first_line(error)}"
+        ) from error
+    yield from read_object(_chosen(loaded, role, name), name)
+
+
+def read_object(dataset: Any, name: str) -> Iterator[Item]:
+    """The rows of a ``Dataset``; numbers of a class label know its name."""
+    classes = {key: feature.names for key, feature in (dataset.features or {}).items() if hasattr(feature, "int2str")}
+    for number, fields in enumerate(dataset, 1):
+        named = {key: _category(fields[key], names) for key, names in classes.items()}
+        yield Row({**fields, **named}, f"{name}, row {number}")
+
+
+def _category(value: Any, names: Sequence[str]) -> Any:
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        return None if value == -1 else value
+    return Category(value, names[value])
+
+
+def _chosen(loaded: Any, role: str, name: str) -> Any:
+    if not isinstance(loaded, Mapping):
+        return loaded
+    for split in SPLITS[role]:
+        if split in loaded:
+            return loaded[split]
+    if len(loaded) == 1 and role == "train":
+        return next(iter(loaded.values()))
+    raise DataError(
+        f"{name}: has no split {' or '.join(SPLITS[role])}; name one of {', '.join(loaded)} after a slash, as in {name}/{next(iter(loaded), 'train')}"
+    )
+
+
+def _library(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{name}: Hugging Face datasets are read by the library of that name; pip install 'twinpass[data]'"
+        ) from error
+    return datasets
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,146 @@
+"""Rows by the name of their source."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from twinpass.errors import DataError
+from twinpass.paths import expand
+from twinpass.task.rows import Item, Row, summary
+from twinpass.task.sources import array, hub, lines, parquet, table
+
+Role = Literal["train", "eval"]
+
+FILES: Mapping[str, Callable[[Path], Iterator[Item]]] = MappingProxyType(
+    {
+        ".jsonl": lines.read_file,
+        ".ndjson": lines.read_file,
+        ".json": array.read_file,
+        ".csv": table.read_csv,
+        ".tsv": table.read_tsv,
+        ".parquet": parquet.read_file,
+    }
+)
+"""How a file is read, by the end of its name."""
+
+GLOB = "*?["
+
+
+def located(name: str, folder: Path) -> str:
+    """The source ``name``, with a path relative to ``folder`` made absolute; names on the hub and "-" stay as they are.
+
+    Raises:
+        ValueError, OSError: it is not usable as a path.
+    """
+    path = folder / expand(name)
+    if name == lines.STDIN or (_may_be_on_hub(name) and not (folder / Path(name).parts[0]).exists()):
+        return name
+    return str(path.resolve())
+
+
+def read(names: str | Sequence[str], role: Role = "train", limit: int | None = None) -> list[Item]:
+    """As many items of the sources, one after the other, as hold ``limit`` rows (None: all).
+
+    Raises:
+        DataError: a source cannot be read, or they hold fewer rows.
+    """
+    every = (names,) if isinstance(names, str) else names
+    items = chain.from_iterable(_open(name, role, part=limit is not None) for name in every)
+    return take(items, limit, ", ".join(every))
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """The first ``limit`` rows of a file.
+
+    Raises:
+        DataError: the file or one of its rows cannot be read.
+    """
+    items = read(str(path), limit=limit)
+    rows = [item for item in items if isinstance(item, Row)]
+    if faults := [item for item in items if isinstance(item, DataError)]:
+        raise DataError(summary(faults, len(rows), "stop"))
+    return rows
+
+
+def take(items: Iterable[Item], limit: int | None, name: str) -> list[Item]:
+    """Items up to the row number ``limit``.
+
+    Raises:
+        DataError: there are none, or too few.
+    """
+    taken: list[Item] = []
+    count = 0
+    for item in items:
+        taken.append(item)
+        count += isinstance(item, Row)
+        if count == limit:
+            return taken
+    if not taken:
+        raise DataError(f"{name}: the file holds no rows")
+    if limit is not None and count == len(taken):
+        raise DataError(f"{name}: the configuration asks for {limit} rows, the file holds {count}")
+    return taken
+
+
+def read_objects(rows: Any, name: str) -> Iterator[Item]:
+    """Rows that Python has: mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if hasattr(rows, "features"):
+        yield from hub.read_object(rows, name)
+        return
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        rows = rows.to_dict("records")
+    if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable):
+        kind = "several splits; give one of them" if isinstance(rows, Mapping) else f"a {type(rows).__name__}"
+        raise DataError(f"{name}: expected rows such as a list of dictionaries or a Dataset, got {kind}")
+    for number, fields in enumerate(rows, 1):
+        place = f"{name}, row {number}"
+        yield Row(dict(fields), place) if isinstance(fields, Mapping) else lines.row(repr(fields), place)
+
+
+def _open(name: str, role: Role, *, part: bool) -> Iterator[Item]:
+    if name == lines.STDIN:
+        yield from lines.read_standard_input()
+        return
+    path = Path(name)
+    try:
+        if _exists(path):
+            yield from hub.read_folder(path, role) if path.is_dir() else _reader(path)(path)
+        elif found := _matching(path):
+            for each in found:
+                yield from _reader(each)(each)
+        elif _may_be_on_hub(name):
+            yield from hub.read_hub(name, role, part=part)
+        else:
+            _reader(path)
+            raise DataError(
+                f"{name}: there is no such file; paths in a configuration are relative to the configuration file"
+            )
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}; give a file that can be opened") from error
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Item]]:
+    if path.suffix not in FILES:
+        raise DataError(f"{path}: expected a file ending in {', '.join(FILES)}; convert it, one example a row")
+    return FILES[path.suffix]
+
+
+def _matching(pattern: Path) -> list[Path]:
+    if not any(sign in str(pattern) for sign in GLOB):
+        return []
+    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() if "\0" not in str(path) else False
+
+
+def _may_be_on_hub(name: str) -> bool:
+    plain = not name.startswith((".", "~", "/")) and Path(name).suffix not in FILES
+    return plain and hub.NAME.fullmatch(name) is not None
