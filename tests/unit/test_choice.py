@@ -113,3 +113,15 @@ def test_the_gradient_is_the_derivative_of_the_loss(seed: int) -> None:
                 losses.append(Choice().loss(examples, scores))
             score[i] = kept
             assert slope[i] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-8)
+
+
+def test_options_may_be_scored_by_the_mean_of_their_tokens() -> None:
+    """MeZO's rule: a long option is not the less likely for its length, and every token of it has its share of the slope."""
+    logs: Logs = [[[-3.0], [-2.0, -2.0]]]
+    examples, scores = examples_of(logs, [1]), scores_of(logs)
+    assert (Choice().metric(examples, scores), Choice(score="mean").metric(examples, scores)) == (0.0, 1.0)
+    assert Choice(score="mean").loss(examples, scores) == pytest.approx(math.log(1 + math.exp(-1)))
+    first, second = Choice(score="mean").gradient(examples, scores)
+    share = 1 / (1 + math.e)
+    assert first == pytest.approx([share])
+    assert second == pytest.approx([-share / 2, -share / 2])
