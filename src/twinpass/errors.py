@@ -82,6 +82,10 @@ class DivergedError(TwinpassError):
     """Training kept diverging although it was rolled back and slowed down."""
 
 
+class RewardError(TwinpassError):
+    """A reward function cannot be used, or did not return one number for each text."""
+
+
 class EngineError(TwinpassError):
     """An inference engine outside this process failed, or did not answer what it was asked for."""
 

@@ -1,0 +1,181 @@
+"""Reward functions as people have them, and one way to call them all: TRL's.
+
+A function of TRL's form is called with keywords: ``prompts, completions, completion_ids, trainer_state, log_extra, log_metric`` and a list
+for every column of the rows but ``prompt``; it returns a number, or None where it does not apply, for each completion. Functions of
+other forms are told by the names of their arguments and called once a completion:
+
+======================  ==================================================================
+verl                    ``compute_score(data_source, solution_str, ground_truth, extra_info)``
+es-at-scale             ``reward_function(output, target)``, which returns (label, reward)
+verifiers               arguments by name, among ``prompt, completion, answer, state`` and columns
+======================  ==================================================================
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twinpass.errors import RewardError
+
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What a function of TRL's form is given beside the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFunction:
+    """A function in TRL's form, under the ``name`` that its metrics go by; it ``needs`` these arguments."""
+
+    name: str
+    call: Callable[..., Any]
+    needs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], name: str = "") -> "RewardFunction":
+        """Any of the forms above.
+
+        Raises:
+            RewardError: it has none of them.
+        """
+        named = name or getattr(function, "__name__", type(function).__name__)
+        parameters = inspect.signature(function).parameters
+        open_ = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        plain = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        needs = [n for n, p in plain.items() if p.default is p.empty]
+        names = tuple(plain)
+        if "completions" in plain or (open_ and not {"completion", "solution_str", "output"} & plain.keys()):
+            taken = None if open_ else names
+            return cls(named, _filtered(function, taken), tuple(n for n in needs if n not in GIVEN))
+        if "solution_str" in plain:
+            columns = tuple(n for n in needs if n not in ("solution_str", "data_source", "ground_truth", "extra_info"))
+            if "ground_truth" in needs:
+                columns = (*columns, "ground_truth")
+            return cls(named, _each(_verl(function), function), columns)
+        if names[:2] == ("output", "target"):
+            return cls(named, _each(_es_at_scale(function), function), ("target",))
+        if "completion" in plain:
+            columns = tuple(n for n in needs if n not in ("prompt", "completion", "state"))
+            return cls(named, _each(_verifiers(function, None if open_ else names), function), columns)
+        raise RewardError(
+            f"reward {named!r} takes ({', '.join(parameters)}): expected 'completions' as TRL's reward functions do, "
+            "'solution_str' (verl), 'output, target' (es-at-scale) or 'completion' (verifiers)"
+        )
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Refuse rows that lack what the function asks for.
+
+        Raises:
+            RewardError: naming the function and what is missing.
+        """
+        if missing := [name for name in self.needs if name not in columns]:
+            raise RewardError(
+                f"reward {self.name!r} asks for {', '.join(missing)}, and the rows have only {', '.join(columns) or 'a prompt'}; "
+                "add the column, or give the argument a default"
+            )
+
+
+def load_reward(spec: str, folder: Path = Path()) -> RewardFunction:
+    """The function that ``file.py:function`` (beside ``folder``) or ``package.module:function`` names.
+
+    Raises:
+        RewardError: there is no such file, module or function, or it cannot be imported.
+    """
+    place, separator, name = spec.rpartition(":")
+    if not separator or not place or not name.isidentifier():
+        raise RewardError(f"reward {spec!r}: expected file.py:function or package.module:function")
+    module = _module(spec, place, folder)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [own for own, value in vars(module).items() if inspect.isfunction(value) and not own.startswith("_")]
+        raise RewardError(f"reward {spec!r}: {place} has no function {name!r}; there are {', '.join(known) or 'none'}")
+    return RewardFunction.of(function, name)
+
+
+def _module(spec: str, place: str, folder: Path) -> Any:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = (folder / place).resolve()
+        if not path.is_file():
+            raise RewardError(f"reward {spec!r}: there is no file {path}")
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        if found is None or found.loader is None:
+            raise RewardError(f"reward {spec!r}: {path} cannot be imported")
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    except RewardError:
+        raise
+    except Exception as error:  # any code runs here
+        raise RewardError(f"reward {spec!r}: {place} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _filtered(function: Callable[..., Any], names: tuple[str, ...] | None) -> Callable[..., Any]:
+    """The function, given what it takes."""
+
+    def call(**given: Any) -> Any:
+        return _result(function(**{n: v for n, v in given.items() if names is None or n in names}))
+
+    return call
+
+
+def _each(one: Callable[[Mapping[str, Any]], Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """One call a completion, with that completion's own values."""
+
+    def call(prompts: Sequence[Any], completions: Sequence[Any], **given: Any) -> list[Any]:
+        columns = {name: values for name, values in given.items() if name not in GIVEN}
+        return [
+            _result(one({**{n: v[i] for n, v in columns.items()}, "prompt": prompts[i], "completion": completions[i]}))
+            for i in range(len(completions))
+        ]
+
+    return call
+
+
+def _result(found: Any) -> Any:
+    return asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
+
+
+def _verl(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
+    names = inspect.signature(function).parameters
+
+    def call(row: Mapping[str, Any]) -> Any:
+        known = {
+            "data_source": row.get("data_source", ""),
+            "solution_str": text_of(row["completion"]),
+            "ground_truth": row.get("ground_truth"),
+            "extra_info": row.get("extra_info"),
+        }
+        found = function(**{name: value for name, value in {**row, **known}.items() if name in names})
+        return found["score"] if isinstance(found, Mapping) else found
+
+    return call
+
+
+def _es_at_scale(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
+    def call(row: Mapping[str, Any]) -> Any:
+        found = function(text_of(row["completion"]), row["target"])
+        return found[1] if isinstance(found, tuple) else found
+
+    return call
+
+
+def _verifiers(function: Callable[..., Any], names: tuple[str, ...] | None) -> Callable[[Mapping[str, Any]], Any]:
+    def call(row: Mapping[str, Any]) -> Any:
+        given = {"state": {}, **row}
+        return function(**{name: value for name, value in given.items() if names is None or name in names})
+
+    return call
+
+
+def text_of(completion: Any) -> str:
+    """A completion's text, also where it is a list of messages."""
+    return completion if isinstance(completion, str) else "".join(str(message["content"]) for message in completion)
