@@ -268,17 +268,17 @@ def long_run(folder: Path, steps: int) -> dict[str, Any]:
     return {"steps": steps, "marks": marks, "resume_seconds": time.monotonic() - began, "resume_exit": code}
 
 
-def run(minutes: float, seed: int, long: int) -> dict[str, Any]:
+def run(minutes: float, seed: int, long: int, names: Sequence[str]) -> dict[str, Any]:
     """Trials for so many minutes, over all kinds in turn."""
     chance, found, problems = random.Random(seed), Counter[str](), list[str]()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         kinds = []
-        for name in KINDS:
+        for name in names:
             kinds.append(Kind(name, folder))
             print(f"{name}: {kinds[-1].seconds:.1f} s", flush=True)
         by_kind: Counter[str] = Counter()
+        began = time.monotonic()
         while time.monotonic() - began < 60 * minutes:
             for kind in kinds:
                 trial = chance.choice(TRIALS)
@@ -309,9 +309,10 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--long", type=int, default=10_000, metavar="STEPS", help="0 leaves the long run out")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    result = run(given.minutes, given.seed, given.long)
+    result = run(given.minutes, given.seed, given.long, given.kinds)
     if given.json:
         write_json(given.json, result)
     else:
