@@ -14,6 +14,7 @@ from architectures import LANES, REQUESTS, build
 from numpy.typing import NDArray
 from planning import EPS, TWO, report, situation
 
+from twinpass.config.tasks import TaskSettings
 from twinpass.core import BASE, Estimate, Lane, Probe, Request, Score, StepReport, Term
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
@@ -26,7 +27,6 @@ from twinpass.reuse.base import Circumstances, Policy, Trains
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
 from twinpass.task.rows import Row
-from twinpass.task.template import Template
 
 # --- estimators
 
@@ -202,8 +202,9 @@ def objective_contract(objective: Objective) -> None:
 # --- tasks
 
 
-def task_contract(template: Template, rows: Sequence[Row], tokenizer: Any) -> None:
+def task_contract(task: TaskSettings, rows: Sequence[Row], tokenizer: Any) -> None:
     """Every row becomes examples that can be scored, the same each time."""
+    template = task.reading(rows).template
     examples = template.encode(rows, tokenizer)
     assert examples == template.encode(rows, tokenizer)
     assert examples

@@ -12,7 +12,7 @@ from contracts import CONTRACTS
 
 from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import SECTIONS
-from twinpass.config.tasks import ChoiceTask, CompletionTask
+from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
@@ -46,6 +46,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "informed": Informed(layers=1),
     },
     "task": {
+        "auto": AutoTask(),
+        "chat": ChatTask(),
         "choice": ChoiceTask(prompt="Review: {text}", options=(" bad", " good"), **DATA),
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
     },
@@ -100,10 +102,19 @@ def test_it_keeps_its_contract(section: str, name: str) -> None:
     CONTRACTS[section](ROWS[section][name])
 
 
+MESSAGES = [{"role": "user", "content": "a film"}, {"role": "assistant", "content": "good"}]
+
+
 @pytest.mark.parametrize("name", ROWS["task"])
 def test_a_task_keeps_its_contract(name: str) -> None:
-    rows = [Row(row, f"row {i}") for i, row in enumerate(tiny.rows(5))]
-    CONTRACTS["task"](ROWS["task"][name], rows, tiny.tokenizer())
+    rows = [
+        Row({**row, "messages": MESSAGES} if name == "chat" else row, f"row {i}") for i, row in enumerate(tiny.rows(5))
+    ]
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}{% endif %}"
+    )
+    CONTRACTS["task"](ROWS["task"][name], rows, tokenizer)
 
 
 @pytest.mark.parametrize("name", ROWS["engine"])
