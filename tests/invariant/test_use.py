@@ -11,6 +11,7 @@ import torch
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.errors import DataError, JournalError, ModelError
 from twinpass.report.interval import wilson
 from twinpass.use.card import base_name
@@ -28,7 +29,7 @@ def train(folder: Path, kind: str = "lora", **sections: Any) -> Path:
     """A run that has moved far from where it began, so that the trained weights matter."""
     optimizer = {"lr": RATES[kind], "steps": 6, "guard_loss": 0.0, "guard_metric": 0.0}
     config = tiny.config(folder, **{**KINDS[kind], **sections}, optimizer=optimizer)
-    assert main(["train", str(config), "--json"]) == 0
+    assert main(["train", str(config), "--set", "run.keep=last", "--json"]) in (0, LEARNED_NOTHING)
     return folder / "run"
 
 
@@ -38,7 +39,10 @@ def completion(folder: Path, kind: str) -> Path:
         'options = [\n    " bad",\n    " good",\n]', 'kind = "completion"\ncompletion = " {text}"\nend = false'
     )
     config.write_text(text)
-    assert main(["train", str(config), "--set", f"optimizer.lr={RATES[kind]}", "--json"]) == 0
+    assert main(["train", str(config), "--set", f"optimizer.lr={RATES[kind]}", "--set", "run.keep=last", "--json"]) in (
+        0,
+        LEARNED_NOTHING,
+    )
     return folder / "run"
 
 
@@ -162,6 +166,7 @@ def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
         tiny.tokenizer(),
         rows,
         **options,
+        trainable=twinpass.Lora(rank=2),
         optimizer=twinpass.Sgd(lr=0.3, steps=3, batch_size=4),
         out=tmp_path / "run",
     )

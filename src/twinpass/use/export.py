@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.errors import ModelError
-from twinpass.model.trainable import Lora
 from twinpass.use.card import base_name, card
 from twinpass.use.settings import settings_of, weights_of
 
@@ -31,7 +30,7 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
     """
     settings = settings_of(run)
     weights = weights_of(settings, step)
-    adapter = isinstance(settings.trainable, Lora)
+    adapter = settings.trainable.adapter
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} is not an empty folder; give a new one")
     _require_possible(adapter, weights, kind, merge)

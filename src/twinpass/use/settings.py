@@ -13,7 +13,7 @@ from twinpass.config.load import parse
 from twinpass.config.schema import SECTIONS
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.load import load
-from twinpass.model.trainable import Lora, Trainable
+from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.reuse.auto import Auto
@@ -96,7 +96,7 @@ def weights_of(settings: RunSettings, step: int | None = None) -> Path:
         ModelError: it is not there.
     """
     folder = settings.folder if step is None else settings.folder / f"step-{step}"
-    weights = folder / ("adapter" if isinstance(settings.trainable, Lora) else "model")
+    weights = folder / ("adapter" if settings.trainable.adapter else "model")
     if not weights.is_dir():
         raise ModelError(
             f"{weights}: there are no such weights; "

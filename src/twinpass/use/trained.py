@@ -187,7 +187,12 @@ def load(
     folder = Path(run)
     settings = settings_of(folder, model, tokenizer)
     weights = weights_of(settings, step)
-    adapter = isinstance(settings.trainable, Lora)
+    adapter = settings.trainable.adapter
+    if adapter and not isinstance(settings.trainable, Lora):
+        raise ModelError(
+            f"{weights} holds an adapter of another kind than lora and activated, which is not loaded here yet: use it through PEFT "
+            "(docs/use.md), or measure it with 'twinpass eval'"
+        )
     base, own = settings.base()
     reuse = Auto(budget=settings.budget)
     if not adapter:
