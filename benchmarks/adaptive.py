@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from twinpass.analysis.sweep import Bench, derivatives
-from twinpass.config.compose import Run, build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import load_config
 from twinpass.config.schema import Config
 from twinpass.core import StepReport
@@ -65,7 +65,7 @@ def settings(dtype: str, tolerance: float | None) -> Config:
     return load_config(CONFIG, [*SETTINGS, set_dtype, *own])
 
 
-def course(session: Run[TorchEngine], config: Config, start: float) -> list[dict[str, Any]]:
+def course(session: Session[TorchEngine], config: Config, start: float) -> list[dict[str, Any]]:
     """Train from one eps; eps and accepted hit rate by step."""
     plan = replace(session.plan, epsilon=AdaptiveEpsilon(start=start), held_out=[])
     folder = Path(tempfile.mkdtemp())
@@ -85,7 +85,7 @@ def course(session: Run[TorchEngine], config: Config, start: float) -> list[dict
     ]
 
 
-def reference(session: Run[TorchEngine], dtype: str, probes: int) -> list[float]:
+def reference(session: Session[TorchEngine], dtype: str, probes: int) -> list[float]:
     """Directional derivatives of the weights in this dtype, differentiated in float32."""
     model: Any = load("smollm2", "bfloat16" if dtype == "bfloat16" else "float32")[0]
     model.to(torch.float32)
@@ -94,12 +94,12 @@ def reference(session: Run[TorchEngine], dtype: str, probes: int) -> list[float]
         return derivatives(bench(session, TorchEngine(model, Full(), noise="binomial"), probes))
 
 
-def bench(session: Run[TorchEngine], engine: TorchEngine, probes: int) -> Bench:
+def bench(session: Session[TorchEngine], engine: TorchEngine, probes: int) -> Bench:
     plan = session.plan
     return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, probes)
 
 
-def error_at(session: Run[TorchEngine], eps: float, derivative: Sequence[float]) -> float:
+def error_at(session: Session[TorchEngine], eps: float, derivative: Sequence[float]) -> float:
     """The relative error of g at one eps, of steps that reflect what was found acceptable in the first of them."""
     plan, own = session.plan, bench(session, session.engine, len(derivative))
     history, gradients = list[StepReport](), list[float]()

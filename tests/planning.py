@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from twinpass.core import Estimate, Lane, Observation, PrefixReport, Probe, StepReport
 from twinpass.estimate.spsa import Spsa
-from twinpass.reuse.plan import Plan, Situation
+from twinpass.reuse.plan import LanePlan, Situation
 
 EPS = 1e-3
 ONE, TWO = ([Probe(seed) for seed in seeds] for seeds in ((7,), (7, 8)))
@@ -32,7 +32,7 @@ def pairs(probes: Sequence[Probe] = TWO, eps: float = EPS) -> list[Lane]:
     return Spsa(len(probes)).lanes(probes, eps)
 
 
-def prefixes(plan: Plan) -> list[str]:
+def prefixes(plan: LanePlan) -> list[str]:
     return [lane.prefix for lane in plan.lanes]
 
 

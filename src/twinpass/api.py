@@ -201,7 +201,7 @@ def finetune(
             with ProgressBar(console) as bar:
                 summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told]))
         finally:
-            run.engine.unblock()
+            run.engine.unpack()
         folder.write_summary(summary)
         told.ended(summary)
     return summary

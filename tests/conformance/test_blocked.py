@@ -28,14 +28,14 @@ def test_scores_are_the_same(name: str, kind: str) -> None:
     before = bits(model)
     engine = engine_of(name, model, trainable)
     expected = engine.score(requests, LANES)
-    engine.block()
+    engine.prepack()
     for _ in range(2):
         scores = engine.score(requests, LANES)
         for a, b in zip(expected.values, scores.values, strict=True):
             assert np.abs(np.concatenate(a) - np.concatenate(b)).max() < 1e-4
     blocked = in_blocks(model)
     assert bool(blocked) == (kind in ("lora", "activated") and name != "gpt2")
-    engine.unblock()
+    engine.unpack()
     assert not in_blocks(model)
     assert all(torch.equal(tensor, before[key]) for key, tensor in bits(model).items())
 
@@ -46,7 +46,7 @@ def test_derivatives_are_taken_over_rows() -> None:
     requests = trainables("llama")["lora"][1]
     lane = Lane(Probe(7), 1, 0.01, linear=True)
     expected = engine.score(requests, [lane])
-    engine.block()
+    engine.prepack()
     found = engine.score(requests, [lane])
     assert np.array_equal(np.concatenate(expected.values[0]), np.concatenate(found.values[0]))
 
@@ -57,7 +57,7 @@ def test_nothing_holds_on_to_the_file_that_weights_came_from(tmp_path: Path) -> 
     model = LlamaForCausalLM.from_pretrained(tmp_path)
     engine = TorchEngine(model, Lora(2, 4.0))
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.named_parameters()}
-    engine.block()
+    engine.prepack()
     for name, tensor in model.named_parameters():
         if tensor.layout is torch.strided:
             assert tensor.data_ptr() != before[name][0]
@@ -80,7 +80,7 @@ def test_a_model_that_reads_weights_itself_stays_in_rows() -> None:
     model.model.layers[0].mlp.up_proj = Reader(model.model.layers[0].mlp.up_proj)
     engine = TorchEngine(model, Lora(2, 4.0, ("q_proj",)))
     assert engine.packs
-    engine.block()
+    engine.prepack()
     assert not in_blocks(model)
     requests = trainables("llama")["full"][1]
     (scores,) = engine.score(requests, [BASE]).values

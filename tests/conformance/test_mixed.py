@@ -142,10 +142,10 @@ def test_trained_weights_are_read_anew_after_an_update() -> None:
 def test_weights_in_blocks_give_the_same_scores() -> None:
     mixed = engines("qwen2", Lora(4, 8.0, TARGETS["qwen2"]))[1]
     rows = mixed.score(REQUESTS, MANY).values
-    mixed.block()
+    mixed.prepack()
     found = mixed.score(REQUESTS, MANY).values
     again = engines("qwen2", Lora(4, 8.0, TARGETS["qwen2"]))[1]
-    again.block()
+    again.prepack()
     blocked = again.score(REQUESTS, MANY).values
     for own, same, known in zip(found, blocked, rows, strict=True):
         assert deviation(own, known) == deviation(same, known) == 0

@@ -14,7 +14,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring import attention
 from twinpass.engine.embedded.scoring.attention import Bucket
 from twinpass.engine.embedded.scoring.raised import Raised
-from twinpass.engine.embedded.scoring.trial import Difference, Trial
+from twinpass.engine.embedded.scoring.trial import Difference, PackingCheck
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Lora
 
@@ -57,7 +57,7 @@ def test_mixtures_of_experts_are_tried_in_float64_too() -> None:
     model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.bfloat16).eval()
     found = Difference.of(CausalModel(model))
     assert found.off < found.allowed / MARGIN
-    assert Trial.of(CausalModel(model), 0).packs
+    assert PackingCheck.of(CausalModel(model), 0).packs
 
 
 def _sees_the_future(bucket: Bucket, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -105,14 +105,14 @@ def test_a_wrong_position_stands_out(name: str, dtype: torch.dtype, monkeypatch:
 def test_a_dropped_attention_sink_stands_out(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "HARMLESS", attention.HARMLESS | {"s_aux"})
     assert_refused(sinking(dtype))
-    assert Trial.of(CausalModel(sinking(dtype, sink=-1e4)), 0).packs
+    assert PackingCheck.of(CausalModel(sinking(dtype, sink=-1e4)), 0).packs
 
 
 def assert_refused(model: PreTrainedModel) -> None:
     causal = CausalModel(model)
     found = Difference.of(causal)
     assert found.off > found.allowed * MARGIN
-    trial = Trial.of(causal, 0)
+    trial = PackingCheck.of(causal, 0)
     assert not trial.packs
     assert f"differ by {found.off:.2g} of {found.largest:.2g} nats" in trial.reason
 

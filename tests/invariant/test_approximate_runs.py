@@ -14,7 +14,7 @@ from tiers import some_fast
 from torch import Tensor
 
 from twinpass.cli.main import main
-from twinpass.config.compose import Run, build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
@@ -70,7 +70,7 @@ def weights_of(engine: TorchEngine) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in engine.parameters.items()}
 
 
-def composed(config: Path) -> tuple[Run[TorchEngine], dict[str, Any]]:
+def composed(config: Path) -> tuple[Session[TorchEngine], dict[str, Any]]:
     loaded = load_config(config)
     run = build_embedded(loaded)
     return run, header(loaded.values, run.engine)

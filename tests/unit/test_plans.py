@@ -17,7 +17,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
-from twinpass.reuse.plan import Plan, Situation, Spans, combine
+from twinpass.reuse.plan import LanePlan, Situation, Spans, combine
 from twinpass.reuse.reflected import Reflected
 from twinpass.reuse.transported import Transported
 
@@ -99,7 +99,7 @@ def test_debiased_needs_a_bias_and_a_chance(keys: dict[str, object], message: st
 def test_exact_policies_plan_the_lanes_as_they_are() -> None:
     for kind in SECTIONS["reuse"].kinds.values():
         if not kind.approximate:
-            assert kind().plan(pairs(), situation(SEEN, coin=0.0)) == Plan(tuple(pairs()))
+            assert kind().plan(pairs(), situation(SEEN, coin=0.0)) == LanePlan(tuple(pairs()))
 
 
 @pytest.mark.parametrize("steps", HISTORIES)
@@ -121,8 +121,8 @@ def test_every_plan_scores_the_same_weights_and_can_be_scored(name: str, coin: f
 def test_exact_takes_the_twins_that_there_are() -> None:
     plus, minus = pairs(ONE)
     mirrored = Lane(ONE[0], -1, EPS, "reflected")
-    assert Plan((plus, mirrored), twins=(minus,)).exact == [plus, minus]
-    assert Plan((plus, mirrored)).exact == [plus, mirrored]
+    assert LanePlan((plus, mirrored), twins=(minus,)).exact == [plus, minus]
+    assert LanePlan((plus, mirrored)).exact == [plus, mirrored]
     assert Lane(ONE[0], -1, EPS, "base", linear=True).exact == Lane(ONE[0], -1, EPS, linear=True)
 
 
@@ -134,13 +134,13 @@ def estimate(*gradients: float) -> Estimate:
     ("weight", "expected"), [(0.0, (1.0, -2.0)), (1.0, (3.0, 2.0)), (0.5, (2.0, 0.0)), (4.0, (9.0, 14.0))]
 )
 def test_estimates_are_combined_probe_by_probe(weight: float, expected: tuple[float, ...]) -> None:
-    assert combine(Plan((), weight=weight), estimate(1.0, -2.0), estimate(3.0, 2.0)) == expected
+    assert combine(LanePlan((), weight=weight), estimate(1.0, -2.0), estimate(3.0, 2.0)) == expected
 
 
 @pytest.mark.parametrize("approximate", [math.nan, math.inf, 1e17])
 def test_where_exact_lanes_ran_the_estimate_is_theirs(approximate: float) -> None:
     """A step that measures uses them, however bad the reflection was."""
-    assert combine(Plan((), weight=1.0), estimate(approximate), estimate(0.3)) == (0.3,)
+    assert combine(LanePlan((), weight=1.0), estimate(approximate), estimate(0.3)) == (0.3,)
 
 
 def test_the_last_chosen_step_is_found() -> None:

@@ -12,7 +12,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
-from twinpass.reuse.plan import Plan, Spans
+from twinpass.reuse.plan import LanePlan, Spans
 from twinpass.reuse.reflected import Reflected, accepted_layers, expected_errors
 from twinpass.reuse.transported import Transported
 
@@ -114,7 +114,7 @@ def test_reflected_measures_when_the_coin_says_so_or_eps_has_moved(factor: float
 
 def test_where_nothing_is_accepted_lanes_are_exact_unless_measured() -> None:
     hopeless = report((1e9, 0.0, 0.0))
-    assert Reflected().plan(pairs(), situation(hopeless)) == Plan(tuple(pairs()))
+    assert Reflected().plan(pairs(), situation(hopeless)) == LanePlan(tuple(pairs()))
     measuring = Reflected().plan(pairs(), situation(hopeless, coin=0.0))
     assert measuring.spans == Spans("prompt", 0)
     assert len(measuring.twins) == 2
@@ -122,7 +122,7 @@ def test_where_nothing_is_accepted_lanes_are_exact_unless_measured() -> None:
 
 def test_without_minus_lanes_there_is_nothing_to_reflect() -> None:
     lanes = OneSided(2).lanes(TWO, EPS)
-    assert Reflected().plan(lanes, situation(coin=0.0)) == Plan(tuple(lanes))
+    assert Reflected().plan(lanes, situation(coin=0.0)) == LanePlan(tuple(lanes))
 
 
 # --- transported

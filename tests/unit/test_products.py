@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from twinpass.engine.embedded.linear import products
-from twinpass.engine.embedded.linear.products import Blocked, halved, own_products, product, whole
+from twinpass.engine.embedded.linear.products import Prepacked, halved, own_products, product, whole
 from twinpass.model.causal import is_linear
 
 
@@ -141,7 +141,7 @@ def test_blocks_change_no_value_and_hardly_a_product(rows: int) -> None:
     x, _, _ = operands(rows)
     with own_products(filter(is_linear, model.modules())):
         expected = model(x)
-        blocked = Blocked(model, model[2])
+        blocked = Prepacked(model, model[2])
         blocked.pack()
         assert [module.weight.layout is torch.strided for module in model] == [False, False, True, True, True, True]
         assert torch.allclose(model(x), expected, rtol=0, atol=1e-5)
@@ -159,7 +159,7 @@ def test_a_product_that_blocks_are_not_for_reads_them_as_rows() -> None:
     x, weight, bias = operands(4)
     module = nn.Linear(33, 17)
     module.weight.copy_(weight)
-    Blocked(nn.Sequential(module), None).pack()
+    Prepacked(nn.Sequential(module), None).pack()
     assert module.weight.layout is not torch.strided
     assert torch.equal(product(x[:0], module.weight), x[:0] @ weight.t())
     with torch.enable_grad():
@@ -169,7 +169,7 @@ def test_a_product_that_blocks_are_not_for_reads_them_as_rows() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_stay_in_rows(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(33, 17, dtype=dtype))
-    Blocked(model, None).pack()
+    Prepacked(model, None).pack()
     assert model[0].weight.layout is torch.strided
 
 
@@ -188,7 +188,7 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
     try:
         assert products._blocks(torch.float32) is None
         model = nn.Sequential(nn.Linear(33, 17))
-        Blocked(model, None).pack()
+        Prepacked(model, None).pack()
         assert model[0].weight.layout is torch.strided
     finally:
         products._blocks.cache_clear()
@@ -227,7 +227,7 @@ def test_a_weight_in_two_halves_comes_back_to_the_bit() -> None:
 def test_weights_held_in_bfloat16_take_no_more_memory_and_come_back(bias: bool) -> None:
     model = nn.Sequential(nn.Linear(64, 32, bias=bias), nn.Linear(32, 8, bias=bias))
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    blocked = Blocked(model, model[1], low=True)
+    blocked = Prepacked(model, model[1], low=True)
     blocked.pack()
     blocked.pack()
     assert model[0].weight.dtype is torch.bfloat16

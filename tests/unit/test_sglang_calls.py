@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinpass.core import Request
-from twinpass.engine.embedded.scoring.packing import common
+from twinpass.engine.embedded.scoring.packing import common_length
 from twinpass.engine.sglang.calls import SHARED, Call, answer_of, calls_of, score_of, shared_prefixes
 from twinpass.engine.sglang.inside.activated import split
 from twinpass.errors import EngineError
@@ -91,9 +91,9 @@ def test_every_prefix_sent_is_shared_and_rounds_build_on_one_another(sequences: 
     if len(rounds) == 2:
         assert all(prefix[: len(rounds[0][0])] == rounds[0][0] for prefix in rounds[1])
     unique = sorted(set(sequences))
-    whole = common(unique[0], unique[-1])
+    whole = common_length(unique[0], unique[-1])
     for one, other in combinations(unique, 2):
-        both = common(one, other)
+        both = common_length(one, other)
         if both >= whole + SHARED:
             assert any(prefix[:both] == one[:both] for prefix in sent)
 

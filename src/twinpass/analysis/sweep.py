@@ -17,7 +17,7 @@ from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
-from twinpass.reuse.plan import Plan, Situation, Spans, combine
+from twinpass.reuse.plan import LanePlan, Situation, Spans, combine
 from twinpass.task.example import Example
 from twinpass.train.step import apply, measure
 
@@ -121,7 +121,7 @@ class Bench:
             )
         return [self._known[_key(lane, spans)] for lane in lanes]
 
-    def cost(self, plan: Plan) -> tuple[Cost, PrefixReport]:
+    def cost(self, plan: LanePlan) -> tuple[Cost, PrefixReport]:
         """What a step of this plan takes, the faster of two; measured once for all probes and eps."""
         shape = (tuple((lane.sign, lane.prefix) for lane in (*plan.lanes, *plan.twins)), plan.spans)
         if shape not in self._costs:

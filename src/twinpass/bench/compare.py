@@ -17,7 +17,7 @@ from twinpass.bench.own import OwnFloat32, in_own_dtype, multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.phases import Clock
 from twinpass.bench.rivals import naive
-from twinpass.config.compose import Run, build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine
@@ -49,7 +49,7 @@ class Turns(Listener):
     """
 
     config: Config
-    session: Run[TorchEngine]
+    session: Session[TorchEngine]
     rival: NaiveMezo
     told: Told
     own: OwnFloat32 | None = None
@@ -199,11 +199,11 @@ def _beside(float32: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _probes(session: Run[TorchEngine], count: int) -> list[Probe]:
+def _probes(session: Session[TorchEngine], count: int) -> list[Probe]:
     return [Probe(derive_seed(session.plan.seed, "bench", k)) for k in range(count)]
 
 
-def gradient_error(config: Config, session: Run[TorchEngine], probes: int, eps: float) -> float:
+def gradient_error(config: Config, session: Session[TorchEngine], probes: int, eps: float) -> float:
     """How far g of the base weights is from that in float64, along the same directions, all lanes exact."""
     double = in_own_dtype(replace(config, model=replace(config.model, dtype="float64")))
     exact = session if config.model.dtype == "float64" else build_embedded(double)
@@ -211,7 +211,7 @@ def gradient_error(config: Config, session: Run[TorchEngine], probes: int, eps: 
     return Fidelity.of(*gradients).relative_error
 
 
-def _gradients(session: Run[TorchEngine], engine: Engine, count: int, eps: float) -> list[float]:
+def _gradients(session: Session[TorchEngine], engine: Engine, count: int, eps: float) -> list[float]:
     plan = session.plan
     examples = plan.train[: plan.optimizer.batch_size]
     found: list[float] = []

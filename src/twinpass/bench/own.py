@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from twinpass.config.compose import Run, build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import Config
 from twinpass.core import StepReport
@@ -29,7 +29,7 @@ def multiplies_lower(config: Config) -> bool:
 class OwnFloat32:
     """Steps in float32 along the probes of others, and the ``seconds`` they took."""
 
-    session: Run[TorchEngine]
+    session: Session[TorchEngine]
     seconds: list[float] = field(default_factory=list)
 
     @classmethod

@@ -14,7 +14,7 @@ from twinpass.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinpass.config.compose import Run
+    from twinpass.config.compose import Session
     from twinpass.engine.base import Engine
     from twinpass.objective.base import Objective
     from twinpass.report.measures import Choices, Texts
@@ -91,7 +91,7 @@ def _evaluate(
 
     from twinpass.config.load import load_config
 
-    session: Run[Engine]
+    session: Session[Engine]
     task = None if args.task is None else load_config(args.task).task
     if target.is_dir():
         session, step = restore(target, step, console)
@@ -121,7 +121,7 @@ def _evaluate(
     return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
 
 
-def _examples(task: Any, run: Path, session: "Run[Any]") -> "tuple[Objective, Sequence[Example]]":
+def _examples(task: Any, run: Path, session: "Session[Any]") -> "tuple[Objective, Sequence[Example]]":
     """The objective and held-out rows of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
     from twinpass.config.load import load_config

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
-from twinpass.config.compose import Run, build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import portable
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine
@@ -80,7 +80,7 @@ def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:
     return contenders
 
 
-def _bench(session: Run[TorchEngine], config: Config, probes: int, told: Any) -> Bench:
+def _bench(session: Session[TorchEngine], config: Config, probes: int, told: Any) -> Bench:
     plan = session.plan
     examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, 0)
     return Bench(session.engine, plan.objective, examples, config.run.seed, probes, plan.optimizer.lr_at(0), told)

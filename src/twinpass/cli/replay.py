@@ -12,7 +12,7 @@ from twinpass.errors import JournalError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinpass.config.compose import Run
+    from twinpass.config.compose import Session
     from twinpass.engine.embedded.engine import TorchEngine
     from twinpass.train.folder import RunFolder
     from twinpass.train.journal import Contents, History, Keep
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def restore(path: Path, step: int | None, console: "Console") -> "tuple[Run[TorchEngine], int]":
+def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[TorchEngine], int]":
     """The run of a folder, on the embedded engine, brought to the weights after ``step`` steps (default: those it keeps).
 
     Raises:

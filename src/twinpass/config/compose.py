@@ -33,7 +33,7 @@ E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
 
 @dataclass(frozen=True)
-class Run(Generic[E_co]):
+class Session(Generic[E_co]):
     """An engine at ``theta_0``, its tokenizer, the plan to train it by, and what that stands on (:mod:`twinpass.config.ground`).
 
     ``template`` is what rows were read by, and ``notes`` say what was found in them.
@@ -88,7 +88,7 @@ class Base:
     trust_remote_code: bool = False
 
 
-def build(config: Config) -> Run[Engine]:
+def build(config: Config) -> Session[Engine]:
     """Read the data, load the model, tokenise, compose.
 
     Raises:
@@ -97,7 +97,7 @@ def build(config: Config) -> Run[Engine]:
     return _build(config, config.engine.start)
 
 
-def build_embedded(config: Config) -> Run[TorchEngine]:
+def build_embedded(config: Config) -> Session[TorchEngine]:
     """The same where only the embedded engine will do.
 
     Raises:
@@ -110,7 +110,7 @@ def build_embedded(config: Config) -> Run[TorchEngine]:
     return _build(config, config.engine.start)
 
 
-def compose(method: Method, material: Material, base: Base, start: Callable[[Subject], E_co]) -> Run[E_co]:
+def compose(method: Method, material: Material, base: Base, start: Callable[[Subject], E_co]) -> Session[E_co]:
     """Tokenise rows and start an engine.
 
     Raises:
@@ -157,10 +157,10 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
     )
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
-    return Run(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
+    return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
 
 
-def _build(config: Config, start: Callable[[Subject], E_co]) -> Run[E_co]:
+def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:
     task, path, dtype, trust = config.task, config.model.path, config.model.dtype, config.model.trust_remote_code
     train, held_out = task.rows()
 

@@ -140,7 +140,7 @@ class TorchSettings(EngineSettings):
             reload=subject.reload,
             tokenizer=subject.tokenizer,
         )
-        engine.block()
+        engine.prepack()
         return engine
 
 

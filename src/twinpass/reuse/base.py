@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.core import Lane
-from twinpass.reuse.plan import Plan, Situation
+from twinpass.reuse.plan import LanePlan, Situation
 from twinpass.settings import STRICT, Bytes, Count
 
 
@@ -105,9 +105,9 @@ class Policy(ABC):
             ValueError: the policy does not fit what is trained; the message says what would.
         """
 
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         """How to score an estimator's lanes: a pure function, so that a resumed run plans as the first did."""
-        return Plan(tuple(lanes))
+        return LanePlan(tuple(lanes))
 
     def accepted(self, eps: float, situation: Situation) -> float | None:
         """The share of reflections that would be accepted at ``eps``, as last measured; None where there are none."""

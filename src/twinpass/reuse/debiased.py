@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
-from twinpass.reuse.plan import Plan, Situation
+from twinpass.reuse.plan import LanePlan, Situation
 from twinpass.settings import STRICT, Probability
 
 
@@ -45,7 +45,7 @@ class Debiased(Policy):
     def sharing(self, trains: Trains) -> Sharing | None:
         return self.inner.sharing(trains)
 
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         plan = self.inner.plan(lanes, replace(situation, coin=1.0))  # must not depend on B
         if plan.twins and plan.weight == 1.0:
             return plan  # the inner policy measures, and is exact this time

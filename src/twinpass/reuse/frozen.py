@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane
 from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import Plan, Situation, Spans
+from twinpass.reuse.plan import LanePlan, Situation, Spans
 from twinpass.settings import STRICT, Probability
 
 
@@ -36,8 +36,8 @@ class Frozen(Policy):
         refuse_exact_ground(trains, "frozen")
         return None
 
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         seen = situation.last(lambda observed: bool(observed.exact))
         twins = tuple(lanes) if seen is None or situation.coin < self.check else ()
         chosen = tuple(replace(lane, prefix="base") for lane in lanes)
-        return Plan(chosen, Spans("prompt", situation.layers), twins, weight=0.0)
+        return LanePlan(chosen, Spans("prompt", situation.layers), twins, weight=0.0)

@@ -34,7 +34,7 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LanePlan:
     """What to score for an estimate, and how to make it from the losses.
 
     Args:
@@ -72,7 +72,7 @@ class Situation:
         return next((step for step in reversed(self.steps) if chosen(step.observed)), None)
 
 
-def combine(plan: Plan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:
+def combine(plan: LanePlan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:
     """``g_a + weight * (g - g_a)``, probe by probe; to the bit one of them at weight 0 or 1."""
     if plan.weight in (0.0, 1.0):
         return exact.gradients if plan.weight else approximate.gradients

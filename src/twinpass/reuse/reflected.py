@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, Prefix
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import Base, Plan, Situation, Spans
+from twinpass.reuse.plan import Base, LanePlan, Situation, Spans
 from twinpass.settings import STRICT, Positive, Probability
 
 
@@ -48,7 +48,7 @@ class Reflected(Policy):
         refuse_exact_ground(trains, type(self).__name__.lower())
         return None
 
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         return reflect(lanes, situation, self.tolerance, self.check, "compute")
 
     def accepted(self, eps: float, situation: Situation) -> float | None:
@@ -101,17 +101,17 @@ def _expected(scale: float, error: float, there: float, away: float) -> float:
     return math.sqrt(rounding / scale**2 + (error**2 - rounding) * scale**2)
 
 
-def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: Base) -> Plan:
+def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: Base) -> LanePlan:
     """Reflect every minus lane as far as the last measurement allows; measure, if it is time to."""
     pairs, eps = sum(lane.sign < 0 for lane in lanes), max(lane.eps for lane in lanes)
     layers = accepted_layers(eps, situation, tolerance)
     measures = situation.trial or situation.coin < check or (pairs > 0 and not _measured_near(eps, situation))
     if (not measures and not layers) or (not pairs and base == "compute"):
-        return Plan(tuple(lanes))
+        return LanePlan(tuple(lanes))
     spans = Spans("prompt" if pairs > 1 or base == "compute" else "returning", layers, base)
     chosen = tuple(replace(lane, prefix=_prefix(lane)) for lane in lanes)
     biased = [lane.exact for lane in chosen if lane.sign < 0 or (not lane.sign and base == "carried")]
-    return Plan(chosen, spans, tuple(biased) if measures else ())
+    return LanePlan(chosen, spans, tuple(biased) if measures else ())
 
 
 def _prefix(lane: Lane) -> Prefix:

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane
 from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import Plan, Situation
+from twinpass.reuse.plan import LanePlan, Situation
 from twinpass.reuse.reflected import accepted_layers, reflect
 from twinpass.settings import STRICT, Count, Positive, Probability
 
@@ -36,7 +36,7 @@ class Transported(Policy):
         refuse_exact_ground(trains, "transported")
         return None
 
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> Plan:
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         plan = reflect(lanes, situation, self.tolerance, self.check, "carried")
         if self._due(situation) or (plan.twins and any(lane.sign < 0 for lane in lanes)):
             return reflect(lanes, situation, self.tolerance, self.check, "keep")

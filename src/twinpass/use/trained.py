@@ -203,5 +203,5 @@ def load(
     settings.require_base(engine.base_hash)
     tensors = load_file(weights / "adapter_model.safetensors")
     engine.parameters.copy_from({name.removeprefix("base_model.model."): value for name, value in tensors.items()})
-    engine.block()
+    engine.prepack()
     return TrainedModel(settings, weights, engine, own)

@@ -33,17 +33,17 @@ from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
-from twinpass.engine.embedded.linear.products import Blocked
+from twinpass.engine.embedded.linear.products import Prepacked
 from twinpass.engine.embedded.linear.tandem import Tandem
-from twinpass.engine.embedded.scoring.jobs import Common, Job, Result
+from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
 from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.engine.embedded.scoring.linearised import score_linear
 from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.engine.embedded.scoring.passes import RunningOf
 from twinpass.engine.embedded.scoring.plain import score_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
-from twinpass.engine.embedded.scoring.sharing import Shares
-from twinpass.engine.embedded.scoring.trial import Trial, reads_columns, still_runs
+from twinpass.engine.embedded.scoring.sharing import SharingByBlock
+from twinpass.engine.embedded.scoring.trial import PackingCheck, reads_columns, still_runs
 from twinpass.engine.embedded.scoring.writing import Order, PackedWriter
 from twinpass.engine.embedded.scoring.writing_plain import write_plain
 from twinpass.errors import ModelError
@@ -134,20 +134,20 @@ class TorchEngine(Engine):
         if policy.caution:
             _warn(policy.caution)
         self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
-        self._shares = Shares(policy, self._ledger, self._causal.depth, self._trained.activated)
-        trial = Trial.of(self._causal, max(self._shares.cuts))
-        if not trial.packs and max(self._shares.cuts) and (whole := Trial.of(self._causal, 0)).packs:
+        self._sharing = SharingByBlock(policy, self._ledger, self._causal.depth, self._trained.activated)
+        trial = PackingCheck.of(self._causal, max(self._sharing.cuts))
+        if not trial.packs and max(self._sharing.cuts) and (whole := PackingCheck.of(self._causal, 0)).packs:
             _warn(f"the layers of {type(model).__name__} cannot run apart ({trial.reason}); reuse.policy is 'exact'")
             policy, trial = Exact(budget=policy.budget, page_size=policy.page_size), whole
-            self._shares = replace(self._shares, policy=policy)
+            self._sharing = replace(self._sharing, policy=policy)
         self.packs, self.reason = trial.packs, trial.reason
-        self._blocked = Blocked(model, output_layer(model), low=self._paired is not None)
+        self._prepacked = Prepacked(model, output_layer(model), low=self._paired is not None)
         self._scorer: PackedScorer | None = None
         if trial.packs:
-            cuts = self._shares.cuts
+            cuts = self._sharing.cuts
             states = trial.hidden_bytes if max(cuts) or policy.approximate else 0
             spill, sizes = self._spill(policy), (trial.layer_bytes, states)
-            states_only = any(sharing.below for sharing in self._shares.all)
+            states_only = any(sharing.below for sharing in self._sharing.all)
             self._scorer = PackedScorer.sized(
                 self._causal, policy, cuts, *sizes, chunk_rows, spill, states_only=states_only
             )
@@ -265,7 +265,7 @@ class TorchEngine(Engine):
             return self._write_plain(prompts, lanes, sampling, decode)
         used: dict[tuple[Lane, ...], LaneWeights] = {}
         own = [self._ledger.lane(lane) for lane in versions]
-        order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._common(versions))
+        order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._shared_by(versions))
         found = PackedWriter(self._scorer).write(order)
         self._tandem.check(used.values())
         return found
@@ -289,7 +289,7 @@ class TorchEngine(Engine):
         if not all(lane.linear and lane.probe for lane in lanes):
             raise ModelError("linear lanes are scored on their own: score the others in another call")
         self.settle()
-        self.unblock()
+        self.unpack()
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
         adapters = self._trained.loras
         values = score_linear(self._causal, self.parameters, adapters, self.noise, requests, starts, lanes)
@@ -322,7 +322,7 @@ class TorchEngine(Engine):
             self._scorer,
             score=lambda requests: self.score(requests, [BASE]),
             version=lambda: self._ledger.lane(BASE),
-            common=lambda: self._shares.common({None}),
+            shared_by_lanes=lambda: self._sharing.shared_by_lanes({None}),
             rows=self._chunk_rows,
         )
 
@@ -350,7 +350,7 @@ class TorchEngine(Engine):
             raise ModelError(
                 f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
             )
-        if self._shares.all:
+        if self._sharing.all:
             raise ModelError(
                 "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"
             )
@@ -368,7 +368,7 @@ class TorchEngine(Engine):
             return self._pass_plain(requests, lanes)
         used: dict[tuple[Lane, ...], LaneWeights] = {}
         own = [self._ledger.lane(lane) for lane in versions]
-        job = Job(requests, own, self._running_of(lanes, used), self._common(versions), spans, observer=observer)
+        job = Job(requests, own, self._running_of(lanes, used), self._shared_by(versions), spans, observer=observer)
         result = self._scorer.score(job)
         self._tandem.check(used.values())
         return result
@@ -382,8 +382,8 @@ class TorchEngine(Engine):
 
         return running_of
 
-    def _common(self, lanes: Sequence[Lane]) -> Common | None:
-        return self._shares.common({lane.probe.block for lane in lanes if lane.probe is not None} or {None})
+    def _shared_by(self, lanes: Sequence[Lane]) -> SharedByLanes | None:
+        return self._sharing.shared_by_lanes({lane.probe.block for lane in lanes if lane.probe is not None} or {None})
 
     def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Result:
         starts = [request.active_from if self._trained.activated else 0 for request in requests]
@@ -425,15 +425,15 @@ class TorchEngine(Engine):
 
     @property
     def keeps(self) -> bool:
-        return self._scorer is not None and any(sharing.kept for sharing in self._shares.all)
+        return self._scorer is not None and any(sharing.kept for sharing in self._sharing.all)
 
     def warm(self, requests: Sequence[Request], probes: Sequence[Probe], since: Set[int | None]) -> None:
         if self._scorer is None:
             return
-        common = self._shares.common({probe.block for probe in probes} or {None})
-        if common is not None and not self._ledger.changes_below(common.version.layers, since):
+        shared_by_lanes = self._sharing.shared_by_lanes({probe.block for probe in probes} or {None})
+        if shared_by_lanes is not None and not self._ledger.changes_below(shared_by_lanes.version.layers, since):
             self.settle()
-            self._scorer.warm(requests, common)
+            self._scorer.warm(requests, shared_by_lanes)
 
     def update(self, terms: Sequence[Term]) -> None:
         self._moved({term.block for term in terms}, terms)
@@ -472,24 +472,24 @@ class TorchEngine(Engine):
     def _place(self) -> InPlaceWeights | None:
         return InPlaceWeights(Lattice(self.parameters, self.noise)) if self._perturbation == "inplace" else None
 
-    def block(self) -> None:
+    def prepack(self) -> None:
         """Hold the linear layers that adapters stand beside in the blocks oneDNN computes with, for faster products.
 
-        The model is of no use elsewhere until :meth:`unblock`; where it would not run itself any more, or is trained itself, it
+        The model is of no use elsewhere until :meth:`unpack`; where it would not run itself any more, or is trained itself, it
         stays as it is.
         """
         if self.packs and self._trained.adapter is not None:
-            self._blocked.pack()
+            self._prepacked.pack()
             if self._paired is not None:
                 self._paired.forget()
             if not still_runs(
-                self._causal, max(self._shares.cuts), None if self._paired is None else self._paired.alone
+                self._causal, max(self._sharing.cuts), None if self._paired is None else self._paired.alone
             ):
-                self.unblock()
+                self.unpack()
 
-    def unblock(self) -> None:
+    def unpack(self) -> None:
         """Make every weight of the model an ordinary tensor again."""
-        self._blocked.unpack()
+        self._prepacked.unpack()
 
     def fault(self) -> str | None:
         self.settle()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from twinpass.core import Request, Score, Tokens
-from twinpass.engine.embedded.scoring.packing import common
+from twinpass.engine.embedded.scoring.packing import common_length
 from twinpass.errors import EngineError
 
 SHARED = 8
@@ -95,8 +95,8 @@ def shared_prefixes(sequences: Iterable[Tokens]) -> list[list[Tokens]]:
     unique = sorted(set(sequences))
     if len(unique) < 2:
         return []
-    whole = unique[0][: common(unique[0], unique[-1])]
-    some = {one[: common(one, other)] for one, other in pairwise(unique)}
+    whole = unique[0][: common_length(unique[0], unique[-1])]
+    some = {one[: common_length(one, other)] for one, other in pairwise(unique)}
     some = {prefix for prefix in some if len(prefix) >= len(whole) + SHARED}
     longest = sorted(one for one in some if not any(other != one and other[: len(one)] == one for other in some))
     return [part for part in ([whole] if len(whole) >= SHARED else [], longest) if part]

@@ -12,7 +12,7 @@ from twinpass.engine.base import Gradient, Slopes
 from twinpass.engine.embedded.descent.graph import Graph, linear
 from twinpass.engine.embedded.descent.moments import Moments
 from twinpass.engine.embedded.linear.lanes import Running
-from twinpass.engine.embedded.scoring.jobs import Common, Job
+from twinpass.engine.embedded.scoring.jobs import Job, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import groups
 from twinpass.engine.embedded.scoring.passes import alone
 from twinpass.engine.embedded.scoring.plain import trace_plain
@@ -30,7 +30,7 @@ class Descent:
         scorer: runs packed batches; None where the model runs by its own forward.
         score: scores of requests under the base lane, without a graph.
         version: names the base lane's weights.
-        common: what lanes share now; it gets no graph.
+        shared_by_lanes: what lanes share now; it gets no graph.
         rows: about how many rows have a graph at a time.
     """
 
@@ -39,7 +39,7 @@ class Descent:
     scorer: PackedScorer | None
     score: Callable[[Sequence[Request]], Scores]
     version: Callable[[], WeightsVersion]
-    common: Callable[[], Common | None]
+    shared_by_lanes: Callable[[], SharedByLanes | None]
     rows: int
     moments: Moments = field(default_factory=Moments)
 
@@ -100,8 +100,12 @@ class Descent:
 
     def _own(self, request: Request) -> int:
         """How many tokens of a request have a graph, at the most."""
-        common = self.common()
-        shared = request.active_from if common is not None and common.sharing.tokens == "before_activation" else 0
+        shared_by_lanes = self.shared_by_lanes()
+        shared = (
+            request.active_from
+            if shared_by_lanes is not None and shared_by_lanes.sharing.tokens == "before_activation"
+            else 0
+        )
         return len(request.inputs) - shared
 
     def _cut(self, requests: Sequence[Request]) -> list[slice]:
@@ -110,7 +114,7 @@ class Descent:
         return self.scorer.cut(self._job(requests), self.rows)
 
     def _job(self, requests: Sequence[Request], running: Running = alone) -> Job:
-        return Job(requests, [self.version()], lambda versions: running, self.common())
+        return Job(requests, [self.version()], lambda versions: running, self.shared_by_lanes())
 
     def _trace(self, graph: Graph, requests: Sequence[Request]) -> tuple[list[Tensor], Work]:
         if self.scorer is not None:

@@ -113,7 +113,7 @@ class Low:
 class Paired(Arithmetic):
     """Products in bfloat16 of float32 rows by float32 weights, accumulated in float32; see the top of this file.
 
-    Weights that are not trained are held a second time, in bfloat16 and in oneDNN's blocks, unless :class:`Blocked` holds them so;
+    Weights that are not trained are held a second time, in bfloat16 and in oneDNN's blocks, unless :class:`Prepacked` holds them so;
     trained ones are rounded where they are multiplied. Lanes whose opposite is not in the pass round like any product in bfloat16.
 
     Args:

@@ -103,7 +103,7 @@ def in_blocks(weight: Tensor) -> Tensor:
     return blocked
 
 
-class Blocked:
+class Prepacked:
     """Float32 weights of linear layers, held in the blocks that oneDNN computes with: a weight takes no memory twice.
 
     They come back to the bit. The layers must run inside :func:`own_products` while they are in blocks.

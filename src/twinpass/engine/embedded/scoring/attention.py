@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from twinpass.cache.pool import Pool
 from twinpass.engine.embedded.scoring import fused
+from twinpass.engine.embedded.scoring.indices import EVERY_LANE, slots_of
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.errors import ModelError
 from twinpass.model.device import CPU, Place
@@ -35,8 +36,8 @@ SMALL_ELEMENTS = 1 << 14
 class Piece:
     """Queries [n] that look at the same keys [m]: each at those whose position is not beyond its own.
 
-    Queries are rows of the pass, all lanes counted through; so are keys, and ``-1 - s`` stands for slot ``s``. Where several lanes
-    are together, a query looks at keys of its own lane, and at those of lane -1, which all share.
+    Queries are rows of the pass, all lanes counted through; so are keys, and a negative one is a slot (:func:`in_pool`). Where several lanes
+    are together, a query looks at keys of its own lane, and at those of :data:`EVERY_LANE`.
     """
 
     queries: Rows
@@ -77,7 +78,7 @@ class Bucket:
         """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
         distance = self.positions[:, :, None] - self.key_positions[:, None]
         others = self.key_lanes[:, None]
-        hidden = (distance < 0) | ((others >= 0) & (others != self.lanes[:, :, None]))
+        hidden = (distance < 0) | ((others != EVERY_LANE) & (others != self.lanes[:, :, None]))
         if window is not None:
             hidden |= distance >= window
         bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
@@ -214,7 +215,7 @@ class _Group:
         flat = keys.reshape(-1)
         fresh = np.flatnonzero(flat >= 0)
         own_rows, pooled = flat[fresh], len(fresh) < len(flat)
-        where = np.where(flat < 0, -1 - flat, 0) if pooled else flat
+        where = slots_of(flat) if pooled else flat
         found = (np.flatnonzero(valid), fresh, own_rows)
         parts = (queries.reshape(-1), where, positions, key_positions, lanes, key_lanes, *found)
         return cls(pooled, (len(pieces), n, m), parts)

@@ -12,7 +12,7 @@ from twinpass.reuse.plan import Spans
 
 
 @dataclass(frozen=True, slots=True)
-class Common:
+class SharedByLanes:
     """Prefixes that several lanes share, computed under ``version``: with the weights that the model itself holds, no lane's perturbation added."""
 
     sharing: Sharing
@@ -23,18 +23,18 @@ class Common:
 class Job:
     """What to score: requests under ``versions``, each lane's weights, which ``running_of`` makes the model compute.
 
-    Lanes either have something in ``common``, or take prefixes from elsewhere over ``spans``; then ``prefixes`` says how
-    long each request's is, and ``shared`` how much of it all have in common. Logits of ``columns`` are all that is read, if there
+    Lanes either have something in common (``shared_by_lanes``), or take prefixes from elsewhere over ``spans``; then ``prefixes`` says how
+    long each request's is, and ``returning`` how much of it all have in common. Logits of ``columns`` are all that is read, if there
     are any. An ``observer`` watches the base lane.
     """
 
     requests: Sequence[Request]
     versions: Sequence[WeightsVersion]
     running_of: RunningOf
-    common: Common | None = None
+    shared_by_lanes: SharedByLanes | None = None
     spans: Spans | None = None
     prefixes: Sequence[int] = ()
-    shared: int = 0
+    returning: int = 0
     columns: Rows | None = None
     observer: Observer | None = None
 

@@ -74,7 +74,7 @@ def pack(sequences: Iterable[Tokens]) -> Packed:
     while todo:
         group, depth, path = todo.pop()
         first, last = group[0], group[-1]
-        end = depth + common(first[depth:], last[depth:])
+        end = depth + common_length(first[depth:], last[depth:])
         start = len(tokens)
         tokens.extend(first[depth:end])
         positions.extend(range(depth, end))
@@ -92,7 +92,7 @@ def groups(sequences: Sequence[Tokens], budget: int) -> Iterator[slice]:
     start, rows = 0, 0
     previous: Tokens = ()
     for index, sequence in enumerate(sequences):
-        new = len(sequence) - (common(previous, sequence) if index > start else 0)
+        new = len(sequence) - (common_length(previous, sequence) if index > start else 0)
         if index > start and rows + new > budget:
             yield slice(start, index)
             start, rows, new = index, 0, len(sequence)
@@ -112,7 +112,7 @@ def unmark(tokens: Rows) -> Rows:
     return np.where(tokens < 0, -1 - tokens, tokens)
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     length = min(len(a), len(b))
     if a[:length] == b[:length]:

@@ -15,6 +15,7 @@ from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
 from twinpass.engine.embedded.scoring.observe import Observer, Part
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
 from twinpass.model.causal import CausalModel, log_softmax
@@ -32,7 +33,7 @@ def alone(layout: LaneLayout) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedRows:
     """Something computed before: where it is for each row, [lanes, R] or [1, R] for all, and under which weights each is."""
 
     slots: Rows
@@ -56,7 +57,7 @@ class Batch:
         packed: the trie; every lane has the same.
         versions: each lane's weights.
         fresh: rows to compute [R]; the keys and values of all others are in ``slots``.
-        slots: where each row's keys and values are, or go to, [lanes, R]; -1 for those not kept.
+        slots: where each row's keys and values are, or go to, [lanes, R]; NOWHERE for those not kept.
         first, last: the layers that run.
         hidden: the states that enter layer ``first``, unless it begins with the embeddings.
         marked: each lane's version of the marked rows, whose keys and values come from elsewhere.
@@ -70,7 +71,7 @@ class Batch:
     slots: Rows
     first: int
     last: int
-    hidden: Kept | None = None
+    hidden: CachedRows | None = None
     marked: Sequence[WeightsVersion] = ()
     states: Rows | None = None
 
@@ -80,11 +81,11 @@ class Batch:
         Raises:
             StaleKVError: one does not.
         """
-        marked = self.packed.tokens < 0
+        marked = before_activation(self.packed.tokens)
         for version, slots in zip(self.versions, self.slots, strict=True):
-            cache.check(version, slots[~marked & (slots >= 0)])
+            cache.check(version, slots[~marked & (slots != NOWHERE)])
         if self.marked:
-            Kept(self.slots[:, marked], self.marked).require_own(cache)
+            CachedRows(self.slots[:, marked], self.marked).require_own(cache)
         if self.hidden is not None:
             self.hidden.require_own(cache)
 
@@ -124,7 +125,7 @@ class Passes:
                 self._chunk(batch, running, chunks, index, rows, result, seen)
                 done = chunks.last_needed_by(index)
                 scratch.drop(batch.slots[:, done].reshape(-1))
-                batch.slots[:, done] = -1
+                batch.slots[:, done] = NOWHERE
         if seen is not None:
             observer_of, part = seen
             observer_of.parts.append(part)
@@ -185,7 +186,7 @@ class Passes:
         self.layer_bytes |= plan.layer_bytes
         states: Tensor = output["last_hidden_state"]
         if batch.states is not None:
-            kept_states = np.flatnonzero(batch.states[rows] >= 0)
+            kept_states = np.flatnonzero(batch.states[rows] != NOWHERE)
             at, into = place.send(kept_states, batch.states[rows][kept_states])
             self.pool.write_hidden(into, states[0, at])
         elif batch.last < self.causal.depth:
@@ -211,14 +212,14 @@ class _Chunks:
         self._batch = batch
         fresh = np.flatnonzero(batch.fresh)
         self.rows = [fresh[start : start + size] for start in range(0, len(fresh), size)]
-        self._chunk_of = np.full(batch.packed.rows, -1, np.int64)
+        self._chunk_of = np.full(batch.packed.rows, NO_CHUNK, np.int64)
         for index, rows in enumerate(self.rows):
             self._chunk_of[rows] = index
-        self._until = np.full(batch.packed.rows, -1, np.int64)
+        self._until = np.full(batch.packed.rows, NO_CHUNK, np.int64)
         for segment in batch.packed.segments:
             last = self._chunk_of[segment.start : segment.stop].max()
             self._until[segment.path] = np.maximum(self._until[segment.path], last)
-        self._unkept = batch.slots[0] < 0
+        self._unkept = batch.slots[0] == NOWHERE
 
     def needed_after(self, index: int) -> Rows:
         """Rows of chunk ``index`` that need a slot for later chunks and have none."""
@@ -226,7 +227,9 @@ class _Chunks:
 
     def last_needed_by(self, index: int) -> Rows:
         """Rows that were given a slot for later chunks, of which ``index`` is the last."""
-        return np.flatnonzero((self._until == index) & (self._chunk_of < index) & (self._chunk_of >= 0) & self._unkept)
+        return np.flatnonzero(
+            (self._until == index) & (self._chunk_of < index) & (self._chunk_of != NO_CHUNK) & self._unkept
+        )
 
     def pieces(self, segment: Segment, index: int, rows: Rows) -> Iterator[Piece]:
         """What the segment's rows in chunk ``index`` look at: one piece a lane, or one for all if most is shared."""
@@ -238,10 +241,10 @@ class _Chunks:
         positions = batch.packed.positions
         here = self._chunk_of[path] == index
         local, queries = np.searchsorted(rows, path), np.searchsorted(rows, own)
-        keys = [np.where(here, lane * len(rows) + local, -1 - batch.slots[lane, path]) for lane in range(lanes)]
+        keys = [np.where(here, lane * len(rows) + local, in_pool(batch.slots[lane, path])) for lane in range(lanes)]
         shared = next((i for i in range(len(path)) if any(k[i] != keys[0][i] for k in keys)), len(path))
         if lanes == 1 or shared < (lanes - 1) * (len(path) - shared):
-            together = np.zeros(len(own), np.int64), np.full(len(path), -1, np.int64)
+            together = np.zeros(len(own), np.int64), np.full(len(path), EVERY_LANE, np.int64)
             for lane in range(lanes):
                 yield Piece(lane * len(rows) + queries, keys[lane], positions[own], positions[path], *together)
             return
@@ -252,7 +255,7 @@ class _Chunks:
             np.tile(positions[own], lanes),
             np.concatenate([positions[path[:shared]], np.tile(positions[path[shared:]], lanes)]),
             np.repeat(each, len(own)),
-            np.concatenate([np.full(shared, -1, np.int64), np.repeat(each, rest)]),
+            np.concatenate([np.full(shared, EVERY_LANE, np.int64), np.repeat(each, rest)]),
         )
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from twinpass.cache.prefix_cache import Reservation
 from twinpass.core import Lane, PrefixReport, Request, Tokens, WeightsVersion
 from twinpass.engine.embedded.scoring.carry import Carry, Direction
-from twinpass.engine.embedded.scoring.packing import Packed, Rows, common, pack
-from twinpass.engine.embedded.scoring.passes import Batch, Kept, Passes, RunningOf
+from twinpass.engine.embedded.scoring.indices import NOWHERE
+from twinpass.engine.embedded.scoring.packing import Packed, Rows, common_length, pack
+from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, Passes, RunningOf
 from twinpass.reuse.plan import Spans
 
 UNMOVED = 8 * float(np.finfo(np.float32).eps)
@@ -39,7 +40,7 @@ class Prepared:
     """
 
     packed: Packed
-    kept: Kept
+    kept: CachedRows
     saved: Mapping[str, int]
     report: PrefixReport
 
@@ -51,7 +52,7 @@ def prefix_lengths(requests: Sequence[Request], spans: Spans) -> tuple[list[int]
     """
     prompts = [min(request.active_from, len(request.prompt) - 1) for request in requests]
     first = requests[0].inputs[: min(prompts)]
-    shared = min(common(first, request.inputs[: len(first)]) for request in requests)
+    shared = min(common_length(first, request.inputs[: len(first)]) for request in requests)
     return (prompts if spans.tokens == "prompt" else [shared] * len(requests)), shared
 
 
@@ -101,9 +102,9 @@ class Prefixes:
         """
         packed = pack(sequences)
         group = _Group(packed, versions, spans, self._depth)
-        slots = np.full((len(versions), packed.rows), -1, np.int64)
+        slots = np.full((len(versions), packed.rows), NOWHERE, np.int64)
         if not packed.rows:
-            return Prepared(packed, Kept(slots, tuple(versions)), {}, PrefixReport())
+            return Prepared(packed, CachedRows(slots, tuple(versions)), {}, PrefixReport())
         started = self._passes.computed
         stack.callback(self._forget_base, group.base_version)
         reservation = stack.enter_context(self._cache.reservation())
@@ -131,7 +132,7 @@ class Prefixes:
         every = packed.rows * self._depth
         saved = {"transported": carried_rows * group.base_depth, "measured": -every * group.measuring}
         saved["reflected" if group.opposite else "frozen"] = variants * every - ran - sum(saved.values())
-        kept = Kept(slots, [group.base_version if i in group.base else versions[i] for i in range(len(versions))])
+        kept = CachedRows(slots, [group.base_version if i in group.base else versions[i] for i in range(len(versions))])
         return Prepared(packed, kept, {source: count for source, count in saved.items() if count}, report)
 
     def _forget_base(self, version: WeightsVersion) -> None:
@@ -142,19 +143,19 @@ class Prefixes:
         self, group: "_Group", shared: Tokens, running_of: RunningOf, reservation: Reservation
     ) -> tuple[Rows, Carry | None, int]:
         """The base lane's slots [R]; what was carried before, if it was replaced; how many rows were carried."""
-        slots = np.full(group.packed.rows, -1, np.int64)
+        slots = np.full(group.packed.rows, NOWHERE, np.int64)
         if not group.needs_base:
             return slots, None, 0
         old, kept = self.carry, 0
         if old is not None:
             old.drop_directions()
-            usable = common(old.tokens, shared)
+            usable = common_length(old.tokens, shared)
             if group.spans.base == "carried" and old.version == group.base_version and old.cut == group.cut:
                 kept = usable if 2 * usable > len(shared) else 0
         if kept and old is not None:
             old.shorten(kept)
             slots[:kept] = old.slots
-        fresh = slots < 0
+        fresh = slots == NOWHERE
         slots[fresh] = reservation.take(group.base_version, int(fresh.sum()))
         replaced = None
         if group.spans.base != "compute" and not kept and shared:
@@ -178,7 +179,7 @@ class Prefixes:
         """Run layers ``first`` to ``last`` - 1, stopping at the cut so that the states that enter it are kept."""
         stops = [stop for stop in (group.cut if group.graded else last, last) if stop > first]
         for stop in sorted(set(stops)):
-            hidden = Kept(slots, versions) if first else None
+            hidden = CachedRows(slots, versions) if first else None
             batch = Batch(group.packed, versions, fresh, slots, first, stop, hidden)
             self._passes.run(batch, running_of(versions))
             first = stop
@@ -221,7 +222,7 @@ class Prefixes:
         """How far what was carried is from what was now computed, in the largest layer, relative to one perturbation."""
         if old is None or not old.age or old.version != group.base_version or not group.plus:
             return None
-        count = common(old.tokens, self.carry.tokens if self.carry else ())
+        count = common_length(old.tokens, self.carry.tokens if self.carry else ())
         if not count:
             return None
         new, was = torch.from_numpy(base[:count]), torch.from_numpy(old.slots[:count])

@@ -9,10 +9,10 @@ import numpy as np
 from twinpass.cache.prefix_cache import Reservation
 from twinpass.core import BASE, Prompt, Request, Tokens, WeightsVersion
 from twinpass.engine.embedded.scoring.decoding import Line, Stage
-from twinpass.engine.embedded.scoring.jobs import Common
+from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Rows, mark, pack
-from twinpass.engine.embedded.scoring.passes import Batch, Kept, RunningOf, alone
-from twinpass.engine.embedded.scoring.scorer import PackedScorer, Shared
+from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, RunningOf, alone
+from twinpass.engine.embedded.scoring.scorer import PackedScorer, SharedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +22,34 @@ class Reader:
     scorer: PackedScorer
     versions: Sequence[WeightsVersion]
     running_of: RunningOf
-    common: Common | None
+    shared_by_lanes: SharedByLanes | None
     reservation: Reservation
     stack: ExitStack
 
     @property
     def keeps(self) -> bool:
         """Whether what is read outlasts the call as a prefix like any other: the base lane's is in force until the next update."""
-        return self.common is None and [version.lane for version in self.versions] == [BASE]
+        return self.shared_by_lanes is None and [version.lane for version in self.versions] == [BASE]
 
     @property
     def cut(self) -> int:
         """The layers below which lanes do not differ, whatever the token."""
-        if self.common is None:
+        if self.shared_by_lanes is None:
             return 0
-        return self.common.sharing.layers if self.common.sharing.tokens == "all" else self.common.sharing.below
+        return (
+            self.shared_by_lanes.sharing.layers
+            if self.shared_by_lanes.sharing.tokens == "all"
+            else self.shared_by_lanes.sharing.below
+        )
 
     @property
     def stages(self) -> list[Stage]:
         """The layers that lanes share everything below of, if any, and those that they do not."""
         depth = self.scorer.passes.causal.depth
         upper = Stage(self.cut, depth, self.versions)
-        if self.common is None or not self.cut:
+        if self.shared_by_lanes is None or not self.cut:
             return [upper]
-        return [Stage(0, self.cut, [self.common.version] * len(self.versions)), upper]
+        return [Stage(0, self.cut, [self.shared_by_lanes.version] * len(self.versions)), upper]
 
     def read(self, prompts: Sequence[Prompt], room: int) -> tuple[list[list[Line]], dict[str, int]]:
         """A line a lane and distinct prompt, with ``room`` for so many more tokens; token-layers saved, by source."""
@@ -62,24 +66,24 @@ class Reader:
     def _slots(self, prompts: Sequence[Prompt]) -> tuple[list[list[list[Rows]]], list[list[int]], dict[str, int]]:
         """Slots by stage, lane and prompt; by stage and prompt, how many of the first all lanes have in common; what was saved."""
         none = [0] * len(prompts)
-        if self.common is None:
+        if self.shared_by_lanes is None:
             return [self._read_lanes([prompt.tokens[:-1] for prompt in prompts])], [none], {}
         passes, started = self.scorer.passes, self.scorer.passes.computed
-        before = self.common.sharing.tokens == "before_activation"
-        if self.common.sharing.below:
-            lower, upper, rows = self._read_both(prompts, self.common)
+        before = self.shared_by_lanes.sharing.tokens == "before_activation"
+        if self.shared_by_lanes.sharing.below:
+            lower, upper, rows = self._read_both(prompts, self.shared_by_lanes)
             common = [[len(prompt.tokens) - 1 for prompt in prompts], [prompt.active_from for prompt in prompts]]
-            return [lower, upper], common, {self.common.sharing.source: rows}
+            return [lower, upper], common, {self.shared_by_lanes.sharing.source: rows}
         requests = [
             Request(prompt.tokens if before else prompt.tokens[:-1], (0,), prompt.active_from) for prompt in prompts
         ]
-        shared = self.scorer.share(requests, self.common, self.stack)
-        rows = len(self.versions) * shared.packed.rows * self.common.sharing.layers
-        saved = {self.common.sharing.source: rows - (passes.computed - started)}
+        shared = self.scorer.share(requests, self.shared_by_lanes, self.stack)
+        rows = len(self.versions) * shared.packed.rows * self.shared_by_lanes.sharing.layers
+        saved = {self.shared_by_lanes.sharing.source: rows - (passes.computed - started)}
         if before:
-            slots = self._read_after(prompts, shared, self.common)
+            slots = self._read_after(prompts, shared, self.shared_by_lanes)
             return [slots], [[prompt.active_from for prompt in prompts]], saved
-        lower, upper = self._read_above(prompts, shared, self.common)
+        lower, upper = self._read_above(prompts, shared, self.shared_by_lanes)
         return [lower, upper], [[len(prompt.tokens) - 1 for prompt in prompts], none], saved
 
     def take(self, stages: Sequence[Stage], lanes: Sequence[Sequence[Line]]) -> None:
@@ -115,7 +119,7 @@ class Reader:
         for tokens, path in paths.items():
             self.scorer.lease(tokens, path, self.versions[0], slots, self.stack)
 
-    def _read_after(self, prompts: Sequence[Prompt], shared: Shared, common: Common) -> list[list[Rows]]:
+    def _read_after(self, prompts: Sequence[Prompt], shared: SharedRows, common: SharedByLanes) -> list[list[Rows]]:
         """All before the activation point is there: read what follows it."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed = pack(marked)
@@ -132,25 +136,27 @@ class Reader:
         return [[own[packed.path_of[tokens]] for tokens in marked] for own in slots]
 
     def _read_above(
-        self, prompts: Sequence[Prompt], shared: Shared, common: Common
+        self, prompts: Sequence[Prompt], shared: SharedRows, common: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]]]:
         """The lower layers of all tokens are there: run those above; slots of either."""
         packed, lanes = shared.packed, len(self.versions)
         slots = np.stack([self.reservation.take(version, packed.rows) for version in self.versions])
-        hidden = Kept(shared.slots[None], [common.version])
+        hidden = CachedRows(shared.slots[None], [common.version])
         first, last = common.sharing.layers, self.scorer.passes.causal.depth
         batch = Batch(packed, self.versions, np.ones(packed.rows, bool), slots, first, last, hidden)
         self.scorer.passes.run(batch, self.running_of(self.versions))
         paths = [packed.path_of[prompt.tokens[:-1]] for prompt in prompts]
         return [[shared.slots[path] for path in paths]] * lanes, [[own[path] for path in paths] for own in slots]
 
-    def _read_both(self, prompts: Sequence[Prompt], common: Common) -> tuple[list[list[Rows]], list[list[Rows]], int]:
+    def _read_both(
+        self, prompts: Sequence[Prompt], common: SharedByLanes
+    ) -> tuple[list[list[Rows]], list[list[Rows]], int]:
         """Lanes share lower layers of all tokens, and all layers of those before the activation point; slots of either, what was saved."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed, lanes, shared = pack(marked), len(self.versions), common.version
         below, depth, passes = common.sharing.below, self.scorer.passes.causal.depth, self.scorer.passes
         low = self.reservation.take(shared, packed.rows)
-        states, before = Kept(low[None], [shared]), packed.tokens < 0
+        states, before = CachedRows(low[None], [shared]), packed.tokens < 0
         passes.run(Batch(packed, [shared], np.ones(packed.rows, bool), low[None].copy(), 0, below), alone)
         slots = np.full((lanes, packed.rows), -1, np.int64)
         slots[:, before] = self.reservation.take(shared, int(before.sum()))

@@ -14,9 +14,10 @@ from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE, Held, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
 from twinpass.engine.embedded.linear.products import Linear
-from twinpass.engine.embedded.scoring.jobs import Common, Job, Result
+from twinpass.engine.embedded.scoring.indices import NOWHERE, before_activation
+from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, groups, mark, pack
-from twinpass.engine.embedded.scoring.passes import Batch, Kept, Passes, alone
+from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, Passes, alone
 from twinpass.engine.embedded.scoring.prefixes import Prefixes, Prepared, prefix_lengths
 from twinpass.errors import CacheFullError
 from twinpass.model.causal import CausalModel
@@ -28,7 +29,7 @@ NARROW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedRows:
     """What lanes share of a group: its trie, and the slots of all its rows [R]."""
 
     packed: Packed
@@ -91,7 +92,7 @@ class PackedScorer:
         job = self._narrowed(job)
         if job.spans is not None:
             lengths, shared = prefix_lengths(job.requests, job.spans)
-            job = replace(job, prefixes=lengths, shared=shared)
+            job = replace(job, prefixes=lengths, returning=shared)
         try:
             for part in self._groups(job):
                 result.extend(self._group_or_again(job.part(part)))
@@ -105,8 +106,8 @@ class PackedScorer:
         finally:
             own = {version for version in job.versions if version.lane != BASE} - self.prefixes.retained
             self.forget(list(own))
-            if job.common is not None and not job.common.sharing.kept:
-                self.forget([job.common.version])
+            if job.shared_by_lanes is not None and not job.shared_by_lanes.sharing.kept:
+                self.forget([job.shared_by_lanes.version])
         return result
 
     def cut(self, job: Job, rows: int) -> list[slice]:
@@ -114,7 +115,7 @@ class PackedScorer:
         found = []
         for part in self._groups(job):
             requests, places = job.requests[part], dict[Tokens, int]()
-            starts = [len(request.inputs) - len(_own_tokens(request, job.common)) for request in requests]
+            starts = [len(request.inputs) - len(_own_tokens(request, job.shared_by_lanes)) for request in requests]
             own = [
                 (-places.setdefault(request.inputs[:start], len(places)), *request.inputs[start:])
                 for request, start in zip(requests, starts, strict=True)
@@ -127,16 +128,18 @@ class PackedScorer:
         job, started = self._narrowed(job), self.passes.computed
         reused = dict[str, int]()
         with ExitStack() as stack:
-            if job.common is None:
+            if job.shared_by_lanes is None:
                 batch, reads = self._lanes(job)
             else:
-                shared = self.share(job.requests, job.common, stack)
+                shared = self.share(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
-                reused[job.common.sharing.source] = shared.packed.rows * job.common.sharing.layers - ran
-                batch, reads = self._above(job, job.common, shared)
+                reused[job.shared_by_lanes.sharing.source] = (
+                    shared.packed.rows * job.shared_by_lanes.sharing.layers - ran
+                )
+                batch, reads = self._above(job, job.shared_by_lanes, shared)
             values = self.passes.trace(batch, job.running_of(job.versions), reads, linear)
-        if job.common is not None and not job.common.sharing.kept:
-            self.forget([job.common.version])
+        if job.shared_by_lanes is not None and not job.shared_by_lanes.sharing.kept:
+            self.forget([job.shared_by_lanes.version])
         computed, demand = self.passes.computed - started, self._causal.depth * job.demand
         reused["shared_prefix"] = demand - computed - sum(reused.values())
         return values, Work(demand, computed, reused)
@@ -148,12 +151,12 @@ class PackedScorer:
         columns = np.unique(np.concatenate([request.completion for request in job.requests]))
         return replace(job, columns=columns if len(columns) * NARROW <= self._causal.vocabulary else None)
 
-    def warm(self, requests: Sequence[Request], common: Common) -> None:
+    def warm(self, requests: Sequence[Request], shared_by_lanes: SharedByLanes) -> None:
         """Find or compute what lanes would share and keep."""
-        if common.sharing.kept:
-            for part in self._groups(Job(requests, (), lambda versions: alone, common)):
+        if shared_by_lanes.sharing.kept:
+            for part in self._groups(Job(requests, (), lambda versions: alone, shared_by_lanes)):
                 with ExitStack() as stack:
-                    self.share(requests[part], common, stack)
+                    self.share(requests[part], shared_by_lanes, stack)
 
     def move(self, terms: Sequence[Term], version: WeightsVersion) -> None:
         """An update brings the weights to ``version``: what is carried follows, or is dropped."""
@@ -175,19 +178,19 @@ class PackedScorer:
 
     def _groups(self, job: Job) -> Iterator[slice]:
         """What is shared has to be in the cache all at once: so many requests at a time as leave room for the rest."""
-        if job.common is not None:
-            sequences = [_shared_tokens(request, job.common) for request in job.requests]
-            yield from groups(sequences, self._room(job, job.common))
+        if job.shared_by_lanes is not None:
+            sequences = [_shared_tokens(request, job.shared_by_lanes) for request in job.requests]
+            yield from groups(sequences, self._room(job, job.shared_by_lanes))
         elif job.spans is not None:
             sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
             yield from groups(sequences, self._cache.capacity // (2 * (len(job.versions) + 1)))
         else:
             yield slice(0, len(job.requests))
 
-    def _room(self, job: Job, common: Common) -> int:
+    def _room(self, job: Job, shared_by_lanes: SharedByLanes) -> int:
         """For shared tokens: half of the cache, or all that lanes cannot take by what they do not share, nor prompts by halves of pages."""
         capacity = self._cache.capacity
-        if common.sharing.tokens == "all":
+        if shared_by_lanes.sharing.tokens == "all":
             return capacity // 2
         own = sum(len(request.inputs) - request.active_from for request in job.requests)
         halves = len(job.requests) * (self._cache.page_size - 1)
@@ -207,11 +210,13 @@ class PackedScorer:
         started, reused, report = self.passes.computed, dict[str, int](), PrefixReport()
         lanes, depth = len(job.versions), self._causal.depth
         with ExitStack() as stack:
-            if job.common is not None:
-                shared = self.share(job.requests, job.common, stack)
+            if job.shared_by_lanes is not None:
+                shared = self.share(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
-                reused[job.common.sharing.source] = lanes * _shared_work(shared.packed, job.common) - ran
-                values = self._run_common(job, job.common, shared)
+                reused[job.shared_by_lanes.sharing.source] = (
+                    lanes * _shared_work(shared.packed, job.shared_by_lanes) - ran
+                )
+                values = self._run_after(job, job.shared_by_lanes, shared)
             elif job.spans is not None:
                 prepared = self._prepare(job, job.spans, stack)
                 reused, report = dict(prepared.saved), prepared.report
@@ -224,19 +229,19 @@ class PackedScorer:
 
     def _prepare(self, job: Job, spans: Spans, stack: ExitStack) -> Prepared:
         sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
-        return self.prefixes.prepare(sequences, job.shared, job.versions, spans, job.running_of, stack)
+        return self.prefixes.prepare(sequences, job.returning, job.versions, spans, job.running_of, stack)
 
-    def share(self, requests: Sequence[Request], common: Common, stack: ExitStack) -> Shared:
+    def share(self, requests: Sequence[Request], shared_by_lanes: SharedByLanes, stack: ExitStack) -> SharedRows:
         """Find or compute what lanes share; it stays until ``stack`` closes."""
-        version = common.version
-        sequences = sorted({_shared_tokens(request, common) for request in requests} - {()})
+        version = shared_by_lanes.version
+        sequences = sorted({_shared_tokens(request, shared_by_lanes) for request in requests} - {()})
         packed = pack(sequences)
-        slots = np.full(packed.rows, -1, np.int64)
+        slots = np.full(packed.rows, NOWHERE, np.int64)
         for tokens in sequences:
             self.lease(tokens, packed.path_of[tokens], version, slots, stack)
-        fresh = slots < 0
+        fresh = slots == NOWHERE
         if not fresh.any():
-            return Shared(packed, slots)
+            return SharedRows(packed, slots)
         reservation = stack.enter_context(self._cache.reservation())
         slots[fresh] = reservation.take(version, int(fresh.sum()))
         missing = fresh.copy()
@@ -245,20 +250,20 @@ class PackedScorer:
                 path = packed.path_of[tokens]
                 found = self.spill.fetch(tokens, np.flatnonzero(missing[path]), slots[path], self.passes.pool)
                 missing[path[found]] = False
-        if below := common.sharing.below:
+        if below := shared_by_lanes.sharing.below:
             self._run_lower(sequences, packed, missing, slots, below)
-            states, before = Kept(slots[None], [version]), missing & (packed.tokens < 0)
-            upper = Batch(packed, [version], before, slots[None].copy(), below, common.sharing.layers, states)
+            states, before = CachedRows(slots[None], [version]), missing & before_activation(packed.tokens)
+            upper = Batch(packed, [version], before, slots[None].copy(), below, shared_by_lanes.sharing.layers, states)
             self.passes.run(upper, alone)
         else:
-            self.passes.run(Batch(packed, [version], missing, slots[None], 0, common.sharing.layers), alone)
+            self.passes.run(Batch(packed, [version], missing, slots[None], 0, shared_by_lanes.sharing.layers), alone)
         if self.spill is not None:
             self._store(self.spill, packed, missing, slots)
         for tokens in sequences:
             path = packed.path_of[tokens]
             reservation.insert(version, tokens, slots[path])
             self.lease(tokens, path, version, slots, stack)
-        return Shared(packed, slots)
+        return SharedRows(packed, slots)
 
     def _run_lower(
         self, sequences: Sequence[Tokens], packed: Packed, missing: NDArray[np.bool_], slots: Rows, below: int
@@ -271,11 +276,11 @@ class PackedScorer:
         lacking = [tokens for tokens in sequences if missing[packed.path_of[tokens]].any()]
         for part in groups(lacking, self.passes.chunk_rows):
             own = pack(lacking[part])
-            states = np.full(own.rows, -1, np.int64)
+            states = np.full(own.rows, NOWHERE, np.int64)
             for tokens in lacking[part]:
                 path = packed.path_of[tokens]
                 states[own.path_of[tokens]] = np.where(missing[path], slots[path], -1)
-            nowhere, version = np.full((1, own.rows), -1, np.int64), WeightsVersion("lower", below)
+            nowhere, version = np.full((1, own.rows), NOWHERE, np.int64), WeightsVersion("lower", below)
             self.passes.run_whole(
                 Batch(own, [version], np.ones(own.rows, bool), nowhere, 0, below, states=states), alone
             )
@@ -294,35 +299,44 @@ class PackedScorer:
         found = stack.enter_context(self._cache.lease(version, tokens))
         slots[path[: len(found)]] = found
 
-    def _run_common(self, job: Job, common: Common, shared: Shared) -> list[list[Score]]:
+    def _run_after(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> list[list[Score]]:
         """What lanes have in common is there: run the layers above it, or the tokens after it."""
-        batch, reads = self._above(job, common, shared)
+        batch, reads = self._above(job, shared_by_lanes, shared)
         return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
-    def _above(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
+    def _above(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> tuple[Batch, Reads]:
         """What is left to run, and to read."""
-        if common.sharing.tokens == "all":
+        if shared_by_lanes.sharing.tokens == "all":
             packed = pack([request.inputs for request in job.requests])
             paths = [packed.path_of[request.inputs] for request in job.requests]
-            hidden = Kept(shared.slots[None], [common.version])
+            hidden = CachedRows(shared.slots[None], [shared_by_lanes.version])
             every, slots = np.ones(packed.rows, bool), _unkept(job, packed)
-            batch = Batch(packed, job.versions, every, slots, common.sharing.layers, self._causal.depth, hidden)
+            batch = Batch(
+                packed, job.versions, every, slots, shared_by_lanes.sharing.layers, self._causal.depth, hidden
+            )
             return batch, job.reads(paths)
         lanes = len(job.versions)
-        if common.sharing.below:
-            return self._upper(job, common, shared)
-        kept = Kept(np.tile(shared.slots, (lanes, 1)), [common.version] * lanes)
+        if shared_by_lanes.sharing.below:
+            return self._upper(job, shared_by_lanes, shared)
+        kept = CachedRows(np.tile(shared.slots, (lanes, 1)), [shared_by_lanes.version] * lanes)
         return self._rest(job, [request.active_from for request in job.requests], shared.packed, kept)
 
-    def _upper(self, job: Job, common: Common, shared: Shared) -> tuple[Batch, Reads]:
+    def _upper(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> tuple[Batch, Reads]:
         """Tokens before the activation point are there, and the states of those after it: the layers above."""
         packed, lanes = shared.packed, len(job.versions)
-        paths = [packed.path_of[_shared_tokens(request, common)] for request in job.requests]
-        before = packed.tokens < 0
+        paths = [packed.path_of[_shared_tokens(request, shared_by_lanes)] for request in job.requests]
+        before = before_activation(packed.tokens)
         slots = np.where(before, shared.slots, -1)[None].repeat(lanes, 0)
-        states, marked = Kept(shared.slots[None], [common.version]), [common.version] * lanes
+        states, marked = CachedRows(shared.slots[None], [shared_by_lanes.version]), [shared_by_lanes.version] * lanes
         batch = Batch(
-            packed, job.versions, ~before, slots, common.sharing.below, self._causal.depth, states, marked=marked
+            packed,
+            job.versions,
+            ~before,
+            slots,
+            shared_by_lanes.sharing.below,
+            self._causal.depth,
+            states,
+            marked=marked,
         )
         return batch, job.reads(paths)
 
@@ -331,7 +345,7 @@ class PackedScorer:
         batch, reads = self._rest(job, job.prefixes, prepared.packed, prepared.kept)
         return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
-    def _rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: Kept) -> tuple[Batch, Reads]:
+    def _rest(self, job: Job, lengths: Sequence[int], prefix: Packed, kept: CachedRows) -> tuple[Batch, Reads]:
         """What follows the first ``lengths`` tokens of each request, whose keys and values are ``kept``."""
         requests = job.requests
         marked = [mark(request.inputs, length) for request, length in zip(requests, lengths, strict=True)]
@@ -340,7 +354,7 @@ class PackedScorer:
         slots = _unkept(job, packed)
         for request, length, path in zip(requests, lengths, paths, strict=True):
             slots[:, path[:length]] = kept.slots[:, prefix.path_of[request.inputs[:length]]]
-        fresh = packed.tokens >= 0
+        fresh = ~before_activation(packed.tokens)
         return Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions), job.reads(paths)
 
     def _lanes(self, job: Job) -> tuple[Batch, Reads]:
@@ -367,43 +381,43 @@ class PackedScorer:
         }
         for prompt, path in prompts.items():
             self.lease(prompt, path, version, slots, stack)
-        batch.fresh[:] = (slots < 0) | read
+        batch.fresh[:] = (slots == NOWHERE) | read
         count = np.zeros(batch.packed.rows, np.int64)
         for path in prompts.values():
             count[path] += 1
-        keep = (count > 1) & (slots < 0) & ~read
+        keep = (count > 1) & (slots == NOWHERE) & ~read
         reservation = stack.enter_context(self._cache.reservation())
         if self._cache.capacity >= 4 * keep.sum():
             slots[keep] = reservation.take(version, int(keep.sum()))
         values = self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
         for prompt, path in prompts.items():
-            held = int(np.argmax(np.append(slots[path] < 0, True)))
+            held = int(np.argmax(np.append(slots[path] == NOWHERE, True)))
             reservation.insert(version, prompt[:held], slots[path[:held]])
         return values
 
 
-def _shared_tokens(request: Request, common: Common) -> Tokens:
+def _shared_tokens(request: Request, shared_by_lanes: SharedByLanes) -> Tokens:
     """The tokens of a request that lanes share something of."""
-    if common.sharing.below:
+    if shared_by_lanes.sharing.below:
         return mark(request.inputs, request.active_from)
-    before = common.sharing.tokens == "before_activation"
+    before = shared_by_lanes.sharing.tokens == "before_activation"
     return request.inputs[: request.active_from] if before else request.inputs
 
 
-def _own_tokens(request: Request, common: Common | None) -> Tokens:
+def _own_tokens(request: Request, shared_by_lanes: SharedByLanes | None) -> Tokens:
     """The tokens of a request that a lane runs on its own."""
-    before = common is not None and common.sharing.tokens == "before_activation"
+    before = shared_by_lanes is not None and shared_by_lanes.sharing.tokens == "before_activation"
     return request.inputs[request.active_from :] if before else request.inputs
 
 
-def _shared_work(packed: Packed, common: Common) -> int:
+def _shared_work(packed: Packed, shared_by_lanes: SharedByLanes) -> int:
     """Token-layers that lanes share of a group."""
-    if not common.sharing.below:
-        return packed.rows * common.sharing.layers
-    before = int((packed.tokens < 0).sum())
-    return before * common.sharing.layers + (packed.rows - before) * common.sharing.below
+    if not shared_by_lanes.sharing.below:
+        return packed.rows * shared_by_lanes.sharing.layers
+    before = int(before_activation(packed.tokens).sum())
+    return before * shared_by_lanes.sharing.layers + (packed.rows - before) * shared_by_lanes.sharing.below
 
 
 def _unkept(job: Job, packed: Packed) -> Rows:
     """Slots [lanes, R] of a pass that keeps nothing."""
-    return np.full((len(job.versions), packed.rows), -1, np.int64)
+    return np.full((len(job.versions), packed.rows), NOWHERE, np.int64)

@@ -3,7 +3,7 @@
 from collections.abc import Set
 from dataclasses import dataclass
 
-from twinpass.engine.embedded.scoring.jobs import Common
+from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.errors import ModelError
 from twinpass.reuse.base import Policy, Sharing, Trains
@@ -11,7 +11,7 @@ from twinpass.reuse.exact import Exact
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class SharingByBlock:
     """A policy, asked about the weights that ``ledger`` counts.
 
     Args:
@@ -53,7 +53,7 @@ class Shares:
         """The layers below which all tokens are shared, whichever block is perturbed; 0: none."""
         return {_cut(self.of(block)) for block in self.ledger.first}
 
-    def common(self, blocks: Set[int | None]) -> Common | None:
+    def shared_by_lanes(self, blocks: Set[int | None]) -> SharedByLanes | None:
         """What lanes share that perturb these blocks, under the weights in force.
 
         Raises:
@@ -65,7 +65,7 @@ class Shares:
                 f"there is no block {', '.join(unknown)}; the trainable weights have {self._blocks or 'none'}"
             )
         sharing = self.of(min(blocks, key=lambda block: first[block]))
-        return None if sharing is None else Common(sharing, self.ledger.shared(sharing.layers))
+        return None if sharing is None else SharedByLanes(sharing, self.ledger.shared(sharing.layers))
 
     @property
     def _blocks(self) -> list[int]:

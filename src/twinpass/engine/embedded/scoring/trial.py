@@ -17,7 +17,8 @@ from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.core import Request, Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import Running
 from twinpass.engine.embedded.linear.products import Linear
-from twinpass.engine.embedded.scoring.jobs import Common, Job
+from twinpass.engine.embedded.scoring.indices import NOWHERE
+from twinpass.engine.embedded.scoring.jobs import Job, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Reads, Rows, pack
 from twinpass.engine.embedded.scoring.passes import Batch, Passes, alone
 from twinpass.engine.embedded.scoring.plain import score_plain
@@ -40,7 +41,7 @@ BATCH_WIDE_ROTARY = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class PackingCheck:
     """Whether a model ``packs``, the ``reason`` if not, and the bytes of a token's keys and values by layer.
 
     ``hidden_bytes`` are those of a token's state between two layers.
@@ -52,7 +53,7 @@ class Trial:
     hidden_bytes: int = 0
 
     @classmethod
-    def of(cls, causal: CausalModel, cut: int) -> "Trial":
+    def of(cls, causal: CausalModel, cut: int) -> "PackingCheck":
         """Try a model, with what lies below layer ``cut`` run apart."""
         if reason := _obstacle(causal):
             return cls(False, reason)
@@ -92,7 +93,7 @@ def reads_columns(causal: CausalModel, running: Running) -> bool:
     every = np.arange(causal.vocabulary)
 
     def read(tokens: Rows, columns: Rows | None) -> Score:
-        fresh, slots = np.ones(packed.rows, bool), np.full((1, packed.rows), -1, np.int64)
+        fresh, slots = np.ones(packed.rows, bool), np.full((1, packed.rows), NOWHERE, np.int64)
         batch = Batch(packed, [WeightsVersion("trial", causal.depth)], fresh, slots, 0, causal.depth)
         rows = np.full(len(tokens), packed.rows - 1)
         return _passes(causal, 0).run(batch, running, Reads((rows,), (tokens,), columns))[0][0]
@@ -150,8 +151,10 @@ def _passes(causal: CausalModel, cut: int, linear: Linear | None = None) -> Pass
 def _run(passes: Passes, requests: Sequence[Request], cut: int) -> list[Score]:
     """Log-probabilities by the packed pass, with what lies below layer ``cut`` run apart."""
     version = WeightsVersion("trial", passes.causal.depth)
-    common = Common(Sharing("trial", "all", cut, kept=False), WeightsVersion("trial", cut)) if cut else None
-    return PackedScorer(passes).score(Job(requests, [version], lambda versions: alone, common)).values[0]
+    shared_by_lanes = (
+        SharedByLanes(Sharing("trial", "all", cut, kept=False), WeightsVersion("trial", cut)) if cut else None
+    )
+    return PackedScorer(passes).score(Job(requests, [version], lambda versions: alone, shared_by_lanes)).values[0]
 
 
 def _obstacle(causal: CausalModel) -> str:

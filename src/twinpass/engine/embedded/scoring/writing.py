@@ -9,7 +9,7 @@ import numpy as np
 from twinpass.core import BASE, Decode, Prompt, Sampling, Text, WeightsVersion, Work
 from twinpass.engine.embedded.scoring.choosing import choose
 from twinpass.engine.embedded.scoring.decoding import Line, advance
-from twinpass.engine.embedded.scoring.jobs import Common
+from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.passes import RunningOf
 from twinpass.engine.embedded.scoring.reading import Reader
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
@@ -28,7 +28,7 @@ class Order:
     running_of: RunningOf
     sampling: Sampling
     decode: Decode
-    common: Common | None = None
+    shared_by_lanes: SharedByLanes | None = None
 
 
 @dataclass(slots=True)
@@ -87,15 +87,15 @@ class PackedWriter:
             ) from error
         finally:
             self._scorer.forget([version for version in order.versions if version.lane != BASE])
-            if order.common is not None and not order.common.sharing.kept:
-                self._scorer.forget([order.common.version])
+            if order.shared_by_lanes is not None and not order.shared_by_lanes.sharing.kept:
+                self._scorer.forget([order.shared_by_lanes.version])
         return values, work
 
     def _groups(self, order: Order) -> Iterator[slice]:
         """So many prompts at a time as the cache has room for, with all that may be written."""
         start, taken, lanes = 0, 0, len(order.versions)
         for index, prompt in enumerate(order.prompts):
-            sharing = None if order.common is None else order.common.sharing
+            sharing = None if order.shared_by_lanes is None else order.shared_by_lanes.sharing
             before = sharing is not None and sharing.tokens == "before_activation"
             shared = prompt.active_from if before else 0
             stages = 2 if sharing is not None and (not before or sharing.below) else 1
@@ -121,7 +121,7 @@ class PackedWriter:
         started = self._passes.computed
         with ExitStack() as stack:
             reservation = stack.enter_context(self._cache.reservation())
-            reader = Reader(self._scorer, order.versions, order.running_of, order.common, reservation, stack)
+            reader = Reader(self._scorer, order.versions, order.running_of, order.shared_by_lanes, reservation, stack)
             firsts, reused = reader.read(order.prompts, order.sampling.max_tokens)
             lanes, idle = self._grow(order, reader, firsts)
         if idle:
