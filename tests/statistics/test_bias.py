@@ -13,8 +13,8 @@ from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
-from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.gauss_newton import GaussNewton
+from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.perturb.noise import derive_seed, reference
