@@ -19,9 +19,10 @@ from twinpass.use.card import base_name
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"trainable": {"kind": "lora", "rank": 2}},
     "activated": {"trainable": {"kind": "activated", "rank": 2}},
+    "informed": {"trainable": {"kind": "informed", "layers": 1}},
     "full": {"trainable": {"kind": "full"}},
 }
-RATES = {"lora": 0.3, "activated": 0.3, "full": 0.03}
+RATES = {"lora": 0.3, "activated": 0.3, "informed": 1.0, "full": 0.03}
 ROWS = [{"text": "a fine film"}, {"text": "dull"}, {"text": "great great story"}]
 
 

@@ -15,7 +15,7 @@ from twinpass.core import BASE, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
-from twinpass.model.trainable import Activated, Lora
+from twinpass.model.trainable import Activated, Lora, Trainable
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
 from twinpass.task.choice import ChoiceTemplate
@@ -73,7 +73,7 @@ class TrainedModel:
         Raises:
             ModelError: PEFT is not installed.
         """
-        if not isinstance(self._settings.trainable, Lora):
+        if not self._settings.trainable.adapter:
             return self.engine.model
         try:
             from peft import PeftModel
@@ -104,7 +104,7 @@ class TrainedModel:
         causal = CausalModel(self.engine.model)
         limits = Limits(causal.window, causal.vocabulary)
         examples = [limits.applied(template.question(row, self.tokenizer), self.tokenizer) for row in known]
-        if isinstance(self._settings.trainable, Activated):
+        if self._settings.trainable.activated:
             examples = activation_points(examples, self.engine.invocation)
         return list(zip(examples, (template.names(row) for row in known), strict=True))
 
@@ -187,21 +187,24 @@ def load(
     folder = Path(run)
     settings = settings_of(folder, model, tokenizer)
     weights = weights_of(settings, step)
-    adapter = settings.trainable.adapter
-    if adapter and not isinstance(settings.trainable, Lora):
-        raise ModelError(
-            f"{weights} holds an adapter of another kind than lora and activated, which is not loaded here yet: use it through PEFT "
-            "(docs/use.md), or measure it with 'twinpass eval'"
-        )
     base, own = settings.base()
     reuse = Auto(budget=settings.budget)
-    if not adapter:
+    if not settings.trainable.adapter:
         whole: PreTrainedModel = type(base).from_pretrained(str(weights), dtype=base.dtype)
         return TrainedModel(settings, weights, TorchEngine(whole, settings.trainable, reuse=reuse), own)
-    invocation = tuple(json.loads((weights / "adapter_config.json").read_text()).get("alora_invocation_tokens") or ())
-    engine = TorchEngine(base, settings.trainable, reuse=reuse, invocation=invocation)
+    saved = json.loads((weights / "adapter_config.json").read_text())
+    invocation = tuple(saved.get("alora_invocation_tokens") or ())
+    engine = TorchEngine(base, _as_saved(settings.trainable, saved), reuse=reuse, invocation=invocation)
     settings.require_base(engine.base_hash)
     tensors = load_file(weights / "adapter_model.safetensors")
     engine.parameters.copy_from({name.removeprefix("base_model.model."): value for name, value in tensors.items()})
     engine.prepack()
     return TrainedModel(settings, weights, engine, own)
+
+
+def _as_saved(trainable: Trainable, saved: Mapping[str, Any]) -> Trainable:
+    """The kind of adapter that was saved: whatever it was trained as, it is a LoRA then."""
+    if isinstance(trainable, Lora):
+        return trainable
+    first = min(saved.get("layers_to_transform") or (0,))
+    return Activated(saved["r"], saved["lora_alpha"], tuple(saved["target_modules"]), first)
