@@ -32,7 +32,10 @@ GRID = [Lane(Probe(7), 1, 2**-4), Lane(Probe(7), -1, 2**-4), BASE]
 
 def kinds(name: str) -> dict[str, Trainable]:
     found = {kind: trainable for kind, (trainable, _) in trainables(name).items()}
-    return {**found, "upper": Activated(4, 8.0, TARGETS[name], first=1)}
+    return {
+        **found,
+        "upper": Activated(4, 8.0, tuple(target for target in TARGETS[name] if target != "lm_head"), first=1),
+    }
 
 
 def words(tokens: Tokens) -> str:
