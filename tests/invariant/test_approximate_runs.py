@@ -73,7 +73,7 @@ def weights_of(engine: TorchEngine) -> dict[str, Tensor]:
 def composed(config: Path) -> tuple[Session[TorchEngine], dict[str, Any]]:
     loaded = load_config(config)
     run = build_embedded(loaded)
-    return run, header(loaded.values, run.engine)
+    return run, header(loaded.values, run.engine, run.ground)
 
 
 def train(config: Path, path: Path, begun: bytes = b"") -> Finished:

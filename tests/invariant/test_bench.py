@@ -412,7 +412,9 @@ def test_the_page_of_results_is_what_their_files_say(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     page: Any = import_module("page")
     results = page.read()
-    assert page.PAGE.read_text() == page.whole(results)
+    assert page.PAGE.read_text().startswith(page.whole(results)), (
+        "how old results are follows, as of the commit it was written at"
+    )
     for name, result in results.items():
         assert f"](images/bench/{name}.png)" in page.page(results)
         assert (page.IMAGES / f"{name}.png").exists()

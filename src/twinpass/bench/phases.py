@@ -25,13 +25,13 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("update", TorchEngine, "update"),
     ("linear", modules.LaneLinear, "forward"),
     ("linear", modules.LaneConv1D, "forward"),
-    ("linear", modules.LaneLora, "forward"),
+    ("linear", modules.LaneAdapted, "forward"),
     ("linear", products, "of_linear"),
     ("linear", Paired, "alone"),
     ("logits", CausalModel, "head"),
     ("logits", passes, "log_softmax"),
     ("cache", scorer, "pack"),
-    ("cache", scorer.PackedScorer, "_lease"),
+    ("cache", scorer.PackedScorer, "lease"),
     ("cache", Prefixes, "_reflect"),
 )
 """Phase, and where the function lies that does its work. What none of them does is ``other``: norms, activations, Python."""
