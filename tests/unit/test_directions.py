@@ -1,6 +1,7 @@
 """Directions are ridge regressions of minus the error on modules' inputs, and rows that judge them are set apart."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from twinpass.estimate import directions
 from twinpass.estimate.directions import RIDGES, UNIT, fit
 from twinpass.model.space import Observed
 from twinpass.model.trainable import Fitting
-from twinpass.train.fitting import split
+from twinpass.task.example import Example
+from twinpass.train.fitting import answer_tokens, split
 
 N, WIDE, SIZE = 60, 9, 7
 
@@ -122,3 +124,19 @@ def test_a_short_run_reads_few_rows_and_a_long_one_all() -> None:
     few = [split(range(100), Fitting(512, 4, None), 64, 5, draw)[0] for draw in range(3)]
     assert [set(fit) for fit in few] == [set(few[0])] * 3
     assert len(few[0]) == 80
+
+
+def long(length: int, example: int) -> int:
+    """So many tokens, whatever the example."""
+    return length
+
+
+def test_texts_are_fewer_than_options() -> None:
+    for length, fitted, scored in ((1, 128, 64), (4, 128, 64), (32, 32, 8), (2000, 1, 1)):
+        fit_rows, batch_rows = split(range(2000), Fitting(512, 4, None), 64, 5, 0, partial(long, length))
+        assert (len(fit_rows), len(batch_rows)) == (fitted, scored)
+    turns = [split(range(2000), Fitting(512, 4, None), 64, 5, draw, partial(long, 32))[0] for draw in range(5)]
+    assert len(set().union(*map(set, turns))) == 5 * 32, "every step is fitted to texts of its own"
+    assert answer_tokens(Example((1,), ((2,), (3,)), 0, 0)) == 1
+    assert answer_tokens(Example((1,), ((2, 3), (4, 5, 6)), 0, 0)) == 4
+    assert answer_tokens(Example((1,), ((2, 3, 4),), 0, 0)) == 3

@@ -23,7 +23,7 @@ from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.descent import Descent, descent_of
 from twinpass.train.evaluate import blocks, evaluate
-from twinpass.train.fitting import split
+from twinpass.train.fitting import answer_tokens, split
 from twinpass.train.journal import History, Journal, Keep, evaluation_record, step_record
 from twinpass.train.optimizer import Optimizer, Sgd
 from twinpass.train.safeguards import dead
@@ -207,12 +207,16 @@ class Trainer:
         plan = self.plan
         if plan.fitting is None:
             return []
-        return split(plan.train, plan.fitting, plan.optimizer.batch_size, plan.seed, draw)[0]
+        return self._split(plan.fitting, draw)[0]
+
+    def _split(self, fitting: Fitting, draw: int) -> tuple[list[Example], list[Example]]:
+        plan = self.plan
+        return split(plan.train, fitting, plan.optimizer.batch_size, plan.seed, draw, answer_tokens)
 
     def _batch(self, draw: int) -> list[Example]:
         plan = self.plan
         if plan.fitting is not None:
-            return split(plan.train, plan.fitting, plan.optimizer.batch_size, plan.seed, draw)[1]
+            return self._split(plan.fitting, draw)[1]
         return batch(plan.train, plan.optimizer.batch_size, plan.seed, draw)
 
     def _evaluation_due(self, done: int, late: bool) -> bool:
