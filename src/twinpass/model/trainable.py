@@ -283,7 +283,7 @@ class Informed(Trainable):
 
     layers: Count = 12
     targets: Targets = ("o_proj", "down_proj")
-    rank: Rank = 16
+    rank: Rank = 64
     fit_rows: Count = 512
     ridge: Positive | None = None
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
