@@ -38,7 +38,16 @@ def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
             course.append(
                 {"step": row["step"], "train_seconds": seconds, "accuracy": row["metric"], "low": low, "high": high}
             )
-    keys = ("base_metric", "final_metric", "train_seconds", "total_seconds", "hit_rate", "reused_by_source")
+    keys = (
+        "base_metric",
+        "final_metric",
+        "kept_metric",
+        "kept_step",
+        "train_seconds",
+        "total_seconds",
+        "hit_rate",
+        "reused_by_source",
+    )
     more = ("token_layers", "kv_bytes", "peak_rss_bytes", "steps", "rollbacks", "held_out")
     return {"seed": seed, "course": course, **{key: summary[key] for key in (*keys, *more)}}
 
@@ -50,7 +59,14 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
             x = [point["train_seconds"] for point in run["course"]]
             low, high, y = ([100 * point[key] for point in run["course"]] for key in ("low", "high", "accuracy"))
             axes.fill_between(x, low, high, color=color, alpha=0.1, linewidth=0)
-            axes.plot(x, y, "o-", color=color, linewidth=2, label=f"seed {run['seed']}: {y[0]:.1f}% to {y[-1]:.1f}%")
+            axes.plot(
+                x,
+                y,
+                "o-",
+                color=color,
+                linewidth=2,
+                label=f"seed {run['seed']}: {y[0]:.1f}% to {100 * run['kept_metric']:.1f}%",
+            )
         axes.set(xlabel="seconds of training, prompts' keys and values included", ylabel="held-out accuracy (%)")
         axes.set_title("Movie reviews, SmolLM2-135M, forward passes only, 2 CPU cores (95% intervals)", fontsize=11)
         axes.legend(loc="lower right")

@@ -22,7 +22,7 @@ from transformers import Llama4Config, Llama4ForConditionalGeneration, dynamic_m
 
 from twinpass.cli.main import main
 from twinpass.errors import ModelError
-from twinpass.model.load import load
+from twinpass.model.load import load, parsed_once
 from twinpass.model.source import absolute, locate
 
 Change = Callable[[dict[str, Tensor]], None]
@@ -414,3 +414,26 @@ def test_a_language_model_is_taken_out_of_a_larger_one(tmp_path: Path) -> None:
     refused(
         rewrite(tmp_path, lambda t: t.update({"language_model.model.odd": torch.zeros(2)})), "language_model.model.odd"
     )
+
+
+def test_a_gguf_header_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import modeling_gguf_pytorch_utils
+
+    gguf: Any = modeling_gguf_pytorch_utils
+
+    asked: list[tuple[Any, bool]] = []
+
+    def parse(path: Any, return_tensors: bool = False, **more: Any) -> dict[str, Any]:
+        asked.append((path, return_tensors))
+        return {"config": {"path": str(path)}}
+
+    monkeypatch.setattr(gguf, "load_gguf_checkpoint", parse)
+    with parsed_once():
+        first, again, other = (gguf.load_gguf_checkpoint(path, return_tensors=False) for path in ("a", "a", "b"))
+        first["config"]["path"] = "changed"
+        assert (again["config"]["path"], other["config"]["path"]) == ("a", "b")
+        assert gguf.load_gguf_checkpoint("a")["config"]["path"] == "a"
+        gguf.load_gguf_checkpoint("a", return_tensors=True)
+        gguf.load_gguf_checkpoint("a", return_tensors=True)
+    assert asked == [("a", False), ("b", False), ("a", True), ("a", True)]
+    assert gguf.load_gguf_checkpoint is parse

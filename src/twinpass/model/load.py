@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
 from logging import WARNING, Handler, LogRecord
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
@@ -45,6 +47,11 @@ def load(
     Raises:
         ModelError: it cannot be found or read, it is damaged or incomplete, or it is not a causal language model.
     """
+    with parsed_once():
+        return _load(path, dtype, trust_remote_code)
+
+
+def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = locate(path)
     arguments: dict[str, Any] = {**source.arguments, "trust_remote_code": trust_remote_code}
     held = {name: size for file in source.weight_files for name, size in sizes_of(file).items()}
@@ -71,6 +78,29 @@ def load(
         if not len(tokenizer):
             raise ModelError(f"model.path: the tokenizer of {path} has no tokens; its files are damaged or incomplete")
     return model, tokenizer
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Inside the block the header of a GGUF file is parsed once.
+
+    transformers parses it anew for the configuration, the tokenizer and in between: some seconds each, in Python.
+    """
+    module: Any = modeling_gguf_pytorch_utils
+    parse, known = module.load_gguf_checkpoint, dict[str, Any]()
+
+    def remembered(path: Any, return_tensors: bool = False, **more: Any) -> Any:
+        if return_tensors or more:
+            return parse(path, return_tensors=return_tensors, **more)
+        if str(path) not in known:
+            known[str(path)] = parse(path, return_tensors=False)
+        return deepcopy(known[str(path)])
+
+    module.load_gguf_checkpoint = remembered
+    try:
+        yield
+    finally:
+        module.load_gguf_checkpoint = parse
 
 
 @contextmanager
