@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-learning bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -97,6 +97,11 @@ bench-reuse: install  ## what reuse saves beside plain MeZO, into benchmarks/res
 
 bench-demo: install  ## the demo on three seeds, into benchmarks/results/demo.json
 	$(BIN)/python benchmarks/demo.py --json benchmarks/results/demo.json --plot docs/images/accuracy.png
+
+NAME ?= mine
+
+bench-learning: install  ## a task of your own on three seeds, CONFIG=FILE NAME=WORD, into benchmarks/results/learning-NAME.json
+	$(BIN)/python benchmarks/demo.py --config $(CONFIG) --json benchmarks/results/learning-$(NAME).json
 
 bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
 	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json

@@ -29,6 +29,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("sglang", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/radix_attention.py")),
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
+    ("learning-*", (*STEP, "benchmarks/demo.py")),
     ("*", (*STEP, "benchmarks/{name}.py")),
 )
 """Result files by name, and what they measure; the first that fits counts."""
