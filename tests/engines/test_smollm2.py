@@ -1,4 +1,7 @@
-"""The real model, SmolLM2-135M: adapters that PEFT loads, lanes in float32, a chain of exact moves, what is reused."""
+"""The real model, SmolLM2-135M: adapters that PEFT loads, lanes in float32, a chain of exact moves, what is reused.
+
+The fast tier takes its lowest layers: weights, tokens and head are real, and nothing here depends on their number.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -31,9 +34,13 @@ TERMS = [Term(k, 0.01) for k in range(3)]
 CHOICE = Choice()
 
 
-@pytest.fixture(scope="module")
-def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load("smollm2")
+@pytest.fixture(scope="module", params=[3, pytest.param(30, marks=pytest.mark.full)])
+def loaded(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load("smollm2")
+    lowest: Any = model
+    del lowest.model.layers[request.param :]
+    lowest.config.num_hidden_layers = request.param
+    return model, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,10 @@ def examples(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> list[Ex
         prompt="Review: {text}\n", suffix="Sentiment:", options=(" terrible", " great"), labels=("negative", "positive")
     )
     return template.encode(read_rows(DATA, 4), loaded[1])
+
+
+def depth(model: Any) -> int:
+    return len(model.model.layers)
 
 
 def plain(model: Any, requests: list[Request]) -> list[Score]:
@@ -104,7 +115,7 @@ def test_peft_loads_adapters_to_the_same_scores(
 
 def test_in_place_moves_come_back_to_the_bit(model: PreTrainedModel, examples: list[Example]) -> None:
     own = deepcopy(model)
-    engine = TorchEngine(own, Pattern(r"layers\.(0|29)\.|norm"), perturbation="inplace")
+    engine = TorchEngine(own, Pattern(rf"layers\.(0|{depth(own) - 1})\.|norm"), perturbation="inplace")
     engine.settle()
     before = deepcopy(own.state_dict())
     for _ in range(3):
@@ -118,23 +129,27 @@ def test_every_epoch_after_the_first_reuses_the_prompts(model: PreTrainedModel, 
     engine = TorchEngine(model, Activated(8, 16.0))
     works = [engine.score(requests, SIGNS).work for _ in range(3)]
     suffix = len(examples[0].prompt) - examples[0].suffix_start
-    assert [work.computed for work in works[1:]] == [2 * 30 * suffix * len(examples)] * 2
+    assert [work.computed for work in works[1:]] == [2 * depth(model) * suffix * len(examples)] * 2
     assert all(later.hit_rate > 0.9 for later in works[1:])
     assert works[0].hit_rate < works[1].hit_rate
 
 
 def test_layers_below_the_trained_ones_run_once(model: PreTrainedModel, examples: list[Example]) -> None:
     requests = whole(examples)
-    engine = TorchEngine(deepcopy(model), Layers(20, 30))
+    own = deepcopy(model)
+    above = depth(own) // 3
+    below = depth(own) - above
+    engine = TorchEngine(own, Layers(below, below + above))
     first, later = (engine.score(requests, SIGNS) for _ in range(2))
-    rows = later.work.computed // (2 * 10)
-    assert (first.work.computed, first.work.reused["invariant"]) == ((20 + 2 * 10) * rows, 20 * rows)
-    assert later.work.reused["invariant"] == 2 * 20 * rows
+    rows = later.work.computed // (2 * above)
+    assert (first.work.computed, first.work.reused["invariant"]) == ((below + 2 * above) * rows, below * rows)
+    assert later.work.reused["invariant"] == 2 * below * rows
     assert all(deviation(a, b) < 1e-4 for a, b in pairwise([first.values[0], later.values[0]]))
     engine.update([Term(3, SIGNS[0].scale)])
     assert deviation(engine.score(requests, [BASE]).values[0], plain(engine.model, requests)) < 1e-3
 
 
+@pytest.mark.full
 def test_products_in_bfloat16_keep_g_at_a_small_eps(model: PreTrainedModel, examples: list[Example]) -> None:
     """Where a bfloat16 model's g is noise alone: its error at this eps is above 1."""
     probes = [Probe(seed) for seed in range(6)]

@@ -19,6 +19,7 @@ import torch
 from architectures import LANES, REQUESTS, TARGETS, build, deviation
 from estimating import forward_mode
 from reusing import PROMPTS, TERMS, TWO, trainables
+from tiers import some_fast
 
 from twinpass.core import BASE, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
@@ -88,7 +89,7 @@ def test_scores_agree_and_weights_are_the_same_bits(name: str, kind: str) -> Non
         assert_same_weights(device, host)
 
 
-@pytest.mark.parametrize("noise", DISTRIBUTIONS)
+@pytest.mark.parametrize("noise", some_fast(DISTRIBUTIONS, ["gaussian"]))
 def test_every_noise(noise: Any) -> None:
     device, host = pair("llama-untied", Full(), noise=noise)
     assert_close(device.score(REQUESTS, LANES).values, host.score(REQUESTS, LANES).values)
@@ -97,6 +98,7 @@ def test_every_noise(noise: Any) -> None:
     assert_same_weights(device, host)
 
 
+@pytest.mark.full
 def test_weights_in_bfloat16() -> None:
     device, host = pair("llama", Full(), torch.bfloat16)
     assert_close(device.score(REQUESTS, LANES).values, host.score(REQUESTS, LANES).values, 0.5)
@@ -138,6 +140,7 @@ def test_activated_prompts_are_found_again() -> None:
     assert_close(found.values, host.score(PROMPTS, TWO).values)
 
 
+@pytest.mark.full
 def test_reflected_lanes() -> None:
     device, host = pair("llama", Full(), reuse=Reflected())
     lanes, spans = [TWO[0], replace(TWO[1], prefix="reflected"), TWO[1]], Spans("prompt", 1)
@@ -156,6 +159,7 @@ def test_reset(trainable: Trainable) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in device.parameters.items())
 
 
+@pytest.mark.full
 def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmarks = Path(__file__).parents[2] / "benchmarks"
     monkeypatch.syspath_prepend(str(benchmarks))
