@@ -114,9 +114,9 @@ bench-profile: install  ## what approximate reuse saves and costs, into benchmar
 		--out docs/images/profile-8shot
 	mv docs/images/profile-8shot/profile.json benchmarks/results/profile-8shot.json
 	$(PROFILE) examples/reviews-8shot.toml --set estimator.probes=8 --eps 3e-4 --policies exact reflected one_sided \
-		--json benchmarks/results/profile-8shot-q8.json
+		--copy benchmarks/results/profile-8shot-q8.json
 	$(PROFILE) examples/reviews-32shot.toml --eps 3e-4 --policies exact transported one_sided \
-		--json benchmarks/results/profile-32shot.json
+		--copy benchmarks/results/profile-32shot.json
 
 bench-adaptive: install  ## where adaptive eps goes, against a sweep, into benchmarks/results/adaptive.json
 	$(BIN)/python benchmarks/adaptive.py --json benchmarks/results/adaptive.json --plot docs/images/adaptive.png
@@ -144,14 +144,14 @@ freshness: install  ## which result files are older than the code they measure
 	$(BIN)/python benchmarks/freshness.py
 
 bench-bfloat16-%: install
-	$(BIN)/twinpass bench $* --compute-dtype bfloat16 --json benchmarks/results/bench-$*-bfloat16.json
+	$(BIN)/twinpass bench $* --compute-dtype bfloat16 --out benchmarks/results/bench-$*-bfloat16.json
 
 bench-scale: install  ## seconds a step against model size, batch, demonstrations and probes, into benchmarks/results/scale.json
 	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale.json --plot docs/images/scale.png
 	$(BIN)/python benchmarks/page.py
 
 bench-workload-%: install
-	$(BIN)/twinpass bench $* --json benchmarks/results/bench-$*.json
+	$(BIN)/twinpass bench $* --out benchmarks/results/bench-$*.json
 
 fuzz: install  ## 100,000 damaged inputs to everything that is read
 	TWINPASS_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz
@@ -170,13 +170,13 @@ bench-race: bench-race-ours bench-race-first-order bench-race-lean  ## who is ho
 	$(BIN)/python benchmarks/page.py
 
 bench-race-ours: install  ## the linear probe and what runs over cached prompts (about 5 minutes)
-	$(RACE) --seconds 40 --methods linear-probe informed backprop twinpass --json benchmarks/results/bench-time-to-accuracy-all.json
+	$(RACE) --seconds 40 --methods linear-probe informed backprop twinpass --out benchmarks/results/bench-time-to-accuracy-all.json
 
 bench-race-first-order: install  ## LoRA with AdamW through whole prompts (about 5 minutes)
-	$(RACE) --seconds 100 --methods first-order --json benchmarks/results/bench-time-to-accuracy-all-first-order.json
+	$(RACE) --seconds 100 --methods first-order --out benchmarks/results/bench-time-to-accuracy-all-first-order.json
 
 bench-race-lean: install  ## plain MeZO as a careful user would write it (about 4 minutes)
-	$(RACE) --seconds 100 --methods lean --json benchmarks/results/bench-time-to-accuracy-all-lean.json
+	$(RACE) --seconds 100 --methods lean --out benchmarks/results/bench-time-to-accuracy-all-lean.json
 
 bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 6 minutes)
 	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop --json benchmarks/results/bench-time-to-accuracy-trec.json

@@ -28,6 +28,7 @@ from twinpass.report.callbacks import Callbacks
 from twinpass.report.files import storing, sync
 from twinpass.report.listener import Listeners
 from twinpass.report.progress import ProgressBar
+from twinpass.report.trackers import TrackerName, tracking, unusable
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
@@ -89,6 +90,7 @@ def finetune(
     accept_changes: bool = False,
     exist: Exist = "error",
     callbacks: Callbacks | None = None,
+    report_to: Sequence[TrackerName] = (),
     **settings: Any,
 ) -> dict[str, Any]:
     """Train ``model`` on rows by forward passes only.
@@ -113,6 +115,7 @@ def finetune(
         exist: where ``out`` holds a run already: an "error"; "resume" it, so that a cell of a notebook can be run again (a finished run
             is left as it is); or begin a "new" one beside it, in ``out-2`` and so on.
         callbacks: functions to be told of steps, evaluations, rollbacks and the end.
+        report_to: trackers that are told as well: "tensorboard", "wandb", "trackio".
         settings: other keys of the section [task], such as ``on_error="skip"`` or ``truncate="left"``.
         accept_changes: resume although rows, tokenizer or code are others than the run began with; its journal will say so.
 
@@ -145,7 +148,7 @@ def finetune(
         "estimator": estimator,
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
-    if problems := conflicts(sections) or engine.lacks(sections):
+    if problems := conflicts(sections) or engine.lacks(sections) or unusable(report_to):
         raise ConfigError("finetune", problems)
     path = expand(str(out))
     if exist == "new":
@@ -198,8 +201,8 @@ def finetune(
             console, told = Console(stderr=True), callbacks or Callbacks()
             for note in run.notes:
                 console.print(note, markup=False)
-            with ProgressBar(console) as bar:
-                summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told]))
+            with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
+                summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
         finally:
             run.engine.unpack()
         folder.write_summary(summary)

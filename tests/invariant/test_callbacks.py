@@ -48,9 +48,17 @@ def test_a_cell_is_run_again(tmp_path: Path) -> None:
 
 
 def test_an_error_is_json_where_results_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["train", "none.toml"], ["eval", "none.toml"], ["predict", "none", "rows.jsonl"], ["runs", "none"]):
+    for command in (
+        ["train", "none.toml"],
+        ["eval", "none.toml"],
+        ["predict", "none", "rows.jsonl"],
+        ["runs", "none"],
+        ["export", "none"],
+    ):
         assert main([*command, "--json"]) == 2
         captured = capsys.readouterr()
-        message = json.loads(captured.out)["error"]
+        (line,) = captured.out.splitlines()
+        event, message = json.loads(line).values()
+        assert event == "error"
         assert message
         assert message.splitlines()[0] in captured.err

@@ -33,7 +33,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     config = tiny.config(folder, **FULL)
     out = folder / "out"
     arguments = ["profile", str(config), "--eps", *EPS, "--probes", "6", "--out", str(out), "--jvp"]
-    assert main([*arguments, "--json", str(folder / "copy.json")]) == 0
+    assert main([*arguments, "--copy", str(folder / "copy.json")]) == 0
     assert {"profile.json", "profile.png", "layers.png", "limits.png"} <= {path.name for path in out.iterdir()}
     assert (folder / "copy.json").read_bytes() == (out / "profile.json").read_bytes()
     loaded: dict[str, Any] = json.loads((out / "profile.json").read_text())
@@ -80,11 +80,15 @@ def test_layers_have_drift_and_errors(result: dict[str, Any]) -> None:
     assert np.allclose(large / small, 10, rtol=0.3)
 
 
-def test_bfloat16_is_held_against_float32(tmp_path: Path) -> None:
+def test_bfloat16_is_held_against_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny.config(tmp_path, **FULL)
     file = tmp_path / "result.json"
+    capsys.readouterr()
     chosen = ["--eps", "1e-3", "--probes", "2", "--policies", "exact", "--dtypes", "float32", "bfloat16"]
-    assert main(["profile", str(config), *chosen, "--out", str(tmp_path / "out"), "--json", str(file)]) == 0
+    assert main(["profile", str(config), *chosen, "--out", str(tmp_path / "out"), "--copy", str(file), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == json.loads(file.read_text())
+    assert not said.err
     found = {row["dtype"]: row for row in json.loads(file.read_text())["rows"]}
     assert found["float32"]["reference_error"] == 0.0
     assert found["bfloat16"]["reference_error"] > 0.01

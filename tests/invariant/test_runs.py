@@ -117,10 +117,18 @@ def test_a_step_in_the_middle(tmp_path: Path) -> None:
 
 @pytest.mark.plots
 def test_the_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(tiny.config(tmp_path)), "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    config = tiny.config(tmp_path)
+    capsys.readouterr()
+    assert main(["train", str(config), "--json"]) == 0
+    said = capsys.readouterr()
+    assert not said.err, "with --json, nothing but JSON"
+    *events, end = map(json.loads, said.out.splitlines())
     run = tmp_path / "run"
-    assert summary == json.loads((run / "summary.json").read_text())
+    assert events == [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("step") == 8
+    assert end.pop("event") == "end"
+    summary = json.loads((run / "summary.json").read_text())
+    assert end == summary
     names = {file.name for file in run.iterdir()}
     assert names == {"config.toml", "journal.jsonl", "metrics.jsonl", "summary.json", "adapter", "plots"}
     assert {file.name for file in (run / "plots").iterdir()} == {"loss.png", "gradient.png", "accuracy.png"}

@@ -2,19 +2,24 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinpass.cli.main import main
 from twinpass.core import Estimate, Evaluation, Probe, Rollback, StepReport, Work
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.model.trainable import Full
 from twinpass.report.plots import draw_loss, in_force
 from twinpass.report.progress import ProgressBar
+from twinpass.train.spaces import TOGETHER, Spaces, advance
 
 
 def report(step: int, loss: float = 0.5) -> StepReport:
@@ -107,6 +112,36 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert main(["runs", "a"]) == 0
     assert "a/run finished 4 of 4 accuracy" in " ".join(capsys.readouterr().err.split())
     assert main(["runs", "nowhere"]) == 2
+
+
+class _Told(ProgressBar):
+    """Notes what the bar of a restored run showed."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO(), width=80))
+        self.lines: list[str] = []
+
+    def restoring(self, done: int, total: int) -> None:
+        super().restoring(done, total)
+        with self._console.capture() as capture:
+            for renderable in self._bars.get_renderables():
+                self._console.print(renderable)
+        self.lines.append(capture.get().strip())
+
+
+def test_a_run_that_is_restored_shows_how_far_it_is(tmp_path: Path) -> None:
+    """Whatever the steps are applied in, the weights are those of one step after the other."""
+    steps = [StepReport(i, report(i).estimate, (0.25 + i,), 1e-2, Work()) for i in range(2 * TOGETHER + 3)]
+    engine, other = (TorchEngine(tiny.model(), Full()) for _ in range(2))
+    bar = _Told()
+    advance(engine, steps, Spaces.of(tmp_path), bar.restoring)
+    for step in steps:
+        other.update(step.terms)
+    assert all(torch.equal(engine.parameters[name], tensor) for name, tensor in other.parameters.items())
+    *shown, last = bar.lines
+    assert [re.findall(r"(\d+)/35 ", line) for line in shown] == [["0"], ["16"], ["32"]]
+    assert all(line.startswith("restoring ") and len(line) <= 80 for line in shown)
+    assert not last, "it goes when all is restored"
 
 
 def test_rollbacks_move_the_bar_back() -> None:

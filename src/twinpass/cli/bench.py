@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def add(commands: Any) -> None:
         "--seconds", type=float, help="of training after which a method gives up the race (default: 240)"
     )
     command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the result to this file")
+    command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.add_argument("--plot", type=Path, metavar="FILE", help="draw the result into this PNG file")
     command.set_defaults(run=run)
 
@@ -116,13 +118,16 @@ def run(args: argparse.Namespace, console: "Console") -> int:
             )
     about = {"workload": args.workload, "config": portable(config), "commit": commit()}
     result = {**about, **found, "machine": machine(), "versions": versions()}
-    if args.workload == RACE and args.json and args.json.exists():
-        result = joined(json.loads(args.json.read_text()), result)
-    if args.json:
-        write_json(args.json, result)
+    if args.workload == RACE and args.out and args.out.exists():
+        result = joined(json.loads(args.out.read_text()), result)
+    if args.out:
+        write_json(args.out, result)
     if args.plot:
         (draw_race if args.workload == RACE else draw_step)(result, args.plot)
-    print(json.dumps({key: value for key, value in result.items() if key != "config"}, indent=2))
+    if args.json:
+        say(result)
+    else:
+        print(json.dumps({key: value for key, value in result.items() if key != "config"}, indent=2))
     return 0
 
 
@@ -199,7 +204,7 @@ def _config(args: argparse.Namespace) -> "Config":
         problems.append(
             f"--target {args.target:g}, --seconds {args.seconds:g}: expected a share, and more than 0 seconds"
         )
-    for option in (args.json, args.plot):
+    for option in (args.out, args.plot):
         if option is not None and not option.absolute().parent.is_dir():
             problems.append(f"{option}: its folder does not exist")
     if problems:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli import train
+from twinpass.cli.lines import HELP
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
         help="override a setting, such as optimizer.steps=100",
     )
     demo.add_argument("--verbose", action="store_true", help="a second line of figures, as in twinpass train")
-    demo.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    demo.add_argument("--json", action="store_true", help=HELP.format("events and the summary"))
     demo.set_defaults(run=run_demo)
     begin = commands.add_parser(
         "init",

@@ -1,13 +1,13 @@
 """``twinpass eval``."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.cli.replay import restore
 from twinpass.errors import ConfigError, DataError
 
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override a setting of a configuration file",
     )
-    command.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.set_defaults(run=run)
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         result = {**result, "compared_with": {"run": str(args.compare), **other}}
         result["comparison"] = _compared(found, others, places, other_places)
     if args.json:
-        print(json.dumps(result))
+        say(result)
     else:
         _print(console, result)
     return 0

@@ -1,9 +1,10 @@
 """``twinpass export``."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from twinpass.cli.lines import HELP, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--step", type=int, metavar="N", help="the weights that 'twinpass replay RUN --step N' rebuilt"
     )
-    command.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.set_defaults(run=run)
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
 
     out = export(args.folder, args.out, args.format, merge=args.merge, step=args.step)
     if args.json:
-        print(json.dumps({"folder": str(out), "format": args.format, "merged": args.merge}))
+        say({"folder": str(out), "format": args.format, "merged": args.merge})
     else:
         console.print(f"{'model' if args.format == 'hf' else 'adapter'} and model card: {out}")
     return 0

@@ -1,14 +1,15 @@
 """``twinpass``: train, evaluate and replay from the command line."""
 
 import argparse
-import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
-from twinpass.cli import bench, demo, evaluate, export, predict, profile, replay, runs, train
+from twinpass.cli import bench, demo, doctor, evaluate, export, predict, profile, replay, runs, train
+from twinpass.cli.lines import say
 from twinpass.cli.signals import Ended, ending_like_interrupt
 from twinpass.errors import DivergedError, EngineError, StorageError, TwinpassError
 
@@ -16,6 +17,7 @@ DESCRIPTION = """\
 Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
 
   twinpass demo                                 fine-tune SmolLM2-135M on movie reviews
+  twinpass doctor MODEL                         what can be done with a model, and what it takes
   twinpass init --task choice > my.toml         a commented configuration to begin with
   twinpass train my.toml                        train, with a progress bar; results go to the run folder
   twinpass train --resume runs/mine             continue an interrupted run, to the same bits
@@ -32,23 +34,41 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
 """
 
 
+class _UsageError(Exception):
+    """A command line that does not parse, and the part of the grammar that it does not follow."""
+
+    def __init__(self, grammar: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.grammar = grammar
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(self, message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    root = argparse.ArgumentParser(
-        "twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    root = _Parser("twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, runs, evaluate, predict, export, replay, profile, bench):
+    for module in (demo, doctor, train, runs, evaluate, predict, export, replay, profile, bench):
         module.add(commands)
     return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 2 bad input, 1 a run that failed, 3 one that learned nothing, 128 + n one that signal n ended."""
-    args = parser().parse_args(arguments)
+    try:
+        args = parser().parse_args(arguments)
+    except _UsageError as error:
+        if "--json" in (sys.argv[1:] if arguments is None else arguments):
+            say({"event": "error", "error": str(error)})
+        error.grammar.print_usage(sys.stderr)
+        print(f"{error.grammar.prog}: error: {error}", file=sys.stderr)
+        return 2
     from rich.console import Console
 
-    console = Console(stderr=True, quiet=args.json is True, highlight=False)
+    console = Console(stderr=True, quiet=args.json, highlight=False)
     try:
         with ending_like_interrupt():
             code: int = args.run(args, console)
@@ -79,6 +99,6 @@ def _say(args: argparse.Namespace, text: str, goes_on: bool) -> None:
     folder = getattr(args, "resumable", None)
     further = f"; continue with: twinpass train --resume {shlex.quote(str(folder))}" if folder and goes_on else ""
     with suppress(BrokenPipeError):
-        if args.json is True:
-            print(json.dumps({"error": f"{text}{further}".removeprefix("error: ")}), flush=True)
+        if args.json:
+            say({"event": "error", "error": f"{text}{further}".removeprefix("error: ")})
         print(f"twinpass {args.command}: {cleared(text)}{cleared(further)}", file=sys.stderr, flush=True)

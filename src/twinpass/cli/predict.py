@@ -1,12 +1,12 @@
 """``twinpass predict`` and ``twinpass generate``: use what a run has trained."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeat it for several"
     )
-    command.add_argument("--json", action="store_true", help="print results as JSON lines, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("results"))
 
 
 def run_predict(args: argparse.Namespace, console: "Console") -> int:
@@ -82,7 +82,7 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     if args.out is not None:
         console.print(f"{len(rows)} predictions: {args.out}")
         if args.json:
-            print(json.dumps({"predictions": str(args.out), "rows": len(rows), "continued_from": done}))
+            say({"predictions": str(args.out), "rows": len(rows), "continued_from": done})
     return 0
 
 
@@ -95,7 +95,10 @@ def run_generate(args: argparse.Namespace, console: "Console") -> int:
     for prompt, text in zip(
         args.prompt, load(args.folder, args.step).generate(args.prompt, args.max_tokens, args.stop), strict=True
     ):
-        print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) if args.json else text)
+        if args.json:
+            say({"prompt": prompt, "text": text})
+        else:
+            print(text)
     return 0
 
 

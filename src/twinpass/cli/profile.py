@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP
 from twinpass.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of profile.json and plots (default: runs/profile-NAME)"
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well")
+    command.add_argument("--copy", type=Path, metavar="FILE", help="write the result to this file as well")
+    command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.set_defaults(run=run)
 
 

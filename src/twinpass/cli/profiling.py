@@ -12,6 +12,7 @@ from rich.table import Table
 
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
+from twinpass.cli.lines import say
 from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import portable
 from twinpass.config.schema import Config
@@ -59,10 +60,12 @@ def profile(args: argparse.Namespace, config: Config, names: Sequence[str], cons
     facts = {"config": portable(config), "commit": commit(), "machine": machine(), "versions": versions()}
     result = {**measured.result(), **facts}
     out.mkdir(parents=True, exist_ok=True)
-    for path in {out / "profile.json", args.json or out / "profile.json"}:
+    for path in {out / "profile.json", args.copy or out / "profile.json"}:
         write_json(path, result)
     plots = draw_profile(result, out)
     _print(console, result, [out / "profile.json", *plots])
+    if args.json:
+        say(result)
     return 0
 
 

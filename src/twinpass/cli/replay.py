@@ -1,12 +1,13 @@
 """``twinpass replay``."""
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.errors import JournalError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
         "--step", type=int, metavar="N", help="after N steps (default: those whose weights the run keeps)"
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/step-N)")
-    command.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.set_defaults(run=run)
 
 
@@ -65,10 +66,11 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
     stands_on = {**contents.header.get("ground", {}), **history.changed}
     for change in changes(stands_on, session.ground).values() if stands_on else ():
         console.print(f"[yellow]note: {safe(change)} than in the run[/yellow]")
-    if (descent := descent_of(session.engine, session.plan, path)) is not None:
-        descent.replay(history, wanted)
-    else:
-        advance(session.engine, history.steps[:wanted], folder.spaces)
+    with _bar(console) as told:
+        if (descent := descent_of(session.engine, session.plan, path)) is not None:
+            descent.replay(history, wanted, told)
+        else:
+            advance(session.engine, history.steps[:wanted], folder.spaces, told)
     return session, wanted
 
 
@@ -95,8 +97,18 @@ def rebuild(path: Path, step: int | None, console: "Console") -> "tuple[TorchEng
         )
     engine = begun(folder.path, settings)
     require_same(folder.journal, contents.header, header(settings, engine))
-    advance(engine, history.steps[:wanted], folder.spaces)
+    with _bar(console) as told:
+        advance(engine, history.steps[:wanted], folder.spaces, told)
     return engine, wanted
+
+
+@contextmanager
+def _bar(console: "Console") -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("restoring", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _wanted(folder: "RunFolder", contents: "Contents", step: int | None, keep: "Keep") -> "tuple[History, int]":
@@ -135,7 +147,7 @@ def _save(args: argparse.Namespace, console: "Console") -> int:
     with making(out, "--out"), hold(out):
         weights = save_weights(engine, out)
     if args.json:
-        print(json.dumps({"step": step, "weights": str(weights)}))
+        say({"step": step, "weights": str(weights)})
     else:
         console.print(f"weights after step {step}: {safe(weights)}")
     return 0

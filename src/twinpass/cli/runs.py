@@ -1,11 +1,11 @@
 """``twinpass runs``."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         description="List the runs in a folder, and in folders below it: state, steps, last held-out metric, seconds.",
     )
     command.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
-    command.add_argument("--json", action="store_true", help="print a line of JSON for each run, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("runs"))
     command.set_defaults(run=run)
 
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     found = runs_in(args.folder)
     if args.json:
         for entry in found:
-            print(json.dumps(asdict(entry)))
+            say(asdict(entry))
         return 0
     if not found:
         console.print(f"{args.folder} holds no runs")

@@ -1,12 +1,12 @@
 """``twinpass train``."""
 
 import argparse
-import json
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinpass.cli.lines import HELP, say
 from twinpass.errors import ConfigError
 from twinpass.paths import expand
 
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--verbose", action="store_true", help="a second line: projected gradient, eps, step time, hit rate, cache"
     )
-    command.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    command.add_argument("--json", action="store_true", help=HELP.format("events and the summary"))
     command.set_defaults(run=run)
 
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError("command line", ["--accept-changes is for --resume; a new run has nothing to differ from"])
     if args.resume is None:
         config = load_config(args.config, args.set)
+    from twinpass.report.trackers import unusable
     from twinpass.train.folder import FINETUNE, RunFolder
 
     if args.resume is not None and FINETUNE in RunFolder(args.resume).settings():
@@ -76,13 +77,15 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         )
     if args.resume is not None:
         config = load_config(args.resume / "config.toml")
+    if problems := unusable(config.run.report_to):
+        raise ConfigError(config.source, [f"[run] {problem}" for problem in problems])
     folder = RunFolder(args.resume or expand(config.run.out))
     with folder.claim(new=bool(args.config)):
         summary = _train(config, folder, args, console)
         summary["total_seconds"] = time.perf_counter() - began
         folder.write_summary(summary)
     if args.json:
-        print(json.dumps(summary))
+        say({"event": "end", **summary})
     else:
         _print(console, folder, summary)
     return LEARNED_NOTHING if summary["learned"] is False else 0
@@ -90,8 +93,11 @@ def run(args: argparse.Namespace, console: "Console") -> int:
 
 def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, console: "Console") -> dict[str, Any]:
     from twinpass.config.compose import build
+    from twinpass.report.callbacks import Callbacks
+    from twinpass.report.listener import Listeners
     from twinpass.report.progress import ProgressBar
     from twinpass.report.terminal import safe
+    from twinpass.report.trackers import tracking
     from twinpass.train.descent import graph_bytes
 
     console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
@@ -114,8 +120,12 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
         else:
             journal, records = folder.begin(config.values, session.engine, session.ground), ()
         args.resumable = folder.path
-        with ProgressBar(console, args.verbose) as bar:
-            return folder.train(session.engine, session.plan, journal, records, bar)
+        said = [Callbacks(say, say, say)] if args.json else []
+        with (
+            ProgressBar(console, args.verbose) as bar,
+            tracking(config.run.report_to, folder.path, config.values) as told,
+        ):
+            return folder.train(session.engine, session.plan, journal, records, Listeners([bar, *said, *told]))
 
 
 def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass as record
 from dataclasses import field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings
@@ -14,6 +15,7 @@ from twinpass.config.tasks import TaskSettings, kind_of
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
+from twinpass.report.trackers import TrackerName
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, Positive, Text
@@ -40,6 +42,7 @@ class RunSettings:
 
     ``keep``: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
     ``max_seconds``: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
+    ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio" (docs/watch.md).
     """
 
     out: Text
@@ -47,6 +50,7 @@ class RunSettings:
     eval_every: Index = 0
     keep: Keep = "best"
     max_seconds: Positive | None = None
+    report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
 
 
 @record(frozen=True)

@@ -11,6 +11,9 @@ class Listener:
     def started(self, steps: int, done: int) -> None:
         """The loop begins with ``done`` of ``steps`` behind it."""
 
+    def restoring(self, done: int, total: int) -> None:
+        """A run that is resumed, or goes back, has brought its weights over ``done`` of ``total`` steps of its journal."""
+
     def warming(self, done: int, total: int) -> None:
         """A resumed run has rebuilt ``done`` of ``total`` parts of its cache."""
 
@@ -36,6 +39,10 @@ class Listeners(Listener):
     def started(self, steps: int, done: int) -> None:
         for member in self._members:
             member.started(steps, done)
+
+    def restoring(self, done: int, total: int) -> None:
+        for member in self._members:
+            member.restoring(done, total)
 
     def warming(self, done: int, total: int) -> None:
         for member in self._members:

@@ -43,6 +43,7 @@ class ProgressBar(Listener):
             console=console,
         )
         self._train = self._bars.add_task("training", total=None, visible=False, state="")
+        self._steps = self._bars.add_task("restoring", total=None, visible=False, state="")
         self._cache = self._bars.add_task("rebuilding cache", total=None, visible=False, state="")
         self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
         self._mean: float | None = None
@@ -86,6 +87,9 @@ class ProgressBar(Listener):
             return ""
         share = "" if accepted is None else f", {accepted:.0%} of reflections accepted"
         return f"{share}, g off by {fidelity.relative_error:.2g}"
+
+    def restoring(self, done: int, total: int) -> None:
+        self._bars.update(self._steps, completed=done, total=total, visible=done < total)
 
     def warming(self, done: int, total: int) -> None:
         self._bars.update(self._cache, completed=done, total=total, visible=done < total)

@@ -4,6 +4,7 @@ No scalars say what such a step did. The journal names its batch by the number o
 hash; the weights of any step come back by the snapshot before it and the steps since, over the same rows, to the same bits.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,10 @@ class Descent:
         self.snapshots.mkdir(exist_ok=True)
         return {"kind": "snapshot", "step": done, "hash": self.engine.store(self._file(done))}
 
-    def rebuild(self, history: History, step: int) -> None:
+    def rebuild(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Bring an engine at theta_0, which has been warmed, to the weights after ``step`` steps in force.
+
+        ``told`` hears how many of how many are done.
 
         Raises:
             JournalError: a snapshot is not the one of the journal, or a loss that is taken again is another.
@@ -67,6 +70,7 @@ class Descent:
         if first:
             self._restore(first, history.snapshots[first])
         for number in range(first, step):
+            told(number, step)
             known = history.steps[number].estimate.loss
             report, gradient = self.take(number, history.draw_of(number), history.steps[number].lr)
             if abs(report.estimate.loss - known) > NEAR * max(1.0, abs(known)):
@@ -75,12 +79,14 @@ class Descent:
                     f"the rows or the machine's arithmetic are others; snapshots are kept after steps {sorted(history.snapshots)}"
                 )
             self.apply(report, gradient)
+        if step:
+            told(step, step)
 
-    def replay(self, history: History, step: int) -> None:
+    def replay(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
         """The same for an engine that has seen nothing: first all that the run scored until then, in the same order and company."""
         if step and step not in history.snapshots:
             self._warm(history, step)
-        self.rebuild(history, step)
+        self.rebuild(history, step, told)
 
     def _warm(self, history: History, step: int) -> None:
         plan, objective = self.plan, self.plan.objective

@@ -1,8 +1,8 @@
 """The directions that a run has taken up: files that its journal names by their hashes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 
 from twinpass.core import StepReport
@@ -39,21 +39,28 @@ class Spaces:
         return self.folder / f"{digest[:16]}.safetensors"
 
 
-def advance(engine: Engine, steps: Iterable[StepReport], spaces: Spaces) -> None:
+TOGETHER = 16
+"""Steps that are applied in one pass over the weights; between passes it is said how far one is."""
+
+
+def advance(
+    engine: Engine,
+    steps: Sequence[StepReport],
+    spaces: Spaces,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Bring an engine over ``steps`` once more: each takes up its directions, if it had any of its own, and is applied.
+
+    ``told`` hears how many of how many are done.
 
     Raises:
         JournalError: directions are not there any more.
     """
-    begins = 0
-
-    def part(step: StepReport) -> int:
-        nonlocal begins
-        begins += step.space is not None
-        return begins
-
-    for _, together in groupby(steps, part):
-        reports = list(together)
-        if reports[0].space is not None:
-            engine.use(spaces.load(reports[0].space))
-        engine.update([term for report in reports for term in report.terms])
+    begin = {i for i, step in enumerate(steps) if step.space is not None}
+    for first, last in pairwise(sorted(begin | {*range(0, len(steps), TOGETHER), len(steps)})):
+        told(first, len(steps))
+        if (space := steps[first].space) is not None:
+            engine.use(spaces.load(space))
+        engine.update([term for step in steps[first:last] for term in step.terms])
+    if steps:
+        told(len(steps), len(steps))

@@ -147,9 +147,9 @@ class Trainer:
     def _advance(self, steps: int) -> None:
         """Bring the engine from ``theta_0`` to where it stood after the first ``steps`` steps."""
         if self._descent is not None:
-            self._descent.rebuild(self.history, steps)
+            self._descent.rebuild(self.history, steps, self.listener.restoring)
         else:
-            advance(self.engine, self.history.steps[:steps], self._spaces)
+            advance(self.engine, self.history.steps[:steps], self._spaces, self.listener.restoring)
 
     @property
     def _spaces(self) -> Spaces:

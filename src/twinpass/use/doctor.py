@@ -1,0 +1,240 @@
+"""What can be done with a model, found out by doing it on a few made-up tokens."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from twinpass.config.checks import conflicts
+from twinpass.config.engines import TorchSettings
+from twinpass.config.schema import SECTIONS, ModelSettings
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.scoring.ledger import Ledger
+from twinpass.engine.embedded.scoring.sharing import SharingByBlock
+from twinpass.engine.embedded.scoring.trial import Difference, PackingCheck
+from twinpass.errors import ModelError, TwinpassError
+from twinpass.estimate.base import Estimator
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Trainable, Trained
+from twinpass.report.environment import memory_bytes
+from twinpass.reuse.base import Policy
+from twinpass.reuse.frozen import Frozen
+from twinpass.schedule.epsilon import ConstantEpsilon
+from twinpass.train.adamw import AdamW
+from twinpass.train.optimizer import Sgd
+from twinpass.use.probe import SUFFIX, MadeUp, StepTime, timed
+
+FEW, SHORT = 8, 12
+"""Rows, and tokens of each, of a step that is tried."""
+
+TANGENTS = 0.25
+"""The share of the memory that tangents of a tried step may take."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Whether a batch is packed into one pass, and why not if so.
+
+    ``off`` and ``allowed`` (nats) are how far scores are from the model's own in float64, and how far they may be; None where they
+    could not be compared.
+    """
+
+    packs: bool
+    reason: str
+    off: float | None = None
+    allowed: float | None = None
+
+
+@dataclass(frozen=True)
+class KindFound:
+    """A kind of trainable weights: whether it ``works``, by one estimator at least, and the ``reason`` if not.
+
+    ``estimators`` and ``policies`` map names to why they do not go with it; an empty text says that they do.
+    """
+
+    works: bool
+    reason: str
+    trained: int = 0
+    kv_bytes_per_1000_tokens: int = 0
+    estimators: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, str] = field(default_factory=dict)
+    step: StepTime | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found. ``kv_bytes_per_1000_tokens`` are those of all layers; a kind that keeps less says so."""
+
+    model: str
+    architecture: str
+    dtype: str
+    parameters: int
+    layers: int
+    vocabulary: int
+    window: int | None
+    weights_bytes: int
+    kv_bytes_per_1000_tokens: int
+    packing: Packing
+    trainables: Mapping[str, KindFound]
+
+
+def diagnose(
+    name: str,
+    model: PreTrainedModel,
+    *,
+    tokens: int = 64,
+    seconds: float = 10.0,
+    told: Callable[[str], None] = lambda part: None,
+) -> Diagnosis:
+    """Look at a model on the CPU, which is left as it was.
+
+    ``seconds`` go to timing steps on prompts of ``tokens`` tokens, 0: none is timed; ``told`` hears what is being tried.
+    """
+    causal = CausalModel(model)
+    weights = {id(each): each for each in model.parameters()}.values()
+    dtype = str(model.dtype).removeprefix("torch.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what engines warn of is in the diagnosis
+        told("packing")
+        check = PackingCheck.of(causal, 0)
+        kinds = SECTIONS["trainable"].kinds
+        own = {kind: _default(kinds, kind, _chosen(kind, causal)) for kind in kinds}
+        by_default = [kind for kind in own if not _chosen(kind, causal)]
+        room = min(tokens, (causal.window or tokens + 1) - 1)
+        limit = seconds / max(1, len(by_default))
+        found = {}
+        for kind, trainable in own.items():
+            told(kind)
+            if isinstance(trainable, str):
+                found[kind] = KindFound(False, trainable)
+            else:
+                found[kind] = _kind(causal, dtype, trainable, room, limit if kind in by_default else 0.0)
+    return Diagnosis(
+        name,
+        type(model).__name__,
+        dtype,
+        sum(each.numel() for each in weights),
+        causal.depth,
+        causal.vocabulary,
+        causal.window,
+        sum(each.numel() * each.element_size() for each in weights),
+        1000 * sum(check.layer_bytes),
+        _packing(causal, check),
+        found,
+    )
+
+
+def _packing(causal: CausalModel, check: PackingCheck) -> Packing:
+    if not check.packs:
+        return Packing(False, check.reason)
+    difference = Difference.of(causal)
+    return Packing(True, "", difference.off, difference.allowed)
+
+
+def _chosen(kind: str, causal: CausalModel) -> dict[str, Any]:
+    """Settings for kinds that have no defaults: the upper half of the layers, or the last one's weights."""
+    settings: dict[str, dict[str, Any]] = {
+        "layers": {"first": causal.depth // 2, "last": causal.depth},
+        "pattern": {"pattern": re.escape(f"{causal.layers_path}.{causal.depth - 1}.")},
+    }
+    return settings.get(kind, {})
+
+
+def _default(kinds: Mapping[str, type[Any]], kind: str, settings: Mapping[str, Any]) -> Any:
+    """A kind by its defaults, or why it has none."""
+    try:
+        return kinds[kind](**settings)
+    except (ValidationError, TypeError, TwinpassError) as error:
+        if isinstance(error, TwinpassError):
+            return str(error)
+        return "it has settings of its own without defaults; try it in a configuration"
+
+
+def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, seconds: float) -> KindFound:
+    try:
+        engine = TorchEngine(causal.model, trainable)
+    except Exception as error:  # any model's own code runs here
+        return KindFound(False, _said(error))
+    made_up = MadeUp(engine, trainable, causal.vocabulary)
+    kinds = SECTIONS["estimator"].kinds
+    learners = {name: _default(kinds, name, {}) for name in kinds}
+    estimators = {
+        name: learner if isinstance(learner, str) else _tried(made_up, learner, dtype)
+        for name, learner in learners.items()
+    }
+    works = "" in estimators.values()
+    usual = trainable.defaults.estimator
+    step = None
+    if seconds and not estimators[usual]:
+        engine.prepack()
+        try:
+            step = timed(made_up, usual, learners[usual], max(tokens, SUFFIX + 1), seconds)
+        finally:
+            engine.unpack()
+    return KindFound(
+        works,
+        "" if works else next(iter(dict.fromkeys(estimators.values()))),
+        engine.trained,
+        1000 * engine.cache_slot_bytes,
+        estimators,
+        _policies(causal, trainable, engine, learners[usual], dtype) if engine.packs else {},
+        step,
+    )
+
+
+def _tried(made_up: MadeUp, estimator: Estimator, dtype: str) -> str:
+    """Why an estimator does not go with what is trained; nothing if a step could be made."""
+    trainable, engine = made_up.trainable, made_up.engine
+    if problems := _conflicts(trainable, estimator, dtype):
+        return "; ".join(problems)
+    size = 8 * engine.trained
+    if estimator.differentiates and not estimator.whole and size > TANGENTS * memory_bytes():
+        return f"not tried: tangents of all that is trained take about {size / 2**30:,.1f} GiB"
+    window = engine.window or SHORT + 1
+    try:
+        made_up.step(estimator, made_up.examples(FEW, max(SUFFIX + 1, min(SHORT, window - 1))))
+    except Exception as error:  # any model's own code runs here
+        return _said(error)
+    return ""
+
+
+def _conflicts(trainable: Trainable, estimator: Estimator, dtype: str, policy: Policy | None = None) -> list[str]:
+    defaults = trainable.defaults
+    built = {
+        "model": ModelSettings(path="model", dtype=dtype),  # type: ignore[arg-type]
+        "trainable": trainable,
+        "estimator": estimator,
+        "optimizer": AdamW() if estimator.whole else Sgd(lr=defaults.lr, steps=defaults.steps),
+        "epsilon": ConstantEpsilon(value=defaults.eps),
+        "engine": TorchSettings(),
+        **({} if policy is None else {"reuse": policy}),
+    }
+    return conflicts(built)
+
+
+def _policies(
+    causal: CausalModel, trainable: Trainable, engine: TorchEngine, estimator: Estimator, dtype: str
+) -> dict[str, str]:
+    found = {}
+    kinds = SECTIONS["reuse"].kinds
+    trained: Trained = trainable.attach(causal.model, 0)
+    ledger = Ledger.of("", causal, trained)
+    for name in kinds:
+        policy = _default(kinds, name, {"inner": Frozen()} if name == "debiased" else {})
+        if isinstance(policy, str):
+            found[name] = policy
+            continue
+        found[name] = "; ".join(_conflicts(trainable, estimator, dtype, policy))
+        try:
+            SharingByBlock(policy, ledger, causal.depth, trained.activated).all  # noqa: B018
+        except ModelError as error:
+            found[name] = found[name] or str(error)
+    return found
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, TwinpassError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,137 @@
+"""A step on made-up rows: whether it can be made at all, and how long it takes. No weight of the model changes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from twinpass.core import Probe
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import ModelError
+from twinpass.estimate.base import Estimator
+from twinpass.estimate.directions import fit
+from twinpass.model.trainable import Trainable
+from twinpass.objective.choice import Choice
+from twinpass.reuse.auto import Auto
+from twinpass.reuse.plan import Situation
+from twinpass.task.example import Example
+from twinpass.train.adamw import AdamW
+from twinpass.train.fitting import FIRST
+from twinpass.train.step import apply, measure
+
+SUFFIX = 4
+"""Tokens of a prompt from its activation point on."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds that a step of ``rows`` prompts of ``tokens`` tokens with two answers of one token is expected to take.
+
+    ``first_seconds``: while its prompts have not been read; ``seconds``: once they have. ``measured_rows`` were really run, and the
+    rest follows from what each took.
+    """
+
+    estimator: str
+    rows: int
+    tokens: int
+    seconds: float
+    first_seconds: float
+    measured_rows: int
+
+
+@dataclass
+class MadeUp:
+    """Examples of tokens drawn at random, and steps on them, on an engine whose weights they leave as they are."""
+
+    engine: TorchEngine
+    trainable: Trainable
+    vocabulary: int
+    objective: Choice = field(default_factory=Choice)
+    _drawn: int = 0
+
+    def examples(self, count: int, tokens: int) -> list[Example]:
+        """New ones, with two answers of one token each."""
+        self._drawn += 1
+        drawn = np.random.default_rng(self._drawn).integers(0, self.vocabulary, (count, tokens))
+        start = tokens - 1 if self.trainable.late else tokens - SUFFIX
+        return [Example(tuple(map(int, row)), ((0,), (1,)), i % 2, start) for i, row in enumerate(drawn)]
+
+    def step(self, estimator: Estimator, examples: Sequence[Example]) -> None:
+        """All that a step takes, with a learning rate of 0.
+
+        Raises:
+            ModelError: what came of it are no finite numbers.
+        """
+        if estimator.whole:
+            gradient = self.engine.gradient(
+                self.objective.requests(examples), lambda scores: self.objective.gradient(examples, scores)
+            )
+            self.engine.descend(gradient, AdamW().at(0, 0.0))
+            found = [gradient.norm]
+        else:
+            found = self._along_probes(estimator, examples)
+        if not np.isfinite(found).all():
+            raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
+
+    def _along_probes(self, estimator: Estimator, examples: Sequence[Example]) -> list[float]:
+        self._drawn += 1
+        if (fitting := self.trainable.fitting) is not None:
+            batch = self.trainable.defaults.batch_size
+            fitted, examples = examples[: -max(1, len(examples) * batch // (FIRST + batch))], list(examples)
+            examples = examples[len(fitted) :]
+            observed = self.engine.observe(
+                self.objective.requests(fitted), lambda scores: self.objective.gradient(fitted, scores)
+            )
+            self.engine.use(fit(observed, self.engine.outputs, rank=fitting.rank, ridge=fitting.ridge))
+        report = measure(
+            self.engine,
+            estimator,
+            self.objective,
+            Auto(),
+            tuple,
+            Situation(self.engine.layers),
+            step=0,
+            examples=examples,
+            probes=[Probe(1000 * self._drawn + k) for k in range(estimator.probes)],
+            eps=self.trainable.defaults.eps,
+            lr=0.0,
+        )
+        apply(self.engine, report)
+        return [report.estimate.loss, *report.estimate.gradients]
+
+
+def timed(
+    made_up: MadeUp,
+    name: str,
+    estimator: Estimator,
+    tokens: int,
+    limit: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> StepTime:
+    """Measure steps of more and more rows, each twice, until the next would pass ``limit`` seconds or the step is whole."""
+    defaults, began = made_up.trainable.defaults, clock()
+    extra = FIRST / defaults.batch_size if made_up.trainable.fitting is not None else 0.0
+    count, points = 1, list[tuple[int, float, float]]()
+    while True:
+        examples = made_up.examples(max(2 if extra else 1, round(count * (1 + extra))), tokens)
+        took = []
+        for _ in range(2):
+            start = clock()
+            made_up.step(estimator, examples)
+            took.append(clock() - start)
+        points.append((count, took[0], took[1]))
+        if count == defaults.batch_size or clock() - began + 2.5 * sum(took) > limit:
+            break
+        count = min(2 * count, defaults.batch_size)
+    first, again = (_at(defaults.batch_size, [(p[0], p[i]) for p in points]) for i in (1, 2))
+    return StepTime(name, defaults.batch_size, tokens, again, first, count)
+
+
+def _at(rows: int, points: Sequence[tuple[int, float]]) -> float:
+    """Seconds of ``rows`` by the line through the last two points; by proportion where there is one only."""
+    count, seconds = points[-1]
+    if len(points) == 1:
+        return seconds * rows / count
+    before, earlier = points[-2]
+    return seconds + max(0.0, seconds - earlier) / (count - before) * (rows - count)

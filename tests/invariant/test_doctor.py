@@ -1,0 +1,84 @@
+"""The doctor says what is so: what it finds is what runs do, and it leaves the model as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from architectures import bits
+
+from twinpass.cli.main import main
+from twinpass.config.schema import SECTIONS
+from twinpass.use.doctor import diagnose
+
+
+def test_a_model_that_packs() -> None:
+    model = tiny.model()
+    before = bits(model)
+    told: list[str] = []
+    found = diagnose("tiny", model, tokens=9, seconds=0.3, told=told.append)
+    assert all(torch.equal(before[name], tensor) for name, tensor in bits(model).items())
+    assert found.packing.packs
+    assert found.packing.off is not None
+    assert found.packing.allowed is not None
+    assert 0 <= found.packing.off < 1e-10 < found.packing.allowed
+    assert found.weights_bytes == 4 * sum(each.numel() for each in model.parameters())
+    assert found.kv_bytes_per_1000_tokens == 1000 * 2 * 2 * 2 * 8 * 4, "layers, keys and values, heads, size, float32"
+    assert told == ["packing", *SECTIONS["trainable"].kinds]
+    for kind, own in found.trainables.items():
+        assert own.works, own.reason
+        assert set(own.estimators) == set(SECTIONS["estimator"].kinds)
+        assert set(own.policies) == set(SECTIONS["reuse"].kinds)
+        assert (own.step is None) == (kind in ("layers", "pattern"))
+    learners = {
+        kind: {name for name, why in own.estimators.items() if not why} for kind, own in found.trainables.items()
+    }
+    along = {"spsa", "one_sided", "gauss_newton"}
+    assert learners["lora"] == learners["activated"] == learners["layers"] == {*along, "jvp", "backprop"}
+    assert learners["full"] == learners["pattern"] == {*along, "jvp"}
+    assert learners["informed"] == along
+    policies = {kind: {name for name, why in own.policies.items() if not why} for kind, own in found.trainables.items()}
+    assert policies["full"] == policies["lora"] == {"auto", "exact", "transported", "frozen", "debiased"}
+    assert policies["layers"] == policies["pattern"] == {"auto", "exact", "invariant"}
+    assert policies["activated"] == policies["informed"] == {"auto", "exact", "activated"}
+    lora = found.trainables["lora"].step
+    assert lora is not None
+    assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "spsa")
+    assert 1 <= lora.measured_rows <= 16
+    assert lora.seconds > 0
+    assert lora.first_seconds > 0
+
+
+def test_a_model_that_does_not_pack() -> None:
+    found = diagnose("tiny", tiny.model("bloom"), seconds=0.0)
+    assert (found.packing.packs, found.packing.off) == (False, None)
+    assert found.packing.reason == "its attention does not go through the attention registry"
+    assert found.kv_bytes_per_1000_tokens == 0
+    assert found.trainables["full"].works
+    assert found.trainables["full"].policies == {}, "nothing is reused"
+    assert "jvp cannot be taken" in found.trainables["full"].estimators["jvp"]
+    lora = found.trainables["lora"]
+    assert not lora.works
+    assert "query_key_value" in lora.reason, "what the model has instead"
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(tiny.save(tmp_path / "model", "gpt2"))
+    capsys.readouterr()
+    assert main(["doctor", model, "--json", "--seconds", "0"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert not captured.err
+    assert found["packing"]["packs"] is True
+    assert found["trainables"]["informed"]["works"] is False
+    assert main(["doctor", model, "--seconds", "0"]) == 0
+    text = " ".join(capsys.readouterr().err.split())
+    assert "packs yes: in float64 its scores are off by" in text
+    assert "lora no: trainable.targets" in text
+    assert "learners spsa, one_sided, jvp, gauss_newton not backprop:" in text
+    for wrong in (["--seconds", "11"], ["--tokens", "0"]):
+        assert main(["doctor", model, *wrong, "--json"]) == 2
+        assert wrong[0] in json.loads(capsys.readouterr().out)["error"]
+    assert main(["doctor", str(tmp_path / "none"), "--json"]) == 2
+    assert "there is no folder" in json.loads(capsys.readouterr().out)["error"]

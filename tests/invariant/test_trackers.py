@@ -1,0 +1,88 @@
+"""Trackers get what metrics.jsonl has: read back from real event files; a package that is not there is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import twinpass
+from twinpass.cli.main import main
+from twinpass.errors import ConfigError
+from twinpass.report import trackers
+from twinpass.report.trackers import scalars
+
+TRACKED = {"report_to": ["tensorboard"]}
+
+
+def written(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values by name, from the event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run / "tensorboard"))
+    found.Reload()
+    return {name: [(point.step, point.value) for point in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+def lines(run: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own dependencies
+def test_tensorboard_has_steps_and_evaluations(tmp_path: Path) -> None:
+    config, run = tiny.config(tmp_path, run=TRACKED), tmp_path / "run"
+    assert main(["train", str(config), "--json"]) == 0
+    found = written(run)
+    steps, evaluations = lines(run, "step"), lines(run, "evaluation")
+    assert [step for step, _ in found["train/loss"]] == list(range(1, 9))
+    for name in ("loss", "lr", "eps", "seconds", "hit_rate"):
+        assert [value for _, value in found[f"train/{name}"]] == pytest.approx([row[name] for row in steps])
+    sizes = [sum(map(abs, row["gradients"])) / 2 for row in steps]
+    assert [value for _, value in found["train/gradient"]] == pytest.approx(sizes)
+    assert found["eval/accuracy"] == [(row["step"], pytest.approx(row["metric"])) for row in evaluations]
+    assert found["eval/loss"] == [(row["step"], pytest.approx(row["loss"])) for row in evaluations]
+    journal = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "journal.jsonl").write_bytes(b"".join(journal[:-3]))
+    assert main(["train", "--resume", str(run), "--json"]) == 0
+    assert len(written(run)["train/loss"]) > 8, "it goes on in the same place"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_from_python(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": [" bad", " good"]}
+    options |= {"trainable": twinpass.Lora(rank=2), "optimizer": twinpass.Sgd(lr=1e-3, steps=2, batch_size=2)}
+    rows = tiny.rows(4)
+    plain = twinpass.finetune(tiny.model(), tiny.tokenizer(), rows, rows, **options, out=tmp_path / "plain")
+    tracked = twinpass.finetune(
+        tiny.model(), tiny.tokenizer(), rows, rows, **options, out=tmp_path / "run", report_to=["tensorboard"]
+    )
+    assert tracked["final_metric"] == plain["final_metric"]
+    assert len(written(tmp_path / "run")["train/loss"]) == 2
+    headers = [(tmp_path / run / "journal.jsonl").read_bytes().splitlines()[0] for run in ("plain", "run")]
+    assert headers[0] == headers[1], "being watched is no part of what a run is"
+    with pytest.raises(ConfigError, match="there is no tracker 'mlflow'; there are tensorboard, wandb, trackio"):
+        twinpass.finetune(
+            tiny.model(), tiny.tokenizer(), rows, rows, **options, out=tmp_path / "none", report_to=["mlflow"]
+        )
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_tracker_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    config = tiny.config(tmp_path, run={"report_to": ["wandb", "trackio"]})
+    assert main(["train", str(config)]) == 2
+    said = capsys.readouterr().err
+    for name in ("wandb", "trackio"):
+        assert f"[run] report_to: '{name}' is not installed: pip install 'twinpass[{name}]'" in said
+    assert not (tmp_path / "run").exists()
+    assert main(["train", str(config), "--set", 'run.report_to=["mlflow"]']) == 2
+    assert "report_to" in capsys.readouterr().err
+
+
+def test_a_rollback_is_where_it_goes_back_to() -> None:
+    event = {"event": "rollback", "step": 9, "to": 4, "reason": "", "lr_scale": 0.5}
+    assert scalars(event) == (4, {"train/lr_scale": 0.5})
