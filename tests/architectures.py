@@ -83,6 +83,14 @@ FALLBACK: dict[str, Callable[[], PretrainedConfig]] = {
 }
 """Models that run by their own forward (ALiBi is no attention backend)."""
 
+WRITERS: dict[str, tuple[str, ...]] = {
+    "gpt2": ("c_proj",),
+    "opt": ("out_proj", "fc2"),
+    "gpt_neox": ("dense", "dense_4h_to_h"),
+    "bloom": ("dense", "dense_4h_to_h"),
+}
+"""What writes into the residual stream, where it has other names."""
+
 TARGETS = {
     "llama": ("q_proj", "v_proj", "down_proj"),
     "llama-untied": ("k_proj", "up_proj", "lm_head"),

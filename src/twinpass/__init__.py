@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from twinpass.api import finetune, load_model
     from twinpass.errors import TwinpassError
     from twinpass.estimate.backprop import Backprop
+    from twinpass.estimate.feedback import Feedback
     from twinpass.estimate.gauss_newton import GaussNewton
     from twinpass.estimate.jvp import Jvp
     from twinpass.estimate.one_sided import OneSided
@@ -41,6 +42,7 @@ __all__ = [
     "CosineEpsilon",
     "DebiasedReuse",
     "ExactReuse",
+    "Feedback",
     "FrozenReuse",
     "Full",
     "GaussNewton",
@@ -68,6 +70,7 @@ _MODULES = {
     "api": ("finetune", "load_model"),
     "errors": ("TwinpassError",),
     "estimate.backprop": ("Backprop",),
+    "estimate.feedback": ("Feedback",),
     "estimate.gauss_newton": ("GaussNewton",),
     "estimate.jvp": ("Jvp",),
     "estimate.one_sided": ("OneSided",),

@@ -15,6 +15,7 @@ from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
 from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
@@ -58,6 +59,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "jvp": Jvp(probes=2),
         "gauss_newton": GaussNewton(probes=2),
         "backprop": Backprop(),
+        "feedback": Feedback(),
     },
     "epsilon": {
         "constant": ConstantEpsilon(value=1e-3),

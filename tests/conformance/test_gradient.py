@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, REQUESTS, TARGETS, Float64Softmax, bits, build, engine_of
+from architectures import ARCHITECTURES, FALLBACK, TARGETS, Float64Softmax, bits, build, engine_of
+from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import BASE, AdamStep, Request, Score, Term
-from twinpass.engine.base import Gradient
+from twinpass.core import BASE, AdamStep, Request
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.trainable import Activated, Layers, Lora
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
-SCALE = 2.0
 TOLERANCE = 3e-6
 """Relative; norms take their means in float32, also in a float64 model."""
 
@@ -29,17 +28,6 @@ KINDS: dict[str, Any] = {
     "upper": lambda **settings: Lora(first=1, **settings),
     "lora": Lora,
 }
-ACTIVE = [
-    Request(request.prompt, request.completion, active_from=max(0, len(request.prompt) - 2), relative=False)
-    for request in REQUESTS
-]
-TERMS = [Term(3, 0.3), Term(4, 0.2)]
-
-
-def slopes(scores: Sequence[Score]) -> list[Score]:
-    """Of a loss that weighs every score otherwise, and depends on all of them."""
-    total = float(np.tanh(sum(score.sum() for score in scores) / 100))
-    return [np.cos(np.arange(len(score)) + i) * (1 + total) for i, score in enumerate(scores)]
 
 
 def trained(name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, TorchEngine]:
@@ -89,15 +77,6 @@ def _scores(model: PreTrainedModel, leaves: dict[str, Tensor], request: Request,
         handle.remove()
     rows = torch.log_softmax(logits[len(request.prompt) - 1 :], -1)
     return rows[range(len(request.completion)), list(request.completion)]
-
-
-def assert_same(found: Gradient, expected: dict[str, Tensor], tolerance: float) -> None:
-    assert found.tensors.keys() == expected.keys()
-    whole = torch.stack([tensor.square().sum() for tensor in expected.values()]).sum().sqrt()
-    assert found.norm == pytest.approx(float(whole), rel=tolerance)
-    for name, tensor in expected.items():
-        assert float((found.tensors[name] - tensor).norm()) <= tolerance * float(whole), name
-    assert all(bool(tensor.any()) for tensor in expected.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

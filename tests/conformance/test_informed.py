@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import LANES, VOCABULARY, Float64Softmax, build, deviation, direction
+from architectures import LANES, VOCABULARY, WRITERS, Float64Softmax, build, deviation, direction
 from reusing import PROMPTS, TERMS, TWO, naive_activated, packed, rows_by_layer
 from torch import Tensor, nn
 
@@ -21,13 +21,6 @@ from twinpass.model.trainable import Activated, Full, Informed
 from twinpass.reuse.activated import Activated as ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.exact import Exact
-
-WRITERS: dict[str, tuple[str, ...]] = {
-    "gpt2": ("c_proj",),
-    "opt": ("out_proj", "fc2"),
-    "gpt_neox": ("dense", "dense_4h_to_h"),
-}
-"""What writes into the residual stream, where it has other names."""
 
 SIZE = 32
 

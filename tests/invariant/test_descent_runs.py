@@ -21,7 +21,12 @@ SECTIONS: dict[str, Any] = {
     "optimizer": {"kind": "adamw", "lr": 1e-2, "steps": STEPS, "batch_size": 4, "snapshot_every": 3},
 }
 UPPER = {**SECTIONS, "trainable": {"kind": "layers", "first": 1, "last": 2}}
-KINDS = {"activated": SECTIONS, "layers": UPPER}
+FED_BACK = {
+    **SECTIONS,
+    "trainable": {"kind": "activated", "rank": 2, "targets": ["o_proj", "down_proj"], "first": 1},
+    "estimator": {"kind": "feedback"},
+}
+KINDS = {"activated": SECTIONS, "layers": UPPER, "feedback": FED_BACK}
 
 
 def weights(folder: Path) -> bytes:
@@ -125,6 +130,8 @@ def test_from_python(tmp_path: Path) -> None:
         ({"optimizer": {"lr": 1e-3, "steps": 2}}, 'set "adamw"'),
         ({"estimator": {"probes": 1}}, 'set [estimator] kind = "backprop"'),
         ({"trainable": {"kind": "full"}}, '"backprop" is for adapters'),
+        ({"trainable": UPPER["trainable"], "estimator": FED_BACK["estimator"]}, '"feedback" is for adapters'),
+        ({"estimator": FED_BACK["estimator"]}, "q_proj does not write into the residual stream"),
         ({"trainable": {"kind": "layers", "first": 0, "last": 2}}, "first above 0"),
         ({"model": {"dtype": "bfloat16"}, "trainable": UPPER["trainable"]}, "lost on bfloat16 weights"),
         ({"estimator": {"kind": "backprop", "probes": 2}}, "taken along no direction"),

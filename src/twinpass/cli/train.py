@@ -108,7 +108,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
         f"{session.engine.trained:,} weights to train, {len(session.plan.train):,} training rows, "
         f"{len(session.plan.held_out):,} held out"
     )
-    if session.plan.estimator.whole:
+    if session.plan.estimator.whole and not session.plan.estimator.fed_back:
         console.print(
             f"the graph of a step takes up to about {graph_bytes(session.engine, session.plan) / 2**20:,.0f} MiB beside the model"
         )

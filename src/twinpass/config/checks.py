@@ -90,10 +90,14 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
         if optimizer.along_probes:
             return []
         return [
-            '[optimizer] kind: "adamw" steps along whole gradients; set [estimator] kind = "backprop", or "sgd" here'
+            '[optimizer] kind: "adamw" steps along whole gradients; set [estimator] kind = "backprop" or "feedback", or "sgd" here'
         ]
     found = []
-    if (
+    if estimator.fed_back and trainable is not None and (not trainable.adapter or trainable.fitting is not None):
+        found.append(
+            '[trainable] kind: "feedback" is for adapters; set "activated" or "lora", with targets such as o_proj and down_proj'
+        )
+    elif (
         trainable is not None
         and not trainable.adapter
         and (trainable.upper is not True or bool(getattr(trainable, "block", False)))

@@ -15,7 +15,7 @@ from twinpass.config.tasks import TaskSettings
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.subject import Subject
-from twinpass.errors import ConfigError, DataError
+from twinpass.errors import ConfigError, DataError, ModelError
 from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
@@ -140,6 +140,8 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
             reload=base.reload,
         )
     )
+    if estimator.fed_back and (unfit := engine.unfit_for_feedback()):
+        raise ModelError(unfit)
     plan = Plan(
         estimator=estimator,
         objective=objective,

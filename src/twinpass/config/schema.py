@@ -145,6 +145,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "jvp": "twinpass.estimate.jvp:Jvp",
                     "gauss_newton": "twinpass.estimate.gauss_newton:GaussNewton",
                     "backprop": "twinpass.estimate.backprop:Backprop",
+                    "feedback": "twinpass.estimate.feedback:Feedback",
                 },
             ),
             "kind",

@@ -114,6 +114,20 @@ class Engine(ABC):
             f"{type(self).__name__} takes no gradients; set [engine] kind = 'torch', or [estimator] kind = 'spsa'"
         )
 
+    def feedback(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
+        """An estimate of :meth:`gradient` by forward passes alone (:mod:`twinpass.estimate.feedback`).
+
+        Raises:
+            ModelError: as :meth:`gradient`.
+        """
+        raise ModelError(
+            f"{type(self).__name__} does not tell what enters a module; set [engine] kind = 'torch', or [estimator] kind = 'spsa'"
+        )
+
+    def unfit_for_feedback(self) -> str | None:
+        """Why :meth:`feedback` has no meaning for what is trained; None if it has."""
+        return f"{type(self).__name__} does not tell what enters a module; set [engine] kind = 'torch'"
+
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> "Observed":
         """What enters the modules that are trained, and the error at the last layer, where the base lane reads its answers.
 

@@ -25,7 +25,8 @@ class Estimator(ABC):
 
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
     probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
-    objective's gradient and curvature. A ``whole`` gradient is taken by reverse mode along no probes; AdamW steps along it.
+    objective's gradient and curvature. A ``whole`` gradient is taken along no probes, by reverse mode or, ``fed_back``, by forward
+    passes; AdamW steps along it.
     """
 
     bias_order: ClassVar[int]
@@ -33,6 +34,7 @@ class Estimator(ABC):
     differentiates: ClassVar[bool] = False
     curved: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    fed_back: ClassVar[bool] = False
 
     probes: Batch = 1
     noise: Distribution = "binomial"

@@ -37,9 +37,8 @@ class Descent:
         """What a step finds; :meth:`apply` makes it."""
         plan, objective = self.plan, self.plan.objective
         examples = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
-        gradient = self.engine.gradient(
-            objective.requests(examples), lambda scores: objective.gradient(examples, scores)
-        )
+        taken = self.engine.feedback if plan.estimator.fed_back else self.engine.gradient
+        gradient = taken(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
         estimate = plan.estimator.estimate((), 0.0, [objective.loss(examples, gradient.scores.values[0])])
         scores, observed = gradient.scores, Observation(norm=gradient.norm)
         return StepReport(step, estimate, (), lr, scores.work, scores.cache, observed), gradient

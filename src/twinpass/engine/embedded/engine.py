@@ -31,6 +31,7 @@ from twinpass.core import (
 )
 from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_room
 from twinpass.engine.embedded.descent.descent import Descent
+from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit
 from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
 from twinpass.engine.embedded.linear.products import Prepacked
@@ -399,18 +400,39 @@ class TorchEngine(Engine):
         return lambda layout: self._tandem.running(weights, layout)
 
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
+        result, observer, errors = self._watch(requests, slopes)
+        scale = float(observer.states().double().norm(dim=-1).mean())
+        return Observed(observer.inputs(), errors, scale, result.work)
+
+    def feedback(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
+        if unfit := self.unfit_for_feedback():
+            raise ModelError(unfit)
+        result, observer, errors = self._watch(requests, slopes)
+        found = fed_back(observer.inputs(), errors, self.parameters, self._trained.loras)
+        held = Held() if self._scorer is None else self._scorer.held
+        return Gradient(Scores(result.values, result.work, held), norm(found), found)
+
+    def unfit_for_feedback(self) -> str | None:
+        if self._inplace is not None or self._paired is not None:
+            return "feedback is for float weights as they are: leave perturbation = 'inplace' and compute_dtype out"
+        return unfit(self._causal, self._trained.loras) or (None if self._scorer is not None else self._unpacked)
+
+    @property
+    def _unpacked(self) -> str:
+        return (
+            f"what enters modules is seen in packed passes, which {type(self.model).__name__} does not run in ({self.reason}); "
+            "use trainable.kind = 'activated' and estimator.kind = 'backprop' or 'spsa'"
+        )
+
+    def _watch(self, requests: Sequence[Request], slopes: Slopes) -> tuple[Result, Observer, Tensor]:
+        """Scores of the base lane, what entered the adapters' modules, and the error at the last layer [N, size]."""
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         if self._scorer is None:
-            raise ModelError(
-                f"informed directions are fitted in packed passes, which {type(self.model).__name__} does not run in "
-                f"({self.reason}); use trainable.kind = 'activated'"
-            )
+            raise ModelError(self._unpacked)
         observer = Observer(self._causal, tuple(self._trained.adapters))
         result = self._pass(requests, [BASE], [BASE], observer=observer)
         running = self._running(LaneWeights(self.parameters, self.noise, [BASE]))
-        errors = observer.errors(slopes(result.values[0]), running)
-        scale = float(observer.states().double().norm(dim=-1).mean())
-        return Observed(observer.inputs(), errors, scale, result.work)
+        return result, observer, observer.errors(slopes(result.values[0]), running)
 
     @property
     def outputs(self) -> Tensor | None:

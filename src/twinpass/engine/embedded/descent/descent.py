@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twinpass.core import Request, Score, Scores, WeightsVersion, Work
 from twinpass.engine.base import Gradient, Slopes
+from twinpass.engine.embedded.descent.feedback import norm
 from twinpass.engine.embedded.descent.graph import Graph, linear
 from twinpass.engine.embedded.descent.moments import Moments
 from twinpass.engine.embedded.linear.lanes import Running
@@ -67,8 +68,7 @@ class Descent:
             raise MissedParameterError(
                 f"{len(missed)} trained tensors take no part in the scores: {', '.join(missed[:5])}; train only what the model uses"
             )
-        norm = float(torch.stack([own.double().square().sum() for own in total.values()]).sum().sqrt())
-        return Gradient(scores, norm, total)
+        return Gradient(scores, norm(total), total)
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
         """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up.

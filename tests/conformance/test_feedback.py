@@ -1,0 +1,109 @@
+"""Residual feedback: the gradient of adapters whose outputs went straight into the state that leaves the last layer."""
+
+from typing import Any
+
+import pytest
+import torch
+from architectures import FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of
+from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
+from reusing import packed
+from torch import Tensor, nn
+
+from twinpass.core import BASE
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Full, Lora
+
+TOLERANCE = 3e-6
+"""Relative; norms take their means in float32, also in a float64 model."""
+
+
+def trained(name: str, *targets: str, **options: Any) -> TorchEngine:
+    chosen = targets or WRITERS.get(name, ("o_proj", "down_proj"))
+    engine = engine_of(name, build(name), Activated(rank=2, alpha=4.0, targets=chosen, first=1), **options)
+    engine.update(TERMS)
+    return engine
+
+
+def straight(engine: TorchEngine) -> dict[str, Tensor]:
+    """By autograd on the model's own forward: the last state is cut off from the layers, and gets what adapters write there instead."""
+    model = engine.model
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in engine.parameters.items()}
+    last = model.get_submodule(CausalModel(model).layers_path)[-1]  # type: ignore[index]
+    given = slopes(engine.score(ACTIVE, [BASE]).values[0])
+    total = {name: torch.zeros_like(tensor) for name, tensor in leaves.items()}
+    for request, slope in zip(ACTIVE, given, strict=True):
+        handles, written = [], []
+
+        def beside(module: nn.Module, args: Any, y: Tensor, *, path: str, start: int, written: list[Tensor]) -> Tensor:
+            a, b = leaves[f"{path}.lora_A.weight"], leaves[f"{path}.lora_B.weight"]
+            x = args[0].detach().reshape(-1, a.shape[1])
+            added = SCALE * x @ a.t() @ b.t()
+            added = added * (torch.arange(len(x)) >= start).double()[:, None]
+            written.append(added)
+            return (y.view(added.shape) + added).detach().view(y.shape)
+
+        for path in engine._trained.adapters:
+            keywords = {"path": path, "start": request.active_from, "written": written}
+            handles.append(
+                model.get_submodule(path).register_forward_hook(
+                    lambda module, args, y, keywords=keywords: beside(module, args, y, **keywords)
+                )
+            )
+
+        def leave(module: nn.Module, args: Any, output: Any, written: list[Tensor] = written) -> Any:
+            state = (output[0] if isinstance(output, tuple) else output).detach()
+            moved = state + sum(own - own.detach() for own in written)
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        handles.append(last.register_forward_hook(leave))
+        with Float64Softmax():
+            logits = model(input_ids=torch.tensor([request.inputs]), use_cache=False).logits[0]
+        for handle in handles:
+            handle.remove()
+        rows = torch.log_softmax(logits[len(request.prompt) - 1 :], -1)
+        score = rows[range(len(request.completion)), list(request.completion)]
+        found = torch.autograd.grad((score * torch.from_numpy(slope)).sum(), list(leaves.values()))
+        for name, own in zip(leaves, found, strict=True):
+            total[name] += own
+    return total
+
+
+@packed
+def test_it_is_the_gradient_without_what_lies_between(name: str) -> None:
+    engine = trained(name, chunk_rows=7)
+    before = bits(engine.model)
+    found = engine.feedback(ACTIVE, slopes)
+    assert_same(found, straight(engine), TOLERANCE)
+    scores = engine.score(ACTIVE, [BASE]).values[0]
+    for own, score in zip(found.scores.values[0], scores, strict=True):
+        assert abs(own - score).max() < 1e-9
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bits(engine.model).items())
+
+
+@pytest.mark.parametrize(("name", "top"), [("llama", "down_proj"), ("gpt2", "c_proj"), ("opt", "fc2")])
+def test_nothing_lies_between_the_top_and_the_head(name: str, top: str) -> None:
+    """There it is the exact gradient; below, its error is not zero, or the test would say nothing."""
+    engine = trained(name)
+    found, exact = engine.feedback(ACTIVE, slopes).tensors, engine.gradient(ACTIVE, slopes).tensors
+    highest = [tensor for tensor in exact if f".1.{'mlp.' if name != 'opt' else ''}{top}." in tensor]
+    assert len(highest) == 2
+    for tensor in highest:
+        torch.testing.assert_close(found[tensor], exact[tensor], rtol=1e-5, atol=1e-8)
+    assert any(not torch.allclose(found[tensor], exact[tensor], rtol=1e-2) for tensor in set(exact) - set(highest))
+
+
+@pytest.mark.parametrize("target", ["q_proj", "gate_proj", "v_proj"])
+def test_layers_that_read_the_residual_stream_are_refused(target: str) -> None:
+    engine = trained("llama", "o_proj", target)
+    with pytest.raises(ModelError, match=rf"{target} does not write into the residual stream"):
+        engine.feedback(ACTIVE, slopes)
+
+
+def test_where_nothing_can_be_seen_it_is_refused() -> None:
+    name = next(iter(FALLBACK))
+    with pytest.raises(ModelError, match="is seen in packed passes"):
+        engine_of(name, build(name), Lora(rank=2, targets=WRITERS[name])).feedback(ACTIVE, slopes)
+    with pytest.raises(ModelError, match="leave perturbation = 'inplace'"):
+        engine_of("llama", build("llama"), Full(), perturbation="inplace").feedback(ACTIVE, slopes)
