@@ -34,7 +34,8 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
     given = slopes(engine.score(ACTIVE, [BASE]).values[0])
     total = {name: torch.zeros_like(tensor) for name, tensor in leaves.items()}
     for request, slope in zip(ACTIVE, given, strict=True):
-        handles, written = [], []
+        handles: list[Any] = []
+        written: list[Tensor] = []
 
         def beside(module: nn.Module, args: Any, y: Tensor, *, path: str, start: int, written: list[Tensor]) -> Tensor:
             a, b = leaves[f"{path}.lora_A.weight"], leaves[f"{path}.lora_B.weight"]
@@ -42,7 +43,7 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
             added = SCALE * x @ a.t() @ b.t()
             added = added * (torch.arange(len(x)) >= start).double()[:, None]
             written.append(added)
-            return (y.view(added.shape) + added).detach().view(y.shape)
+            return torch.add(y.view(added.shape), added).detach().view(y.shape)
 
         for path in engine._trained.adapters:
             keywords = {"path": path, "start": request.active_from, "written": written}
