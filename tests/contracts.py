@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from twinpass.objective.base import Objective
 from twinpass.reuse.base import Circumstances, Policy, Trains
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
+from twinpass.task.named.base import NamedTask
 from twinpass.task.rows import Row
+from twinpass.task.sources.read import read, sound
 
 # --- estimators
 
@@ -215,6 +218,32 @@ def task_contract(task: TaskSettings, rows: Sequence[Row], tokenizer: Any) -> No
         assert all(example.options)
         assert 0 <= example.label < len(example.options)
         assert len(example.options) > 1 or not template.chooses
+
+
+def named_task_contract(task: NamedTask, folder: Path) -> None:
+    """Its files in ``folder`` are found and read, and every row can be asked, answered, and read once more as it is."""
+    assert task.train_files
+    assert not set(task.train_files) & set(task.eval_files)
+    template = task.template
+    assert template == task.template
+    assert hash(template) == hash(task.template)
+    assert task.ends_alike == bool(template.suffix)
+    files = [folder / name for name in (*task.train_files, *task.eval_files) if (folder / name).exists()]
+    assert {file.name for file in files} & set(task.train_files)
+    rows = sound(read([str(file) for file in files], "rows", None, task.reader, task.within))
+    assert rows
+    places = [row.place for row in rows]
+    assert len(set(places)) == len(places)
+    for row in rows:
+        assert str(folder) in row.place
+        assert list(task.within(row)) == [row]
+        answers, right = template.answers(row)
+        assert 0 <= right < len(answers)
+        prompt = template.prompt_of(row)
+        assert prompt.endswith(template.suffix)
+        assert all(answer[:1].isspace() or prompt[-1].isspace() for answer in answers), (
+            "no answer melts into the prompt"
+        )
 
 
 # --- trainables

@@ -11,6 +11,7 @@ from architectures import build
 from contracts import CONTRACTS
 
 from twinpass.config.engines import TorchSettings
+from twinpass.config.named import TaskByName
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
@@ -50,6 +51,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "auto": AutoTask(),
         "chat": ChatTask(),
         "choice": ChoiceTask(prompt="Review: {text}", options=(" bad", " good"), **DATA),
+        "named": TaskByName("sst2"),
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
     },
     "objective": {"choice": Choice(), "completion": Completion()},
@@ -109,9 +111,8 @@ MESSAGES = [{"role": "user", "content": "a film"}, {"role": "assistant", "conten
 
 @pytest.mark.parametrize("name", ROWS["task"])
 def test_a_task_keeps_its_contract(name: str) -> None:
-    rows = [
-        Row({**row, "messages": MESSAGES} if name == "chat" else row, f"row {i}") for i, row in enumerate(tiny.rows(5))
-    ]
+    more: Mapping[str, Mapping[str, Any]] = {"chat": {"messages": MESSAGES}, "named": {"sentence": "a film"}}
+    rows = [Row({**row, **more.get(name, {})}, f"row {i}") for i, row in enumerate(tiny.rows(5))]
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}{% endif %}"

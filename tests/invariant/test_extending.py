@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import tiny
-from contracts import CONTRACTS, engine_contract
+from contracts import CONTRACTS, engine_contract, named_task_contract
 from extensions import install
 
 from twinpass.cli.main import main
 from twinpass.config.load import load_config
+from twinpass.config.named import NAMED, TaskByName
 from twinpass.config.schema import SECTIONS
 from twinpass.engine.subject import Subject
 from twinpass.model.trainable import Full
@@ -64,6 +65,7 @@ def test_the_page_has_a_kind_of_every_family() -> None:
     families = {name for name, section in SECTIONS.items() if hasattr(section.kinds, "group")}
     assert families == set(CHOICES)
     groups = {section.kinds.group for section in SECTIONS.values() if hasattr(section.kinds, "group")}
+    groups.add(NAMED.group)
     assert set(tomllib.loads(POINTS)["project"]["entry-points"]) == groups
     assert all(f"`{group}`" in PAGE for group in groups)
 
@@ -92,6 +94,17 @@ def test_it_keeps_the_contract_of_its_family(section: str, tmp_path: Path) -> No
 def test_the_task_keeps_its_contract(tmp_path: Path) -> None:
     rows = [Row(row, f"row {i}") for i, row in enumerate(tiny.rows(5))]
     CONTRACTS["task"](load_config(chosen(tmp_path, "task")).task, rows, tiny.tokenizer())
+
+
+def test_the_task_by_name_keeps_its_contract(tmp_path: Path) -> None:
+    (block,) = re.findall(r'```toml\n(\[task\]\nname = "colours".*?)```', PAGE, re.DOTALL)
+    task = load_config(tiny.config(tmp_path, task={"kind": "named", **tomllib.loads(block)["task"]})).task
+    assert isinstance(task, TaskByName)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/colours.csv").write_text("thing,label\na rose,red\ngrass,green\n")
+    named_task_contract(task.named, tmp_path / "data")
+    train, held_out = task.rows()
+    assert (len(train), held_out) == (2, None)
 
 
 def test_the_engine_keeps_its_contract_and_says_what_it_cannot_do(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from twinpass.config.named import TaskByName
 from twinpass.reuse.base import Circumstances
 from twinpass.task.template import TextTemplate
 
@@ -115,11 +116,14 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 
 def _activation(built: Mapping[str, Any]) -> list[str]:
     trainable, task = built.get("trainable"), built.get("task")
-    if trainable is None or not trainable.activated or trainable.late:
+    if trainable is None or not trainable.activated or getattr(trainable, "invocation", ()):
         return []
-    if not isinstance(task, TextTemplate) or task.suffix:
-        return []
-    if getattr(trainable, "invocation", ()):
+    if isinstance(task, TaskByName) and not task.ends_alike:
+        return [
+            f"[trainable] kind: adapters that act on the answer alone need prompts that end alike, and those of {task.name!r} do not; "
+            'set "lora", "full" or "layers"'
+        ]
+    if trainable.late or not isinstance(task, TextTemplate) or task.suffix:
         return []
     return ['[task] suffix: activated adapters act from it on; set it, such as "Sentiment:", or [trainable] invocation']
 

@@ -22,7 +22,7 @@ Values = dict[str, dict[str, Any]]
 LONGEST = 600
 """Characters of a problem that are shown; a value may be a megabyte of something else."""
 
-SOURCES = ("train", "eval")
+SOURCES = ("train", "eval", "path")
 """Keys of the section [task] that name sources of rows, relative to the configuration file; [model] path may be, too."""
 
 

@@ -118,6 +118,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "choice": "twinpass.config.tasks:ChoiceTask",
                     "completion": "twinpass.config.tasks:CompletionTask",
                     "chat": "twinpass.config.tasks:ChatTask",
+                    "named": "twinpass.config.named:TaskByName",
                 },
             ),
             "kind",

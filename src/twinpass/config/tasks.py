@@ -1,7 +1,7 @@
 """The tasks that a configuration can name: where their rows come from, what is made of them, and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass as record
 from dataclasses import field
 from pathlib import Path
@@ -20,7 +20,7 @@ from twinpass.task.completion import CompletionTemplate
 from twinpass.task.forms import recognised
 from twinpass.task.limits import Truncate
 from twinpass.task.rows import Item, OnError, Row
-from twinpass.task.sources.read import read
+from twinpass.task.sources.read import Role, read
 from twinpass.task.template import Template
 
 
@@ -92,8 +92,29 @@ class TaskSettings(ABC):
         Raises:
             DataError: a source cannot be read.
         """
-        train = read(self.train, "train", self.wanted(splits=not self.eval))
-        return train, read(self.eval, "eval", self.eval_rows) if self.eval else None
+        train, held_out = self.sources()
+        rows = self.read(train, "train", self.wanted(splits=not held_out))
+        return rows, self.read(held_out, "eval", self.eval_rows) if held_out else None
+
+    def sources(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Where the rows are to train on, and those that are held out, if any are named.
+
+        Raises:
+            DataError: they are not there.
+        """
+        return self.train, self.eval
+
+    def read(self, sources: Sequence[str], role: Role, limit: int | None = None) -> list[Item]:
+        """The rows of some sources, which may be others than the task's own.
+
+        Raises:
+            DataError: a source cannot be read, or they hold fewer rows.
+        """
+        return read(sources, role, limit)
+
+    def within(self, items: Iterable[Item]) -> Iterable[Item]:
+        """The rows that rows which are at hand hold."""
+        return items
 
     def wanted(self, *, splits: bool) -> int | None:
         """How many rows of the training source have to be read, where some of them are held out (``splits``) or not; None: all."""
@@ -145,6 +166,8 @@ class AutoTask(TaskSettings):
 
 def kind_of(keys: Any) -> str:
     """The kind of task that these keys of a section [task] are of, if it does not say."""
+    if "name" in keys:
+        return "named"
     if "options" in keys:
         return "choice"
     if "completion" in keys or "prompt" in keys:

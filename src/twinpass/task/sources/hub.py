@@ -14,6 +14,7 @@ NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:/(?P<spli
 SPLITS: Mapping[str, Sequence[str]] = {
     "train": ("train",),
     "eval": ("validation", "valid", "val", "dev", "test"),
+    "rows": (),
 }
 
 
@@ -63,10 +64,11 @@ def _chosen(loaded: Any, role: str, name: str) -> Any:
     for split in SPLITS[role]:
         if split in loaded:
             return loaded[split]
-    if len(loaded) == 1 and role == "train":
+    if len(loaded) == 1 and role != "eval":
         return next(iter(loaded.values()))
+    lacks = f"has no split {' or '.join(SPLITS[role])}" if SPLITS[role] else "has several splits"
     raise DataError(
-        f"{name}: has no split {' or '.join(SPLITS[role])}; name one of {', '.join(loaded)} after a slash, as in {name}/{next(iter(loaded), 'train')}"
+        f"{name}: {lacks}; name one of {', '.join(loaded)} after a slash, as in {name}/{next(iter(loaded), 'train')}"
     )
 
 

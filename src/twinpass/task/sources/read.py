@@ -11,9 +11,12 @@ from twinpass.paths import expand
 from twinpass.task.rows import Item, Row, summary
 from twinpass.task.sources import array, hub, lines, parquet, table
 
-Role = Literal["train", "eval"]
+Role = Literal["train", "eval", "rows"]
+"""What rows are for, which says what split of a dataset is meant: of "rows", its only one."""
 
-FILES: Mapping[str, Callable[[Path], Iterator[Item]]] = MappingProxyType(
+Reader = Callable[[Path], Iterator[Item]]
+
+FILES: Mapping[str, Reader] = MappingProxyType(
     {
         ".jsonl": lines.read_file,
         ".ndjson": lines.read_file,
@@ -40,15 +43,53 @@ def located(name: str, folder: Path) -> str:
     return str(path.resolve())
 
 
-def read(names: str | Sequence[str], role: Role = "train", limit: int | None = None) -> list[Item]:
+def reader_of(path: Path) -> Reader:
+    """How a file is read, by the end of its name.
+
+    Raises:
+        DataError: it is not known.
+    """
+    if path.suffix not in FILES:
+        raise DataError(f"{path}: expected a file ending in {', '.join(FILES)}; convert it, one example a row")
+    return FILES[path.suffix]
+
+
+def one_each(row: Row) -> Iterator[Item]:
+    """A row of a file is a row."""
+    yield row
+
+
+def read(
+    names: str | Sequence[str],
+    role: Role = "train",
+    limit: int | None = None,
+    reader: Callable[[Path], Reader] = reader_of,
+    within: Callable[[Row], Iterable[Item]] = one_each,
+) -> list[Item]:
     """As many items of the sources, one after the other, as hold ``limit`` rows (None: all).
+
+    Args:
+        reader: how a file is read.
+        within: the rows that one of a source holds.
 
     Raises:
         DataError: a source cannot be read, or they hold fewer rows.
     """
     every = (names,) if isinstance(names, str) else names
-    items = chain.from_iterable(_open(name, role, part=limit is not None) for name in every)
-    return take(items, limit, ", ".join(every))
+    items = chain.from_iterable(_open(name, role, reader, part=limit is not None) for name in every)
+    return take(flattened(items, within), limit, ", ".join(every))
+
+
+def flattened(items: Iterable[Item], within: Callable[[Row], Iterable[Item]]) -> Iterator[Item]:
+    """The rows that each holds, or why it cannot be said."""
+    for item in items:
+        if not isinstance(item, Row):
+            yield item
+            continue
+        try:
+            yield from within(item)
+        except DataError as error:
+            yield error
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
@@ -57,7 +98,16 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     Raises:
         DataError: the file or one of its rows cannot be read.
     """
-    items = read(str(path), limit=limit)
+    return sound(read(str(path), limit=limit))
+
+
+def sound(items: Iterable[Item]) -> list[Row]:
+    """Items that all have to be rows.
+
+    Raises:
+        DataError: some are none; it names them.
+    """
+    items = list(items)
     rows = [item for item in items if isinstance(item, Row)]
     if faults := [item for item in items if isinstance(item, DataError)]:
         raise DataError(summary(faults, len(rows), "stop"))
@@ -80,7 +130,7 @@ def take(items: Iterable[Item], limit: int | None, name: str) -> list[Item]:
     if not taken:
         raise DataError(f"{name}: the file holds no rows")
     if limit is not None and count == len(taken):
-        raise DataError(f"{name}: the configuration asks for {limit} rows, the file holds {count}")
+        raise DataError(f"{name}: the configuration asks for {limit} rows, the file holds {count}; ask for fewer")
     return taken
 
 
@@ -103,32 +153,26 @@ def read_objects(rows: Any, name: str) -> Iterator[Item]:
         yield Row(dict(fields), place) if isinstance(fields, Mapping) else lines.row(repr(fields), place)
 
 
-def _open(name: str, role: Role, *, part: bool) -> Iterator[Item]:
+def _open(name: str, role: Role, reader: Callable[[Path], Reader], *, part: bool) -> Iterator[Item]:
     if name == lines.STDIN:
         yield from lines.read_standard_input()
         return
     path = Path(name)
     try:
         if _exists(path):
-            yield from hub.read_folder(path, role) if path.is_dir() else _reader(path)(path)
+            yield from hub.read_folder(path, role) if path.is_dir() else reader(path)(path)
         elif found := _matching(path):
             for each in found:
-                yield from _reader(each)(each)
+                yield from reader(each)(each)
         elif _may_be_on_hub(name):
             yield from hub.read_hub(name, role, part=part)
         else:
-            _reader(path)
+            reader(path)
             raise DataError(
                 f"{name}: there is no such file; paths in a configuration are relative to the configuration file"
             )
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}; give a file that can be opened") from error
-
-
-def _reader(path: Path) -> Callable[[Path], Iterator[Item]]:
-    if path.suffix not in FILES:
-        raise DataError(f"{path}: expected a file ending in {', '.join(FILES)}; convert it, one example a row")
-    return FILES[path.suffix]
 
 
 def _matching(pattern: Path) -> list[Path]:

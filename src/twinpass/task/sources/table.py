@@ -2,30 +2,33 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from twinpass.errors import DataError
 from twinpass.task.rows import Item, Row
 
 
-def read_csv(path: Path) -> Iterator[Item]:
-    """Commas, with quotes around what holds commas, quotes or line breaks."""
+def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
+    """Commas, with quotes around what holds commas, quotes or line breaks.
+
+    ``columns`` are those of a file without a header; a first line that names one of them is a header all the same.
+    """
     csv.field_size_limit(2**31 - 1)  # as much as a C long holds anywhere; the default is 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         try:
-            columns = _header(path, next(reader, []))
-            filled = (cells for cells in reader if cells)
-            for number, cells in enumerate(filled, 1):
-                yield _row(columns, cells, f"{path}, row {number}")
+            yield from _named(path, (cells for cells in reader if cells), columns)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error
 
 
-def read_tsv(path: Path) -> Iterator[Item]:
-    """Tabs, a row a line. A cell in quotes, with those inside of it doubled, is taken out of them; any other quote is text."""
-    for number, (cells, columns) in enumerate(_lines(path), 1):
-        yield _row(columns, cells, f"{path}, row {number}")
+def read_tsv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
+    """Tabs, a row a line, ``columns`` as before.
+
+    A cell in quotes, with those inside of it doubled, is taken out of them; any other quote is text.
+    """
+    yield from _named(path, _lines(path), columns)
 
 
 def cells_of(line: str) -> list[str]:
@@ -33,17 +36,26 @@ def cells_of(line: str) -> list[str]:
     return [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")]
 
 
-def _lines(path: Path) -> Iterator[tuple[list[str], Sequence[str]]]:
+def _lines(path: Path) -> Iterator[list[str]]:
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
         number = 0
         try:
-            for number, line in enumerate(lines, 1):
-                if number == 1:
-                    columns = _header(path, cells_of(line))
-                elif line.strip("\r\n"):
-                    yield cells_of(line), columns
+            for line in lines:
+                number += 1
+                if line.strip("\r\n"):
+                    yield cells_of(line)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, after line {number}: not UTF-8 ({error.reason})") from error
+
+
+def _named(path: Path, rows: Iterator[list[str]], columns: Sequence[str]) -> Iterator[Item]:
+    first = next(rows, [])
+    if first and columns and not set(columns) & set(first):
+        rows = chain([first], rows)
+    else:
+        columns = _header(path, first)
+    for number, cells in enumerate(rows, 1):
+        yield _row(columns, cells, f"{path}, row {number}")
 
 
 def _unquoted(cell: str) -> str:

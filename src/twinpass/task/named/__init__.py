@@ -1,0 +1,1 @@
+"""Public tasks by their names, a file each: what their files look like, and what a row becomes."""
