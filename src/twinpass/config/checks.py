@@ -116,7 +116,9 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 
 def _activation(built: Mapping[str, Any]) -> list[str]:
     trainable, task = built.get("trainable"), built.get("task")
-    if trainable is None or not trainable.activated or getattr(trainable, "invocation", ()):
+    if trainable is None or not trainable.activated:
+        return []
+    if getattr(trainable, "invocation", ()):
         return []
     if isinstance(task, TaskByName) and not task.ends_alike:
         return [
