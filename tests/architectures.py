@@ -91,6 +91,9 @@ WRITERS: dict[str, tuple[str, ...]] = {
 }
 """What writes into the residual stream, where it has other names."""
 
+FEW = ("llama", "gpt2", "gemma2", "bloom")
+"""Those that differ most: the fast tier's, where a test is about something else than architectures."""
+
 TARGETS = {
     "llama": ("q_proj", "v_proj", "down_proj"),
     "llama-untied": ("k_proj", "up_proj", "lm_head"),

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: set[pytest.Item] = set()
     for rows in tables.values():
         pairs = chosen(rows, 2)
-        fast = chosen(pairs, 1)
+        fast = chosen([row for row in pairs if not row.get_closest_marker("full")], 1)
         left_out.update(row for row in rows if row not in pairs)
         for row in pairs:
             if row not in fast:

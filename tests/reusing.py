@@ -11,6 +11,7 @@ import torch
 from architectures import (
     ARCHITECTURES,
     FALLBACK,
+    FEW,
     LANES,
     REQUESTS,
     TARGETS,
@@ -22,6 +23,7 @@ from architectures import (
     shifted,
 )
 from numpy.typing import NDArray
+from tiers import some_fast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -33,10 +35,10 @@ from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 NAMES = [*ARCHITECTURES, *FALLBACK]
 
 
-architectures = pytest.mark.parametrize("name", NAMES)
+architectures = pytest.mark.parametrize("name", some_fast(NAMES, FEW))
 
 
-packed = pytest.mark.parametrize("name", ARCHITECTURES)
+packed = pytest.mark.parametrize("name", some_fast(ARCHITECTURES, [name for name in FEW if name in ARCHITECTURES]))
 
 
 PROMPTS = tuple(

@@ -13,6 +13,7 @@ import torch
 from architectures import (
     ARCHITECTURES,
     FALLBACK,
+    FEW,
     GROUPED,
     LANES,
     REQUESTS,
@@ -27,6 +28,7 @@ from architectures import (
     naive,
     shifted,
 )
+from tiers import some_fast
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -55,6 +57,7 @@ TERMS = [Term(3, 0.125), Term(2**62 + 1, -0.07), Term(3, 0.01)]
 GRID_LANES = [Lane(Probe(7), 1, 2**-4), Lane(Probe(7), -1, 2**-4), BASE, Lane(Probe(9), -1, 2**-5)]
 
 architectures = pytest.mark.parametrize("name", NAMES)
+few = pytest.mark.parametrize("name", some_fast(NAMES, FEW))
 
 
 def assert_lanes(engine: TorchEngine, model: PreTrainedModel, tested: Sequence[Lane], tolerance: float = 1e-9) -> None:
@@ -152,14 +155,14 @@ def test_full_lanes(name: str, noise: Distribution) -> None:
         assert_lanes(engine, model, LANES)
 
 
-@architectures
+@few
 def test_full_lanes_in_float32(name: str) -> None:
     model = build(name, torch.float32)
     assert_lanes(engine_of(name, model), model, LANES, TOLERANCE[torch.float32])
 
 
 @pytest.mark.full
-@architectures
+@few
 def test_missing_any_parameter_would_show(name: str) -> None:
     model, lane = build(name), LANES[0]
     names = list(engine_of(name, model).parameters)
@@ -271,7 +274,7 @@ def test_inplace_lanes(name: str, noise: Distribution, dtype: torch.dtype) -> No
         engine.settle()
 
 
-@architectures
+@few
 def test_inplace_update(name: str) -> None:
     model = build(name)
     engine = engine_of(name, model, perturbation="inplace")
@@ -303,7 +306,7 @@ def test_inplace_lora() -> None:
 
 @pytest.mark.table
 @pytest.mark.parametrize(("perturbation", "tolerance"), [("tandem", 1e-9), ("inplace", ROUNDED)])
-@architectures
+@few
 def test_update_and_reset(name: str, perturbation: str, tolerance: float) -> None:
     model = build(name)
     checkpoint = bits(model)
@@ -321,7 +324,7 @@ def test_update_and_reset(name: str, perturbation: str, tolerance: float) -> Non
 
 @pytest.mark.table
 @pytest.mark.parametrize("where", ["get_input_embeddings", "get_output_embeddings"])
-@architectures
+@few
 def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
     model = build(name)
     engine = engine_of(name, model)
@@ -349,7 +352,7 @@ def test_an_error_midway_leaves_no_trace(name: str, where: str) -> None:
         (attention, "BUCKET_ELEMENTS", 1),
     ],
 )
-@architectures
+@few
 def test_any_split(name: str, module: ModuleType, limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(name)
     engine = engine_of(name, model)
@@ -361,7 +364,7 @@ def test_any_split(name: str, module: ModuleType, limit: str, value: int, monkey
 
 @pytest.mark.table
 @pytest.mark.parametrize("chunk_rows", [1, 30, 110])
-@architectures
+@few
 def test_any_chunk(name: str, chunk_rows: int) -> None:
     model = build(name)
     whole = engine_of(name, model).score(REQUESTS, LANES)
@@ -371,7 +374,7 @@ def test_any_chunk(name: str, chunk_rows: int) -> None:
         assert deviation(lane, expected) < 1e-9
 
 
-@architectures
+@few
 def test_order_and_company_do_not_matter(name: str) -> None:
     model = build(name)
     engine = engine_of(name, model)

@@ -18,6 +18,7 @@ from architectures import LANES, REQUESTS, TARGETS, build, deviation, engine_of
 from reusing import PROMPTS, TERMS, TWO, architectures, trainables
 from safetensors.torch import load_file
 from stand_in import CUDA, DeviceTensor, Seen, stand_in, to_device
+from tiers import some_fast
 from torch import nn
 
 from twinpass import Full, Lora, Sgd, finetune
@@ -96,7 +97,7 @@ def test_in_place(kind: str) -> None:
         assert_same_weights(device, host)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", some_fast(["llama", "gemma2"], ["gemma2"]))
 def test_approximate_lanes(name: str) -> None:
     with stand_in():
         host, device = pair(name, Full(), reuse=Reflected())
@@ -131,7 +132,14 @@ def test_lower_layers_are_shared(trainable: Trainable) -> None:
             assert_close(found, host.score(REQUESTS, lanes))
 
 
-@pytest.mark.parametrize("options", [{"chunk_rows": 5}, {"chunk_rows": 30}, {"noise": "gaussian"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk_rows": 5},
+        *(pytest.param(o, marks=pytest.mark.full) for o in ({"chunk_rows": 30}, {"noise": "gaussian"})),
+    ],
+    ids=str,
+)
 def test_other_settings(options: Mapping[str, Any]) -> None:
     with stand_in():
         host, device = pair("llama", Full(), **options)
@@ -183,7 +191,9 @@ def test_spilled_keys_and_values_serve_either(tmp_path: Path) -> None:
         assert device.score(other_prompts, TWO).cache.spilled > 0
 
 
-@pytest.mark.parametrize("trainable", [Full(), Activated(2, 4.0)], ids=["full", "activated"])
+@pytest.mark.parametrize(
+    "trainable", [pytest.param(Full(), marks=pytest.mark.full), Activated(2, 4.0)], ids=["full", "activated"]
+)
 def test_a_run_and_its_reset(trainable: Trainable, tmp_path: Path) -> None:
     options: dict[str, Any] = {"prompt": "Review: {text}", "options": [" bad", " good"], "suffix": " Sentiment:"}
     optimizer, rows = Sgd(lr=1e-4, steps=4, batch_size=4), tiny.rows(8)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, REQUESTS, bits, build, deviation
+from architectures import ARCHITECTURES, FEW, REQUESTS, bits, build, deviation
+from tiers import some_fast
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Score
@@ -34,7 +35,7 @@ CONV1D = {"gpt2"}
 @pytest.mark.table
 @pytest.mark.parametrize("noise", ["binomial", "gaussian"])
 @pytest.mark.parametrize("kind", TRAINABLES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", some_fast(ARCHITECTURES, FEW[:3]))
 def test_scores_are_those_of_written_weights(
     name: str, kind: str, noise: Distribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:

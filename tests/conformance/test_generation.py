@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import FALLBACK, LANES, TARGETS, VOCABULARY, build, engine_of
+from architectures import FALLBACK, FEW, LANES, TARGETS, VOCABULARY, build, engine_of
 from architectures import in_lane as moved
 from reusing import NAMES, PROMPTS, TERMS, TWO, acting, in_lane, naive_logprobs, rows_by_layer, trainables
+from tiers import some_fast
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Texts, Tokens
@@ -86,7 +87,7 @@ def assert_plain(
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.table
 @pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated", "upper"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, FEW))
 def test_texts_are_those_of_plain_models(name: str, kind: str, sampling: Sampling) -> None:
     model = build(name)
     engine = engine_of(name, model, kinds(name)[kind])
@@ -237,6 +238,7 @@ def test_frequencies_are_the_softmax() -> None:
     ).sum() < 18.5  # 0.1% of chi-squared, 4 degrees of freedom
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("chunk_rows", [5, 4096])
 @pytest.mark.parametrize("kind", ["lora", "layers", "activated", "upper"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

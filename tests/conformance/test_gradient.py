@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, TARGETS, Float64Softmax, bits, build, engine_of
+from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, Float64Softmax, bits, build, engine_of
 from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
+from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -80,7 +81,7 @@ def _scores(model: PreTrainedModel, leaves: dict[str, Tensor], request: Request,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_fast(NAMES, FEW))
 def test_the_gradient_is_that_of_plain_autograd(name: str, kind: str) -> None:
     model, engine = trained(name, kind)
     before = bits(model)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, REQUESTS, TARGETS, bits, build, deviation
 from reusing import trainables
+from tiers import some_fast
 from torch import Tensor, nn
 
 from twinpass.core import BASE, Lane, Probe, Term
@@ -79,7 +80,7 @@ def test_scores_are_near_those_of_float32(name: str, kind: str) -> None:
     assert all(torch.equal(before[key], tensor) for key, tensor in bits(exact.model).items())
 
 
-@pytest.mark.parametrize("noise", ["binomial", "gaussian", "rademacher"])
+@pytest.mark.parametrize("noise", some_fast(["binomial", "gaussian", "rademacher"], ["binomial"]))
 @pytest.mark.parametrize("trainable", [Full(), Lora(4, 8.0)], ids=["full", "lora"])
 def test_g_keeps_its_precision_at_any_eps(trainable: Trainable, noise: Distribution, monkeypatch: Any) -> None:
     """Rounded on its own, each lane loses what eps moves it by; as sum and difference the error of g does not depend on eps."""

@@ -373,7 +373,7 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_terminated_run_says_how_to_go_on_and_is_read_in_any_locale(tmp_path: Path) -> None:
+def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
     config = tiny.config(
         tmp_path, task={"prompt": "Kritik („{text}“)"}, optimizer={"steps": 10**6}, run={"eval_every": 0}
     )
@@ -393,6 +393,11 @@ def test_a_terminated_run_says_how_to_go_on_and_is_read_in_any_locale(tmp_path: 
         in said
     )
     assert not (tmp_path / "run/.lock").exists()
+
+
+@pytest.mark.full
+def test_a_run_is_read_in_any_locale(tmp_path: Path) -> None:
+    assert train(tiny.config(tmp_path, task={"prompt": "Kritik („{text}“)"})) in ENDED
     process = started(["eval", str(tmp_path / "run"), "--step", "2", "--json"], tmp_path)
     out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said

@@ -236,7 +236,9 @@ def test_a_model_that_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["blocks", "blocks-inplace", "layers", "activated", "activated-spill"])
+@pytest.mark.parametrize(
+    "kind", some_fast(["blocks", "blocks-inplace", "layers", "activated", "activated-spill"], ["blocks-inplace"])
+)
 def test_resumed_after_every_record(kind: str, tmp_path: Path) -> None:
     settings = dict(KINDS[kind.removesuffix("-spill")])
     if kind == "activated-spill":

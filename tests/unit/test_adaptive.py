@@ -92,6 +92,7 @@ def test_it_comes_within_a_factor_of_two_of_the_optimum(order: int, start: float
     assert 0.5 < follow(AdaptiveEpsilon(start=start), Loss(seed), order=order)[-1] / best < 2
 
 
+@pytest.mark.full
 def test_reflection_counts_as_error() -> None:
     """In the median of nine runs; six measurements of what is as large as the noise say little in any one."""
     best = optimum(Loss(reflection=30.0), 2)

@@ -72,6 +72,7 @@ def test_an_edit_in_a_file_that_is_imported_gives_the_new_noise(tmp_path: Path) 
     assert np.array_equal(noise, 4 * expected)
 
 
+@pytest.mark.full
 def test_an_installation_that_cannot_be_written_to_works(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy", tmp_path / "file")
     for place in (tmp_path / "file", copy.package / "perturb" / "__pycache__"):

@@ -311,8 +311,8 @@ class TestWalk:
         ("distribution", "dtype", "q", "steps"),
         [
             ("binomial", torch.float32, 1, 1000),
-            ("rademacher", torch.float32, 1, 1000),
-            ("binomial", torch.float64, 1, 1000),
+            pytest.param("rademacher", torch.float32, 1, 1000, marks=pytest.mark.full),
+            pytest.param("binomial", torch.float64, 1, 1000, marks=pytest.mark.full),
             ("rademacher", torch.float64, 2, 200),
             ("binomial", torch.float32, 3, 200),
         ],

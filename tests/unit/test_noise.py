@@ -215,7 +215,7 @@ class TestFill:
 
 
 class TestThreads:
-    @pytest.mark.parametrize(("of_torch", "of_numba"), [(1, 2), (2, 1)])
+    @pytest.mark.parametrize(("of_torch", "of_numba"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.full)])
     def test_a_kernel_leaves_the_number_of_torchs_threads_alone(self, of_torch: int, of_numba: int) -> None:
         """In a process of its own, because Numba's threads are started once."""
         code = f"""

@@ -43,6 +43,7 @@ def test_the_examples_are_those_of_the_demo() -> None:
     assert len(read_rows(Path(*ours.task.eval))) == 400
 
 
+@pytest.mark.full
 def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

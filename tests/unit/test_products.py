@@ -203,7 +203,13 @@ print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPAC
 """
 
 
-@pytest.mark.parametrize("asked", [{}, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "500"}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({}, marks=pytest.mark.full),
+        {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "500"},
+    ],
+)
 def test_onednn_keeps_few_compiled_products_unless_the_user_wants_more(asked: dict[str, str]) -> None:
     """It compiles one for every number of rows; what they take in memory is measured by ``make bench-memory``."""
     unset = {name: value for name, value in os.environ.items() if not name.endswith("CACHE_CAPACITY")}

@@ -64,7 +64,7 @@ class Other(BaseHTTPRequestHandler):
 def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Other, "seen", [])
     with HTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()

@@ -46,6 +46,11 @@ def test_slow(): pass
 @pytest.mark.parametrize("z", range(2))
 def test_table(x, y, z): pass
 
+@pytest.mark.table
+@pytest.mark.parametrize("x", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("y", range(3))
+def test_table_of_some(x, y): pass
+
 @pytest.mark.parametrize("x", range(3))
 @pytest.mark.parametrize("y", range(5))
 def test_all(x, y): pass
@@ -53,7 +58,7 @@ def test_all(x, y): pass
 
 
 @pytest.mark.parametrize(
-    ("chosen", "count"), [("not full", 5 + 15), ("full", 1 + 10), ("full or not full", 15 + 1 + 15)]
+    ("chosen", "count"), [("not full", 5 + 15 + 3), ("full", 1 + 10 + 3), ("full or not full", 15 + 1 + 15 + 6)]
 )
 def test_the_tiers_are_the_whole(chosen: str, count: int, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(Path(conftest.__file__).read_text())
