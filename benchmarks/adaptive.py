@@ -25,6 +25,7 @@ from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.load import load
 from twinpass.model.trainable import Full
+from twinpass.objective.base import scored
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import write_json
@@ -96,7 +97,7 @@ def reference(session: Session[TorchEngine], dtype: str, probes: int) -> list[fl
 
 def bench(session: Session[TorchEngine], engine: TorchEngine, probes: int) -> Bench:
     plan = session.plan
-    return Bench(engine, plan.objective, batch(plan.train, BATCH, plan.seed, 0), 7, probes)
+    return Bench(engine, scored(plan.objective), batch(plan.train, BATCH, plan.seed, 0), 7, probes)
 
 
 def error_at(session: Session[TorchEngine], eps: float, derivative: Sequence[float]) -> float:

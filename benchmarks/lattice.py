@@ -17,7 +17,6 @@ from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
-from twinpass.train.evaluate import evaluate
 
 EPS = 2.0**-10
 OVERRIDES = ("trainable.kind='full'", "estimator.noise='binomial'")
@@ -31,7 +30,7 @@ def main() -> None:
     session = build_embedded(config)
     engine, plan = session.engine, session.plan
     parameters = engine.parameters
-    exact = evaluate(engine, plan.objective, plan.held_out)
+    exact = plan.objective.evaluate(engine, plan.held_out)
     base = {name: flat.copy() for name, flat in parameters.flat.items()}
     for scale in (EPS, -2 * EPS, EPS):
         parameters.add([Term(1, scale)], "gaussian")
@@ -39,7 +38,7 @@ def main() -> None:
     for name, flat in parameters.flat.items():
         flat[:] = base[name]
     lattice = Lattice(parameters, "binomial")
-    rounded = evaluate(engine, plan.objective, plan.held_out)
+    rounded = plan.objective.evaluate(engine, plan.held_out)
     moved = max(float(np.abs(flat - base[name]).max()) for name, flat in parameters.flat.items())
     snapped = {name: flat.copy() for name, flat in parameters.flat.items()}
     walk = InPlaceWeights(lattice)

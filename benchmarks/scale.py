@@ -26,6 +26,7 @@ from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Probe, Term
 from twinpass.model.load import load
+from twinpass.objective.base import scored
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.plots import STYLE
@@ -85,21 +86,21 @@ def measure(*settings: str, plain: bool = True) -> dict[str, Any]:
     plan, engine = session.plan, session.engine
     size, eps = plan.optimizer.batch_size, plan.epsilon.at(0, Known())
     examples = plan.train[:size]
-    requests = plan.objective.requests(examples)
+    requests = scored(plan.objective).requests(examples)
 
     found: dict[str, Any] = {"trained": engine.trained, "tokens": sum(len(request.inputs) for request in requests)}
 
     def ours(number: int) -> None:
         probes = [Probe(1000 * number + k) for k in range(plan.estimator.probes)]
         lanes = plan.estimator.lanes(probes, eps)
-        losses = [plan.objective.loss(examples, own) for own in session.engine.score(requests, lanes).values]
+        losses = [scored(plan.objective).loss(examples, own) for own in session.engine.score(requests, lanes).values]
         gradients = plan.estimator.estimate(probes, eps, losses).gradients
         session.engine.update([Term(probe.seed, -1e-9 * g) for probe, g in zip(probes, gradients, strict=True)])
 
     seconds = timed(ours, REPEATS)
     found |= {"seconds": statistics.median(seconds), "spread": [min(seconds), max(seconds)], "naive_seconds": None}
     if plain:
-        rival = naive(config, plan.objective)
+        rival = naive(config, scored(plan.objective))
         rival.loss(examples[:2])
 
         def theirs(number: int) -> None:

@@ -216,7 +216,7 @@ def task_contract(task: TaskSettings, rows: Sequence[Row], tokenizer: Any) -> No
         assert 0 <= example.suffix_start <= len(example.prompt)
         assert example.prompt
         assert all(example.options)
-        assert 0 <= example.label < len(example.options)
+        assert task.writes or 0 <= example.label < len(example.options)
         assert len(example.options) > 1 or not template.chooses
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
+    from twinpass.objective.generation import Generation
     from twinpass.report.callbacks import Callbacks
     from twinpass.reuse.activated import Activated as ActivatedReuse
     from twinpass.reuse.auto import Auto as AutoReuse
@@ -46,6 +47,7 @@ __all__ = [
     "FrozenReuse",
     "Full",
     "GaussNewton",
+    "Generation",
     "Informed",
     "InvariantReuse",
     "JoinedEpsilon",
@@ -76,6 +78,7 @@ _MODULES = {
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
+    "objective.generation": ("Generation",),
     "report.callbacks": ("Callbacks",),
     "reuse.activated": ("ActivatedReuse",),
     "reuse.auto": ("AutoReuse",),

@@ -1,6 +1,6 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path
@@ -15,14 +15,16 @@ from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.load import SOURCES
+from twinpass.config.reward import RewardTask
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
-from twinpass.model.trainable import Informed, Lora, Trainable
+from twinpass.model.trainable import Defaults, Informed, Lora, Trainable
 from twinpass.objective.base import Objective
+from twinpass.objective.generation import Generation
 from twinpass.paths import expand
 from twinpass.report.callbacks import Callbacks
 from twinpass.report.files import storing, sync
@@ -33,6 +35,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import ComputeDtype
+from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item
 from twinpass.task.saved import saved
 from twinpass.task.sources.read import read_objects, take
@@ -76,6 +79,8 @@ def finetune(
     label: str = "label",
     labels: Sequence[str] = (),
     trainable: Trainable | None = None,
+    rewards: Sequence[Callable[..., Any] | str] = (),
+    generation: Generation | None = None,
     objective: Objective | None = None,
     estimator: Estimator | None = None,
     optimizer: Optimizer | None = None,
@@ -97,7 +102,8 @@ def finetune(
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
-    " {summary}". Without any of them, the form of the rows says what they mean (docs/rows.md). Defaults: :class:`Informed` where there is a suffix,
+    " {summary}"; or, with ``rewards``, to write what these functions reward (docs/rewards.md). Without any of them, the form of the rows
+    says what they mean (docs/rows.md). Defaults: :class:`Informed` where there is a suffix,
     so that all prompts end alike, and LoRA of rank 8 by two-sided SPSA where there is none; learning rate, steps, rows a step, eps and
     estimator by what is trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
 
@@ -107,6 +113,9 @@ def finetune(
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after. None: a
             share of ``train`` (``eval_fraction``, a tenth by default); an empty list: none.
+        rewards: functions of written texts, of any form that docs/rewards.md names. ``prompt`` is then the column ``prompt`` of each row,
+            if it is not given; ``weights``, ``samples`` and other keys of such a task are ``settings``.
+        generation: how texts are written that are rewarded.
         objective: what is minimised and reported, if not the usual for options or for a completion.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
@@ -126,11 +135,15 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    task = _task(prompt, suffix, completion, options, label, labels, settings)
-    trainable = trainable or (Informed() if suffix else Lora())
-    suited = trainable.defaults
+    task = (
+        _reward_task(prompt, suffix, rewards, settings, options or completion or labels)
+        if rewards
+        else _task(prompt, suffix, completion, options, label, labels, settings)
+    )
+    trainable = trainable or (Informed() if suffix and not task.writes else Lora())
+    suited = task.suited(trainable)
     eval_every = suited.eval_every if eval_every is None else eval_every
-    estimator = estimator or (GaussNewton() if suited.estimator == "gauss_newton" else Spsa())
+    estimator = estimator or _estimator(suited)
     if optimizer is None and estimator.whole:
         optimizer = AdamW()
     optimizer = optimizer or Sgd(
@@ -145,6 +158,7 @@ def finetune(
         "model": _Given(dtype),
         "trainable": trainable,
         "task": task,
+        "generation": generation,
         "estimator": estimator,
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
@@ -167,7 +181,7 @@ def finetune(
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
             Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
-            Material(task, objective, *_items(task, train, held_out)),
+            Material(task, objective, *_items(task, train, held_out), generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
         )
@@ -176,6 +190,7 @@ def finetune(
             "template": saved(run.template),
             "task": _handling(task),
             "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
+            **({} if generation is None else {"generation": _fields(generation)}),
             **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
             "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
             "optimizer": {
@@ -216,6 +231,26 @@ def _beside(path: Path) -> Path:
     return next(place for place in chain([path], numbered) if not RunFolder(place).journal.exists())
 
 
+def _estimator(suited: Defaults) -> Estimator:
+    if suited.estimator == "gauss_newton":
+        return GaussNewton()
+    return Spsa() if suited.probes is None else Spsa(probes=suited.probes)
+
+
+def _reward_task(
+    prompt: str, suffix: str, rewards: Sequence[Callable[..., Any] | str], settings: Mapping[str, Any], answers: Any
+) -> TaskSettings:
+    if answers:
+        raise ConfigError(
+            "finetune", ["rewards judge any text, and options, labels or a completion name right ones; give either"]
+        )
+    given: dict[str, Any] = {"prompt": prompt} if prompt else {}
+    task = RewardTask(**given, suffix=suffix, rewards=tuple(rewards), **settings)
+    if problems := [problem for problem in task.problems() if "train:" not in problem]:
+        raise ConfigError("finetune", problems)
+    return task
+
+
 def _task(
     prompt: str,
     suffix: str,
@@ -254,7 +289,15 @@ def _items(task: TaskSettings, train: Rows, held_out: Rows | None) -> tuple[list
 
 def _handling(task: TaskSettings) -> dict[str, Any]:
     """What the task says of rows, besides the template."""
-    return {each.name: getattr(task, each.name) for each in fields(TaskSettings) if each.name not in SOURCES}
+    rewarding = {each.name for each in fields(RewardTask)} - {each.name for each in fields(RewardTemplate)}
+    names = rewarding if isinstance(task, RewardTask) else {each.name for each in fields(TaskSettings)}
+    found = {name: getattr(task, name) for name in sorted(names - {*SOURCES})}
+    if isinstance(task, RewardTask):
+        found["rewards"] = [
+            each if isinstance(each, str) else function.name
+            for each, function in zip(task.rewards, task.functions, strict=True)
+        ]
+    return found
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ direction, ``eps`` the perturbation scale, ``lr`` the learning rate, ``g`` the p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,7 +292,7 @@ class Observation:
 class StepReport:
     """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured.
 
-    ``space`` is the digest of the directions that were taken up before it, if any were.
+    ``space`` is the digest of the directions that were taken up before it, if any were. ``metrics`` are for people, and in no journal.
     """
 
     step: int
@@ -303,6 +303,7 @@ class StepReport:
     cache: Held = Held()
     observed: Observation = Observation()
     space: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -318,7 +319,7 @@ class StepReport:
 class Evaluation:
     """Metric (larger is better) and loss (nats) over ``examples`` held-out rows; ``error`` is the metric's standard error.
 
-    One row alone has none.
+    One row alone has none. ``metrics`` and ``samples``, lists of plain records by name, are for people, and in no journal.
     """
 
     metric_name: str
@@ -326,6 +327,8 @@ class Evaluation:
     loss: float
     examples: int
     error: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from contracts import CONTRACTS
 
 from twinpass.config.engines import TorchSettings
 from twinpass.config.named import TaskByName
+from twinpass.config.reward import RewardTask
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask
 from twinpass.engine.subject import Subject
@@ -53,6 +54,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "choice": ChoiceTask(prompt="Review: {text}", options=(" bad", " good"), **DATA),
         "named": TaskByName("sst2"),
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
+        "reward": RewardTask(prompt="Review: {text}", rewards=("rewards.py:few",), **DATA),
     },
     "objective": {"choice": Choice(), "completion": Completion()},
     "estimator": {

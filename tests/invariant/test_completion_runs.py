@@ -16,6 +16,7 @@ from twinpass.config.compose import build
 from twinpass.config.load import load_config
 from twinpass.core import BASE
 from twinpass.errors import ConfigError
+from twinpass.objective.base import scored
 from twinpass.train.optimizer import Sgd
 
 TASK = {
@@ -46,8 +47,8 @@ def test_the_loss_falls(tmp_path: Path, kind: str) -> None:
 def test_plain_mezo_scores_the_same(tmp_path: Path) -> None:
     path = config(tmp_path, trainable={"kind": "full"})
     plan = build(load_config(path)).plan
-    rival = naive(load_config(path), plan.objective)
-    engine, objective = build(load_config(path)).engine, plan.objective
+    rival = naive(load_config(path), scored(plan.objective))
+    engine, objective = build(load_config(path)).engine, scored(plan.objective)
     scores = engine.score(objective.requests(plan.train), [BASE]).values[0]
     assert rival.loss(plan.train) == pytest.approx(objective.loss(plan.train, scores), abs=1e-5)
 

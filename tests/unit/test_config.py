@@ -73,7 +73,7 @@ def test_defaults_are_filled_in() -> None:
     assert config.epsilon.at(3, Known()) == 1e-3
     assert config.run.seed == 0
     assert config.task.train_rows is None
-    assert set(config.values) == set(SECTIONS) - {"objective"}
+    assert set(config.values) == set(SECTIONS) - {"objective", "generation"}
     assert config.objective is None
 
 

@@ -33,7 +33,7 @@ def test_init_prints_a_valid_configuration(
 
 
 def test_every_start_is_of_a_task() -> None:
-    assert list(STARTS) == ["choice", "completion"]
+    assert list(STARTS) == ["choice", "completion", "reward"]
 
 
 def test_the_examples_are_those_of_the_demo() -> None:

@@ -13,12 +13,16 @@ from architectures import build
 import twinpass
 from twinpass.core import BASE, Lane, Probe, Sampling, Term, Text
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.errors import RewardError
+from twinpass.errors import DataError, RewardError
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Lora
-from twinpass.objective.population import Asked, Population
+from twinpass.objective.goal import At
+from twinpass.objective.population import Population, extremes
 from twinpass.objective.reward_functions import RewardFunction, load_reward
 from twinpass.objective.rewards import Batch, OnError, Rewards, metrics, shaped
+from twinpass.task.example import Asked
+from twinpass.task.reward import RewardTemplate
+from twinpass.task.rows import Row
 
 NAN = math.nan
 TEXTS = ("good", "a bad one", "fine")
@@ -237,39 +241,108 @@ def population(**options: Any) -> Population:
     return Population(rewards(low), Sampling(8, temperature=1.0), decode, **options)
 
 
-def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(twinpass, "load_model", lambda path: (tiny.model(), tiny.tokenizer()))
+    file = tmp_path / "page.py"
+    file.write_text(code)
+    exec(compile(code, str(file), "exec"), {})
+    before, after = map(float, capsys.readouterr().out.split())
+    assert -1.0 < before <= after <= 0.0
+
+
+ELSEWHERE = """
+import time
+
+def quick(completions, log_metric, log_extra, **kwargs):
+    log_metric("calls", 1)
+    log_extra("length", [len(text) for text in completions])
+    return [float(len(text)) for text in completions]
+
+def bad(completions, **kwargs):
+    raise KeyError(completions[0])
+
+def slow(completions, **kwargs):
+    time.sleep(60 * any("bad" in text for text in completions))
+    return [0.0] * len(completions)
+"""
+
+
+@pytest.mark.full
+def test_workers_answer_as_one_would(tmp_path: Path) -> None:
+    """Parts of a batch run in other processes; what raises or hangs there is named, and ended."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    functions = [load_reward(f"elsewhere.py:{name}", tmp_path) for name in ("quick", "bad", "slow")]
+    several = Rewards(functions, workers=2, timeout=4.0, on_error="skip")
+    try:
+        found = several(BATCH)
+    finally:
+        several.close()
+    assert found.each["quick"].tolist() == [4, 9, 4]
+    assert found.extra == {"length": [4, 9, 4]}
+    assert np.isnan(found.each["bad"]).all()
+    assert found.failed == {"bad": 3, "slow": 1}
+    assert found.each["slow"][[0, 2]].tolist() == [0, 0]
+    with pytest.raises(RewardError, match=r"reward 'low' cannot be sent to another process .* or set workers = 0"):
+        Rewards([RewardFunction.of(lambda completions: 0, "low")], workers=1)
+
+
+def test_two_functions_of_one_name() -> None:
+    with pytest.raises(RewardError, match="two rewards are called 'low'"):
+        rewards(low, low)
+
+
+def test_prompts_that_are_messages() -> None:
     tokenizer = tiny.tokenizer()
-    monkeypatch.setattr(tokenizer, "decode", decode)
-    monkeypatch.setattr(twinpass, "load_model", lambda path: (tiny.model(), tokenizer))
-    exec(compile(code, "rewards.md", "exec"), {})
-    assert -24 < float(capsys.readouterr().out) < -14  # eight numbers of one or two digits
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}Review:{% endif %}"
+    )
+    messages = [{"role": "user", "content": "a fine film"}]
+    (asked,) = RewardTemplate().encode([Row({"prompt": messages, "answer": 3}, "row 1")], tokenizer)
+    assert isinstance(asked, Asked)
+    assert (asked.shown, dict(asked.columns), asked.options) == (messages, {"answer": 3}, ())
+    assert asked.prompt == tuple(tokenizer("a fine film Review:")["input_ids"])
+    assert asked.suffix_start == len(asked.prompt) - 1
+    seen = []
+
+    def see(prompts: Any, completions: Any, answer: list[int]) -> list[float]:
+        seen.append((prompts[0], completions[0], answer))
+        return [1.0]
+
+    engine = TorchEngine(build("llama"), Lora(4, 8.0))
+    Population(rewards(see), Sampling(2), decode).write(engine, [asked], [BASE])
+    assert seen[0][0] == messages
+    assert seen[0][1][0].keys() == {"role", "content"}
+    assert seen[0][2] == [3]
+    with pytest.raises(DataError, match="messages, which take no"):
+        RewardTemplate(suffix=" A:").encode([Row({"prompt": messages}, "row 1")], tokenizer)
 
 
-ASKED = [Asked((5, 6, 7), "five"), Asked((9, 8), "nine"), Asked((40, 2, 3, 4), "forty")]
+ASKED = [Asked((5, 6, 7), shown="five"), Asked((9, 8), shown="nine"), Asked((40, 2, 3, 4), shown="forty")]
 
 
 def test_a_populations_losses() -> None:
     engine = TorchEngine(build("llama"), Lora(4, 8.0))
     lanes = [BASE, Lane(Probe(7), 1, 0.5), Lane(Probe(7), -1, 0.5)]
-    found = population(samples=4).measure(engine, ASKED, lanes, 11)
+    found = population(samples=4).write(engine, ASKED, lanes, At(11))
     assert found.rewards.shape == (3, 3, 4)
     for lane, own in enumerate(found.texts):
         expected = [[low([text.text])[0] for text in texts] for texts in own]
         assert found.rewards[lane].tolist() == expected
         assert found.losses[lane] == pytest.approx(-np.mean(expected))
     assert len(set(found.losses)) == 3
-    assert population(samples=4).measure(engine, ASKED, lanes[::-1], 11).losses == found.losses[::-1]
-    assert population(samples=4).measure(engine, ASKED, lanes, 12).losses != found.losses
-    best = found.extremes(ASKED)["best"]
+    assert population(samples=4).write(engine, ASKED, lanes[::-1], At(11)).losses == found.losses[::-1]
+    assert population(samples=4).write(engine, ASKED, lanes, At(12)).losses != found.losses
+    best = extremes(found.records(ASKED))["best"]
     assert [record["reward"] for record in best] == sorted(found.rewards[0].ravel(), reverse=True)[:3]
 
 
 def test_a_missing_column_is_told_before_anything_is_written() -> None:
     asked = Population(rewards(compute_score), Sampling(8), decode)
     with pytest.raises(RewardError, match="asks for ground_truth"):
-        asked.measure(None, ASKED, [BASE], 1)  # type: ignore[arg-type]
+        asked.write(None, ASKED, [BASE])  # type: ignore[arg-type]
     with pytest.raises(RewardError, match="greedy texts are all the same"):
         Population(rewards(low), Sampling(8), decode, samples=2)
 
@@ -278,10 +351,10 @@ def test_a_population_learns() -> None:
     """Tokens of the lower half of the vocabulary become more likely, a little, by 12 steps of 8 probes."""
     engine = TorchEngine(build("llama"), Lora(4, 8.0))
     estimator, judge, exam = Spsa(probes=8), population(samples=4, shaping="zscore"), population(samples=32)
-    before = exam.measure(engine, ASKED, [BASE], 99).metrics["reward"]
+    before = exam.write(engine, ASKED, [BASE], At(99)).metrics["reward"]
     for step in range(12):
         probes = [Probe(100 * step + k) for k in range(8)]
-        found = judge.measure(engine, ASKED, estimator.lanes(probes, 0.2), step)
+        found = judge.write(engine, ASKED, estimator.lanes(probes, 0.2), At(step))
         estimate = estimator.estimate(probes, 0.2, found.losses)
         engine.update([Term(p.seed, -0.05 * g / 8) for p, g in zip(probes, estimate.gradients, strict=True)])
-    assert exam.measure(engine, ASKED, [BASE], 99).metrics["reward"] > before + 0.02
+    assert exam.write(engine, ASKED, [BASE], At(99)).metrics["reward"] > before + 0.02

@@ -22,6 +22,7 @@ from twinpass.config.schema import Config
 from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.objective.base import scored
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
@@ -126,7 +127,7 @@ def compare(config: Config, repeats: int, probes: int, told: Told = lambda part:
     few = list(plan.train[: BATCHES * plan.optimizer.batch_size])
     optimizer = replace(plan.optimizer, steps=UNCOUNTED + repeats, warmup=0)
     session = replace(session, plan=replace(plan, train=few, held_out=[], eval_every=0, optimizer=optimizer))
-    rival = naive(config, plan.objective)
+    rival = naive(config, scored(plan.objective))
     rival.loss(few[: plan.optimizer.batch_size])
     own = OwnFloat32.of(config) if multiplies_lower(config) else None
     turns = Turns(config, session, rival, told, own)
@@ -218,7 +219,7 @@ def _gradients(session: Session[TorchEngine], engine: Engine, count: int, eps: f
     for probe in _probes(session, count):
         probes = [probe]
         lanes = plan.estimator.lanes(probes, eps)
-        scores = engine.score(plan.objective.requests(examples), lanes)
-        losses = [plan.objective.loss(examples, own) for own in scores.values]
+        scores = engine.score(scored(plan.objective).requests(examples), lanes)
+        losses = [scored(plan.objective).loss(examples, own) for own in scores.values]
         found += plan.estimator.estimate(probes, eps, losses).gradients
     return found

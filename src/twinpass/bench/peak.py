@@ -22,6 +22,7 @@ from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Probe
 from twinpass.model.load import load
+from twinpass.objective.base import scored
 from twinpass.train.folder import RunFolder, header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
@@ -64,7 +65,7 @@ def _train(config: Config) -> Callable[[], Any]:
     def work() -> None:
         if engine.keeps:
             for start in range(0, len(plan.train), optimizer.batch_size):
-                requests = plan.objective.requests(plan.train[start : start + optimizer.batch_size])
+                requests = scored(plan.objective).requests(plan.train[start : start + optimizer.batch_size])
                 engine.warm(requests, [Probe(0, engine.parameters.blocks[0])], frozenset())
         with tempfile.TemporaryDirectory() as folder:
             run = RunFolder(Path(folder))
@@ -79,20 +80,20 @@ def _inference(config: Config) -> Callable[[], Any]:
     session = build_embedded(config)
     plan = session.plan
     examples = plan.train[: plan.optimizer.batch_size]
-    return lambda: session.engine.score(plan.objective.requests(examples), [BASE])
+    return lambda: session.engine.score(scored(plan.objective).requests(examples), [BASE])
 
 
 def _naive(config: Config, *, lean: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = naive(config, plan.objective, lean=lean)
+    rival = naive(config, scored(plan.objective), lean=lean)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size], 1, 1e-3, 0.0)
 
 
 def _first_order(config: Config, *, low: bool = False) -> Callable[[], Any]:
     plan = build_embedded(config).plan
     _forget()
-    rival = first_order(config, plan.objective, low=low)
+    rival = first_order(config, scored(plan.objective), low=low)
     return lambda: rival.step(plan.train[: plan.optimizer.batch_size])
 
 

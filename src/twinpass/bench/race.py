@@ -19,6 +19,7 @@ from twinpass.bench.rivals import exact, first_order, informed, linear_probe, na
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
+from twinpass.objective.base import scored
 from twinpass.report.interval import wilson
 from twinpass.report.listener import Listener
 from twinpass.reuse.activated import Activated
@@ -163,7 +164,7 @@ def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Con
     chosen = of(config)
     session = build_embedded(chosen)
     plan = replace(session.plan, eval_every=every)
-    rows = [len(request.inputs) for example in plan.train for request in plan.objective.requests([example])[:1]]
+    rows = [len(request.inputs) for example in plan.train for request in scored(plan.objective).requests([example])[:1]]
     watch = _Watch(course, session.engine.layers * sum(rows) / len(rows))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
@@ -176,7 +177,7 @@ def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Con
 
 def _naive(config: Config, course: Course, every: int, *, lean: bool = False) -> None:
     plan = build_embedded(config).plan
-    rival = naive(config, plan.objective, lean=lean)
+    rival = naive(config, scored(plan.objective), lean=lean)
     eps = plan.epsilon.at(0, Known())
 
     def step(number: int, examples: Sequence[Example]) -> None:
@@ -187,8 +188,8 @@ def _naive(config: Config, course: Course, every: int, *, lean: bool = False) ->
 
 def _first_order(config: Config, course: Course, every: int, *, low: bool = False) -> None:
     plan = build_embedded(config).plan
-    rival = first_order(config, plan.objective, low=low)
-    scorer = NaiveMezo(rival.model, [], plan.objective, lean=True)
+    rival = first_order(config, scored(plan.objective), low=low)
+    scorer = NaiveMezo(rival.model, [], scored(plan.objective), lean=True)
     _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
 
 
@@ -245,7 +246,7 @@ def _loop(
     passes: float,
 ) -> None:
     """``passes``: how many forward passes a row takes, a backward pass counted as two."""
-    evaluator = NaiveMezo(scorer.model, [], plan.objective, lean=True)
+    evaluator = NaiveMezo(scorer.model, [], scored(plan.objective), lean=True)
     for number in range(plan.optimizer.steps + 1):
         if number % every == 0 or number == plan.optimizer.steps:
             course.add(number, _measured(evaluator, plan.held_out, nats=course.nats), len(plan.held_out))

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from twinpass.config.compose import Session
+    from twinpass.config.schema import Config
     from twinpass.engine.base import Engine
-    from twinpass.objective.base import Objective
+    from twinpass.objective.goal import Goal
     from twinpass.report.measures import Choices, Texts
     from twinpass.task.example import Example
 
@@ -92,7 +93,7 @@ def _evaluate(
     from twinpass.config.load import load_config
 
     session: Session[Engine]
-    task = None if args.task is None else load_config(args.task).task
+    other = None if args.task is None else load_config(args.task)
     if target.is_dir():
         session, step = restore(target, step, console)
     else:
@@ -102,18 +103,22 @@ def _evaluate(
         session, step = build(config), 0
         for note in session.notes:
             console.print(note, markup=False)
-    from twinpass.train.evaluate import evaluate
     from twinpass.use.measure import outcomes
 
     objective, examples = session.plan.objective, session.plan.held_out
     with closing(session.engine), Progress(console=console, transient=True) as progress:
-        if task is not None:
-            objective, examples = _examples(task, target, session)
+        if other is not None:
+            objective, examples = _examples(other, target, session)
         bar = progress.add_task("evaluating", total=len(examples))
-        found = outcomes(session.engine, objective, examples, lambda done: progress.update(bar, completed=done))
+
+        def told(done: int) -> None:
+            progress.update(bar, completed=done)
+
+        found = outcomes(session.engine, objective, examples, told)
         if found is None:
-            value = evaluate(session.engine, objective, examples)
+            value = objective.evaluate(session.engine, examples, told, session.plan.exam(step))
             facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": {}}
+            facts |= {"metrics": dict(value.metrics), "samples": dict(value.samples)} if value.samples else {}
         else:
             measures = found.measures()
             metric, loss = measures[objective.metric_name]["value"], measures["loss"]["value"]
@@ -121,8 +126,8 @@ def _evaluate(
     return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
 
 
-def _examples(task: Any, run: Path, session: "Session[Any]") -> "tuple[Objective, Sequence[Example]]":
-    """The objective and held-out rows of another task, for the model that a run has trained."""
+def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goal, Sequence[Example]]":
+    """The goal and held-out rows of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
     from twinpass.config.load import load_config
     from twinpass.model.trainable import Activated
@@ -130,8 +135,9 @@ def _examples(task: Any, run: Path, session: "Session[Any]") -> "tuple[Objective
     trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
     if isinstance(trainable, Activated):
         trainable = replace(trainable, invocation=session.engine.invocation)
-    train, held_out = task.rows()
-    encoded = encode(task, train, held_out, trainable, session.engine.model, session.tokenizer)
+    train, held_out = other.task.rows()
+    model, tokenizer = session.engine.model, session.tokenizer
+    encoded = encode(other.task, train, held_out, trainable, model, tokenizer, generation=other.generation)
     return encoded.objective, encoded.held_out
 
 
@@ -153,8 +159,10 @@ def _compared(
 
 
 def _print(console: "Console", result: Mapping[str, Any]) -> None:
+    from twinpass.report.shown import shown
+
     console.print(
-        f"held-out {result['metric_name']} at step {result['step']}: [bold]{result['metric']:.1%}[/bold]"
+        f"held-out {result['metric_name']} at step {result['step']}: [bold]{shown(result['metric_name'], result['metric'])}[/bold]"
         f"  (loss {result['loss']:.3f}, {result['examples']} rows)"
     )
     for name, value in result["measures"].items():
@@ -166,6 +174,11 @@ def _print(console: "Console", result: Mapping[str, Any]) -> None:
             console.print(
                 f"{name.replace('_', ' '):<20}{value['value']:>8.3f}   95% {value['low']:.3f} to {value['high']:.3f}"
             )
+    for name, value in result.get("metrics", {}).items():
+        console.print(f"{name:<32}{value:>10.4f}", markup=False)
+    for kind, records in result.get("samples", {}).items():
+        for record in records[:1]:
+            console.print(f"{kind}, {record['reward']:.3f}: {record['completion']!r:.160}", markup=False)
     if comparison := result.get("comparison"):
         found = comparison["difference"]
         console.print(

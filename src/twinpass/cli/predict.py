@@ -46,9 +46,13 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--step", type=int, metavar="N", help="the weights that 'twinpass replay RUN --step N' rebuilt"
     )
-    command.add_argument("--max-tokens", type=int, default=128, metavar="N", help="of a text (default: 128)")
+    command.add_argument("--max-tokens", type=int, metavar="N", help="of a text (default: as in training, or 128)")
     command.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="a text ends before it; repeat it for several"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text ends before it; repeat it for several (default: as in training)",
     )
     command.add_argument("--json", action="store_true", help=HELP.format("results"))
 
@@ -92,9 +96,9 @@ def run_generate(args: argparse.Namespace, console: "Console") -> int:
     from twinpass.use.trained import load
 
     console.print(f"loading {args.folder} ...")
-    for prompt, text in zip(
-        args.prompt, load(args.folder, args.step).generate(args.prompt, args.max_tokens, args.stop), strict=True
-    ):
+    trained = load(args.folder, args.step)
+    texts = trained.generate(args.prompt, *trained.room(args.max_tokens, args.stop))
+    for prompt, text in zip(args.prompt, texts, strict=True):
         if args.json:
             say({"prompt": prompt, "text": text})
         else:
@@ -106,8 +110,12 @@ def _predictions(trained: "TrainedModel", rows: "list[Row]", args: argparse.Name
     if trained.chooses:
         yield from map(asdict, trained.answers(trained.examples(rows)))
         return
+    max_tokens, stop = trained.room(args.max_tokens, args.stop)
+    if trained.continues:
+        yield from ({"text": text} for text in trained.write(rows, max_tokens, stop))
+        return
     for prompt in trained.prompts(rows):
-        yield {"text": trained.generate([prompt], args.max_tokens, args.stop)[0]}
+        yield {"text": trained.generate([prompt], max_tokens, stop)[0]}
 
 
 def _told(line: str, tell: Any) -> str:
@@ -116,7 +124,7 @@ def _told(line: str, tell: Any) -> str:
 
 
 def _require_sense(args: argparse.Namespace) -> None:
-    if args.max_tokens < 1:
+    if args.max_tokens is not None and args.max_tokens < 1:
         raise ConfigError("command line", [f"--max-tokens {args.max_tokens}: expected at least 1"])
     if "" in args.stop:
         raise ConfigError("command line", ["--stop: expected some text, got none"])

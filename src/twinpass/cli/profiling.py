@@ -18,6 +18,7 @@ from twinpass.config.load import portable
 from twinpass.config.schema import Config
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.estimate.one_sided import OneSided
+from twinpass.objective.base import scored
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.plots_profile import draw_profile
@@ -86,7 +87,9 @@ def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:
 def _bench(session: Session[TorchEngine], config: Config, probes: int, told: Any) -> Bench:
     plan = session.plan
     examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, 0)
-    return Bench(session.engine, plan.objective, examples, config.run.seed, probes, plan.optimizer.lr_at(0), told)
+    return Bench(
+        session.engine, scored(plan.objective), examples, config.run.seed, probes, plan.optimizer.lr_at(0), told
+    )
 
 
 def _print(console: Console, result: Mapping[str, Any], files: Sequence[Path]) -> None:

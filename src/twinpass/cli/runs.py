@@ -29,6 +29,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     from rich.table import Table
 
     from twinpass.report.runs import runs_in
+    from twinpass.report.shown import shown
 
     if not args.folder.is_dir():
         raise DataError(f"{args.folder}: there is no such folder; give one that holds runs")
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         return 0
     table = Table("run", "state", "steps", "held out", "seconds", box=None)
     for entry in found:
-        metric = "" if entry.metric is None else f"{entry.metric_name} {entry.metric:.1%}"
+        metric = "" if entry.metric is None else f"{entry.metric_name} {shown(entry.metric_name or '', entry.metric)}"
         seconds = "" if entry.seconds is None else f"{entry.seconds:.0f}"
         steps = "" if entry.steps is None else f"{entry.steps} of {entry.of}" if entry.of else f"{entry.steps}"
         table.add_row(entry.run, entry.state, steps, metric, seconds)

@@ -132,13 +132,14 @@ def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> 
     from rich.table import Table
 
     from twinpass.report.outcome import outcome
+    from twinpass.report.shown import shown
     from twinpass.report.terminal import safe
 
     name = summary["metric_name"]
     table = Table(title=None, show_header=True, header_style="bold")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row(f"held-out {name}", f"{summary['base_metric']:.1%}", f"{summary['kept_metric']:.1%}")
+    table.add_row(f"held-out {name}", shown(name, summary["base_metric"]), shown(name, summary["kept_metric"]))
     console.print(table)
     console.print(
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s of training ({summary['total_seconds']:.0f} s in all), "

@@ -19,6 +19,7 @@ def conflicts(built: Mapping[str, Any]) -> list[str]:
         *_activation(built),
         *_objective(built),
         *_curvature(built),
+        *_writing(built),
     ]
     return found + ([] if engine is None else engine.problems(built))
 
@@ -116,7 +117,7 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 
 def _activation(built: Mapping[str, Any]) -> list[str]:
     trainable, task = built.get("trainable"), built.get("task")
-    if trainable is None or not trainable.activated:
+    if trainable is None or not trainable.activated or task is None or task.writes:
         return []
     if getattr(trainable, "invocation", ()):
         return []
@@ -132,8 +133,42 @@ def _activation(built: Mapping[str, Any]) -> list[str]:
 
 def _objective(built: Mapping[str, Any]) -> list[str]:
     objective, task = built.get("objective"), built.get("task")
-    if objective is None or task is None or not objective.compares or task.chooses:
+    if objective is None or task is None:
+        return []
+    if task.writes:
+        return ["[objective] kind: this task goes by rewards alone; leave the section out"]
+    if not objective.compares or task.chooses:
         return []
     return [
         "[objective] kind: it compares options, and rows of this task have none; leave the section out, or use 'completion'"
     ]
+
+
+def _writing(built: Mapping[str, Any]) -> list[str]:
+    """What a task needs whose lanes write texts, and what is of no use to others."""
+    task, generation = built.get("task"), built.get("generation")
+    if task is None:
+        return []
+    if not task.writes:
+        return (
+            [] if generation is None else ["[generation]: this task writes nothing while it is trained; leave it out"]
+        )
+    estimator, policy, epsilon, trainable = (built.get(name) for name in ("estimator", "reuse", "epsilon", "trainable"))
+    found = []
+    if generation is not None and not generation.temperature and task.samples > 1:
+        found.append(
+            f"[task] samples: {task.samples} greedy texts are all the same; set 1, or [generation] temperature above 0"
+        )
+    if estimator is not None and (estimator.curved or estimator.differentiates or estimator.whole):
+        found.append('[estimator] kind: rewards have no derivative; set "spsa" or "one_sided"')
+    if policy is not None and policy.approximate:
+        found.append('[reuse] policy: texts are written under exact lanes; set "auto"')
+    if epsilon is not None and epsilon.measures:
+        found.append(
+            '[epsilon] kind: rewards of sampled texts say nothing of rounding and curvature, which "adaptive" goes by; set "constant"'
+        )
+    if trainable is not None and trainable.fitting is not None:
+        found.append(
+            '[trainable] kind: "informed" fits directions to right answers, and rewards know none; set "lora" or "activated"'
+        )
+    return found

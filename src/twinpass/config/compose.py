@@ -20,6 +20,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
+from twinpass.objective.generation import Generation
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
@@ -65,12 +66,16 @@ class Method:
 
 @dataclass(frozen=True)
 class Material:
-    """What to train on: rows, what is made of them, and the objective, if not the usual; without rows ``held_out``, the task says how many are."""
+    """What to train on: rows, what is made of them, and the objective, if not the usual; without rows ``held_out``, the task says how many are.
+
+    ``generation``: how texts are written, where the task has them written.
+    """
 
     task: TaskSettings
     objective: Objective | None
     train: Sequence[Item]
     held_out: Sequence[Item] | None
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,14 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         TwinpassError: a row or the model cannot be used. Nothing has been written then.
     """
     encoded = encode(
-        material.task, material.train, material.held_out, method.trainable, base.model, base.tokenizer, method.seed
+        material.task,
+        material.train,
+        material.held_out,
+        method.trainable,
+        base.model,
+        base.tokenizer,
+        method.seed,
+        material.generation,
     )
     objective = material.objective or encoded.objective
     if objective.compares and not encoded.template.chooses:
@@ -159,6 +171,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
     )
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
+    below |= material.task.ground
     return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
 
 
@@ -183,4 +196,4 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:
         config.run.max_seconds,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
-    return compose(method, Material(task, config.objective, train, held_out), base, start)
+    return compose(method, Material(task, config.objective, train, held_out, config.generation), base, start)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.config.tasks import Reading, TaskSettings
+from twinpass.config.tasks import Reading, TaskSettings, Writer
 from twinpass.errors import DataError
-from twinpass.model.causal import CausalModel
+from twinpass.model.causal import CausalModel, ends
 from twinpass.model.trainable import Trainable
-from twinpass.objective.base import Objective
+from twinpass.objective.generation import Generation
+from twinpass.objective.goal import Goal
 from twinpass.task.activation import activation_points, common_suffix, last_token
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
@@ -20,14 +21,14 @@ from twinpass.task.template import Template
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples, the objective and template they are for, and the tokens that activate an activated adapter (none for other weights).
+    """Examples, the goal and template they are for, and the tokens that activate an activated adapter (none for other weights).
 
     ``notes`` say what was found and done, for the log.
     """
 
     train: Sequence[Example]
     held_out: Sequence[Example]
-    objective: Objective
+    objective: Goal
     template: Template
     invocation: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -41,14 +42,17 @@ def encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     seed: int = 0,
+    generation: Generation | None = None,
 ) -> Encoded:
     """Examples that the model can read; for activated adapters, all with the same tokens at the activation point.
 
     Args:
         train: rows to train on; the task's demonstrations are the last of them. Without ``held_out`` rows, some are held out.
+        generation: how texts are written, where the task has them written; None: as :class:`Generation` has it.
 
     Raises:
         DataError: naming the rows that cannot be used.
+        RewardError: a reward function cannot be used, or asks for what rows lack.
     """
     faults = Faults(task.on_error)
     rows = list(faults.rows(train))
@@ -60,7 +64,9 @@ def encode(
     rows, template = _demonstrated(task, rows, reading.template, splits=given is None)
     causal = CausalModel(model)
     window = min(filter(None, (task.window, causal.window)), default=None)
-    encoder = _Encoder(template, tokenizer, Limits(window, causal.vocabulary, task.truncate), faults)
+    generation = generation or Generation()
+    room = generation.max_tokens - 1 if task.writes else 0
+    encoder = _Encoder(template, tokenizer, Limits(window, causal.vocabulary, task.truncate, room), faults)
     examples = encoder.encoded(rows)
     held = [] if given is None else encoder.encoded(given)
     faults.settle(len(examples) + len(held))
@@ -74,10 +80,13 @@ def encode(
     flat = [each for row in (*examples, *held) for each in row]
     invocation: tuple[int, ...] = ()
     if trainable.activated:
-        invocation = getattr(trainable, "invocation", ()) or (last_token if trainable.late else common_suffix)(flat)
+        last = trainable.late or (task.writes and not getattr(template, "suffix", ""))
+        invocation = getattr(trainable, "invocation", ()) or (last_token if last else common_suffix)(flat)
         flat = activation_points(flat, invocation)
     count = sum(map(len, examples))
-    return Encoded(flat[:count], flat[count:], reading.objective, template, invocation, tuple(notes))
+    goal = task.goal(reading, Writer(tokenizer, ends(model, tokenizer), generation))
+    goal.require(flat)
+    return Encoded(flat[:count], flat[count:], goal, template, invocation, tuple(notes))
 
 
 def reading_of(task: TaskSettings) -> Reading:

@@ -28,7 +28,7 @@ def ground(
         "held_out": _of_rows(held_out),
         "template": _of_template(template),
         "tokenizer": _of_tokenizer(tokenizer),
-        "examples": _of(json.dumps([asdict(replace(example, place="")) for example in examples])),
+        "examples": _of(json.dumps([asdict(replace(example, place="")) for example in examples], default=_kind)),
         **code(),
     }
 

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
 from twinpass.config.schema import SECTIONS, Config, Section
+from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError, ExtensionError
 from twinpass.model.source import absolute
 from twinpass.model.trainable import Defaults, Trainable
@@ -24,6 +25,9 @@ LONGEST = 600
 
 SOURCES = ("train", "eval", "path")
 """Keys of the section [task] that name sources of rows, relative to the configuration file; [model] path may be, too."""
+
+FUNCTIONS = "rewards"
+"""The key of the section [task] that names functions, those in files relative to the configuration file."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -65,6 +69,18 @@ def _shortest(key: str, name: str) -> str:
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else name
 
 
+def _each_function(task: dict[str, Any], folder: Path) -> None:
+    """Put the whole path in the place of a relative one in every ``file.py:function``."""
+    given = task.get(FUNCTIONS)
+    if isinstance(given, list):
+        task[FUNCTIONS] = [_function(each, folder) if isinstance(each, str) else each for each in given]
+
+
+def _function(spec: str, folder: Path) -> str:
+    place, separator, name = spec.rpartition(":")
+    return f"{(folder / place).resolve()}{separator}{name}" if place.endswith(".py") else spec
+
+
 def _located(key: str, source: str, folder: Path, problems: list[str]) -> str:
     try:
         return located(source, folder) if source else source
@@ -95,20 +111,25 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             found.append(f"[{name}]: no such section{_hint(name, SECTIONS)}; there are {_list(SECTIONS)}")
     resolved: Values = {}
     built: dict[str, Any] = {}
-    for name, section in SECTIONS.items():
-        given = values.get(name, {})
+    for name in sorted(SECTIONS, key=lambda name: name != "task"):  # what suits the others depends on the task
+        section, given = SECTIONS[name], values.get(name, {})
         if not isinstance(given, Mapping):
             found.append(f"{name}: expected a section [{name}], got {given!r}")
             continue
         resolved[name] = deepcopy(dict(given))
         if name == "task":
             _each_source(resolved[name], lambda key, source: _located(key, source, folder, found))
+            _each_function(resolved[name], folder)
         if name == "model" and isinstance(path := given.get("path"), str):
             resolved[name]["path"] = absolute(path, folder)
-        trainable = built.get("trainable") or Trainable
-        built[name] = _build(name, section, resolved[name], trainable.defaults, found)
+        task, trainable = built.get("task") or TaskSettings, built.get("trainable") or Trainable
+        if name in task.kinds and section.key is not None:
+            section = replace(section, default=task.kinds[name])
+        suited = task.suited(trainable) if isinstance(task, TaskSettings) else trainable.defaults
+        built[name] = _build(name, section, resolved[name], suited, found)
         if section.optional and not given:
             del resolved[name]
+    resolved = {name: resolved[name] for name in SECTIONS if name in resolved}
     if built.get("task"):
         found += built["task"].problems()
     found += conflicts(built)
@@ -122,9 +143,9 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
 def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults, problems: list[str]) -> Any:
     kind = ""
     options = dict(given)
+    if section.optional and not given:
+        return None
     if section.key is not None:
-        if section.optional and not given:
-            return None
         default_kind = section.default if section.suited_kind is None else getattr(suited, section.suited_kind)
         chosen = options.pop(section.key, default_kind(given) if callable(default_kind) else default_kind)
         if not isinstance(chosen, str) or chosen not in section.kinds:
@@ -140,8 +161,8 @@ def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults,
     names = [field.name for field in fields(chosen_class)]
     suits = section.suited if getattr(chosen_class, "along_probes", True) else {}
     for key, default in suits.items():
-        if key in names and key not in given:
-            given[key] = options[key] = getattr(suited, default)
+        if key in names and key not in given and (value := getattr(suited, default)) is not None:
+            given[key] = options[key] = value
     for key in set(section.nested) & set(options):
         before = len(problems)
         options[key] = _nested(f"{name}.{key}", section, given[key], suited, problems)

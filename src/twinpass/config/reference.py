@@ -48,7 +48,9 @@ def _kind(section: Section, kind: type[Any]) -> str:
 def _rows(section: Section, kind: type[Any]) -> Iterator[str]:
     hints = get_type_hints(kind)
     suited = {
-        key for key, name in section.suited.items() if hasattr(Defaults, name) or name in Defaults.__annotations__
+        key
+        for key, name in section.suited.items()
+        if name in Defaults.__annotations__ and getattr(Defaults, name, "") is not None
     }
     for field in fields(kind):
         default: Any = field.default

@@ -15,6 +15,7 @@ from twinpass.config.tasks import TaskSettings, kind_of
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
+from twinpass.objective.generation import Generation
 from twinpass.report.trackers import TrackerName
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
@@ -60,6 +61,7 @@ class Config:
     model: ModelSettings
     trainable: Trainable
     task: TaskSettings
+    generation: Generation | None
     objective: Objective | None
     estimator: Estimator
     optimizer: Optimizer
@@ -78,7 +80,7 @@ class Section:
     ``default`` is the kind where none is named, or finds it by the other keys; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
     left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless the kind says otherwise
-    (``along_probes``); so does the kind, by ``suited_kind``.
+    (``along_probes``), or :class:`Defaults` has none; so does the kind, by ``suited_kind``.
     """
 
     kinds: Mapping[str, type[Any]]
@@ -119,11 +121,13 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "completion": "twinpass.config.tasks:CompletionTask",
                     "chat": "twinpass.config.tasks:ChatTask",
                     "named": "twinpass.config.named:TaskByName",
+                    "reward": "twinpass.config.reward:RewardTask",
                 },
             ),
             "kind",
             kind_of,
         ),
+        "generation": Section({"": Generation}, optional=True),
         "objective": Section(
             Family(
                 "twinpass.objective.base:Objective",
@@ -150,6 +154,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 },
             ),
             "kind",
+            suited={"probes": "probes"},
             suited_kind="estimator",
         ),
         "optimizer": Section(

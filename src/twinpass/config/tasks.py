@@ -1,18 +1,22 @@
 """The tasks that a configuration can name: where their rows come from, what is made of them, and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as record
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
+from twinpass.core import Tokens
+from twinpass.model.trainable import Defaults, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
+from twinpass.objective.generation import Generation
+from twinpass.objective.goal import Goal
 from twinpass.settings import STRICT, Count, Index
 from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
@@ -22,6 +26,9 @@ from twinpass.task.limits import Truncate
 from twinpass.task.rows import Item, OnError, Row
 from twinpass.task.sources.read import Role, read
 from twinpass.task.template import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def _sources(value: Any, info: ValidationInfo) -> Any:
@@ -39,11 +46,23 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @record(frozen=True)
 class Reading:
-    """How rows are read: by which template, to minimise what; ``form`` is the name of a form that was recognised."""
+    """How rows are read: by which template, to minimise what; ``form`` is the name of a form that was recognised.
+
+    Without an ``objective``, it is the task's own :meth:`TaskSettings.goal`.
+    """
 
     template: Template
-    objective: Objective
+    objective: Objective | None
     form: str = ""
+
+
+@record(frozen=True)
+class Writer:
+    """What texts are written and read with: a tokenizer, tokens that end a text, and how tokens are chosen."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    ends: Tokens
+    generation: Generation
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,6 +77,11 @@ class TaskSettings(ABC):
     """
 
     chooses: ClassVar[bool]
+    writes: ClassVar[bool] = False
+    """Whether the model writes texts while it is trained."""
+
+    kinds: ClassVar[Mapping[str, str]] = {}
+    """Kinds of other sections that suit this task better than the usual, by section."""
 
     train: Sources = field(default=(), kw_only=True)
     eval: Sources = field(default=(), kw_only=True)
@@ -126,6 +150,24 @@ class TaskSettings(ABC):
         """How many rows are held out beside ``train`` others."""
         return self.eval_rows or round(train * self.eval_fraction / (1 - self.eval_fraction))
 
+    def suited(self, trainable: type[Trainable] | Trainable) -> Defaults:
+        """What suits this task and what is trained, where nothing is said."""
+        return trainable.defaults
+
+    def goal(self, reading: Reading, writer: Writer) -> Goal:
+        """What is minimised of rows that are read so.
+
+        Raises:
+            TwinpassError: it cannot be had.
+        """
+        assert reading.objective is not None
+        return reading.objective
+
+    @property
+    def ground(self) -> dict[str, str]:
+        """Hashes by name of what this task stands on besides its rows and settings."""
+        return {}
+
 
 @dataclass(frozen=True, config=STRICT)
 class ChoiceTask(TaskSettings, ChoiceTemplate):
@@ -166,6 +208,8 @@ class AutoTask(TaskSettings):
 
 def kind_of(keys: Any) -> str:
     """The kind of task that these keys of a section [task] are of, if it does not say."""
+    if "rewards" in keys:
+        return "reward"
     if "name" in keys:
         return "named"
     if "options" in keys:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Estimate, Lane, Probe, Score
-from twinpass.objective.base import Objective
+from twinpass.objective.goal import Goal
 from twinpass.perturb.noise import Distribution
 from twinpass.settings import STRICT, Batch
 from twinpass.task.example import Example
@@ -49,7 +49,7 @@ class Estimator(ABC):
         """The weight variants to score."""
 
     def refine(
-        self, estimate: Estimate, objective: Objective, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
+        self, estimate: Estimate, goal: Goal, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
     ) -> Estimate:
         """The same with what single scores tell beyond the losses: ``scores[lane][request]``, lanes as :meth:`lanes` has them."""
         return estimate

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.estimate.base import Estimator
-from twinpass.objective.base import Objective
+from twinpass.objective.goal import Goal
 from twinpass.settings import STRICT, Batch, Positive
 from twinpass.task.example import Example
 
@@ -41,15 +41,15 @@ class GaussNewton(Estimator):
         return Estimate(tuple(probes), eps, pairs, tuple((plus - minus) / (2 * eps) for plus, minus in pairs))
 
     def refine(
-        self, estimate: Estimate, objective: Objective, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
+        self, estimate: Estimate, goal: Goal, examples: Sequence[Example], scores: Sequence[Sequence[Score]]
     ) -> Estimate:
         pairs = list(zip(scores[0::2], scores[1::2], strict=True))
         tangents = [[(plus - minus) / (2 * estimate.eps) for plus, minus in zip(*pair, strict=True)] for pair in pairs]
         base = [np.mean(own, axis=0) for own in zip(*scores, strict=True)]
         with np.errstate(invalid="ignore"):
-            slopes = objective.gradient(examples, base)
+            slopes = goal.gradient(examples, base)
             g = np.array([sum(float(s @ t) for s, t in zip(slopes, own, strict=True)) for own in tangents])
-            matrix = objective.curvature(examples, base, tangents)
+            matrix = goal.curvature(examples, base, tangents)
         q = len(g)
         level = float(np.trace(matrix)) / q
         if not np.isfinite(matrix).all() or not np.isfinite(g).all() or level <= 0:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from twinpass.errors import ModelError
@@ -175,3 +175,10 @@ def _with_hidden(original: Callable[..., Any], hidden: Tensor) -> Callable[..., 
         return original(hidden, *args, **kwargs)
 
     return forward
+
+
+def ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a text: the tokenizer's, and those of the checkpoint's generation configuration."""
+    known: Any = getattr(model.generation_config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
+    return tuple(sorted(token for token in found if isinstance(token, int)))

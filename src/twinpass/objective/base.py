@@ -1,29 +1,21 @@
-"""The contract of an objective."""
+"""The contract of an objective: losses and a metric made of the log-probabilities of given tokens."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twinpass.core import Request, Score
+from twinpass.core import BASE, Evaluation, Lane, Probe, Request, Score
+from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
+from twinpass.objective.goal import START, At, Goal, Measured, blocks
+from twinpass.reuse.plan import Spans
 from twinpass.task.example import Example
 
 
-class Objective(ABC):
-    """What is minimised, and what is reported. Scores come in the order of the requests.
-
-    One that ``compares`` needs examples with options to choose from; a ``curved`` one has :meth:`gradient` and :meth:`curvature`.
-    """
-
-    metric_name: ClassVar[str]
-    compares: ClassVar[bool] = False
-    curved: ClassVar[bool] = False
-
-    likelihood: ClassVar[bool] = False
-    """Whether the loss is the negative log-likelihood of texts, so that one that doubles is a divergence."""
+class Objective(Goal):
+    """A goal of scores, which come in the order of the requests."""
 
     @abstractmethod
     def requests(self, examples: Sequence[Example]) -> list[Request]:
@@ -33,24 +25,58 @@ class Objective(ABC):
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         """The mean loss of the batch (nats); it need not be differentiable."""
 
-    def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
-        """The loss's derivative with respect to every score, in their shapes.
-
-        Raises:
-            ModelError: the loss has none.
-        """
-        raise ModelError(f"{type(self).__name__} has no derivative; use estimator.kind = 'spsa', which needs none")
-
-    def curvature(
-        self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
-    ) -> NDArray[np.float64]:
-        """``t_k^T C t_l`` [q, q] for q directions of the scores, with the loss's curvature C by them: positive semidefinite.
-
-        Raises:
-            ModelError: the loss has none.
-        """
-        raise ModelError(f"{type(self).__name__} has no curvature; use estimator.kind = 'spsa', which needs none")
-
     @abstractmethod
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         """The mean of the reported metric over the batch; larger is better."""
+
+    def measure(
+        self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], spans: Spans | None, at: At
+    ) -> Measured:
+        scores = engine.score(self.requests(examples), lanes, spans)
+        losses = tuple(self.loss(examples, own) for own in scores.values)
+        return Measured(losses, scores.work, scores.cache, scores.prefix, scores.values)
+
+    def evaluate(
+        self,
+        engine: Engine,
+        examples: Sequence[Example],
+        progress: Callable[[int], None] = lambda done: None,
+        at: At = START,
+    ) -> Evaluation:
+        metric = loss = 0.0
+        done = 0
+        each: list[float] = []
+        for part in blocks(examples):
+            values = engine.score(self.requests(part), [BASE]).values[0]
+            metric += self.metric(part, values) * len(part)
+            loss += self.loss(part, values) * len(part)
+            each += self._each(part, values)
+            done += len(part)
+            progress(done)
+        error = float(np.std(each, ddof=1)) / math.sqrt(done) if done > 1 else None
+        return Evaluation(self.metric_name, metric / len(examples), loss / len(examples), len(examples), error)
+
+    def warm(
+        self, engine: Engine, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]
+    ) -> None:
+        engine.warm(self.requests(examples), probes, since)
+
+    def _each(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[float]:
+        """The metric of every example by itself."""
+        found, left = list[float](), list(scores)
+        for example in examples:
+            count = len(self.requests([example]))
+            found.append(self.metric([example], left[:count]))
+            del left[:count]
+        return found
+
+
+def scored(goal: Goal) -> Objective:
+    """The goal, if it is one of scores.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if not isinstance(goal, Objective):
+        raise ModelError(f"{type(goal).__name__} has no scores to differentiate; use 'spsa' along random directions")
+    return goal

@@ -1,61 +1,85 @@
-"""The loss of each lane of a population: minus the shaped mean reward of what it writes, all lanes in one batch."""
+"""A goal of what lanes write: minus the shaped mean reward of a lane's texts, all lanes in one batch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from twinpass.core import Decode, Lane, Prompt, Sampling, Text, Tokens, Work
+from twinpass.core import BASE, Decode, Evaluation, Lane, Probe, Prompt, Request, Sampling, Text, Texts, Work
 from twinpass.engine.base import Engine
-from twinpass.errors import RewardError
+from twinpass.errors import ModelError, RewardError
+from twinpass.objective.calling import TrainerState
+from twinpass.objective.goal import START, At, Goal, Measured, blocks
 from twinpass.objective.rewards import Batch, Rewards, Shaping, Values, metrics, shaped
+from twinpass.perturb.noise import derive_seed
+from twinpass.reuse.plan import Spans
+from twinpass.task.example import Asked, Example
 
+EXTREMES = 3
+"""Samples of an evaluation that are kept, of the best and of the worst."""
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt to be continued: its tokens and activation point, what a reward is ``shown`` of it (a text, or messages), and columns."""
-
-    tokens: Tokens
-    shown: Any
-    active_from: int = 0
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    place: str = "a prompt"
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``losses`` by lane; ``rewards`` [lanes, prompts, samples], NaN where none applies; ``texts`` likewise; what happened; the work."""
+    """``losses`` by lane; ``rewards`` [lanes, prompts, samples], NaN where none applies; ``written`` likewise; what happened."""
 
     losses: tuple[float, ...]
     rewards: Values
-    texts: Sequence[Sequence[Sequence[Text]]]
+    written: Texts
     metrics: Mapping[str, float]
-    work: Work
+    extra: Mapping[str, Sequence[Any]]
 
-    def extremes(self, asked: Sequence[Asked], lane: int = 0, count: int = 3) -> dict[str, list[dict[str, Any]]]:
-        """The best and the worst samples of a lane, as plain records."""
+    @property
+    def work(self) -> Work:
+        """What writing took."""
+        return self.written.work
+
+    @property
+    def texts(self) -> list[list[list[Text]]]:
+        """By lane, prompt and sample."""
+        samples = self.rewards.shape[2]
+        return [
+            [list(own[start : start + samples]) for start in range(0, len(own), samples)] for own in self.written.values
+        ]
+
+    def records(self, asked: Sequence[Asked], lane: int = 0) -> list[Record]:
+        """A lane's samples that have a reward, as plain records, with what functions have logged beside them."""
         own, texts = self.rewards[lane], self.texts[lane]
-        places = [(p, s) for p in range(own.shape[0]) for s in range(own.shape[1]) if np.isfinite(own[p, s])]
-        order = sorted(places, key=lambda place: -float(own[place]))
+        first = lane * own.size
+        return [
+            {
+                "prompt": asked[p].shown,
+                "completion": texts[p][s].text,
+                "reward": float(own[p, s]),
+                **{name: column[first + p * own.shape[1] + s] for name, column in self.extra.items()},
+            }
+            for p in range(own.shape[0])
+            for s in range(own.shape[1])
+            if np.isfinite(own[p, s])
+        ]
 
-        def record(p: int, s: int) -> dict[str, Any]:
-            return {"prompt": asked[p].shown, "completion": texts[p][s].text, "reward": float(own[p, s])}
 
-        return {
-            "best": [record(*place) for place in order[:count]],
-            "worst": [record(*place) for place in order[::-1][:count]],
-        }
+def extremes(records: Sequence[Record], count: int = EXTREMES) -> dict[str, list[Record]]:
+    """The best and the worst of some samples."""
+    order = sorted(records, key=lambda record: -record["reward"])
+    return {"best": order[:count], "worst": order[::-1][:count]}
 
 
 @dataclass(frozen=True)
-class Population:
+class Population(Goal):
     """Scores lanes by what they write.
 
     Args:
         samples: completions a prompt and lane; greedy ones are all the same.
         shaping: what a lane's mean is taken of (:func:`twinpass.objective.rewards.shaped`).
     """
+
+    metric_name: ClassVar[str] = "reward"
+    absolute: ClassVar[bool] = False
 
     rewards: Rewards
     sampling: Sampling
@@ -69,36 +93,86 @@ class Population:
                 f"samples is {self.samples}: greedy texts are all the same; set 1, or a temperature above 0"
             )
 
-    def measure(self, engine: Engine, asked: Sequence[Asked], lanes: Sequence[Lane], seed: int) -> Outcome:
-        """Let every lane write, with the random numbers of ``seed``, and reward it.
+    def require(self, examples: Sequence[Example]) -> None:
+        columns = sorted(_columns(_asked(examples)))
+        for function in self.rewards.functions:
+            function.require(columns)
 
-        A row is known by its place in ``asked``; lanes share its random numbers.
+    def write(self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], at: At = START) -> Outcome:
+        """Let every lane continue the prompts, and reward what it writes.
+
+        A row is known by its place in ``examples``; lanes share its random numbers.
 
         Raises:
             RewardError: a function cannot be called, before anything is written where its columns are missing.
             ModelError: a prompt does not fit.
         """
-        columns = set.intersection(*(set(one.columns) for one in asked)) if asked else set()
-        for function in self.rewards.functions:
-            function.require(sorted(columns))
+        asked = _asked(examples)
+        self.require(asked)
         prompts = [
-            Prompt(one.tokens, one.active_from, row, sample)
+            Prompt(one.prompt, one.suffix_start, row, sample)
             for row, one in enumerate(asked)
             for sample in range(self.samples)
         ]
-        written = engine.generate(prompts, lanes, replace(self.sampling, seed=seed), self.decode)
+        written = engine.generate(prompts, lanes, replace(self.sampling, seed=at.seed), self.decode)
         texts = [text for own in written.values for text in own]
         whose = [one for _ in lanes for one in asked for _ in range(self.samples)]
-        rewarded = self.rewards(_batch(whose, texts, sorted(columns)))
+        rewarded = self.rewards(_batch(whose, texts, at))
         values = rewarded.total.reshape(len(lanes), len(asked), self.samples)
         losses = tuple(-float(value) for value in shaped(values, self.shaping))
-        by_prompt = [
-            [own[start : start + self.samples] for start in range(0, len(own), self.samples)] for own in written.values
-        ]
-        return Outcome(losses, values, by_prompt, metrics(rewarded, values, texts), written.work)
+        return Outcome(losses, values, written, metrics(rewarded, values, texts), rewarded.extra)
+
+    def measure(
+        self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], spans: Spans | None, at: At
+    ) -> Measured:
+        if spans is not None:
+            raise ModelError("texts are written under exact lanes: use an exact policy")
+        found = self.write(engine, examples, lanes, at)
+        return Measured(found.losses, found.work, found.written.cache, metrics=found.metrics)
+
+    def evaluate(
+        self,
+        engine: Engine,
+        examples: Sequence[Example],
+        progress: Callable[[int], None] = lambda done: None,
+        at: At = START,
+    ) -> Evaluation:
+        each: list[float] = []
+        told: list[tuple[int, Mapping[str, float]]] = []
+        records: list[Record] = []
+        for number, part in enumerate(blocks(examples)):
+            found = self.write(engine, part, [BASE], replace(at, seed=derive_seed(at.seed, "block", number)))
+            each += [float(np.nanmean(own)) for own in found.rewards[0] if np.isfinite(own).any()]
+            told.append((len(part), found.metrics))
+            records += found.records(_asked(part))
+            progress(sum(rows for rows, _ in told))
+        if not each:
+            raise RewardError("no reward applies to any of the held-out texts; look at the functions, or at the rows")
+        metric = float(np.mean(each))
+        error = float(np.std(each, ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
+        return Evaluation(self.metric_name, metric, -metric, len(examples), error, _together(told), extremes(records))
+
+    def warm(
+        self, engine: Engine, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]
+    ) -> None:
+        engine.warm([Request(one.prompt, (0,), one.suffix_start) for one in examples], probes, since)
 
 
-def _batch(whose: Sequence[Asked], texts: Sequence[Text], columns: Sequence[str]) -> Batch:
+def _asked(examples: Sequence[Example]) -> list[Asked]:
+    found = [one for one in examples if isinstance(one, Asked)]
+    if len(found) < len(examples):
+        raise RewardError(
+            "rewards are of texts that continue prompts, and these rows have answers; use a task of kind 'reward'"
+        )
+    return found
+
+
+def _columns(asked: Sequence[Asked]) -> set[str]:
+    """Columns that all rows have."""
+    return set.intersection(*(set(one.columns) for one in asked)) if asked else set()
+
+
+def _batch(whose: Sequence[Asked], texts: Sequence[Text], at: At) -> Batch:
     return Batch(
         [one.shown for one in whose],
         [
@@ -106,6 +180,19 @@ def _batch(whose: Sequence[Asked], texts: Sequence[Text], columns: Sequence[str]
             for one, text in zip(whose, texts, strict=True)
         ],
         [text.tokens for text in texts],
-        {name: [one.columns[name] for one in whose] for name in columns if name != "prompt"},
+        {name: [one.columns[name] for one in whose] for name in sorted(_columns(whose))},
         [one.place for one in whose],
+        TrainerState(at.step, at.steps),
     )
+
+
+def _together(told: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Metrics of blocks as one: their means, weighted by rows; counts of errors add up."""
+    found = {}
+    for name in dict.fromkeys(name for _, known in told for name in known):
+        parts = [(rows, known[name]) for rows, known in told if math.isfinite(known.get(name, math.nan))]
+        if name.startswith("reward_errors/"):
+            found[name] = sum(value for _, value in parts)
+        elif parts:
+            found[name] = sum(rows * value for rows, value in parts) / sum(rows for rows, _ in parts)
+    return found

@@ -15,8 +15,9 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,27 @@ GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A function in TRL's form, under the ``name`` that its metrics go by; it ``needs`` these arguments."""
+    """A function in TRL's form, under the ``name`` that its metrics go by; it ``needs`` these arguments.
+
+    ``source`` is where another process has it from: the function itself, or a name as :func:`load_reward` takes it.
+    """
 
     name: str
     call: Callable[..., Any]
     needs: tuple[str, ...]
+    source: Any = None
+
+    @property
+    def code(self) -> str:
+        """Its text, or that of the file which it was named by; its name, where there is no text."""
+        try:
+            if not isinstance(self.source, str):
+                return inspect.getsource(self.source)
+            place = self.source.rpartition(":")[0]
+            file = place if place.endswith(".py") else str(sys.modules[place].__file__)
+            return Path(file).read_text(encoding="utf-8")
+        except (TypeError, OSError, ValueError, KeyError):
+            return self.name
 
     @classmethod
     def of(cls, function: Callable[..., Any], name: str = "") -> "RewardFunction":
@@ -49,17 +66,17 @@ class RewardFunction:
         names = tuple(plain)
         if "completions" in plain or (open_ and not {"completion", "solution_str", "output"} & plain.keys()):
             taken = None if open_ else names
-            return cls(named, _filtered(function, taken), tuple(n for n in needs if n not in GIVEN))
+            return cls(named, _filtered(function, taken), tuple(n for n in needs if n not in GIVEN), function)
         if "solution_str" in plain:
             columns = tuple(n for n in needs if n not in ("solution_str", "data_source", "ground_truth", "extra_info"))
             if "ground_truth" in needs:
                 columns = (*columns, "ground_truth")
-            return cls(named, _each(_verl(function), function), columns)
+            return cls(named, _each(_verl(function), function), columns, function)
         if names[:2] == ("output", "target"):
-            return cls(named, _each(_es_at_scale(function), function), ("target",))
+            return cls(named, _each(_es_at_scale(function), function), ("target",), function)
         if "completion" in plain:
             columns = tuple(n for n in needs if n not in ("prompt", "completion", "state"))
-            return cls(named, _each(_verifiers(function, None if open_ else names), function), columns)
+            return cls(named, _each(_verifiers(function, None if open_ else names), function), columns, function)
         raise RewardError(
             f"reward {named!r} takes ({', '.join(parameters)}): expected 'completions' as TRL's reward functions do, "
             "'solution_str' (verl), 'output, target' (es-at-scale) or 'completion' (verifiers)"
@@ -92,7 +109,19 @@ def load_reward(spec: str, folder: Path = Path()) -> RewardFunction:
     if not callable(function):
         known = [own for own, value in vars(module).items() if inspect.isfunction(value) and not own.startswith("_")]
         raise RewardError(f"reward {spec!r}: {place} has no function {name!r}; there are {', '.join(known) or 'none'}")
-    return RewardFunction.of(function, name)
+    where = f"{(folder / place).resolve()}:{name}" if place.endswith(".py") else spec
+    return replace(RewardFunction.of(function, name), source=where)
+
+
+def require_distinct(functions: Sequence[RewardFunction]) -> None:
+    """Refuse two functions of one name, which no metric could tell apart.
+
+    Raises:
+        RewardError: naming them.
+    """
+    names = [function.name for function in functions]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RewardError(f"two rewards are called {twice[0]!r}, and metrics go by names; rename one")
 
 
 def _module(spec: str, place: str, folder: Path) -> Any:

@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,11 +11,14 @@ from numpy.typing import NDArray
 
 from twinpass.core import Text
 from twinpass.errors import RewardError
-from twinpass.objective.reward_functions import RewardFunction, text_of
+from twinpass.objective.calling import Answer, CallError, TrainerState, Workers, call_here
+from twinpass.objective.reward_functions import RewardFunction, require_distinct, text_of
 
 Values = NDArray[np.float64]
 Shaping = Literal["raw", "zscore", "rank", "prompt"]
 OnError = Literal["stop", "skip"]
+Found = tuple[list[float | None], Answer]
+"""Rewards of some completions, and the answer that they came in."""
 
 SHOWN = 60
 """Characters of a text in a message."""
@@ -31,22 +33,47 @@ class Batch:
     completion_ids: Sequence[Sequence[int]]
     columns: Mapping[str, Sequence[Any]]
     places: Sequence[str]
+    state: TrainerState = field(default_factory=TrainerState)
 
-    def one(self, i: int) -> "Batch":
-        """Completion ``i`` alone."""
-        here = slice(i, i + 1)
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def part(self, here: slice) -> "Batch":
+        """Some of the completions."""
         columns = {name: values[here] for name, values in self.columns.items()}
-        return Batch(self.prompts[here], self.completions[here], self.completion_ids[here], columns, self.places[here])
+        return Batch(
+            self.prompts[here],
+            self.completions[here],
+            self.completion_ids[here],
+            columns,
+            self.places[here],
+            self.state,
+        )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What a function is called with."""
+        return {
+            **self.columns,
+            "prompts": list(self.prompts),
+            "completions": list(self.completions),
+            "completion_ids": [list(ids) for ids in self.completion_ids],
+            "trainer_state": self.state,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """``total`` [n], NaN where no function applies; ``each`` function's values by name, NaN likewise; ``failed`` calls by name; ``logged`` metrics."""
+    """``total`` [n], NaN where no function applies; ``each`` function's values by name, NaN likewise; ``failed`` calls by name.
+
+    ``logged`` are metrics, and ``extra`` columns of n values, that functions have logged.
+    """
 
     total: Values
     each: Mapping[str, Values]
     failed: Mapping[str, int]
     logged: Mapping[str, float]
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,22 +85,27 @@ class Rewards:
         timeout: seconds that a call may take. One that hangs is left behind in a thread that ends with the process.
         on_error: a reward that raises, hangs or is no number ends the run ("stop"), or its text counts as one that the function does
             not apply to ("skip").
+        workers: so many processes that functions are called in, each with a part of the batch; one that hangs is ended.
 
     Raises:
-        RewardError: there is no function, or weights of another number.
+        RewardError: there is no function, two have one name, weights are of another number, or one cannot be sent to workers.
     """
 
     functions: Sequence[RewardFunction]
     weights: Sequence[float] = ()
     timeout: float = 60.0
     on_error: OnError = "stop"
-    _logged: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
+    workers: int = 0
+    _pool: list[Workers] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.functions:
             raise RewardError("there is no reward function; name at least one")
         if self.weights and len(self.weights) != len(self.functions):
             raise RewardError(f"{len(self.weights)} weights for {len(self.functions)} rewards; give one for each")
+        require_distinct(self.functions)
+        if self.workers:
+            self._pool.append(Workers(self.functions, self.workers))
 
     def __call__(self, batch: Batch) -> Rewarded:
         """The rewards of a batch.
@@ -81,82 +113,77 @@ class Rewards:
         Raises:
             RewardError: with ``on_error`` "stop", naming function, row and text.
         """
-        self._logged.clear()
         each, failed = dict[str, Values](), dict[str, int]()
+        logged, extra = dict[str, list[float]](), dict[str, list[Any]]()
         for function in self.functions:
-            values = self._values(function, batch, failed)
+            values: list[float | None] = []
+            for found, answer in self._values(function, batch, failed):
+                values += found
+                for name, seen in answer.logged.items():
+                    logged.setdefault(name, []).extend(seen)
+                for name, column in answer.extra.items():
+                    extra.setdefault(name, []).extend(column)
             each[function.name] = np.array([math.nan if value is None else value for value in values], np.float64)
         weights = np.array(self.weights or [1.0] * len(self.functions))[:, None]
         stacked = np.stack([each[function.name] for function in self.functions])
         applies = ~np.isnan(stacked)
         total = np.where(applies.any(0), np.where(applies, weights * stacked, 0.0).sum(0), math.nan)
-        return Rewarded(total, each, failed, {name: float(np.mean(seen)) for name, seen in self._logged.items()})
+        means = {name: float(np.mean(seen)) for name, seen in logged.items()}
+        whole = {name: column for name, column in extra.items() if len(column) == len(batch)}
+        return Rewarded(total, each, failed, means, whole)
 
-    def _values(self, function: RewardFunction, batch: Batch, failed: dict[str, int]) -> list[float | None]:
-        """One number, or None, a completion; where the whole does not work, one by one, to find whose fault it is."""
+    def close(self) -> None:
+        """End the processes that functions are called in."""
+        for workers in self._pool:
+            workers.close()
+
+    def _values(self, function: RewardFunction, batch: Batch, failed: dict[str, int]) -> list[Found]:
+        """A number, or None, a completion; where the whole does not work, one by one, to find whose fault it is."""
         try:
             return self._checked(function, batch)
         except RewardError:
-            values: list[float | None] = []
-            for i in range(len(batch.completions)):
+            found: list[Found] = []
+            for i in range(len(batch)):
                 try:
-                    values += self._checked(function, batch.one(i))
+                    found += self._checked(function, batch.part(slice(i, i + 1)))
                 except RewardError:
                     if self.on_error == "stop":
                         raise
                     failed[function.name] = failed.get(function.name, 0) + 1
-                    values.append(None)
+                    found.append(([None], Answer(None)))
             if not failed.get(function.name):
                 raise  # only all together do not work: nobody's fault but the function's
-            return values
+            return found
 
-    def _checked(self, function: RewardFunction, batch: Batch) -> list[float | None]:
-        found, count = self._called(function, batch), len(batch.completions)
-        if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-            got = f"{len(found)} values" if hasattr(found, "__len__") else repr(found)[:SHOWN]
-            raise RewardError(
-                _at(function, batch, 0, f"returned {got}; a list of {count} was expected, one a completion")
+    def _checked(self, function: RewardFunction, batch: Batch) -> list[Found]:
+        """What a function says of the parts of a batch, which it is called with side by side."""
+        size = -(-len(batch) // max(1, self.workers))
+        parts = [batch.part(slice(start, start + size)) for start in range(0, len(batch), size)]
+        try:
+            answers = (
+                self._pool[0].call(function, [part.given for part in parts], self.timeout)
+                if self._pool
+                else [call_here(function, part.given, self.timeout) for part in parts]
             )
-        values: list[float | None] = []
-        for i, value in enumerate(found):
-            if value is None:
-                values.append(None)
-                continue
-            if not isinstance(value, numbers.Real | np.number | np.bool_) or not math.isfinite(float(value)):
-                raise RewardError(
-                    _at(function, batch, i, f"returned {value!r:.40}; a finite number or None was expected")
-                )
-            values.append(float(value))
-        return values
+        except CallError as error:
+            raise RewardError(_at(function, batch, 0, str(error))) from error.__cause__
+        return [(_numbers(function, part, each.value), each) for part, each in zip(parts, answers, strict=True)]
 
-    def _called(self, function: RewardFunction, batch: Batch) -> Any:
-        """The function's answer, from a thread that is not waited for longer than ``timeout``."""
-        box: list[Any] = []
-        given = {
-            **batch.columns,
-            "prompts": list(batch.prompts),
-            "completions": list(batch.completions),
-            "completion_ids": [list(ids) for ids in batch.completion_ids],
-            "trainer_state": None,
-            "log_extra": lambda name, values: None,
-            "log_metric": lambda name, value: self._logged.setdefault(name, []).append(float(value)),
-        }
 
-        def work() -> None:
-            try:
-                box.append((True, function.call(**given)))
-            except BaseException as error:  # any code runs here
-                box.append((False, error))
-
-        thread = threading.Thread(target=work, daemon=True, name=f"reward-{function.name}")
-        thread.start()
-        thread.join(self.timeout)
-        if not box:
-            raise RewardError(_at(function, batch, 0, f"did not return within {self.timeout:g} s"))
-        well, found = box[0]
-        if not well:
-            raise RewardError(_at(function, batch, 0, f"raised {type(found).__name__}: {found}")) from found
-        return found
+def _numbers(function: RewardFunction, batch: Batch, found: Any) -> list[float | None]:
+    count = len(batch)
+    if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
+        got = f"{len(found)} values" if hasattr(found, "__len__") else repr(found)[:SHOWN]
+        raise RewardError(_at(function, batch, 0, f"returned {got}; a list of {count} was expected, one a completion"))
+    values: list[float | None] = []
+    for i, value in enumerate(found):
+        if value is None:
+            values.append(None)
+            continue
+        if not isinstance(value, numbers.Real | np.number | np.bool_) or not math.isfinite(float(value)):
+            raise RewardError(_at(function, batch, i, f"returned {value!r:.40}; a finite number or None was expected"))
+        values.append(float(value))
+    return values
 
 
 def _at(function: RewardFunction, batch: Batch, i: int, what: str) -> str:

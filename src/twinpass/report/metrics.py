@@ -1,6 +1,7 @@
 """``metrics.jsonl``: what happened in a run, a line each, for plots and people; the journal stays the truth."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,7 @@ def step_event(report: StepReport, seconds: float) -> dict[str, Any]:
     """A step, as plain values."""
     estimate = report.estimate
     return {
+        **_finite(report.metrics),
         "event": "step",
         "step": report.step,
         "loss": estimate.loss,
@@ -64,6 +66,7 @@ def step_event(report: StepReport, seconds: float) -> dict[str, Any]:
 def evaluation_event(step: int, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
     """An evaluation, as plain values."""
     return {
+        **_finite(evaluation.metrics),
         "event": "evaluation",
         "step": step,
         "metric_name": evaluation.metric_name,
@@ -72,6 +75,11 @@ def evaluation_event(step: int, evaluation: Evaluation, seconds: float) -> dict[
         "examples": evaluation.examples,
         "seconds": round(seconds, 6),
     }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that JSON can hold."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def rollback_event(step: int, rollback: Rollback, lr_scale: float) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twinpass.report.shown import shown
+
 
 def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Whatever is not as a reader would take for granted of a run that came to its end."""
@@ -22,14 +24,14 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
         )
     if kept < steps:
         found.append(
-            f"kept the weights of the best evaluation, after step {kept} ({name} {summary['kept_metric']:.1%}); "
-            f"after step {steps} it was {summary['final_metric']:.1%}"
+            f"kept the weights of the best evaluation, after step {kept} ({name} {shown(name, summary['kept_metric'])}); "
+            f"after step {steps} it was {shown(name, summary['final_metric'])}"
         )
     if summary["accepted_changes"]:
         found.append(f"went on from other ground than it began on: {', '.join(summary['accepted_changes'])}")
     if summary["learned"] is False:
         found.append(
-            f"learned nothing: no evaluation is better than the one before training ({name} {summary['base_metric']:.1%}); "
+            f"learned nothing: no evaluation is better than the one before training ({name} {shown(name, summary['base_metric'])}); "
             "try another optimizer.lr, more steps, or look at plots/gradient.png and plots/loss.png"
         )
     return found

@@ -27,17 +27,21 @@ STYLE: Any = {
 
 
 def draw_run(rows: Rows, metric_name: str, folder: Path) -> list[Path]:
-    """``loss.png``, ``<metric>.png`` and ``gradient.png`` in ``folder``; those without data are left out."""
+    """``loss.png``, ``<metric>.png`` and ``gradient.png`` in ``folder``; those without data are left out, and so is a loss that is a reward."""
     folder.mkdir(parents=True, exist_ok=True)
     steps, left = in_force(rows, "step")
     evaluations, _ = in_force(rows, "evaluation")
     drawn = []
-    if steps:
+    rewarded = bool(steps) and "reward" in steps[0]
+    if steps and not rewarded:
         drawn.append(_save(folder / "loss.png", lambda axes: draw_loss(axes, steps, left)))
+    if steps:
         drawn.append(
             _save(folder / "gradient.png", lambda axes: (_norm if "norm" in steps[0] else _gradient)(axes, steps))
         )
-    if evaluations:
+    if rewarded:
+        drawn.append(_save(folder / f"{metric_name}.png", lambda axes: _reward(axes, steps, evaluations)))
+    elif evaluations:
         drawn.append(_save(folder / f"{metric_name}.png", lambda axes: _metric(axes, evaluations, metric_name)))
     return drawn
 
@@ -113,6 +117,20 @@ def _gradient(axes: Axes, steps: Rows) -> None:
 def _norm(axes: Axes, steps: Rows) -> None:
     axes.plot([row["step"] + 1 for row in steps], [row["norm"] for row in steps], ".", color=BLUE, markersize=5)
     axes.set(xlabel="step", ylabel="norm before clipping", title="Gradient")
+
+
+def _reward(axes: Axes, steps: Rows, evaluations: Rows) -> None:
+    """Mean reward of each step's lanes, and of held-out prompts."""
+    known = [row for row in steps if "reward" in row]
+    x, y = [row["step"] + 1 for row in known], [row["reward"] for row in known]
+    axes.plot(x, y, ".", color=BLUE, alpha=0.25, markersize=5, label="a step, all lanes")
+    window = max(2, min(20, len(y) // 4))
+    axes.plot(x, smooth(y, window), color=BLUE, linewidth=2, label=f"mean of {window} steps")
+    if evaluations:
+        held_out = [row["metric"] for row in evaluations]
+        axes.plot([row["step"] for row in evaluations], held_out, "o-", color=ORANGE, label="held-out prompts")
+    axes.set(xlabel="step", ylabel="mean reward", title="Reward")
+    axes.legend()
 
 
 def _metric(axes: Axes, evaluations: Rows, metric_name: str) -> None:

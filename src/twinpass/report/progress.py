@@ -1,5 +1,6 @@
 """A live progress bar in the terminal, and one line an event that stays."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from rich.text import Text
 from twinpass.core import Evaluation, Held, Rollback, StepReport, Work
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
+from twinpass.report.shown import shown
 
 
 class _Bars(Progress):
@@ -64,12 +66,14 @@ class ProgressBar(Listener):
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         estimate = report.estimate
-        self._mean = estimate.loss if self._mean is None else 0.9 * self._mean + 0.1 * estimate.loss
+        name, value = ("reward", report.metrics["reward"]) if "reward" in report.metrics else ("loss", estimate.loss)
+        if math.isfinite(value):
+            self._mean = value if self._mean is None else 0.9 * self._mean + 0.1 * value
         if report.observed.exact:
             self._checked.append(report)
         if self._verbose:
             self._bars.details = self._details(report, seconds)
-        self._bars.update(self._train, completed=report.step + 1, state=f"loss {self._mean:.3f}{self._metric}")
+        self._bars.update(self._train, completed=report.step + 1, state=f"{name} {self._mean or 0:.3f}{self._metric}")
 
     def _details(self, report: StepReport, seconds: float) -> str:
         estimate, size = report.estimate, report.observed.norm
@@ -77,7 +81,7 @@ class ProgressBar(Listener):
             size = sum(abs(g) for g in estimate.gradients) / len(estimate.gradients)
         return (
             f"  |g| {size:.3g}  {f'eps {estimate.eps:.2g}  ' if estimate.probes else ''}{seconds:.2f} s/step  "
-            f"hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}"
+            f"hit rate {report.work.hit_rate:.0%}{_sources(report.work)}{self._fidelity(report)}{_cache(report.cache)}{_rewards(report)}"
         )
 
     def _fidelity(self, report: StepReport) -> str:
@@ -98,10 +102,10 @@ class ProgressBar(Listener):
         self._bars.update(self._held_out, completed=done, total=total, visible=done < total)
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
-        self._metric = f" {evaluation.metric_name} {evaluation.metric:.1%}"
+        self._metric = f" {evaluation.metric_name} {shown(evaluation.metric_name, evaluation.metric)}"
         when = "before training" if step == 0 else f"after step {step}"
         self._console.print(
-            f"held-out {evaluation.metric_name} {when}: [bold]{evaluation.metric:.1%}[/bold]"
+            f"held-out {evaluation.metric_name} {when}: [bold]{shown(evaluation.metric_name, evaluation.metric)}[/bold]"
             f"  (loss {evaluation.loss:.3f}, {evaluation.examples} rows, {seconds:.1f} s)"
         )
 
@@ -110,6 +114,13 @@ class ProgressBar(Listener):
         self._console.print(
             f"[yellow]step {step}: {rollback.reason}; back to step {rollback.to}, learning rate times {lr_scale:g}[/yellow]"
         )
+
+
+def _rewards(report: StepReport) -> str:
+    """How far rewards differ, and how many prompts say nothing because theirs do not."""
+    if "reward_std" not in report.metrics:
+        return ""
+    return f"  reward std {report.metrics['reward_std']:.2g}, {report.metrics['frac_reward_zero_std']:.0%} of prompts alike"
 
 
 def _sources(work: Work) -> str:

@@ -43,8 +43,9 @@ def last_token(examples: Sequence[Example]) -> Tokens:
     for example in examples:
         if example.prompt[-1:] != last:
             raise DataError(
-                f"{example.place}: the prompt ends with token {example.prompt[-1]} here and with {last[0]} in {examples[0].place}; informed "
-                'adapters act from the last one on: let task.suffix end all prompts alike, such as "Answer:", or set trainable.invocation'
+                f"{example.place}: the prompt ends with token {example.prompt[-1]} here and with {last[0]} in {examples[0].place}, and adapters "
+                'act from the last one on: let task.suffix end all prompts alike, such as "Answer:", set trainable.invocation, or '
+                'train trainable.kind = "lora", which acts everywhere'
             )
     return last
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic.dataclasses import dataclass as settings
 
+from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT
 from twinpass.task.example import Example
@@ -46,6 +47,15 @@ class ChatTemplate(Template):
             raise DataError(f"{row.place}: no turn of the assistant to learn from; drop the row")
         for i in turns:
             yield self._turn(row, tokenizer, messages, i)
+
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        """The conversation's tokens, up to where the assistant is to answer.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        text = self._written(row, tokenizer, self._conversation(row)[0], add_generation_prompt=True)
+        return ids_of(tokenizer, text, special=False)
 
     def _turn(self, row: Row, tokenizer: "PreTrainedTokenizerBase", messages: list[Message], turn: int) -> Example:
         before = self._written(row, tokenizer, messages[:turn])

@@ -1,6 +1,8 @@
 """What a row becomes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from twinpass.core import Tokens
 
@@ -17,3 +19,17 @@ class Example:
     label: int
     suffix_start: int
     place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Example):
+    """A prompt to be continued in any way: it has no options.
+
+    ``shown`` is the prompt as a text, or as messages, and ``columns`` are what else the row says: for those who judge what was written.
+    """
+
+    options: tuple[Tokens, ...] = ()
+    label: int = 0
+    suffix_start: int = 0
+    shown: Any = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)

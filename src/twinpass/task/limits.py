@@ -17,12 +17,14 @@ class Limits:
     """``window`` tokens of prompt and longest answer, of ids below ``vocabulary`` (None: no limit known).
 
     ``truncate`` says what becomes of a prompt that is too long: "left" takes tokens from its beginning, "right" from the end of the
-    text before the suffix. A beginning-of-text token, the suffix and the answers stay whole.
+    text before the suffix. A beginning-of-text token, the suffix and the answers stay whole. A prompt without answers needs ``room`` for
+    so many tokens.
     """
 
     window: int | None = None
     vocabulary: int | None = None
     truncate: Truncate = "error"
+    room: int = 0
 
     def applied(self, example: Example, tokenizer: "PreTrainedTokenizerBase") -> Example:
         """The example, shortened where it is too long and may be.
@@ -31,10 +33,15 @@ class Limits:
             DataError: it does not fit.
         """
         self._require_known(example, tokenizer)
-        length = len(example.prompt) + max(len(answer) for answer in example.options)
+        length = len(example.prompt) + max((len(answer) for answer in example.options), default=self.room)
         if self.window is None or length <= self.window:
             return example
         if self.truncate == "error":
+            if not example.options:
+                raise DataError(
+                    f"{example.place}: {len(example.prompt)} tokens that may be continued by {self.room + 1}, but the model's window holds "
+                    f"{self.window}; lower generation.max_tokens, shorten or drop the row"
+                )
             raise DataError(
                 f"{example.place}: {length} tokens, but the model's window holds {self.window}; shorten or drop the row"
             )

@@ -7,9 +7,15 @@ from typing import Any
 from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
+from twinpass.task.reward import RewardTemplate
 from twinpass.task.template import Template
 
-KINDS: Mapping[str, type[Any]] = {"options": ChoiceTemplate, "completion": CompletionTemplate, "messages": ChatTemplate}
+KINDS: Mapping[str, type[Any]] = {
+    "options": ChoiceTemplate,
+    "completion": CompletionTemplate,
+    "messages": ChatTemplate,
+    "chat_template_kwargs": RewardTemplate,
+}
 """By a field that no kind before it has."""
 
 

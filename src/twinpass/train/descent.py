@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from twinpass.core import Observation, StepReport
 from twinpass.engine.base import Engine, Gradient
 from twinpass.errors import JournalError
+from twinpass.objective.base import scored
+from twinpass.objective.goal import blocks
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
-from twinpass.train.evaluate import blocks
 from twinpass.train.journal import History
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Descent:
 
     def take(self, step: int, draw: int, lr: float) -> tuple[StepReport, Gradient]:
         """What a step finds; :meth:`apply` makes it."""
-        plan, objective = self.plan, self.plan.objective
+        plan, objective = self.plan, scored(self.plan.objective)
         examples = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
         taken = self.engine.feedback if plan.estimator.fed_back else self.engine.gradient
         gradient = taken(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
@@ -88,7 +89,7 @@ class Descent:
         self.rebuild(history, step, told)
 
     def _warm(self, history: History, step: int) -> None:
-        plan, objective = self.plan, self.plan.objective
+        plan, objective = self.plan, scored(self.plan.objective)
         last = max(i for i, event in enumerate(history.events) if event.kind == "draw" and event.step == step - 1)
         for event in history.events[: last + 1]:
             parts = (
@@ -120,4 +121,4 @@ def graph_bytes(engine: Engine, plan: "Plan") -> int:
     longest = sorted(
         plan.train, key=lambda example: sum(map(len, example.options)) - example.suffix_start + len(example.prompt)
     )
-    return engine.graph_bytes(plan.objective.requests(longest[-plan.optimizer.batch_size :]))
+    return engine.graph_bytes(scored(plan.objective).requests(longest[-plan.optimizer.batch_size :]))

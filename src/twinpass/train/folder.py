@@ -21,6 +21,7 @@ from twinpass.report.files import put, reason, storing, sync_folder, write_json,
 from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
+from twinpass.report.samples import Samples
 from twinpass.train.journal import Contents, History, Journal, Keep, read, unbegun
 from twinpass.train.lock import hold
 from twinpass.train.spaces import Spaces
@@ -137,7 +138,8 @@ class RunFolder:
         evaluations = sum(record["kind"] == "evaluation" for record in records)
         with closing(journal):
             with closing(Metrics(self.metrics, history.draws, evaluations)) as metrics:
-                trainer = Trainer(engine, plan, journal, history, Listeners([metrics, listener]))
+                told = Listeners([metrics, Samples(self.path / "samples"), listener])
+                trainer = Trainer(engine, plan, journal, history, told)
                 trainer.run()
             if (kept := history.kept(plan.keep)) < len(history.steps):
                 trainer.return_to(kept)
@@ -257,6 +259,7 @@ GROUND = {
     "tokenizer": "the tokenizer is another one",
     "examples": "rows are tokenised otherwise",
     "source": "twinpass itself is another version",
+    "rewards": "a reward function was changed",
 }
 """What a run stands on besides its model and configuration; other names are those of packages."""
 

@@ -63,12 +63,17 @@ class DivergenceGuard:
     loss: NonNegative = 1.0
     metric: NonNegative = 0.15
 
-    def check(self, history: History, *, likelihood: bool = False) -> Rollback | None:
+    def check(self, history: History, *, likelihood: bool = False, absolute: bool = True) -> Rollback | None:
         """A rollback if losses or metric say that the run has diverged: a pure function of the history.
 
-        What it takes does not grow with the run. ``likelihood``: see :meth:`check_held_out`.
+        What it takes does not grow with the run. ``likelihood``: see :meth:`check_held_out`. Losses that are not ``absolute``
+        are each step's own, and are not compared.
         """
-        return self.check_losses(history) or self.check_metric(history) or self.check_held_out(history, likelihood)
+        return (
+            (self.check_losses(history) if absolute else None)
+            or self.check_metric(history)
+            or self.check_held_out(history, likelihood)
+        )
 
     def check_losses(self, history: History) -> Rollback | None:
         """A rollback to the end of the best window, if the last window is far above it."""

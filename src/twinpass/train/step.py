@@ -7,7 +7,7 @@ from dataclasses import replace
 from twinpass.core import BASE, Lane, Observation, Probe, StepReport
 from twinpass.engine.base import Engine
 from twinpass.estimate.base import Estimator
-from twinpass.objective.base import Objective
+from twinpass.objective.goal import START, At, Goal
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Situation, combine
 from twinpass.task.example import Example
@@ -18,7 +18,7 @@ Clip = Callable[[Sequence[float]], tuple[float, ...]]
 def measure(
     engine: Engine,
     estimator: Estimator,
-    objective: Objective,
+    goal: Goal,
     policy: Policy,
     clip: Clip,
     situation: Situation,
@@ -28,37 +28,38 @@ def measure(
     probes: Sequence[Probe],
     eps: float,
     lr: float,
+    at: At = START,
     trials: Sequence[float] = (),
 ) -> StepReport:
     """Everything of a step but its update, which is made once the report is in the journal.
 
     ``step`` counts from 0, ``examples`` are the minibatch B, and each of the q ``probes`` is a seed s that z is
     regenerated from; ``clip`` bounds the projected gradients. ``policy`` says which lanes may read others' prefixes, and
-    which are scored exactly beside them, to measure or to correct. ``trials`` are other eps to try the first probe at.
+    which are measured exactly beside them, to compare or to correct. ``trials`` are other eps to try the first probe at.
     """
     plan = policy.plan(estimator.lanes(probes, eps), situation)
     tries = [(other, Lane(probes[0], 1, other), Lane(probes[0], -1, other)) for other in trials]
     lanes = [*plan.lanes, *plan.twins, *(lane for _, *signs in tries for lane in signs), *([BASE] if tries else [])]
     distinct = list(dict.fromkeys(lanes))
-    scores = engine.score(objective.requests(examples), distinct, plan.spans)
-    losses = {lane: objective.loss(examples, own) for lane, own in zip(distinct, scores.values, strict=True)}
+    found = goal.measure(engine, examples, distinct, plan.spans, at)
+    losses = dict(zip(distinct, found.losses, strict=True))
     approximate = estimator.estimate(probes, eps, [losses[lane] for lane in plan.lanes])
     exact = estimator.estimate(probes, eps, [losses[lane] for lane in plan.exact]) if plan.twins else approximate
     ladder = [(other, losses[plus], losses[minus]) for other, plus, minus in tries]
     compared = bool(plan.twins) and _finite(approximate.gradients) and _finite(exact.gradients)
     observed = Observation(
-        prefix=scores.prefix,
+        prefix=found.prefix,
         approximate=approximate.gradients if compared else (),
         exact=exact.gradients if compared else (),
         ladder=tuple(point for point in ladder if _finite(point)),
         base=losses[BASE] if tries and math.isfinite(losses[BASE]) else None,
     )
     estimate = replace(exact, gradients=combine(plan, approximate, exact)) if plan.twins else approximate
-    if not plan.twins:
-        by_lane = dict(zip(distinct, scores.values, strict=True))
-        estimate = estimator.refine(estimate, objective, examples, [by_lane[lane] for lane in plan.lanes])
+    if not plan.twins and found.scores:
+        by_lane = dict(zip(distinct, found.scores, strict=True))
+        estimate = estimator.refine(estimate, goal, examples, [by_lane[lane] for lane in plan.lanes])
     moved = estimate.preconditioned or clip(estimate.gradients)
-    return StepReport(step, estimate, moved, lr, scores.work, scores.cache, observed)
+    return StepReport(step, estimate, moved, lr, found.work, found.cache, observed, metrics=found.metrics)
 
 
 def _finite(values: Sequence[float]) -> bool:

@@ -12,7 +12,8 @@ from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError, LatticeError
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Fitting
-from twinpass.objective.base import Objective
+from twinpass.objective.base import scored
+from twinpass.objective.goal import At, Goal, blocks
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
 from twinpass.reuse.base import Policy
@@ -22,7 +23,6 @@ from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.descent import Descent, descent_of
-from twinpass.train.evaluate import blocks, evaluate
 from twinpass.train.fitting import answer_tokens, split
 from twinpass.train.journal import History, Journal, Keep, evaluation_record, step_record
 from twinpass.train.optimizer import Optimizer, Sgd
@@ -36,7 +36,7 @@ class Plan:
     """Everything that decides a run's course, besides the engine's weights."""
 
     estimator: Estimator
-    objective: Objective
+    objective: Goal
     epsilon: Epsilon
     optimizer: Optimizer
     train: Sequence[Example]
@@ -48,6 +48,10 @@ class Plan:
     max_seconds: float | None = None
     block_at: Callable[[int], int | None] = lambda step: None
     fitting: Fitting | None = None
+
+    def exam(self, step: int = 0) -> At:
+        """Where evaluations stand after ``step`` steps: all have the same random numbers."""
+        return At(derive_seed(self.seed, "evaluation"), step, self.optimizer.steps)
 
 
 @dataclass
@@ -99,7 +103,9 @@ class Trainer:
     def _next(self, late: bool) -> bool:
         """Do what is due next; whether nothing is. ``late``: time is up."""
         plan, done = self.plan, len(self.history.steps)
-        if rollback := plan.optimizer.guard.check(self.history, likelihood=plan.objective.likelihood):
+        if rollback := plan.optimizer.guard.check(
+            self.history, likelihood=plan.objective.likelihood, absolute=plan.objective.absolute
+        ):
             self._roll_back(rollback)
         elif plan.optimizer.guard_zeros and (why := dead(self.history)):
             raise DivergedError(f"step {done}: {why}")
@@ -157,7 +163,7 @@ class Trainer:
         return Spaces.of(self.journal.path.parent)
 
     def _warm_one(self, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]) -> None:
-        self.engine.warm(self.plan.objective.requests(examples), probes, since)
+        self.plan.objective.warm(self.engine, examples, probes, since)
 
     def _repeat(self, step: int) -> None:
         """Let a resumed run's engine carry again what it had carried: score a step as it was scored, and update."""
@@ -180,6 +186,7 @@ class Trainer:
             Situation(engine.layers, before, coin, trial=bool(trials)),
             step=step,
             examples=self._batch(draw),
+            at=At(derive_seed(plan.seed, "texts", draw), step, plan.optimizer.steps),
             probes=self._probes(step, draw),
             eps=eps,
             lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
@@ -228,7 +235,9 @@ class Trainer:
     def _evaluate(self, done: int) -> None:
         start, plan = self.clock(), self.plan
         total = len(plan.held_out)
-        evaluation = evaluate(self.engine, plan.objective, plan.held_out, lambda n: self.listener.evaluating(n, total))
+        evaluation = plan.objective.evaluate(
+            self.engine, plan.held_out, lambda n: self.listener.evaluating(n, total), plan.exam(done)
+        )
         fault = self.engine.fault()
         if fault or not all(map(math.isfinite, (evaluation.metric, evaluation.loss, evaluation.error or 0.0))):
             what = f"{fault} is no longer finite" if fault else "the held-out loss was not a finite number"
@@ -278,7 +287,7 @@ class Trainer:
             return None
         from twinpass.estimate.directions import fit
 
-        examples, objective, known = self._fitted(draw), plan.objective, plan.fitting
+        examples, objective, known = self._fitted(draw), scored(plan.objective), plan.fitting
         observed = engine.observe(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
         space = fit(observed, engine.outputs, rank=known.rank, ridge=known.ridge)
         digest = self._spaces.save(space)

@@ -8,6 +8,7 @@ from typing import Any
 
 from twinpass.model.source import BUNDLED
 from twinpass.report.interval import wilson
+from twinpass.report.shown import shown
 from twinpass.train.folder import RunFolder
 from twinpass.use.settings import RunSettings
 
@@ -94,9 +95,9 @@ def _results(summary: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("steps", str(summary["steps"])), ("hit rate", f"{summary['hit_rate']:.1%}")]
     name, value = summary["metric_name"], summary.get("kept_metric", summary["final_metric"])
     if value is not None:
-        text = f"{value:.1%} on {summary['held_out']} rows"
+        text = f"{shown(name, value)} on {summary['held_out']} rows"
         if name == "accuracy":
             low, high = wilson(value, summary["held_out"])
             text += f" (95% {low:.1%} to {high:.1%})"
-        facts.append((f"held-out {name}", f"{text}; the base model {summary['base_metric']:.1%}"))
+        facts.append((f"held-out {name}", f"{text}; the base model {shown(name, summary['base_metric'])}"))
     return facts

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.errors import DataError
+from twinpass.model.causal import ends
 from twinpass.task.tokens import ids_of
 
 
@@ -31,7 +32,7 @@ def greedy(
             f"{place}: {len(ids)} tokens; expected at least 1, and fewer than the model's window of {window}"
         )
     tokens = torch.tensor([ids], device=model.device)
-    ends = {tokenizer.eos_token_id, *_ends(model)} - {None}
+    stops = ends(model, tokenizer)
 
     def written(sequence: Any) -> str:
         return str(tokenizer.decode(sequence[len(ids) :], skip_special_tokens=True))
@@ -47,8 +48,8 @@ def greedy(
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=room,
             do_sample=False,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=min(ends, default=0),
+            eos_token_id=list(stops) or None,
+            pad_token_id=min(stops, default=0),
             stopping_criteria=[stopped] if stop else [],
         )
     return cut(written(out[0]), stop)
@@ -58,9 +59,3 @@ def cut(text: str, stop: Sequence[str]) -> str:
     """``text`` before the first of the ``stop`` strings in it."""
     places = [place for string in stop if (place := text.find(string)) >= 0]
     return text[: min(places)] if places else text
-
-
-def _ends(model: PreTrainedModel) -> list[int]:
-    """The tokens that end a text, as the checkpoint's generation configuration has them."""
-    ends: Any = getattr(model.generation_config, "eos_token_id", None)
-    return ends if isinstance(ends, list) else [ends]

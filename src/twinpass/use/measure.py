@@ -6,17 +6,16 @@ import numpy as np
 
 from twinpass.core import BASE
 from twinpass.engine.base import Engine
-from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
+from twinpass.objective.goal import Goal, blocks
 from twinpass.report.measures import Choices, Texts
 from twinpass.task.example import Example
-from twinpass.train.evaluate import blocks
 
 
 def outcomes(
     engine: Engine,
-    objective: Objective,
+    objective: Goal,
     examples: Sequence[Example],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Choices | Texts | None:

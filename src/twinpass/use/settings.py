@@ -16,6 +16,7 @@ from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
+from twinpass.objective.generation import Generation
 from twinpass.reuse.auto import Auto
 from twinpass.task.saved import loaded
 from twinpass.task.template import Template
@@ -29,7 +30,7 @@ Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 class RunSettings:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
-    ``choice`` says how options are scored, where there are some.
+    ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class RunSettings:
     given: Pair | None = None
     trust_remote_code: bool = False
     choice: Choice = field(default_factory=Choice)
+    generation: Generation | None = None
 
     def base(self) -> Pair:
         """The base model and its tokenizer."""
@@ -86,6 +88,7 @@ def settings_of(
         given,
         model.trust_remote_code,
         _choice(config.objective or reading.objective),
+        config.generation,
     )
 
 
@@ -121,10 +124,12 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
     chosen = dict(values["trainable"])
     trainable = kinds[chosen.pop("kind")](**chosen)
     dtype = str(given[0].dtype).removeprefix("torch.")
-    return RunSettings(folder, template, trainable, "", dtype, Auto().budget, given, choice=_choice_of(values))
+    generation = Generation(**values["generation"]) if "generation" in values else None
+    budget, choice = Auto().budget, _choice_of(values)
+    return RunSettings(folder, template, trainable, "", dtype, budget, given, choice=choice, generation=generation)
 
 
-def _choice(objective: Objective) -> Choice:
+def _choice(objective: Objective | None) -> Choice:
     return objective if isinstance(objective, Choice) else Choice()
 
 

@@ -11,23 +11,28 @@ import numpy as np
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import BASE, Score
+from twinpass.core import BASE, Prompt, Score, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
-from twinpass.model.causal import CausalModel
+from twinpass.model.causal import CausalModel, ends
 from twinpass.model.trainable import Activated, Lora, Trainable
+from twinpass.objective.generation import Generation
+from twinpass.objective.goal import blocks
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
+from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
-from twinpass.train.evaluate import blocks
 from twinpass.use.greedy import greedy
 from twinpass.use.settings import RunSettings, settings_of, weights_of
 
 Rows = Sequence[Row | Mapping[str, Any]]
+
+MAX_TOKENS = 128
+"""Of a text, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,40 @@ class TrainedModel:
         if not isinstance(self.template, TextTemplate):
             raise DataError("the task's prompts are no plain texts")
         return [self.template.prompt_of(row) for row in numbered(rows)]
+
+    @property
+    def continues(self) -> bool:
+        """Whether the task's prompts are continued in any way, and functions say how good that is."""
+        return isinstance(self.template, RewardTemplate)
+
+    def write(self, rows: Rows, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
+        """How the model continues each row's prompt, greedily, some rows at a time; for a task that :attr:`continues`.
+
+        Raises:
+            DataError: a row cannot be used.
+        """
+        causal = CausalModel(self.engine.model)
+        limits = Limits(causal.window, causal.vocabulary, room=max_tokens - 1)
+        sampling = Generation(max_tokens=max_tokens, temperature=0.0, stop=tuple(stop)).sampling(
+            ends(self.engine.model, self.tokenizer)
+        )
+        for part in blocks(numbered(rows)):
+            examples = self.template.encode(part, self.tokenizer, limits)
+            if self._settings.trainable.activated:
+                examples = activation_points(examples, self.engine.invocation)
+            prompts = [Prompt(example.prompt, example.suffix_start) for example in examples]
+            for text in self.engine.generate(prompts, [BASE], sampling, self._decode).values[0]:
+                yield text.text
+
+    def _decode(self, tokens: Tokens) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def room(self, max_tokens: int | None, stop: Sequence[str]) -> tuple[int, Sequence[str]]:
+        """The most tokens of a text, and strings that end it: those given, or else those that it was trained with."""
+        known = self._settings.generation
+        if max_tokens is None:
+            max_tokens = MAX_TOKENS if known is None else known.max_tokens
+        return max_tokens, stop or (() if known is None else known.stop)
 
     def answers(
         self,

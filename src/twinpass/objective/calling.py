@@ -1,0 +1,141 @@
+"""How a reward function is called: in a thread of this process, or in other processes, and never waited for longer than a limit."""
+
+import multiprocessing
+import pickle
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+from twinpass.errors import RewardError
+from twinpass.objective.reward_functions import RewardFunction, load_reward
+
+Given = Mapping[str, Any]
+"""What a function is called with, by keyword."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What transformers' ``TrainerState`` says of a run, as far as it is known here: steps made so far, and planned."""
+
+    global_step: int = 0
+    max_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a function returned, and what it gave to ``log_metric`` and ``log_extra``, by name."""
+
+    value: Any
+    logged: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+class CallError(Exception):
+    """A call did not come to an end as it should; the message says how, without a subject."""
+
+
+def answer_of(function: RewardFunction, given: Given) -> Answer:
+    """Call a function, with functions to log with."""
+    logged: dict[str, list[float]] = {}
+    extra: dict[str, list[Any]] = {}
+
+    def log_metric(name: str, value: float) -> None:
+        logged.setdefault(name, []).append(float(value))
+
+    def log_extra(name: str, values: Sequence[Any]) -> None:
+        extra.setdefault(name, []).extend(values)
+
+    value = function.call(**given, log_metric=log_metric, log_extra=log_extra)
+    return Answer(value, logged, extra)
+
+
+def call_here(function: RewardFunction, given: Given, timeout: float) -> Answer:
+    """Call a function in a thread; one that hangs is left behind there, and ends with the process.
+
+    Raises:
+        CallError: it raised, or hangs.
+    """
+    box: list[Answer | BaseException] = []
+
+    def work() -> None:
+        try:
+            box.append(answer_of(function, given))
+        except BaseException as error:  # any code runs here
+            box.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name=f"reward-{function.name}")
+    thread.start()
+    thread.join(timeout)
+    if not box:
+        raise CallError(f"did not return within {timeout:g} s")
+    if isinstance(box[0], BaseException):
+        raise CallError(_raised(box[0])) from box[0]
+    return box[0]
+
+
+class Workers:
+    """Processes that functions are called in; they start with the first call, and one that hangs is ended.
+
+    Raises:
+        RewardError: a function cannot be sent to another process.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction], count: int) -> None:
+        self._sources = {function.name: (function.name, function.source) for function in functions}
+        for function in functions:
+            try:
+                pickle.dumps(function.source)
+            except Exception as error:  # pickle raises whatever an object's own methods do
+                raise RewardError(
+                    f"reward {function.name!r} cannot be sent to another process ({error}); define it in a module, or set workers = 0"
+                ) from error
+        self._count = count
+        self._pool: Pool | None = None
+
+    def call(self, function: RewardFunction, parts: Sequence[Given], timeout: float) -> list[Answer]:
+        """The answers to parts of a batch, which run side by side.
+
+        Raises:
+            CallError: the function raised, or hangs.
+        """
+        if self._pool is None:
+            self._pool = multiprocessing.get_context("spawn").Pool(self._count)
+        source = self._sources[function.name]
+        waiting = [self._pool.apply_async(_work, (source, part)) for part in parts]
+        try:
+            return [each.get(timeout) for each in waiting]
+        except multiprocessing.TimeoutError as error:
+            self.close()
+            raise CallError(f"did not return within {timeout:g} s") from error
+        except CallError:
+            raise
+        except Exception as error:  # an answer that cannot be sent back
+            raise CallError(_raised(error)) from error
+
+    def close(self) -> None:
+        """End all processes, whatever they do."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool.join()
+            self._pool = None
+
+
+_known: dict[Any, RewardFunction] = {}
+"""Functions that this process has been asked for: files are run once."""
+
+
+def _work(named: tuple[str, Any], given: Given) -> Answer:
+    if named not in _known:
+        name, source = named
+        _known[named] = load_reward(source, Path()) if isinstance(source, str) else RewardFunction.of(source, name)
+    try:
+        return answer_of(_known[named], given)
+    except BaseException as error:  # any code runs here, and what it raises may not be sent
+        raise CallError(_raised(error)) from None
+
+
+def _raised(error: BaseException) -> str:
+    return f"raised {type(error).__name__}: {error}"

@@ -1,0 +1,35 @@
+"""The section [generation]: how texts are written."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from twinpass.core import Sampling, Tokens
+from twinpass.settings import STRICT, Index, NonNegative, Texts
+
+MaxTokens = Annotated[int, Field(ge=1, le=2**20)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Generation:
+    """How texts are written: up to ``max_tokens`` tokens, the end-of-text token, or one of the ``stop`` strings, which does not belong to the text.
+
+    ``temperature`` 0 is greedy, the likeliest token each time. Above 0, tokens are sampled: of the ``top_k`` likeliest (0: of all), and of
+    those the fewest whose probabilities add up to ``top_p``.
+    """
+
+    max_tokens: MaxTokens = 64
+    temperature: NonNegative = 1.0
+    top_p: Share = 1.0
+    top_k: Index = 0
+    stop: Texts = ()
+
+    def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise ValueError("stop: a string is empty, so that every text would end before it begins; leave it out")
+
+    def sampling(self, ends: Tokens) -> Sampling:
+        """The same for an engine; ``ends`` are tokens that end a text."""
+        return Sampling(self.max_tokens, self.temperature, self.top_p, self.top_k, self.stop, ends)

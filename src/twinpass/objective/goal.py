@@ -1,0 +1,121 @@
+"""What training makes better: measured of lanes in a step, and reported of rows that are held out.
+
+The trainer knows this contract alone. What a lane is worth comes from its scores (:class:`twinpass.objective.base.Objective`), or from
+what it writes (:class:`twinpass.objective.population.Population`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinpass.core import Evaluation, Held, Lane, PrefixReport, Probe, Score, Work
+from twinpass.engine.base import Engine
+from twinpass.errors import ModelError
+from twinpass.reuse.plan import Spans
+from twinpass.task.example import Example
+
+BLOCK = 32
+
+T = TypeVar("T")
+
+
+def blocks(examples: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Held-out examples as they are measured, :data:`BLOCK` at a time."""
+    for start in range(0, len(examples), BLOCK):
+        yield examples[start : start + BLOCK]
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where a run stands: ``step`` of ``steps``; random numbers come from ``seed``."""
+
+    seed: int = 0
+    step: int = 0
+    steps: int = 0
+
+
+START = At()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The loss of every lane, and what measuring them took.
+
+    ``scores[lane][request]`` are what losses were made of, where they were made of scores. ``metrics`` are for people.
+    """
+
+    losses: tuple[float, ...]
+    work: Work
+    cache: Held = field(default_factory=Held)
+    prefix: PrefixReport = field(default_factory=PrefixReport)
+    scores: Sequence[Sequence[Score]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Goal(ABC):
+    """What is minimised, and what is reported.
+
+    One that ``compares`` needs examples with options to choose from; a ``curved`` one has :meth:`gradient` and :meth:`curvature`.
+    """
+
+    metric_name: ClassVar[str]
+    compares: ClassVar[bool] = False
+    curved: ClassVar[bool] = False
+
+    likelihood: ClassVar[bool] = False
+    """Whether the loss is the negative log-likelihood of texts, so that one that doubles is a divergence."""
+
+    absolute: ClassVar[bool] = True
+    """Whether losses of different steps can be compared, so that rising ones are a divergence."""
+
+    def require(self, examples: Sequence[Example]) -> None:
+        """Refuse rows that lack what is asked of them.
+
+        Raises:
+            TwinpassError: saying what they lack.
+        """
+        return
+
+    @abstractmethod
+    def measure(
+        self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], spans: Spans | None, at: At
+    ) -> Measured:
+        """The loss of every lane on a batch; lanes whose prefix is not their own take it over ``spans``."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        engine: Engine,
+        examples: Sequence[Example],
+        progress: Callable[[int], None] = lambda done: None,
+        at: At = START,
+    ) -> Evaluation:
+        """Metric and loss of the weights as they stand; ``progress`` is told how many examples are done."""
+
+    @abstractmethod
+    def warm(
+        self, engine: Engine, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]
+    ) -> None:
+        """Let an engine keep again what :meth:`measure` or :meth:`evaluate` of these examples left in it: see :meth:`Engine.warm`."""
+
+    def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
+        """The loss's derivative with respect to every score, in their shapes.
+
+        Raises:
+            ModelError: the loss has none.
+        """
+        raise ModelError(f"{type(self).__name__} has no derivative; use estimator.kind = 'spsa', which needs none")
+
+    def curvature(
+        self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
+    ) -> NDArray[np.float64]:
+        """``t_k^T C t_l`` [q, q] for q directions of the scores, with the loss's curvature C by them: positive semidefinite.
+
+        Raises:
+            ModelError: the loss has none.
+        """
+        raise ModelError(f"{type(self).__name__} has no curvature; use estimator.kind = 'spsa', which needs none")

@@ -1,0 +1,333 @@
+"""Runs whose losses are rewards of written texts: from a file and from Python, resumed, replayed and undone without asking again."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+import twinpass
+from twinpass.cli.main import main
+from twinpass.config.compose import build
+from twinpass.config.load import load_config
+from twinpass.errors import ConfigError, TwinpassError
+from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Lora
+from twinpass.objective.generation import Generation
+from twinpass.train.journal import read
+
+REWARDS = """
+from pathlib import Path
+
+CALLS = Path(__file__).with_name("calls.txt")
+
+
+def few(completions, completion_ids, bonus, trainer_state, log_extra, log_metric, **kwargs):
+    with CALLS.open("a") as file:
+        file.write(f"{trainer_state.global_step}/{trainer_state.max_steps} {len(completions)}\\n")
+    log_extra("first", [ids[0] for ids in completion_ids])
+    log_metric("seen", len(completions))
+    return [b + sum(i < 48 for i in ids) / len(ids) for b, ids in zip(bonus, completion_ids)]
+
+
+def short(completions, **kwargs):
+    return [-float(len(text.split())) for text in completions]
+
+
+def fussy(completions, answer, **kwargs):
+    return [0.0 for _ in completions]
+
+
+def silent(completions, **kwargs):
+    return [None for _ in completions]
+"""
+
+SECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "task": {
+        "kind": "reward",
+        "train": "prompts.jsonl",
+        "eval": "held.jsonl",
+        "rewards": ["rewards.py:few", "rewards.py:short"],
+        "weights": [1.0, 0.01],
+        "samples": 2,
+    },
+    "generation": {"max_tokens": 6},
+    "estimator": {"kind": "spsa", "probes": 2},
+    "optimizer": {"lr": 0.1, "steps": 6, "batch_size": 2},
+    "epsilon": {"value": 0.1},
+}
+
+
+def prompts(folder: Path) -> None:
+    rows = [
+        {"prompt": f"a {word} film", "bonus": 0.5, "id": i} for i, word in enumerate(["fine", "dull", "great", "bad"])
+    ]
+    for name, part in (("prompts", rows[:3]), ("held", rows[1:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (folder / "rewards.py").write_text(REWARDS)
+
+
+def config(folder: Path, **sections: Any) -> Path:
+    prompts(folder)
+    merged = {
+        name: keys if name == "epsilon" else {**SECTIONS.get(name, {}), **keys} for name, keys in sections.items()
+    }
+    return tiny.config(folder, **{**SECTIONS, **merged})
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "calls.txt").read_text().split("\n")[:-1]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in load_file(run / "adapter" / "adapter_model.safetensors").items()}
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+def stop_at(step: int) -> twinpass.Callbacks:
+    def told(event: Mapping[str, Any]) -> None:
+        if event["step"] == step:
+            raise Stop
+
+    return twinpass.Callbacks(on_step=told)
+
+
+@pytest.mark.plots
+def test_a_run_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = config(tmp_path), tmp_path / "run"
+    assert main(["train", str(path), "--json"]) in (0, 3)
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["metric_name"], summary["steps"], summary["held_out"]) == ("reward", 6, 3)
+    step = events(run, "step")[0]
+    names = {
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "seen",
+    }
+    assert names | {f"rewards/{name}/{of}" for name in ("few", "short") for of in ("mean", "std")} <= step.keys()
+    assert step["reward"] == pytest.approx(step["rewards/few/mean"] + 0.01 * step["rewards/short/mean"])
+    assert step["seen"] == 2 * 2 * 2 * 2  # probes, signs, prompts, samples
+    evaluation = events(run, "evaluation")[0]
+    assert evaluation["metric"] == pytest.approx(evaluation["reward"])
+    assert evaluation["completions/mean_length"] <= 6
+    samples = json.loads((run / "samples" / "step-0.json").read_text())
+    assert [len(samples[kind]) for kind in ("best", "worst")] == [3, 3]
+    assert samples["best"][0]["reward"] >= samples["best"][1]["reward"] >= samples["worst"][0]["reward"]
+    assert samples["best"][0].keys() == {"prompt", "completion", "reward", "first"}
+    assert {plot.name for plot in (run / "plots").iterdir()} == {"reward.png", "gradient.png"}
+    assert {"0/6 6", "0/6 16", "5/6 16", "6/6 6"} <= set(calls(tmp_path))
+    assert main(["eval", str(run), "--step", "6", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["metric"] == pytest.approx(events(run, "evaluation")[-1]["metric"])
+    assert again["metrics"]["rewards/few/mean"] > 0.5
+    assert main(["predict", str(run), str(tmp_path / "held.jsonl")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["id"] for line in lines] == [1, 2, 3]
+    assert all(isinstance(line["prediction"]["text"], str) for line in lines)
+    assert main(["generate", str(run), "--prompt", "a fine film", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "a fine film"
+    assert main(["runs", str(tmp_path)]) == 0
+    assert f"reward {summary['kept_metric']:.3f}" in capsys.readouterr().err
+
+
+def low(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+    COUNT.append(len(completion_ids))
+    return [sum(i < 48 for i in ids) / len(ids) for ids in completion_ids]
+
+
+COUNT: list[int] = []
+SCHEDULES = [{"kind": "constant", "value": 0.1}, {"kind": "adaptive"}]
+
+
+def tune(out: Path, **more: Any) -> dict[str, Any]:
+    rows = [{"prompt": f"a {word} film"} for word in ("fine", "dull", "great", "bad")]
+    options: dict[str, Any] = {
+        "trainable": Lora(rank=2, alpha=4.0),
+        "estimator": Spsa(probes=2),
+        "optimizer": twinpass.Sgd(lr=0.1, steps=6, batch_size=2),
+        "epsilon": twinpass.ConstantEpsilon(value=0.1),
+        "eval_every": 2,
+        "samples": 2,
+    }
+    return twinpass.finetune(
+        tiny.model(),
+        tiny.tokenizer(),
+        rows[:3],
+        rows[2:],
+        out=out,
+        rewards=[low],
+        generation=Generation(max_tokens=5),
+        **{**options, **more},
+    )
+
+
+@pytest.mark.parametrize("kind", ["two-sided", "one-sided", "activated", "inplace"])
+def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: str) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "one-sided": {"estimator": twinpass.OneSided(probes=3)},
+        "activated": {"trainable": twinpass.Activated(rank=2, alpha=4.0), "suffix": " Review:"},
+        "inplace": {"trainable": twinpass.Pattern("mlp"), "estimator": Spsa(probes=2, perturbation="inplace")},
+    }
+    more = kinds.get(kind, {})
+    COUNT.clear()
+    whole = tune(tmp_path / "whole", keep="last", **more)
+    asked = len(COUNT)
+    with pytest.raises(Stop):
+        tune(tmp_path / "part", keep="last", callbacks=stop_at(3), **more)
+    parted = tune(tmp_path / "part", keep="last", resume=True, **more)
+    assert len(COUNT) == 2 * asked == 2 * (6 + 4)  # steps, and evaluations of one block
+    assert parted["final_metric"] == whole["final_metric"]
+    one, two = (read(tmp_path / name / "journal.jsonl").records for name in ("whole", "part"))
+    assert one == two
+    folder = "model" if kind == "inplace" else "adapter"
+    file = "model.safetensors" if kind == "inplace" else "adapter_model.safetensors"
+    first, second = ((tmp_path / name / folder / file).read_bytes() for name in ("whole", "part"))
+    assert first == second
+
+
+def test_a_finished_run_is_rebuilt_by_its_journal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = config(tmp_path, run={"keep": "last"}), tmp_path / "run"
+    main(["train", str(path), "--json"])
+    before = calls(tmp_path)
+    assert main(["replay", str(run), "--step", "6"]) == 0
+    assert weights(run / "step-6") == weights(run)
+    assert main(["replay", str(run), "--step", "2"]) == 0
+    assert weights(run / "step-2") != weights(run)
+    assert calls(tmp_path) == before
+
+
+def test_an_edited_function_is_another_ground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = config(tmp_path, optimizer={"steps": 2}), tmp_path / "run"
+    main(["train", str(path), "--json"])
+    (tmp_path / "rewards.py").write_text(REWARDS + "\n# other\n")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "a reward function was changed" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_rewards_learn(tmp_path: Path) -> None:
+    """Tokens of the lower half of the vocabulary become more likely."""
+    summary = tune(
+        tmp_path / "run",
+        estimator=Spsa(probes=8),
+        epsilon=twinpass.ConstantEpsilon(value=0.2),
+        optimizer=twinpass.Sgd(lr=0.05, steps=12, batch_size=3, schedule="constant"),
+        eval_every=12,
+        samples=16,
+        keep="last",
+    )
+    assert summary["final_metric"] > summary["base_metric"]
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(TwinpassError) as caught:
+        build(load_config(path))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"task": {"rewards": ["none.py:few"], "weights": []}}, r"there is no file .*none\.py"),
+        (
+            {"task": {"rewards": ["rewards.py:many"], "weights": []}},
+            r"has no function 'many'; there are few, short, fussy, silent",
+        ),
+        ({"task": {"rewards": ["rewards.py:few", "rewards.py:few"]}}, "two rewards are called 'few'"),
+        (
+            {"task": {"rewards": ["rewards.py:fussy"], "weights": []}},
+            "'fussy' asks for answer, and the rows have only bonus, id",
+        ),
+        ({"task": {"rewards": [], "weights": []}}, "rewards: is missing"),
+        ({"task": {"weights": [1.0]}}, "weights: 1 for 2 rewards"),
+        ({"task": {"weights": [0.0, 0.0]}}, "not all of them 0"),
+        ({"generation": {"temperature": 0.0}}, "samples: 2 greedy texts are all the same"),
+        (
+            {"generation": {"max_tokens": 1000}},
+            r"3 tokens that may be continued by 1000, but the model's window holds \d+",
+        ),
+        ({"generation": {"stop": ["\u2603"]}}, "the tokenizer cannot write '\u2603'"),
+        ({"generation": {"stop": [""]}}, "a string is empty"),
+        ({"generation": {"min_tokens": 1}}, "min_tokens: no such key"),
+        ({"task": {"window": 4}}, r"row 1: 3 tokens that may be continued by 6, but the model's window holds 4"),
+        ({"task": {"shots": 1}}, "shots: prompts are not solved"),
+        ({"estimator": {"kind": "gauss_newton"}}, "rewards have no derivative"),
+        (
+            {"estimator": {"kind": "backprop", "probes": 1}, "optimizer": {"kind": "adamw"}},
+            "rewards have no derivative",
+        ),
+        ({"reuse": {"policy": "frozen"}, "trainable": {"kind": "full"}}, "texts are written under exact lanes"),
+        ({"epsilon": {"kind": "join", "boundaries": [1], "schedules": SCHEDULES}}, 'which "adaptive" goes by'),
+        ({"trainable": {"kind": "informed"}}, "rewards know none"),
+        ({"engine": {"kind": "sglang"}}, "does not write any yet"),
+        ({"objective": {"kind": "completion"}}, "goes by rewards alone"),
+        ({"trainable": {"kind": "activated"}, "task": {"prompt": "{prompt} {id}"}}, ""),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(tmp_path: Path, sections: Any, message: str) -> None:
+    path = config(tmp_path, **{name: dict(keys) for name, keys in sections.items()})
+    if not message:
+        assert build(load_config(path)).plan.held_out  # unknown words end all prompts alike
+        return
+    assert re.search(message, refused(path))
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "calls.txt").exists()
+
+
+def test_generation_is_for_texts(tmp_path: Path) -> None:
+    path = tiny.config(tmp_path, generation={"max_tokens": 3})
+    with pytest.raises(ConfigError, match="this task writes nothing while it is trained"):
+        load_config(path)
+
+
+def test_nothing_to_go_by_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(tmp_path, task={"rewards": ["rewards.py:silent"], "weights": []})
+    assert main(["train", str(path)]) == 2
+    assert "no reward applies to any of the held-out texts" in capsys.readouterr().err
+
+
+def test_what_need_not_be_said(tmp_path: Path) -> None:
+    prompts(tmp_path)
+    tiny.save(tmp_path / "model")
+    path = tmp_path / "short.toml"
+    path.write_text(
+        f'[model]\npath = "model"\n[task]\ntrain = "prompts.jsonl"\nrewards = ["rewards.py:few"]\n[run]\nout = "{tmp_path}/run"\n'
+        "[generation]\nmax_tokens = 4\n"
+    )
+    plan = build(load_config(path)).plan
+    assert (plan.estimator.probes, plan.optimizer.batch_size, plan.eval_every) == (8, 8, 20)
+    assert plan.estimator.two_sided
+    assert [len(plan.train), len(plan.held_out)] == [2, 1]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("", 2), (" Review: a", 3)])
+def test_an_activated_adapter_acts_from_the_last_token_or_the_suffix_on(
+    tmp_path: Path, suffix: str, start: int
+) -> None:
+    path = config(tmp_path, trainable={"kind": "activated"}, task={"suffix": suffix})
+    session = build(load_config(path))
+    assert {example.suffix_start for example in session.plan.train} == {start}
+    assert len(session.invocation) == (2 if suffix else 1)
+
+
+def test_prompts_that_end_otherwise_name_what_to_do(tmp_path: Path) -> None:
+    path = config(tmp_path, trainable={"kind": "activated"}, task={"prompt": "a film {prompt} {id}"})
+    rows = [{"prompt": word, "bonus": 1.0, "id": word} for word in ("fine", "dull", "great")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "let task.suffix end all prompts alike" in refused(path)
+    assert 'trainable.kind = "lora"' in refused(path)
