@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-learning bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-learning bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -152,6 +152,9 @@ bench-scale: install  ## seconds a step against model size, batch, demonstration
 
 bench-workload-%: install
 	$(BIN)/twinpass bench $* --out benchmarks/results/bench-$*.json
+
+mutants: install  ## whether tests find faults: 330 changes of the code, one at a time, into benchmarks/results/mutants.json; takes 35 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --json benchmarks/results/mutants.json
 
 fuzz: install  ## 100,000 damaged inputs to everything that is read
 	TWINPASS_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz

@@ -1,0 +1,60 @@
+"""Changes of ``make mutants``: each is another program that compiles, at the place that it names."""
+
+import ast
+from pathlib import Path
+
+from mutations import mutated, places
+
+import twinpass.cache.tree
+import twinpass.reuse.reflected
+
+SOURCE = '''
+from dataclasses import dataclass
+
+LIMIT: int = 3
+
+@dataclass(frozen=True)
+class Point:
+    """Not a place."""
+    x: int | None = None
+
+    def move(self, by: int) -> int:
+        if not by and self.x < 4 or by == -2:
+            raise ValueError(f"{by + 1} is too far")
+        self.seen = by
+        print(by)
+        return self.x + by
+'''
+
+
+def test_every_kind_of_change_is_made_where_it_is_named() -> None:
+    found = {place.change: place for place in places("m", SOURCE)}
+    lines = {change: place.line for change, place in found.items()}
+    assert lines == {
+        "3 -> 4": 4,
+        "not by and self.x < 4 or by == -2: Or -> And": 12,
+        "not by and self.x < 4: And -> Or": 12,
+        "not by: no not": 12,
+        "self.x < 4: Lt -> LtE": 12,
+        "4 -> 5": 12,
+        "by == -2: Eq -> NotEq": 12,
+        "-2: no minus": 12,
+        "2 -> 3": 12,
+        "self.seen = by: dropped": 14,
+        "print(by): dropped": 15,
+        "return self.x + by -> None": 16,
+        "self.x + by: Add -> Sub": 16,
+    }
+    assert {change for change, place in found.items() if place.outside} == {"3 -> 4"}
+    assert "self.x - by" in ast.unparse(mutated(SOURCE, found["self.x + by: Add -> Sub"]))
+    assert "not not by" in ast.unparse(mutated(SOURCE, found["not by: no not"]))
+
+
+def test_every_mutant_is_another_program() -> None:
+    for module in (twinpass.cache.tree, twinpass.reuse.reflected):
+        source = Path(str(module.__file__)).read_text()
+        before = ast.unparse(ast.parse(source))
+        for place in places(module.__name__, source):
+            after = mutated(source, place)
+            assert ast.unparse(after) != before
+            compile(after, "it", "exec")
