@@ -160,7 +160,7 @@ fuzz: install  ## 100,000 damaged inputs to everything that is read
 	TWINPASS_FUZZ=100000 $(BIN)/python -m pytest tests/fuzz
 
 chaos: install  ## runs of every kind, killed, starved of disk and started twice, into benchmarks/results/chaos.json
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --minutes 10 --json benchmarks/results/chaos.json
+	PYTHONPATH=tests OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_THREADING_LAYER=workqueue $(BIN)/python tests/chaos.py --kills 200 --json benchmarks/results/chaos.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,13 @@
 """Runs of every kind are killed at random, starved of disk and started twice; what they come to has to be the same to the bit.
 
-    python tests/chaos.py --minutes 10 --json benchmarks/results/chaos.json
+    python tests/chaos.py --kills 200 --json benchmarks/results/chaos.json
 
-Processes are forked from one that has imported everything, and killed by SIGKILL at a moment drawn from the whole of a run.
+Processes are forked from one that has imported everything and trained once, and killed by SIGKILL at a moment drawn from the whole of a run.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -17,22 +19,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numba
-import torch
-import transformers
+import tiny
+from transformers.utils.logging import disable_progress_bar
 
+from twinpass.cli.main import main
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
-
-LOADED = (numba, torch, transformers)
-"""What takes the time of a start: a process that is forked has it already."""
+from twinpass.train import folder as run_folder
 
 ENDED = (0, 3)
+HANGS = 120.0
+"""Seconds that no run takes."""
+
 ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
 SHOTS = {"shots": 2}
 
@@ -69,10 +72,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Child:
-    """``main`` with some arguments in a process of its own. This one computes nothing: OpenMP cannot be forked."""
+    """``main`` with some arguments in a process of its own."""
 
     def __init__(self, arguments: Sequence[str], said: Path, before: Callable[[], Any] = lambda: None) -> None:
-        self.said = said
         self.pid = os.fork()
         if not self.pid:
             code = 70
@@ -81,15 +83,15 @@ class Child:
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)
                 before()
-                from twinpass.cli.main import main
-
-                code = main(arguments) if arguments else 0
+                code = main(arguments)
             except BaseException:
                 import traceback
 
                 with suppress(BaseException):
                     traceback.print_exc()
             finally:
+                with suppress(BaseException):
+                    sys.stdout.flush()
                 os._exit(code)
 
     def kill_after(self, seconds: float) -> bool:
@@ -98,26 +100,21 @@ class Child:
         while time.monotonic() < until:
             if os.waitpid(self.pid, os.WNOHANG)[0]:
                 return False
-            time.sleep(0.002)
+            time.sleep(0.001)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         return True
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Its exit code; that of SIGKILL if it hangs."""
+        until = time.monotonic() + HANGS
+        while time.monotonic() < until:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(self.pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def configured(folder: Path, sections: dict[str, Any]) -> Path:
-    """A tiny model, rows and a configuration, made in another process."""
-
-    def make() -> None:
-        import tiny
-
-        tiny.config(folder, **sections)
-
-    Child([], folder / "made", make).wait()
-    return folder / "config.toml"
 
 
 class Kind:
@@ -125,10 +122,10 @@ class Kind:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder, self.run = name, folder / name, folder / name / "run"
+        self.found: Counter[str] = Counter()
         self.folder.mkdir()
         text = json.dumps(KINDS[name]).replace('"SPILL"', json.dumps(str(self.folder / "kv")))
-        self.config = configured(self.folder, json.loads(text))
-        self.fresh = ["train", str(self.config), "--json"]
+        self.fresh = ["train", str(tiny.config(self.folder, **json.loads(text))), "--json"]
         self.further = ["train", "--resume", str(self.run), "--json"]
         began = time.monotonic()
         code = self.child(self.fresh).wait()
@@ -161,26 +158,37 @@ class Kind:
         journal = self.run / "journal.jsonl"
         return self.further if journal.exists() and b"\n" in journal.read_bytes() else self.fresh
 
+    def refused(self, code: int, what: str) -> str | None:
+        """What is wrong with how a run under ``what`` ended: it has to go through, or say why not and leave no traceback."""
+        self.found[what] += 1
+        self.found[f"{what}: ended with a message"] += code in (1, 2)
+        if code in (1, 2, *ENDED) and "Traceback" not in self.words():
+            return None
+        return f"exit {code}: {self.words()[-500:]}"
 
-def problem_of(kind: Kind, code: int) -> str | None:
-    if code not in ENDED:
-        return f"{kind.name}: exit {code}: {kind.words()[-500:]}"
-    return None if kind.result() == kind.whole else f"{kind.name}: another result"
+    def goes_on(self) -> str | None:
+        """What is wrong with what a run comes to that is undisturbed from here on."""
+        code = self.child(self.command()).wait()
+        if code not in ENDED:
+            return f"exit {code}: {self.words()[-500:]}"
+        return None if self.result() == self.whole else "another result"
 
 
-def killed(kind: Kind, chance: random.Random, found: Counter[str]) -> str | None:
+def killed(kind: Kind, chance: random.Random) -> str | None:
     """Kill a run one to three times, and let it end."""
     kind.clear()
+    kills = 0
     for _ in range(chance.randrange(1, 4)):
         if not kind.child(kind.command()).kill_after(chance.uniform(0.0, kind.seconds)):
             break
-        found["kills"] += 1
-    found["runs killed and resumed"] += 1
-    return problem_of(kind, kind.child(kind.command()).wait())
+        kills += 1
+    kind.found["kills"] += kills
+    kind.found["runs killed"] += kills > 0
+    return kind.goes_on()
 
 
-def starved(kind: Kind, chance: random.Random, found: Counter[str]) -> str | None:
-    """Let no file grow beyond a size drawn at random, as on a disk that is full; then give it room."""
+def starved(kind: Kind, chance: random.Random) -> str | None:
+    """Let no file grow beyond a size drawn at random; then give it room."""
     kind.clear()
     size = chance.randrange(64, 2 * len(kind.whole["journal.jsonl"]))
 
@@ -188,116 +196,137 @@ def starved(kind: Kind, chance: random.Random, found: Counter[str]) -> str | Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     code = kind.child(kind.fresh, limit).wait()
-    found["runs without room for files"] += 1
-    found["of them refused with a message"] += code in (1, 2)
-    if code not in (1, 2, *ENDED) or "Traceback" in kind.words():
-        return f"{kind.name} with files of {size}: exit {code}: {kind.words()[-500:]}"
-    return problem_of(kind, kind.child(kind.command()).wait())
+    return kind.refused(code, "files of limited size") or kind.goes_on()
 
 
-def full_disk(kind: Kind, chance: random.Random, found: Counter[str]) -> str | None:
-    """The same on a file system of some kilobytes, where one can be mounted."""
-    kind.clear()
-    kind.run.mkdir()
-    size = chance.randrange(8, 64)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(kind.run)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        return None
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    """An empty file system of some size at ``folder``; needs root."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
-        code = kind.child(kind.fresh).wait()
-        found["runs on a full disk"] += 1
-        if code not in (1, 2, *ENDED) or "Traceback" in kind.words():
-            return f"{kind.name} on {size} KiB: exit {code}: {kind.words()[-500:]}"
-        subprocess.run(["mount", "-o", "remount,size=64m", str(kind.run)], check=True)
-        return problem_of(kind, kind.child(kind.command()).wait())
+        yield
     finally:
-        subprocess.run(["umount", "-l", str(kind.run)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def twice(kind: Kind, chance: random.Random, found: Counter[str]) -> str | None:
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def full_disk(kind: Kind, chance: random.Random) -> str | None:
+    """Run on a file system of some kilobytes; then make it larger."""
+    kind.clear()
+    with mounted(kind.run, f"{chance.randrange(8, 64)}k"):
+        code = kind.child(kind.fresh).wait()
+        problem = kind.refused(code, "full disk")
+        remount(kind.run, "size=64m")
+        return problem or kind.goes_on()
+
+
+def read_only(kind: Kind, chance: random.Random) -> str | None:
+    """Go on where nothing can be written; then where it can."""
+    kind.clear()
+    with mounted(kind.run, "64m"):
+        kind.child(kind.fresh).kill_after(chance.uniform(0.0, kind.seconds))
+        remount(kind.run, "ro")
+        code = kind.child(kind.command()).wait()
+        problem = kind.refused(code, "read-only disk")
+        remount(kind.run, "rw")
+        return problem or ("it was written to" if code in ENDED else kind.goes_on())
+
+
+def broken_disk(kind: Kind, chance: random.Random) -> str | None:
+    """Let a system call fail with EIO, from the so-and-so-manieth on; then no longer."""
+    kind.clear()
+    call, files = chance.choice([("fsync", []), ("write", ["journal.jsonl"]), ("write", ["metrics.jsonl"])])
+    first = chance.randrange(1, 2 + 2 * kind.whole["journal.jsonl"].count(b"\n"))
+    ready, go = os.pipe()
+    child = kind.child(kind.fresh, lambda: os.read(ready, 1))
+    where = [word for file in files for word in ("-P", str(kind.run / file))]
+    inject = [f"trace={call}", "-e", f"inject={call}:error=EIO:when={first}+"]
+    tracer = subprocess.Popen(["strace", "-qq", "-o", "/dev/null", "-p", str(child.pid), "-e", *inject, *where])
+    while "TracerPid:\t0" in Path(f"/proc/{child.pid}/status").read_text() and tracer.poll() is None:
+        time.sleep(0.001)
+    os.write(go, b"!")
+    code = child.wait()
+    tracer.wait()
+    os.close(ready)
+    os.close(go)
+    return kind.refused(code, f"EIO from {call}") or kind.goes_on()
+
+
+def twice(kind: Kind, chance: random.Random) -> str | None:
     """Two processes on one folder: one goes on, the other is refused."""
     kind.clear()
-    kind.child(kind.fresh).kill_after(chance.uniform(0.3, 0.9) * kind.seconds)
+    kind.child(kind.fresh).kill_after(chance.uniform(0.0, 0.9) * kind.seconds)
     command = kind.command()
     children = [kind.child(command, name=name) for name in ("said", "also")]
     codes = sorted(child.wait() for child in children)
-    found["pairs of processes"] += 1
+    kind.found["pairs of processes"] += 1
+    kind.found["pairs of processes: one refused"] += codes[1] == 2
     words = kind.words("said") + kind.words("also")
-    if (
-        codes[0] not in ENDED
-        or codes[1] not in (2, *ENDED)
-        or (codes[1] == 2 and "is being written by" not in words and "already holds" not in words)
-    ):
-        return f"{kind.name} twice: exits {codes}: {words[-500:]}"
-    found["of them one refused"] += codes[1] == 2
-    return None if kind.result() == kind.whole else f"{kind.name} twice: another result"
+    known = codes[1] != 2 or "is being written by" in words or "already holds" in words
+    if codes[0] not in ENDED or codes[1] not in (2, *ENDED) or not known or "Traceback" in words:
+        return f"exits {codes}: {words[-500:]}"
+    return None if kind.result() == kind.whole else "another result"
 
 
-TRIALS = (killed, killed, killed, killed, starved, full_disk, twice)
+Trial = Callable[[Kind, random.Random], str | None]
+FAULTS: dict[str, tuple[Trial, Callable[[], bool]]] = {
+    "starved": (starved, lambda: True),
+    "full_disk": (full_disk, lambda: os.geteuid() == 0),
+    "read_only": (read_only, lambda: os.geteuid() == 0),
+    "broken_disk": (broken_disk, lambda: shutil.which("strace") is not None),
+    "twice": (twice, lambda: True),
+}
+"""Trials other than kills, and where they can be had."""
 
 
-def long_run(folder: Path, steps: int) -> dict[str, Any]:
-    """Many steps of a tiny model: does memory, the journal or a step grow, and how long does it take to go on?"""
-    sections: dict[str, Any] = {
-        "optimizer": {"steps": steps, "batch_size": 2},
-        "estimator": {"probes": 1},
-        "run": {"eval_every": 0, "out": str(folder / "run")},
-    }
-    config = configured(folder, sections)
-    child = Child(["train", str(config), "--json"], folder / "said")
-    journal, marks = folder / "run/journal.jsonl", list[dict[str, float]]()
+def warm() -> None:
+    """Import everything, and load most kernels: a process that is forked has it already."""
+    disable: Callable[[], None] = disable_progress_bar
+    disable()
+    # plots are drawn from a finished run, and take longer than it
+    setattr(run_folder, "draw_run", lambda *arguments: [])  # noqa: B010
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        main(["train", str(tiny.config(Path(folder))), "--json"])
+
+
+def run(kills: int, faults: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """So many kills in all, and each fault so many times a kind."""
+    chance, problems = random.Random(seed), list[str]()
     began = time.monotonic()
-    due = steps // 10
-    while not os.waitpid(child.pid, os.WNOHANG)[0]:
-        time.sleep(0.05)
-        lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-        if lines >= due:
-            with suppress(OSError, IndexError):
-                pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
-                size = journal.stat().st_size
-                mark = {
-                    "steps": lines,
-                    "seconds": time.monotonic() - began,
-                    "rss_bytes": pages * 4096,
-                    "journal_bytes": size,
-                }
-                marks.append(mark)
-                due = lines + steps // 10
-    began = time.monotonic()
-    code = Child(["train", "--resume", str(folder / "run"), "--json"], folder / "said").wait()
-    return {"steps": steps, "marks": marks, "resume_seconds": time.monotonic() - began, "resume_exit": code}
 
+    def attempt(trial: Trial, kind: Kind) -> None:
+        if said := trial(kind, chance):
+            problems.append(f"{kind.name}, {trial.__name__}: {said}")
+            print(problems[-1], flush=True)
 
-def run(minutes: float, seed: int, long: int, names: Sequence[str]) -> dict[str, Any]:
-    """Trials for so many minutes, over all kinds in turn."""
-    chance, found, problems = random.Random(seed), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        warm()
         kinds = []
         for name in names:
-            kinds.append(Kind(name, folder))
-            print(f"{name}: {kinds[-1].seconds:.1f} s", flush=True)
-        by_kind: Counter[str] = Counter()
-        began = time.monotonic()
-        while time.monotonic() - began < 60 * minutes:
+            kinds.append(Kind(name, Path(temporary)))
+            print(f"{name}: {kinds[-1].seconds:.2f} s", flush=True)
+        while sum(kind.found["kills"] for kind in kinds) < kills:
             for kind in kinds:
-                trial = chance.choice(TRIALS)
-                by_kind[kind.name] += 1
-                if said := trial(kind, chance, found):
-                    problems.append(f"{trial.__name__}: {said}")
-                    print(problems[-1], flush=True)
-        print(dict(found), flush=True)
-        lengthy = {}
-        if long:
-            (folder / "long").mkdir()
-            lengthy = {"long_run": long_run(folder / "long", long)}
+                attempt(killed, kind)
+        print(f"{sum(kind.found['kills'] for kind in kinds)} kills: {time.monotonic() - began:.0f} s", flush=True)
+        left_out = [name for name, (_, possible) in FAULTS.items() if not possible()]
+        for trial, possible in FAULTS.values():
+            for kind in kinds * faults if possible() else ():
+                attempt(trial, kind)
+            print(f"{trial.__name__}: {time.monotonic() - began:.0f} s", flush=True)
+    found: Counter[str] = sum((kind.found for kind in kinds), Counter())
     return {
         "seed": seed,
         "seconds": time.monotonic() - began,
-        "counts": dict(found),
-        "trials_by_kind": dict(by_kind),
+        "found": dict(sorted(found.items())),
+        "by_kind": {kind.name: dict(sorted(kind.found.items())) for kind in kinds},
+        "left_out": left_out,
         "problems": problems,
-        **lengthy,
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
@@ -306,13 +335,13 @@ def run(minutes: float, seed: int, long: int, names: Sequence[str]) -> dict[str,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--faults", type=int, default=2, help="times a kind of run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--long", type=int, default=10_000, metavar="STEPS", help="0 leaves the long run out")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    result = run(given.minutes, given.seed, given.long, given.kinds)
+    result = run(given.kills, given.faults, given.seed, given.kinds)
     if given.json:
         write_json(given.json, result)
     else:

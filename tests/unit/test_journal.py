@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.errors import JournalError, StorageError
+from twinpass.steps import Steps
 from twinpass.train.journal import History, Journal, read, step_record, unbegun
 
 Record = dict[str, Any]
@@ -316,7 +317,7 @@ def test_create_refuses_a_file_that_exists(path: Path, data: bytes) -> None:
 
 
 def test_history_of_nothing_is_the_start() -> None:
-    assert History.of([]) == History([], {}, 0, [], 0, 1.0)
+    assert History.of([]) == History(Steps(), {}, 0, [], 0, 1.0)
 
 
 def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
@@ -337,7 +338,7 @@ def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
     assert history.draws == 5
 
     history.fold(rollback(0, 0.25, discarded=1))
-    assert history == History([], {0: 0.5}, 6, history.events, 2, 0.25)
+    assert history == History(Steps(), {0: 0.5}, 6, history.events, 2, 0.25)
     assert [(event.kind, event.step, event.draw) for event in history.events] == [
         ("evaluation", 0, 0), ("draw", 0, 0), ("draw", 1, 1), ("evaluation", 2, 0), ("draw", 2, 2), ("draw", 3, 3),
         ("evaluation", 4, 0), ("rollback", 2, 0), ("draw", 2, 4), ("draw", 3, 5), ("rollback", 0, 0),

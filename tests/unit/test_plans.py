@@ -17,7 +17,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
-from twinpass.reuse.plan import LanePlan, Situation, Spans, combine
+from twinpass.reuse.plan import LanePlan, Spans, combine
 from twinpass.reuse.reflected import Reflected
 from twinpass.reuse.transported import Transported
 
@@ -141,9 +141,3 @@ def test_estimates_are_combined_probe_by_probe(weight: float, expected: tuple[fl
 def test_where_exact_lanes_ran_the_estimate_is_theirs(approximate: float) -> None:
     """A step that measures uses them, however bad the reflection was."""
     assert combine(LanePlan((), weight=1.0), estimate(approximate), estimate(0.3)) == (0.3,)
-
-
-def test_the_last_chosen_step_is_found() -> None:
-    steps = [report(age=1), report(age=2), report()]
-    assert Situation(3, steps).last(lambda observed: observed.prefix.age is not None) is steps[1]
-    assert Situation(3, steps).last(lambda observed: bool(observed.exact)) is None

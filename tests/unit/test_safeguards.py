@@ -16,6 +16,7 @@ from twinpass.core import Estimate, Probe, Rollback, StepReport, Work
 from twinpass.estimate.spsa import Spsa
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.schedule.learning_rate import ScheduleName, factor
+from twinpass.steps import Steps
 from twinpass.train.batches import batch
 from twinpass.train.journal import History
 from twinpass.train.optimizer import Sgd
@@ -36,7 +37,7 @@ def history_of(
         probes = tuple(Probe(k) for k in range(len(row)))
         estimate = Estimate(probes, 1e-3, ((loss + 0.25, loss - 0.25),) * len(row), tuple(row))
         steps.append(StepReport(step, estimate, (0.0,) * len(row), 1e-3, Work()))
-    return History(steps, dict(metrics or {}), len(steps))
+    return History(Steps(steps), dict(metrics or {}), len(steps))
 
 
 # --- clip

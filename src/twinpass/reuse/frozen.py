@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import Lane
+from twinpass.core import Lane, StepReport
 from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
 from twinpass.reuse.plan import LanePlan, Situation, Spans
 from twinpass.settings import STRICT, Probability
+from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -37,7 +38,11 @@ class Frozen(Policy):
         return None
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
-        seen = situation.last(lambda observed: bool(observed.exact))
-        twins = tuple(lanes) if seen is None or situation.coin < self.check else ()
+        seen = folded(situation.steps, False, _measured)
+        twins = tuple(lanes) if not seen or situation.coin < self.check else ()
         chosen = tuple(replace(lane, prefix="base") for lane in lanes)
         return LanePlan(chosen, Spans("prompt", situation.layers), twins, weight=0.0)
+
+
+def _measured(before: bool, step: StepReport) -> bool:
+    return before or bool(step.observed.exact)

@@ -1,10 +1,10 @@
 """Plans: the lanes that a step scores, and the spans over which they take keys and values from elsewhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from twinpass.core import Estimate, Lane, Observation, StepReport
+from twinpass.core import Estimate, Lane, StepReport
 
 Base = Literal["compute", "keep", "carried"]
 """Base-lane keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
@@ -66,10 +66,6 @@ class Situation:
     steps: Sequence[StepReport] = ()
     coin: float = 0.0
     trial: bool = False
-
-    def last(self, chosen: Callable[[Observation], bool]) -> StepReport | None:
-        """The latest step whose observation is ``chosen``."""
-        return next((step for step in reversed(self.steps) if chosen(step.observed)), None)
 
 
 def combine(plan: LanePlan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import Lane, Prefix
+from twinpass.core import Lane, Prefix, StepReport
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains, refuse_exact_ground
 from twinpass.reuse.plan import Base, LanePlan, Situation, Spans
 from twinpass.settings import STRICT, Positive, Probability
+from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -59,6 +60,9 @@ REMEASURE = 4.0
 """Errors are not scaled to an eps further away than this factor: they are measured again."""
 
 
+NONE: tuple[StepReport, ...] = ()
+"""Before any step has measured."""
+
 APART = 2.0
 """Two measurements tell rounding from reflection if their eps differ by this factor at least."""
 
@@ -74,18 +78,11 @@ def expected_errors(eps: float, situation: Situation) -> list[float]:
 
     b follows from the last measurement, with a = 0 until there is another at an eps far enough away; then both follow from the two.
     """
-    last = situation.last(lambda observed: bool(observed.prefix.errors))
-    if last is None:
+    measured = folded(situation.steps, NONE, _measured)
+    if not measured:
         return []
-    here = last.estimate.eps
-    other = next(
-        (
-            step
-            for step in reversed(situation.steps)
-            if step.observed.prefix.errors and not 1 / APART < step.estimate.eps / here < APART
-        ),
-        None,
-    )
+    last, here = measured[-1], measured[-1].estimate.eps
+    other = next((step for step in reversed(measured) if not 1 / APART < step.estimate.eps / here < APART), None)
     errors = last.observed.prefix.errors
     pairs = zip(errors, other.observed.prefix.errors, strict=True) if other else ((error, 0.0) for error in errors)
     away = other.estimate.eps / here if other else 0.0
@@ -119,5 +116,12 @@ def _prefix(lane: Lane) -> Prefix:
 
 
 def _measured_near(eps: float, situation: Situation) -> bool:
-    seen = situation.last(lambda observed: bool(observed.prefix.errors))
-    return seen is not None and 1 / REMEASURE <= eps / seen.estimate.eps <= REMEASURE
+    seen = folded(situation.steps, NONE, _measured)
+    return bool(seen) and 1 / REMEASURE <= eps / seen[-1].estimate.eps <= REMEASURE
+
+
+def _measured(before: tuple[StepReport, ...], step: StepReport) -> tuple[StepReport, ...]:
+    """Steps that measured errors, the latest at each eps."""
+    if not step.observed.prefix.errors:
+        return before
+    return (*(known for known in before if known.estimate.eps != step.estimate.eps), step)

@@ -1,15 +1,17 @@
 """Reflection about base-lane keys and values that are not computed each step, but moved with the weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass as record
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import Lane
+from twinpass.core import Lane, StepReport
 from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
 from twinpass.reuse.plan import LanePlan, Situation
 from twinpass.reuse.reflected import accepted_layers, reflect
 from twinpass.settings import STRICT, Count, Positive, Probability
+from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -53,13 +55,21 @@ class Transported(Policy):
 
     def limit(self, situation: Situation) -> int:
         """Steps until the next refresh: halved where the last one found too large an error, doubled where a small one."""
-        limit = self.refresh
-        for before, step in zip(situation.steps, situation.steps[1:], strict=False):
-            error, age = step.observed.prefix.carried, before.observed.prefix.age
-            if error is None or age is None:
-                continue
-            if error > self.tolerance:
-                limit = max(1, (age + 1) // 2)
-            elif error < self.tolerance / 4:
-                limit = min(self.refresh, 2 * limit)
-        return limit
+        return folded(situation.steps, Limit(self.refresh), self._after).steps
+
+    def _after(self, limit: "Limit", step: StepReport) -> "Limit":
+        prefix, steps = step.observed.prefix, limit.steps
+        if prefix.carried is not None and limit.age is not None:
+            if prefix.carried > self.tolerance:
+                steps = max(1, (limit.age + 1) // 2)
+            elif prefix.carried < self.tolerance / 4:
+                steps = min(self.refresh, 2 * steps)
+        return Limit(steps, prefix.age)
+
+
+@record(frozen=True, slots=True)
+class Limit:
+    """How many steps carry on until a refresh, and the age of what the last one carried."""
+
+    steps: int
+    age: int | None = None

@@ -11,7 +11,8 @@ differential equations (Soederlind 2002, "Automatic control and adaptive time-st
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass as record
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +23,7 @@ from twinpass.core import StepReport
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.schedule.inference import Evidence, Trial, checks_of, gradient, infer
 from twinpass.settings import STRICT, Count, Positive, Probability
+from twinpass.steps import folded
 
 SPREAD = 4.0
 """Trials are made at eps / SPREAD, eps and eps * SPREAD."""
@@ -82,24 +84,20 @@ class AdaptiveEpsilon(Epsilon):
         return float(np.clip(self._next(last.estimate.eps, known), self.lowest, self.highest))
 
     def trials(self, step: int, eps: float, known: Known) -> tuple[float, ...]:
-        return (eps / SPREAD, eps, eps * SPREAD) if self._due(eps, known.steps) else ()
+        return (eps / SPREAD, eps, eps * SPREAD) if self._due(eps, seen(known)) else ()
 
-    def _due(self, eps: float, steps: Sequence[StepReport]) -> bool:
+    def _due(self, eps: float, tried: "Seen") -> bool:
         """Trials come where eps has moved since the last one; then some in a row, and at distances that double up to ``every``."""
-        at = [(step, report.estimate.eps) for step, report in enumerate(steps) if report.observed.ladder]
-        if not at or _far(eps, at[-1][1]):
+        if tried.eps is None or _far(eps, tried.eps):
             return True
-        settled = 1
-        for (_, before), (_, after) in pairwise(at):
-            settled = 1 if _far(before, after) else settled + 1
-        gap: int = min(self.every, 2 ** max(0, settled - IN_A_ROW))
-        return len(steps) - at[-1][0] >= gap
+        gap: int = min(self.every, 2 ** max(0, tried.settled - IN_A_ROW))
+        return tried.since >= gap
 
     def _next(self, eps: float, known: Known) -> float:
         last = known.steps[-1].observed
         if last.ladder and Trial.of(last) is None:
             return eps * OVERFLOW
-        tried = [trial for report in known.steps if (trial := Trial.of(report.observed))][-WINDOW:]
+        tried = seen(known).trials
         if not any(trial.gradients.any() for trial in tried):
             return eps * float(FACTORS[-1])
         checks = self._checks(known, tried)
@@ -120,8 +118,46 @@ class AdaptiveEpsilon(Epsilon):
         """What was seen of reflection, where there is any and losses do not saturate."""
         if known.accepted(self.start) is None:
             return []
-        checked = [report for report in known.steps if report.observed.exact][-CHECKS:]
-        return checks_of(checked, max(trial.eps[max(0, trial.usable - 1)] for trial in tried))
+        return checks_of(seen(known).checks, max(trial.eps[max(0, trial.usable - 1)] for trial in tried))
+
+
+@record(frozen=True, slots=True)
+class Seen:
+    """What counts of the steps in force.
+
+    Args:
+        eps: that of the last step that made trials; None: none did.
+        since: steps since then, that one included.
+        settled: so many that made trials in a row did so at nearly the same eps.
+        trials: the last ones.
+        checks: the last steps that measured reflection.
+    """
+
+    eps: float | None = None
+    since: int = 0
+    settled: int = 0
+    trials: tuple[Trial, ...] = ()
+    checks: tuple[StepReport, ...] = ()
+
+    def then(self, report: StepReport) -> "Seen":
+        """With one step more."""
+        observed, eps = report.observed, report.estimate.eps
+        trial = Trial.of(observed)
+        found = replace(
+            self,
+            since=self.since + 1,
+            trials=(*self.trials, trial)[-WINDOW:] if trial else self.trials,
+            checks=(*self.checks, report)[-CHECKS:] if observed.exact else self.checks,
+        )
+        if not observed.ladder:
+            return found
+        settled = 1 if self.eps is None or _far(self.eps, eps) else self.settled + 1
+        return replace(found, eps=eps, since=1, settled=settled)
+
+
+def seen(known: Known) -> Seen:
+    """What counts of the steps in force; what that costs does not grow with them."""
+    return folded(known.steps, Seen(), Seen.then)
 
 
 def _far(a: float, b: float) -> bool:

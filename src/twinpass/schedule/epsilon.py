@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import StepReport
 from twinpass.schedule.learning_rate import SHAPES
 from twinpass.settings import STRICT, Count, Positive
+from twinpass.steps import since
 
 
 @record(frozen=True)
@@ -103,4 +104,4 @@ class JoinedEpsilon(Epsilon):
 
 
 def _since(known: Known, begins: int) -> Known:
-    return Known(known.steps[begins:], known.bias_order, known.resolution, known.accepted)
+    return Known(since(known.steps, begins), known.bias_order, known.resolution, known.accepted)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from twinpass.core import Estimate, Evaluation, Observation, PrefixReport, Probe, StepReport, Term
 from twinpass.errors import JournalError, StorageError
 from twinpass.report.files import storing, sync_folder
+from twinpass.steps import Steps
 from twinpass.train.windows import Windows
 
 FORMAT = 1
@@ -73,7 +74,7 @@ class History:
     ``changed`` is the ground that the run went on from, where that was accepted to be another than it began on.
     """
 
-    steps: list[StepReport] = field(default_factory=list)
+    steps: Steps = field(default_factory=Steps)
     evaluations: dict[int, float] = field(default_factory=dict)
     draws: int = 0
     events: list[Event] = field(default_factory=list)
@@ -150,7 +151,7 @@ class History:
         self.events.append(Event("rollback", to))
         self.draws += record["discarded"]
         self.lr_scale = record["lr_scale"]
-        del self.steps[to:]
+        self.steps.cut(to)
         self.evaluations = {step: value for step, value in self.evaluations.items() if step <= to}
         self.samples = {step: sample for step, sample in self.samples.items() if step <= to}
         self.snapshots = {step: value for step, value in self.snapshots.items() if step <= to}
