@@ -119,7 +119,7 @@ class Watch:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
         before = self._now
-        if fixturedef.scope != "function":
+        if fixturedef.scope in ("class", "module"):
             self._now = self._shared.setdefault(str(request.path), set())
         try:
             return (yield)
