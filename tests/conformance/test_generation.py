@@ -105,10 +105,13 @@ def samples(count: int) -> list[Prompt]:
     return [replace(prompt, sample=sample) for prompt in PROMPT[1:6] for sample in range(count)]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+QUICK = ("llama", "gpt2", "gemma3")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in NAMES])
 def test_hugging_face_generates_the_same(name: str) -> None:
     model = build(name)
-    engine = TorchEngine(model, Full())
+    engine = engine_of(name, model)
     for lane, own in zip(LANES, engine.generate(PROMPT, LANES, GREEDY, words).values, strict=True):
         copy: Any = moved(model, engine.parameters, lane, engine.noise)
         for prompt, text in zip(PROMPT, own, strict=True):

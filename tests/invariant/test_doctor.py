@@ -1,6 +1,7 @@
 """The doctor says what is so: what it finds is what runs do, and it leaves the model as it was."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,20 @@ from architectures import bits
 
 from twinpass.cli.main import main
 from twinpass.config.schema import SECTIONS
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.estimate.base import Estimator
+from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import Activated
+from twinpass.task.example import Example
 from twinpass.use.doctor import diagnose
+from twinpass.use.probe import MadeUp, timed
 
 
 def test_a_model_that_packs() -> None:
     model = tiny.model()
     before = bits(model)
     told: list[str] = []
-    found = diagnose("tiny", model, tokens=9, seconds=0.3, told=told.append)
+    found = diagnose("tiny", model, tokens=9, seconds=5.0, told=told.append)
     assert all(torch.equal(before[name], tensor) for name, tensor in bits(model).items())
     assert found.packing.packs
     assert found.packing.off is not None
@@ -25,7 +32,8 @@ def test_a_model_that_packs() -> None:
     assert 0 <= found.packing.off < 1e-10 < found.packing.allowed
     assert found.weights_bytes == 4 * sum(each.numel() for each in model.parameters())
     assert found.kv_bytes_per_1000_tokens == 1000 * 2 * 2 * 2 * 8 * 4, "layers, keys and values, heads, size, float32"
-    assert told == ["packing", *SECTIONS["trainable"].kinds]
+    assert sorted(told) == sorted(["packing", *SECTIONS["trainable"].kinds])
+    assert list(found.trainables) == list(SECTIONS["trainable"].kinds)
     for kind, own in found.trainables.items():
         assert own.works, own.reason
         assert set(own.estimators) == set(SECTIONS["estimator"].kinds)
@@ -46,8 +54,29 @@ def test_a_model_that_packs() -> None:
     assert lora is not None
     assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "spsa")
     assert 1 <= lora.measured_rows <= 16
-    assert lora.seconds > 0
-    assert lora.first_seconds > 0
+    assert lora.seconds == lora.first_seconds > 0, "nothing is kept from step to step"
+
+
+class Rows(MadeUp):
+    """Steps that take 1 s, and 2 s a row the first time and 1 s later, by a clock of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(TorchEngine(tiny.model(), Activated()), Activated(), 97)
+        self.now, self.seen = 0.0, set[tuple[int, ...]]()
+
+    def step(self, estimator: Estimator, examples: Sequence[Example]) -> None:
+        known = examples[0].prompt in self.seen
+        self.seen.add(examples[0].prompt)
+        self.now += 1.0 + (1.0 if known else 2.0) * len(examples)
+
+
+@pytest.mark.parametrize(("limit", "measured"), [(1e9, 16), (40.0, 4)])
+def test_a_step_is_extrapolated_by_the_line_through_what_was_measured(limit: float, measured: int) -> None:
+    rows = Rows()
+    found = timed(rows, "spsa", Spsa(), 9, limit, lambda: rows.now)
+    assert (found.measured_rows, found.rows) == (measured, 16)
+    assert found.first_seconds == pytest.approx(1 + 2 * 16)
+    assert found.seconds == pytest.approx(1 + 16)
 
 
 def test_a_model_that_does_not_pack() -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 import twinpass
 from twinpass.cli.main import main
@@ -78,6 +80,63 @@ def test_texts_are_the_most_probable_tokens_one_by_one(kind: str, tmp_path: Path
             with torch.no_grad():
                 ids.append(int(trained.model(torch.tensor([ids])).logits[0, -1].argmax()))
         assert text == trained.tokenizer.decode(ids[start:], skip_special_tokens=True)
+        assert text == by_hugging_face(trained.model, trained.tokenizer, prompt)
+
+
+def by_hugging_face(model: Any, tokenizer: Any, prompt: str, tokens: int = 5) -> str:
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    options = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("kind", ["activated", "informed"])
+def test_a_prompt_that_activates_nothing_is_continued_by_the_base_model(kind: str, tmp_path: Path) -> None:
+    trained = twinpass.load(completion(tmp_path, kind))
+    base, _ = twinpass.load_model(str(tmp_path / "model"))
+    prompts = ["a great story", "Review: dull Sentiment:", "Review: fine"]
+    texts = trained.generate(prompts, 5)
+    assert texts == [by_hugging_face(trained.model, trained.tokenizer, prompt) for prompt in prompts]
+    assert texts[0::2] == [by_hugging_face(base, trained.tokenizer, prompt) for prompt in prompts[0::2]]
+    assert texts[1] != by_hugging_face(base, trained.tokenizer, prompts[1])
+
+
+def test_texts_are_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = completion(tmp_path, "lora"), tmp_path / "texts.jsonl"
+    trained, prompts = twinpass.load(run), ["Review: a fine film Sentiment:"] * 20
+    sampled = trained.generate(prompts, 5, temperature=3.0, seed=4)
+    assert len(set(sampled)) > 8, "every place has random numbers of its own"
+    assert trained.generate(prompts, 5, temperature=3.0, seed=4) == sampled
+    assert trained.generate(prompts, 5, temperature=3.0, seed=5) != sampled
+    assert trained.generate(prompts[:2], 5, temperature=3.0, top_k=1) == trained.generate(prompts[:2], 5)
+    command = ["predict", str(run), str(tmp_path / "train.jsonl"), "--out", str(out), "--json"]
+    command += ["--temperature", "3", "--max-tokens", "5"]
+    assert main(command) == 0
+    whole = out.read_text()
+    assert len({json.loads(line)["prediction"]["text"] for line in whole.splitlines()}) > 5
+    out.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert main(command) == 0
+    assert out.read_text() == whole, "continued with the same random numbers"
+    capsys.readouterr()
+    refused = {
+        "nothing is sampled at temperature 0": ["--top-p", "0.5", "--seed", "1"],
+        "--top-p 1.5": ["--top-p", "1.5", "--temperature", "1"],
+        "--temperature -1": ["--temperature", "-1"],
+        "--max-tokens 0": ["--max-tokens", "0"],
+    }
+    for message, options in refused.items():
+        assert main(["generate", str(run), "--prompt", "a", *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_text_goes_no_further_than_the_window(tmp_path: Path) -> None:
+    trained = twinpass.load(completion(tmp_path, "lora"))
+    prompt = "a " * 60
+    assert trained.generate([prompt], 50) == [by_hugging_face(trained.model, trained.tokenizer, prompt, 4)]
+    with pytest.raises(
+        DataError, match="prompt 2: 64 tokens; expected at least 1, and fewer than the model's window of 64"
+    ):
+        trained.generate(["a", "a " * 64], 5)
 
 
 def test_a_text_ends_before_a_stop_string(tmp_path: Path) -> None:
@@ -110,6 +169,8 @@ def test_a_half_written_file_of_predictions_is_continued(tmp_path: Path, capsys:
     assert json.loads(capsys.readouterr().out)["continued_from"] == 1
     again = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["prediction"]["answer"] for line in again] == [line["prediction"]["answer"] for line in lines]
+    assert main([*command, "--max-tokens", "3", "--stop", "a"]) == 2
+    assert "--max-tokens, --stop: the task is to choose" in json.loads(capsys.readouterr().out)["error"]
     assert main(["predict", str(run), str(rows)]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["id"] for line in printed] == [0, 1, 2]
@@ -154,7 +215,7 @@ def test_a_step_that_was_rebuilt_is_used(tmp_path: Path) -> None:
     assert before != after
 
 
-def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
+def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any) -> None:
     options: dict[str, Any] = {
         "prompt": "Review: {text}",
         "suffix": " Sentiment:",
@@ -162,19 +223,59 @@ def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
         "labels": ["no", "yes"],
     }
     rows = [{**row, "label": ["no", "yes"][row["label"]]} for row in tiny.rows(6)]
+    optimizer = twinpass.Sgd(lr=0.3 if trainable.adapter else 0.03, steps=3, batch_size=4)
     twinpass.finetune(
-        tiny.model(),
-        tiny.tokenizer(),
-        rows,
-        **options,
-        trainable=twinpass.Lora(rank=2),
-        optimizer=twinpass.Sgd(lr=0.3, steps=3, batch_size=4),
-        out=tmp_path / "run",
+        model, tokenizer, rows, rows, **options, trainable=trainable, optimizer=optimizer, out=out, keep="last"
     )
-    with pytest.raises(ModelError, match="give it"):
+
+
+def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
+    in_python(tiny.model(), tiny.tokenizer(), tmp_path / "run", twinpass.Lora(rank=2))
+    with pytest.raises(ModelError, match=r"from objects: give them again.*they came from no folder or name"):
         twinpass.load(tmp_path / "run")
     trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
-    assert set(trained.predict(ROWS)[0].probabilities) == {"no", "yes"}
+    (answer,) = trained.predict(ROWS[:1])
+    assert set(answer.probabilities) == {"no", "yes"}
+    text = by_hugging_face(trained.model, trained.tokenizer, "Review: dull Sentiment:")
+    assert trained.generate(["Review: dull Sentiment:"], 5) == [text]
+    assert trained.predict(ROWS[:1]) == [answer], "PEFT's model is another object than the engine's"
+
+
+def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = tiny.save(tmp_path / "model"), tmp_path / "run"
+    in_python(*twinpass.load_model(str(folder)), run, twinpass.Lora(rank=2))
+    model, tokenizer = twinpass.load_model(str(folder))
+    given = twinpass.load(run, model=model, tokenizer=tokenizer).predict(ROWS)
+    assert twinpass.load(run).predict(ROWS) == given
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "rows.jsonl")]) == 0
+    said = [json.loads(line)["prediction"]["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert said == [answer.answer for answer in given]
+    assert main(["export", str(run), "--format", "peft", "--out", str(tmp_path / "adapter"), "--json"]) == 0
+    assert f'base_model: "{folder}"' in (tmp_path / "adapter/README.md").read_text()
+    words = folder / "tokenizer.json"
+    kept = words.read_text()
+    words.write_text(kept.replace('"film"', '"movie"'))
+    with pytest.raises(ModelError, match=r"give them again.*as the tokenizer of .*model is another one"):
+        twinpass.load(run)
+    words.write_text(kept)
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"give them again.*model has other weights now"):
+        twinpass.load(run)
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match=r"give them again.*cannot be loaded: model.path: there is no folder"):
+        twinpass.load(run)
+
+
+def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tiny.model()
+    in_python(model, tiny.tokenizer(), run, twinpass.Full())
+    trained = twinpass.load(run)
+    assert torch.equal(logits(trained.model), logits(model)), "it was trained in place"
+    assert trained.tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
@@ -237,6 +338,43 @@ def test_an_exported_model_is_a_model_of_its_own(kind: str, model: str, tmp_path
     assert main(again) == 0, "it can be model.path again"
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_folder_for_llama_cpp_has_what_its_converter_reads(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gguf
+
+    run, out = train(tmp_path, kind), tmp_path / "exported"
+    (tmp_path / "model/spiece.model").write_bytes(b"of SentencePiece")
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"folder": str(out), "format": "gguf-ready", "merged": kind == "lora"}
+    exported, _ = twinpass.load_model(str(out))
+    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
+    assert (out / "spiece.model").read_bytes() == b"of SentencePiece"
+    assert (out / "tokenizer.json").is_file()
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name in load_file(out / "model.safetensors"):
+        assert names.get_name(name, try_suffixes=(".weight",)) is not None, name
+    assert "convert_hf_to_gguf.py THIS_FOLDER" in (out / "README.md").read_text()
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_makes_no_gguf(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([f"more{i}" for i in range(100)])
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(tmp_path / "exported"), "--json"]) == 2
+    assert (
+        "the tokenizer has 113 tokens and the model 97" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    )
+    assert not list(tmp_path.glob("*exported*"))
+
+
 @pytest.mark.parametrize("kind", ["lora", "activated"])
 def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> None:
     from peft import PeftModel
@@ -272,6 +410,7 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
     ("kind", "arguments", "words"),
     [
         ("activated", ["--format", "hf", "--merge"], "it cannot be merged. Use --format peft"),
+        ("activated", ["--format", "gguf-ready"], "it cannot be merged. Use --format peft"),
         ("lora", ["--format", "hf"], "or --merge"),
         ("lora", ["--format", "peft", "--merge"], "use --format hf"),
         ("full", ["--format", "peft"], "use --format hf"),

@@ -113,9 +113,10 @@ def _kind_lines(name: str, kind: "KindFound", verbose: bool) -> Iterator[str]:
     yield f"{name:<12}{kind.trained:,} numbers to train{kept}"
     if kind.step is not None:
         step = kind.step
+        new = "" if step.first_seconds == step.seconds else f" ({step.first_seconds:.2g} s while prompts are new)"
         whole = "" if step.measured_rows == step.rows else f", measured with {step.measured_rows}"
         yield (
-            f"  step      {step.seconds:.2g} s ({step.first_seconds:.2g} s while prompts are new) by {step.estimator}, "
+            f"  step      about {step.seconds:.2g} s{new} by {step.estimator}, "
             f"{step.rows} rows of {step.tokens} tokens{whole}"
         )
     yield from _named("learners", kind.estimators, True)

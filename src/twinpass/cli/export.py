@@ -22,7 +22,10 @@ def add(commands: Any) -> None:
     )
     command.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
     command.add_argument(
-        "--format", choices=["peft", "hf"], required=True, help="an adapter for PEFT, or a model of its own"
+        "--format",
+        choices=["peft", "hf", "gguf-ready"],
+        required=True,
+        help="an adapter for PEFT; a model of its own; or one, merged, with all that llama.cpp's converter reads",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     command.add_argument(
@@ -40,8 +43,9 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     from twinpass.use.export import export
 
     out = export(args.folder, args.out, args.format, merge=args.merge, step=args.step)
+    merged = args.format != "peft" and (args.folder / "adapter").is_dir()
     if args.json:
-        say({"folder": str(out), "format": args.format, "merged": args.merge})
+        say({"folder": str(out), "format": args.format, "merged": merged})
     else:
-        console.print(f"{'model' if args.format == 'hf' else 'adapter'} and model card: {out}")
+        console.print(f"{'adapter' if args.format == 'peft' else 'model'} and model card: {out}")
     return 0

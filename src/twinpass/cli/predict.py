@@ -1,6 +1,7 @@
 """``twinpass predict`` and ``twinpass generate``: use what a run has trained."""
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from twinpass.task.rows import Row
     from twinpass.use.trained import TrainedModel
 
+WRITING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")
+"""Options that say how texts are written."""
+
 
 def add(commands: Any) -> None:
     """Declare both commands."""
@@ -22,7 +26,7 @@ def add(commands: Any) -> None:
         "predict",
         help="answer rows with what a run has trained",
         description=(
-            "Answer rows with what a run has trained: the most probable option and the probability of each, or a text, written greedily. "
+            "Answer rows with what a run has trained: the most probable option and the probability of each, or a text, by default the most probable. "
             'A line of JSON a row: its fields, and "prediction". Rows need not say what is right. A file that is half written is continued.'
         ),
     )
@@ -34,7 +38,7 @@ def add(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="let what a run has trained continue a text",
-        description="Continue texts greedily with what a run has trained. The prompt is taken as it is, without the task's template.",
+        description="Continue texts with what a run has trained. The prompt is taken as it is, without the task's template.",
     )
     generate.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
     generate.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="repeat it for several")
@@ -48,6 +52,15 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--max-tokens", type=int, metavar="N", help="of a text (default: as in training, or 128)")
     command.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sample texts at it (default: 0, the most probable token each time)",
+    )
+    command.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that add up to it")
+    command.add_argument("--top-k", type=int, metavar="K", help="sample from so many of the likeliest tokens")
+    command.add_argument("--seed", type=int, metavar="N", help="of sampling (default: 0)")
+    command.add_argument(
         "--stop",
         action="append",
         default=[],
@@ -59,7 +72,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def run_predict(args: argparse.Namespace, console: "Console") -> int:
     """Predict row by row."""
-    _require_sense(args)
+    chosen = _chosen(args)
     from rich.progress import Progress
 
     from twinpass.task.sources.read import read_rows
@@ -69,6 +82,9 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     rows = read_rows(args.rows)
     console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
+    if trained.chooses and chosen:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
+        raise ConfigError("command line", [f"{options}: the task is to choose, and no text is written; leave it out"])
     weights = digest_of(trained.weights)
     done = 0 if args.out is None else finished(args.out, rows, weights)
     if done:
@@ -76,7 +92,7 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     left = rows[done:]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("predicting", total=len(rows), completed=done)
-        lines = together(left, weights, _predictions(trained, left, args))
+        lines = together(left, weights, _predictions(trained, left, chosen, done))
         told = (_told(line, lambda: progress.advance(bar)) for line in lines)
         if args.out is None:
             for line in told:
@@ -92,13 +108,12 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
 
 def run_generate(args: argparse.Namespace, console: "Console") -> int:
     """Generate and print."""
-    _require_sense(args)
+    chosen = _chosen(args)
     from twinpass.use.trained import load
 
     console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
-    texts = trained.generate(args.prompt, *trained.room(args.max_tokens, args.stop))
-    for prompt, text in zip(args.prompt, texts, strict=True):
+    for prompt, text in zip(args.prompt, trained.texts(args.prompt, trained.sampling(**chosen)), strict=True):
         if args.json:
             say({"prompt": prompt, "text": text})
         else:
@@ -106,16 +121,13 @@ def run_generate(args: argparse.Namespace, console: "Console") -> int:
     return 0
 
 
-def _predictions(trained: "TrainedModel", rows: "list[Row]", args: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
+def _predictions(
+    trained: "TrainedModel", rows: "list[Row]", chosen: Mapping[str, Any], first: int
+) -> Iterator[Mapping[str, Any]]:
     if trained.chooses:
         yield from map(asdict, trained.answers(trained.examples(rows)))
         return
-    max_tokens, stop = trained.room(args.max_tokens, args.stop)
-    if trained.continues:
-        yield from ({"text": text} for text in trained.write(rows, max_tokens, stop))
-        return
-    for prompt in trained.prompts(rows):
-        yield {"text": trained.generate([prompt], max_tokens, stop)[0]}
+    yield from ({"text": text} for text in trained.write(rows, trained.sampling(**chosen), first))
 
 
 def _told(line: str, tell: Any) -> str:
@@ -123,8 +135,30 @@ def _told(line: str, tell: Any) -> str:
     return line
 
 
-def _require_sense(args: argparse.Namespace) -> None:
-    if args.max_tokens is not None and args.max_tokens < 1:
-        raise ConfigError("command line", [f"--max-tokens {args.max_tokens}: expected at least 1"])
-    if "" in args.stop:
-        raise ConfigError("command line", ["--stop: expected some text, got none"])
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """What is said of how texts are written.
+
+    Raises:
+        ConfigError: it makes no sense.
+    """
+    from twinpass.core import Sampling
+
+    chosen = {name: getattr(args, name) for name in WRITING if getattr(args, name) not in (None, [])}
+    sampling = Sampling(**{"max_tokens": 1, **chosen})
+    problems = []
+    if sampling.max_tokens < 1:
+        problems.append(f"--max-tokens {sampling.max_tokens}: expected at least 1")
+    if "" in sampling.stop:
+        problems.append("--stop: expected some text, got none")
+    if not 0 <= sampling.temperature < math.inf:
+        problems.append(f"--temperature {sampling.temperature:g}: expected 0 or more")
+    if not 0 < sampling.top_p <= 1:
+        problems.append(f"--top-p {sampling.top_p:g}: expected a probability above 0")
+    if sampling.top_k < 0 or sampling.seed < 0:
+        problems.append(f"--top-k {sampling.top_k}, --seed {sampling.seed}: expected 0 or more")
+    if not sampling.temperature and (given := chosen.keys() & {"top_p", "top_k", "seed"}):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+        problems.append(f"{options}: nothing is sampled at temperature 0; give --temperature, or leave it out")
+    if problems:
+        raise ConfigError("command line", problems)
+    return chosen

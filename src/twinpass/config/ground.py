@@ -27,7 +27,7 @@ def ground(
         "train": _of_rows(train),
         "held_out": _of_rows(held_out),
         "template": _of_template(template),
-        "tokenizer": _of_tokenizer(tokenizer),
+        "tokenizer": tokenizer_hash(tokenizer),
         "examples": _of(json.dumps([asdict(replace(example, place="")) for example in examples], default=_kind)),
         **code(),
     }
@@ -43,7 +43,7 @@ def _of_rows(rows: Sequence[Item]) -> str:
     return _of(json.dumps([row.fields for row in rows if isinstance(row, Row)], sort_keys=True, default=_kind))
 
 
-def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of what decides which tokens a text becomes; not of padding and truncation, which rows never see."""
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None:

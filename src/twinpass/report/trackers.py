@@ -1,9 +1,10 @@
 """Trackers of experiments, told through callbacks: TensorBoard, Weights & Biases, Trackio."""
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,7 +134,13 @@ def tracking(names: Sequence[str], run: Path, values: Mapping[str, Any]) -> Iter
     with ExitStack() as stack:
         found = []
         for name in dict.fromkeys(names):
-            tracker = TRACKERS[name](run, values)
-            stack.callback(tracker.close)
+            with redirect_stdout(sys.stderr):  # what they print themselves is no result
+                tracker = TRACKERS[name](run, values)
+            stack.callback(_closed, tracker)
             found.append(tracker.callbacks)
         yield found
+
+
+def _closed(tracker: Tracker) -> None:
+    with redirect_stdout(sys.stderr):
+        tracker.close()

@@ -25,6 +25,11 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
 
 model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+    "gguf-ready": """# in a checkout of llama.cpp: python convert_hf_to_gguf.py THIS_FOLDER --outfile model.gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
 }
 
 

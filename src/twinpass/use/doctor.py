@@ -1,8 +1,10 @@
 """What can be done with a model, found out by doing it on a few made-up tokens."""
 
 import re
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +30,7 @@ from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
 from twinpass.use.probe import SUFFIX, MadeUp, StepTime, timed
 
-FEW, SHORT = 8, 12
+FEW, SHORT = 4, 12
 """Rows, and tokens of each, of a step that is tried."""
 
 TANGENTS = 0.25
@@ -82,6 +84,24 @@ class Diagnosis:
     trainables: Mapping[str, KindFound]
 
 
+@dataclass
+class Budget:
+    """Seconds that are left, and how many more want some of them."""
+
+    seconds: float
+    takers: int
+
+    @contextmanager
+    def share(self) -> Iterator[float]:
+        """An equal part of what is left; what is not used goes to those that come after."""
+        began = time.perf_counter()
+        try:
+            yield self.seconds / max(1, self.takers)
+        finally:
+            self.seconds = max(0.0, self.seconds - (time.perf_counter() - began))
+            self.takers -= 1
+
+
 def diagnose(
     name: str,
     model: PreTrainedModel,
@@ -105,14 +125,15 @@ def diagnose(
         own = {kind: _default(kinds, kind, _chosen(kind, causal)) for kind in kinds}
         by_default = [kind for kind in own if not _chosen(kind, causal)]
         room = min(tokens, (causal.window or tokens + 1) - 1)
-        limit = seconds / max(1, len(by_default))
+        left = Budget(seconds, len(by_default))
         found = {}
-        for kind, trainable in own.items():
+        for kind in sorted(own, key=lambda kind: not getattr(own[kind], "adapter", False)):
+            trainable = own[kind]
             told(kind)
             if isinstance(trainable, str):
                 found[kind] = KindFound(False, trainable)
             else:
-                found[kind] = _kind(causal, dtype, trainable, room, limit if kind in by_default else 0.0)
+                found[kind] = _kind(causal, dtype, trainable, room, left if kind in by_default else None)
     return Diagnosis(
         name,
         type(model).__name__,
@@ -124,7 +145,7 @@ def diagnose(
         sum(each.numel() * each.element_size() for each in weights),
         1000 * sum(check.layer_bytes),
         _packing(causal, check),
-        found,
+        {kind: found[kind] for kind in own},
     )
 
 
@@ -154,7 +175,7 @@ def _default(kinds: Mapping[str, type[Any]], kind: str, settings: Mapping[str, A
         return "it has settings of its own without defaults; try it in a configuration"
 
 
-def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, seconds: float) -> KindFound:
+def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, left: Budget | None) -> KindFound:
     try:
         engine = TorchEngine(causal.model, trainable)
     except Exception as error:  # any model's own code runs here
@@ -169,10 +190,11 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, se
     works = "" in estimators.values()
     usual = trainable.defaults.estimator
     step = None
-    if seconds and not estimators[usual]:
+    if left is not None and left.seconds and not estimators[usual]:
         engine.prepack()
         try:
-            step = timed(made_up, usual, learners[usual], max(tokens, SUFFIX + 1), seconds)
+            with left.share() as limit:
+                step = timed(made_up, usual, learners[usual], max(tokens, SUFFIX + 1), limit)
         finally:
             engine.unpack()
     return KindFound(

@@ -1,4 +1,4 @@
-"""What a run has trained, as a folder that others load: PEFT's, or a model of its own."""
+"""What a run has trained, as a folder that others load: PEFT's, a model of its own, or one for llama.cpp's converter."""
 
 import json
 import shutil
@@ -10,13 +10,15 @@ from typing import Any, Literal, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.errors import ModelError
+from twinpass.model.source import TOKENIZERS
+from twinpass.paths import expand
 from twinpass.use.card import base_name, card
 from twinpass.use.settings import settings_of, weights_of
 
-Format = Literal["peft", "hf"]
+Format = Literal["peft", "hf", "gguf-ready"]
 
 SETUP = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -33,6 +35,7 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
     adapter = settings.trainable.adapter
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} is not an empty folder; give a new one")
+    merge = merge or (adapter and kind == "gguf-ready")
     _require_possible(adapter, weights, kind, merge)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
@@ -46,6 +49,8 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
             merged(model, weights).save_pretrained(folder)
         else:
             type(model).from_pretrained(str(weights), dtype=model.dtype).save_pretrained(folder)
+        if kind == "gguf-ready":
+            _complete_tokenizer(model, tokenizer, settings.path, folder)
         (folder / "README.md").write_text(card(run, settings, kind, merge, step), encoding="utf-8")
         if out.exists():
             out.rmdir()
@@ -54,6 +59,8 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
 
 
 def _require_possible(adapter: bool, weights: Path, kind: Format, merge: bool) -> None:
+    if kind == "gguf-ready" and merge and not adapter:
+        raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
     if kind == "peft" and not adapter:
         raise ModelError("the run has trained the model's own weights, and PEFT holds adapters: use --format hf")
     if kind == "peft" and merge:
@@ -89,6 +96,25 @@ def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
         with torch.no_grad():
             weight.copy_(weight.to(wide) + turned)
     return model
+
+
+def _complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, folder: Path) -> None:
+    """Put the tokenizer's original files beside those that transformers writes: converters read SentencePiece models from there.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    size, tokens = int(model.config.get_text_config().vocab_size), max(tokenizer.get_vocab().values(), default=0) + 1
+    if tokens > size:
+        raise ModelError(
+            f"the tokenizer has {tokens:,} tokens and the model {size:,}, which GGUF files cannot hold; take the tokenizer that the "
+            "model was made with"
+        )
+    base = expand(path)
+    for name in TOKENIZERS:
+        for file in sorted(base.glob(name)) if base.is_dir() else ():
+            if not (folder / file.name).exists():
+                shutil.copy(file, folder)
 
 
 def _copy_adapter(weights: Path, folder: Path, path: str) -> None:

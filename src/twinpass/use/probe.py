@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twinpass.core import Probe
+from twinpass.core import BASE, Probe
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
 from twinpass.estimate.base import Estimator
@@ -28,8 +28,8 @@ SUFFIX = 4
 class StepTime:
     """Seconds that a step of ``rows`` prompts of ``tokens`` tokens with two answers of one token is expected to take.
 
-    ``first_seconds``: while its prompts have not been read; ``seconds``: once they have. ``measured_rows`` were really run, and the
-    rest follows from what each took.
+    ``first_seconds``: while its prompts have not been read; ``seconds``: once they have, where that is kept. ``measured_rows`` were
+    really run, and the rest follows from what further rows take.
     """
 
     estimator: str
@@ -74,6 +74,16 @@ class MadeUp:
         if not np.isfinite(found).all():
             raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
 
+    def seconds_a_row(self, tokens: int, clock: Callable[[], float]) -> float:
+        """What a further prompt takes to be scored under one lane."""
+        took = []
+        for count in (1, 3):
+            requests = self.objective.requests(self.examples(count, tokens))
+            start = clock()
+            self.engine.score(requests, [BASE])
+            took.append(clock() - start)
+        return max(0.0, took[1] - took[0]) / 2
+
     def _along_probes(self, estimator: Estimator, examples: Sequence[Example]) -> list[float]:
         self._drawn += 1
         if (fitting := self.trainable.fitting) is not None:
@@ -101,6 +111,10 @@ class MadeUp:
         return [report.estimate.loss, *report.estimate.gradients]
 
 
+GROWTH = 4
+"""How many times as many rows the next measured step has."""
+
+
 def timed(
     made_up: MadeUp,
     name: str,
@@ -109,29 +123,37 @@ def timed(
     limit: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StepTime:
-    """Measure steps of more and more rows, each twice, until the next would pass ``limit`` seconds or the step is whole."""
-    defaults, began = made_up.trainable.defaults, clock()
-    extra = FIRST / defaults.batch_size if made_up.trainable.fitting is not None else 0.0
+    """Measure steps of more and more rows until the next would pass ``limit`` seconds or the step is whole.
+
+    What is left follows from the line through the last two; where there is only one, from what further rows take to be scored.
+    """
+    trainable = made_up.trainable
+    rows, began = trainable.defaults.batch_size, clock()
+    kept = trainable.activated or trainable.upper is not False
+    fitted = FIRST / rows if trainable.fitting is not None else 0.0
     count, points = 1, list[tuple[int, float, float]]()
     while True:
-        examples = made_up.examples(max(2 if extra else 1, round(count * (1 + extra))), tokens)
+        examples = made_up.examples(max(2 if fitted else 1, round(count * (1 + fitted))), tokens)
         took = []
-        for _ in range(2):
+        for _ in range(2 if kept else 1):
             start = clock()
             made_up.step(estimator, examples)
             took.append(clock() - start)
-        points.append((count, took[0], took[1]))
-        if count == defaults.batch_size or clock() - began + 2.5 * sum(took) > limit:
+        points.append((count, took[0], took[-1]))
+        if count == rows or clock() - began + GROWTH * sum(took) > limit:
             break
-        count = min(2 * count, defaults.batch_size)
-    first, again = (_at(defaults.batch_size, [(p[0], p[i]) for p in points]) for i in (1, 2))
-    return StepTime(name, defaults.batch_size, tokens, again, first, count)
+        count = min(GROWTH * count, rows)
+    more = 0.0
+    if len(points) == 1 and count < rows:
+        more = made_up.seconds_a_row(tokens, clock) * (rows - count) * (fitted + 2 * estimator.probes)
+    first, again = (_at(rows, [(point[0], point[i]) for point in points], more) for i in (1, 2))
+    return StepTime(name, rows, tokens, again, first, count)
 
 
-def _at(rows: int, points: Sequence[tuple[int, float]]) -> float:
-    """Seconds of ``rows`` by the line through the last two points; by proportion where there is one only."""
+def _at(rows: int, points: Sequence[tuple[int, float]], more: float) -> float:
+    """Seconds of ``rows`` by the line through the last two points, or ``more`` than the only one."""
     count, seconds = points[-1]
     if len(points) == 1:
-        return seconds * rows / count
+        return seconds + more
     before, earlier = points[-2]
     return seconds + max(0.0, seconds - earlier) / (count - before) * (rows - count)

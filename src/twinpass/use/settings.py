@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import reading_of
+from twinpass.config.ground import tokenizer_hash
 from twinpass.config.load import parse
 from twinpass.config.schema import SECTIONS
 from twinpass.errors import JournalError, ModelError
@@ -20,7 +21,7 @@ from twinpass.objective.generation import Generation
 from twinpass.reuse.auto import Auto
 from twinpass.task.saved import loaded
 from twinpass.task.template import Template
-from twinpass.train.folder import RunFolder
+from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.journal import read
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -31,6 +32,7 @@ class RunSettings:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
     ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
+    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has.
     """
 
     folder: Path
@@ -43,10 +45,35 @@ class RunSettings:
     trust_remote_code: bool = False
     choice: Choice = field(default_factory=Choice)
     generation: Generation | None = None
+    finetuned: bool = False
+    saved: Path | None = None
 
     def base(self) -> Pair:
-        """The base model and its tokenizer."""
-        return self.given or load(self.path, self.dtype, trust_remote_code=self.trust_remote_code)
+        """The base model and its tokenizer; where a model of its own was trained, that may stand for it.
+
+        Raises:
+            ModelError: it cannot be loaded, or it was an object and is not the one that can be.
+        """
+        if self.given is not None:
+            return self.given
+        try:
+            pair = load(str(self.saved or self.path), self.dtype, trust_remote_code=self.trust_remote_code)
+        except ModelError as error:
+            if not self.finetuned:
+                raise
+            raise ModelError(f"{self._teaching} {self.path} cannot be loaded: {error}") from error
+        if self.finetuned:
+            known = read(RunFolder(self.folder).journal).header.get("ground", {}).get("tokenizer")
+            if known not in (None, tokenizer_hash(pair[1])):
+                raise ModelError(f"{self._teaching} the tokenizer of {self.saved or self.path} is another one")
+        return pair
+
+    @property
+    def _teaching(self) -> str:
+        return (
+            f"{self.folder} was made by twinpass.finetune from objects: give them again, twinpass.load({str(self.folder)!r}, "
+            "model=model, tokenizer=tokenizer), as"
+        )
 
     def require_base(self, found: str) -> None:
         """Refuse another base model than the run began with.
@@ -55,15 +82,19 @@ class RunSettings:
             ModelError: it is another one.
         """
         if found != read(RunFolder(self.folder).journal).header["base"]:
-            raise ModelError(
-                f"{self.folder} was trained on another base model: {self.path or 'the one given'} has other weights"
-            )
+            other = "the one given" if self.given else self.path
+            said = f"{self.folder} was trained on another base model: {other} has other weights"
+            raise ModelError(f"{self._teaching} {self.path} has other weights now" if self._changed else said)
+
+    @property
+    def _changed(self) -> bool:
+        return self.finetuned and self.given is None
 
 
 def settings_of(
     folder: Path, base: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> RunSettings:
-    """Read a run's configuration; a run made by ``finetune`` needs its ``base`` model and ``tokenizer``.
+    """Read a run's configuration; ``base`` and ``tokenizer`` are the objects that ``finetune`` was given, where they cannot be loaded.
 
     Raises:
         TwinpassError: there is no run, or what is needed is not given.
@@ -104,7 +135,9 @@ def weights_of(settings: RunSettings, step: int | None = None) -> Path:
         raise ModelError(
             f"{weights}: there are no such weights; "
             + (
-                f"finish the run with 'twinpass train --resume {settings.folder}'"
+                "finish the run with twinpass.finetune(..., resume=True)"
+                if step is None and settings.finetuned
+                else f"finish the run with 'twinpass train --resume {settings.folder}'"
                 if step is None
                 else f"rebuild them with 'twinpass replay {settings.folder} --step {step}'"
             )
@@ -113,20 +146,29 @@ def weights_of(settings: RunSettings, step: int | None = None) -> Path:
 
 
 def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) -> RunSettings:
-    if given is None:
-        raise ModelError(
-            f"{folder} was made by twinpass.finetune, whose model was an object: give it, twinpass.load({str(folder)!r}, "
-            "model=model, tokenizer=tokenizer)"
-        )
     fields = dict(values["template"])
     template = loaded(fields)
     kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
     chosen = dict(values["trainable"])
     trainable = kinds[chosen.pop("kind")](**chosen)
-    dtype = str(given[0].dtype).removeprefix("torch.")
-    generation = Generation(**values["generation"]) if "generation" in values else None
-    budget, choice = Auto().budget, _choice_of(values)
-    return RunSettings(folder, template, trainable, "", dtype, budget, given, choice=choice, generation=generation)
+    made = values.get(FINETUNE, {})
+    saved = folder / "model" if given is None and not trainable.adapter and (folder / "model").is_dir() else None
+    settings = RunSettings(
+        folder,
+        template,
+        trainable,
+        made.get("model", ""),
+        made.get("dtype", "float32") if given is None else str(given[0].dtype).removeprefix("torch."),
+        Auto().budget,
+        given,
+        choice=_choice_of(values),
+        generation=Generation(**values["generation"]) if "generation" in values else None,
+        finetuned=True,
+        saved=saved,
+    )
+    if given is None and saved is None and not settings.path:
+        raise ModelError(f"{settings._teaching} they came from no folder or name that can be loaded again")
+    return settings
 
 
 def _choice(objective: Objective | None) -> Choice:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,11 @@ import numpy as np
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import BASE, Prompt, Score, Tokens
+from twinpass.core import BASE, Sampling, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
-from twinpass.model.causal import CausalModel, ends
-from twinpass.model.trainable import Activated, Lora, Trainable
-from twinpass.objective.generation import Generation
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Full, Lora, Trainable
 from twinpass.objective.goal import blocks
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
@@ -26,8 +26,8 @@ from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
-from twinpass.use.greedy import greedy
 from twinpass.use.settings import RunSettings, settings_of, weights_of
+from twinpass.use.writing import Writer
 
 Rows = Sequence[Row | Mapping[str, Any]]
 
@@ -84,9 +84,21 @@ class TrainedModel:
             from peft import PeftModel
         except ImportError as error:
             raise ModelError("an adapter is used elsewhere through PEFT: pip install 'twinpass[peft]'") from error
-        base, _ = self._settings.base()
-        model: PreTrainedModel = PeftModel.from_pretrained(base, str(self.weights))
+        model: PreTrainedModel = PeftModel.from_pretrained(self._base_again(), str(self.weights))
         return model
+
+    def _base_again(self) -> PreTrainedModel:
+        """The base model once more, beside the engine's."""
+        base, _ = self._settings.base()
+        return base if self._settings.given is None else deepcopy(base)
+
+    @cached_property
+    def _base_engine(self) -> TorchEngine:
+        return TorchEngine(self._base_again(), Full(), reuse=Auto(budget=self._settings.budget))
+
+    @property
+    def _writer(self) -> Writer:
+        return Writer(self.engine, self.tokenizer, self._settings.trainable.activated, lambda: self._base_engine)
 
     def predict(self, rows: Rows, progress: Callable[[int], None] = lambda done: None) -> list[Answer]:
         """The most probable option for each row, which need not say what is right.
@@ -128,34 +140,29 @@ class TrainedModel:
         """Whether the task's prompts are continued in any way, and functions say how good that is."""
         return isinstance(self.template, RewardTemplate)
 
-    def write(self, rows: Rows, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
-        """How the model continues each row's prompt, greedily, some rows at a time; for a task that :attr:`continues`.
+    def write(self, rows: Rows, sampling: Sampling, first: int = 0) -> Iterator[str]:
+        """How the model continues each row's prompt, some rows at a time, where the task is to write; rows are counted from ``first``.
 
         Raises:
             DataError: a row cannot be used.
         """
+        if not self.continues:
+            return self.texts(self.prompts(rows), sampling, first)
         causal = CausalModel(self.engine.model)
-        limits = Limits(causal.window, causal.vocabulary, room=max_tokens - 1)
-        sampling = Generation(max_tokens=max_tokens, temperature=0.0, stop=tuple(stop)).sampling(
-            ends(self.engine.model, self.tokenizer)
-        )
-        for part in blocks(numbered(rows)):
-            examples = self.template.encode(part, self.tokenizer, limits)
-            if self._settings.trainable.activated:
-                examples = activation_points(examples, self.engine.invocation)
-            prompts = [Prompt(example.prompt, example.suffix_start) for example in examples]
-            for text in self.engine.generate(prompts, [BASE], sampling, self._decode).values[0]:
-                yield text.text
+        limits = Limits(causal.window, causal.vocabulary, room=sampling.max_tokens - 1)
+        examples = self.template.encode(numbered(rows), self.tokenizer, limits)
+        if self._settings.trainable.activated:
+            examples = activation_points(examples, self.engine.invocation)
+        prompts = [(example.prompt, example.suffix_start) for example in examples]
+        return self._writer.go_on(prompts, sampling, first)
 
-    def _decode(self, tokens: Tokens) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-    def room(self, max_tokens: int | None, stop: Sequence[str]) -> tuple[int, Sequence[str]]:
-        """The most tokens of a text, and strings that end it: those given, or else those that it was trained with."""
+    def sampling(self, max_tokens: int | None = None, stop: Sequence[str] = (), **chosen: Any) -> Sampling:
+        """How texts are written, by default greedily, with the most tokens and the strings that end them of training."""
         known = self._settings.generation
         if max_tokens is None:
             max_tokens = MAX_TOKENS if known is None else known.max_tokens
-        return max_tokens, stop or (() if known is None else known.stop)
+        stop = tuple(stop) or (() if known is None else known.stop)
+        return Sampling(max_tokens, stop=stop, **chosen)
 
     def answers(
         self,
@@ -180,20 +187,31 @@ class TrainedModel:
         max_tokens: int = 128,
         stop: Sequence[str] = (),
         progress: Callable[[int], None] = lambda done: None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
     ) -> list[str]:
-        """What the model writes after each prompt, greedily: the most probable token each time.
+        """What the model writes after each prompt: the most probable token each time, or one sampled at a ``temperature``.
 
-        A text ends before the first of the ``stop`` strings in it, at the end-of-text token, or after ``max_tokens``.
+        A text ends before the first of the ``stop`` strings in it, at the end-of-text token, or after ``max_tokens``. Sampling keeps the
+        ``top_k`` likeliest tokens (0: all), and of those the fewest whose probabilities add up to ``top_p``; it depends on ``seed`` and
+        on a prompt's place among the prompts alone.
 
         Raises:
             DataError: a prompt has no tokens, or leaves no room in the model's window.
-            ModelError: the trained weights are an adapter, and PEFT is not installed.
+            ModelError: a number is out of range.
         """
         texts = []
-        for i, prompt in enumerate(prompts, 1):
-            texts.append(greedy(self.model, self.tokenizer, prompt, max_tokens, stop, f"prompt {i}"))
-            progress(i)
+        for text in self.texts(prompts, Sampling(max_tokens, temperature, top_p, top_k, tuple(stop), seed=seed)):
+            texts.append(text)
+            progress(len(texts))
         return texts
+
+    def texts(self, prompts: Sequence[str], sampling: Sampling, first: int = 0) -> Iterator[str]:
+        """The same as they are found, some prompts at a time; prompts are counted from ``first``."""
+        return self._writer.write(prompts, sampling, first)
 
     def score(self, examples: Sequence[Example]) -> Sequence[Score]:
         """Log-probabilities of every option's tokens, an array each."""
@@ -217,7 +235,7 @@ def load(
     Args:
         run: the folder.
         step: as it was after so many steps: what ``twinpass replay RUN --step N`` has rebuilt in ``RUN/step-N``.
-        model: the base model, for a run made by :func:`twinpass.finetune`, which is given an object and knows no path.
+        model: the base model, for a run of :func:`twinpass.finetune` whose model came from nowhere that can be loaded again.
         tokenizer: its tokenizer.
 
     Raises:
@@ -237,7 +255,8 @@ def load(
     settings.require_base(engine.base_hash)
     tensors = load_file(weights / "adapter_model.safetensors")
     engine.parameters.copy_from({name.removeprefix("base_model.model."): value for name, value in tensors.items()})
-    engine.prepack()
+    if settings.given is None:  # an object that was given stays of use elsewhere
+        engine.prepack()
     return TrainedModel(settings, weights, engine, own)
 
 

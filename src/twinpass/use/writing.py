@@ -1,0 +1,81 @@
+"""Texts by the engine: prompts that begin alike are read once, and continuations grow together."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from twinpass.core import BASE, Prompt, Sampling, Tokens
+from twinpass.engine.base import Engine
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import DataError
+from twinpass.model.causal import ends
+from twinpass.task.tokens import ids_of
+
+TOGETHER = 16
+"""Prompts that are continued at a time."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Continues texts under trained weights.
+
+    Args:
+        engine: holds them.
+        activated: they are an adapter that acts from the last place on where the engine's invocation tokens stand.
+        base: an engine of the model alone, for prompts that do not hold them; made when one is met.
+    """
+
+    engine: TorchEngine
+    tokenizer: PreTrainedTokenizerBase
+    activated: bool
+    base: Callable[[], Engine]
+
+    def write(self, prompts: Sequence[str], sampling: Sampling, first: int = 0) -> Iterator[str]:
+        """Continuations in the order of the prompts, which are counted from ``first``: random numbers go by that count.
+
+        A text ends before the first of ``sampling.stop`` in it, at the end-of-text token, or after ``max_tokens``, or where the model's
+        window is full.
+
+        Raises:
+            DataError: a prompt has no tokens, or fills the model's window.
+        """
+        read = [ids_of(self.tokenizer, prompt) for prompt in prompts]
+        return self.go_on([(ids, self._starts(ids)) for ids in read], sampling, first)
+
+    def go_on(self, prompts: Sequence[tuple[Tokens, int | None]], sampling: Sampling, first: int = 0) -> Iterator[str]:
+        """The same for tokens, each with the place that an activated adapter acts from; None: it does not act."""
+        sampling = replace(sampling, stop_tokens=(*sampling.stop_tokens, *ends(self.engine.model, self.tokenizer)))
+        rooms = [self._room(ids, sampling, first + i) for i, (ids, _) in enumerate(prompts)]
+        for start in range(0, len(prompts), TOGETHER):
+            part = range(start, min(start + TOGETHER, len(prompts)))
+            written: dict[int, str] = {}
+            groups: dict[tuple[int, bool], list[int]] = {}
+            for i in part:
+                groups.setdefault((rooms[i], prompts[i][1] is None), []).append(i)
+            for (room, plain), members in groups.items():
+                asked = [Prompt(prompts[i][0], prompts[i][1] or 0, first + i) for i in members]
+                engine = self.base() if plain else self.engine
+                texts = engine.generate(asked, [BASE], replace(sampling, max_tokens=room), self._decode).values[0]
+                written |= {i: text.text for i, text in zip(members, texts, strict=True)}
+            yield from (written[i] for i in part)
+
+    def _room(self, ids: Tokens, sampling: Sampling, number: int) -> int:
+        window = self.engine.window
+        room = sampling.max_tokens if window is None else min(sampling.max_tokens, window - len(ids))
+        if not ids or room < 1:
+            raise DataError(
+                f"prompt {number + 1}: {len(ids)} tokens; expected at least 1, and fewer than the model's window of {window}"
+            )
+        return room
+
+    def _starts(self, ids: Tokens) -> int | None:
+        """Where an activated adapter begins to act in a prompt; None: nowhere."""
+        if not self.activated:
+            return 0
+        invocation = self.engine.invocation
+        places = range(len(ids) - len(invocation), -1, -1)
+        return next((i for i in places if ids[i : i + len(invocation)] == invocation), None)
+
+    def _decode(self, tokens: Tokens) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
