@@ -46,6 +46,7 @@ def test_a_model_that_packs() -> None:
     assert learners["lora"] == learners["activated"] == learners["layers"] == {*along, "jvp", "backprop"}
     assert learners["full"] == learners["pattern"] == {*along, "jvp"}
     assert learners["informed"] == along
+    assert "o_proj and down_proj" in found.trainables["lora"].estimators["feedback"]
     policies = {kind: {name for name, why in own.policies.items() if not why} for kind, own in found.trainables.items()}
     assert policies["full"] == policies["lora"] == {"auto", "exact", "transported", "frozen", "debiased"}
     assert policies["layers"] == policies["pattern"] == {"auto", "exact", "invariant"}

@@ -213,6 +213,8 @@ def _tried(made_up: MadeUp, estimator: Estimator, dtype: str) -> str:
     trainable, engine = made_up.trainable, made_up.engine
     if problems := _conflicts(trainable, estimator, dtype):
         return "; ".join(problems)
+    if estimator.fed_back and (unfit := engine.unfit_for_feedback()):
+        return unfit
     size = 8 * engine.trained
     if estimator.differentiates and not estimator.whole and size > TANGENTS * memory_bytes():
         return f"not tried: tangents of all that is trained take about {size / 2**30:,.1f} GiB"

@@ -64,7 +64,8 @@ class MadeUp:
             ModelError: what came of it are no finite numbers.
         """
         if estimator.whole:
-            gradient = self.engine.gradient(
+            taken = self.engine.feedback if estimator.fed_back else self.engine.gradient
+            gradient = taken(
                 self.objective.requests(examples), lambda scores: self.objective.gradient(examples, scores)
             )
             self.engine.descend(gradient, AdamW().at(0, 0.0))
