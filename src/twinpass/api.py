@@ -14,15 +14,15 @@ from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.config.finetuned import BASE, origin
+from twinpass.config.learner import learner
 from twinpass.config.load import SOURCES
 from twinpass.config.reward import RewardTask
+from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
-from twinpass.estimate.gauss_newton import GaussNewton
-from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
-from twinpass.model.trainable import Defaults, Informed, Lora, Trainable
+from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
 from twinpass.paths import expand
@@ -103,9 +103,9 @@ def finetune(
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
     " {summary}"; or, with ``rewards``, to write what these functions reward (docs/rewards.md). Without any of them, the form of the rows
-    says what they mean (docs/rows.md). Defaults: :class:`Informed` where there is a suffix,
-    so that all prompts end alike, and LoRA of rank 8 by two-sided SPSA where there is none; learning rate, steps, rows a step, eps and
-    estimator by what is trained (``trainable.defaults``, docs/defaults.md), the same as in a configuration file.
+    says what they mean (docs/rows.md). What is trained and how, where
+    neither is said, follows the task, as measured (docs/training.md): :class:`Informed` for options, adapters along the exact gradient for
+    texts. Learning rate, steps, rows a step, eps and estimator follow what is trained (docs/defaults.md). All is as in a configuration file.
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
@@ -140,16 +140,9 @@ def finetune(
         if rewards
         else _task(prompt, suffix, completion, options, label, labels, settings)
     )
-    trainable = trainable or (Informed() if suffix and not task.writes else Lora())
-    suited = task.suited(trainable)
-    eval_every = suited.eval_every if eval_every is None else eval_every
-    estimator = estimator or _estimator(suited)
-    if optimizer is None and estimator.whole:
-        optimizer = AdamW()
-    optimizer = optimizer or Sgd(
-        lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
-    )
-    epsilon = epsilon or ConstantEpsilon(value=suited.eps)
+    items = _items(task, train, held_out)
+    method = _suiting(task, next(iter(items[0]), None), trainable, estimator, optimizer, epsilon, eval_every)
+    trainable, estimator, optimizer, epsilon, eval_every = method
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
     engine = TorchSettings(device=device, compute_dtype=compute_dtype)
@@ -181,7 +174,7 @@ def finetune(
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
             Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
-            Material(task, objective, *_items(task, train, held_out), generation),
+            Material(task, objective, *items, generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
         )
@@ -231,12 +224,6 @@ def _beside(path: Path) -> Path:
     return next(place for place in chain([path], numbered) if not RunFolder(place).journal.exists())
 
 
-def _estimator(suited: Defaults) -> Estimator:
-    if suited.estimator == "gauss_newton":
-        return GaussNewton()
-    return Spsa() if suited.probes is None else Spsa(probes=suited.probes)
-
-
 def _reward_task(
     prompt: str, suffix: str, rewards: Sequence[Callable[..., Any] | str], settings: Mapping[str, Any], answers: Any
 ) -> TaskSettings:
@@ -277,6 +264,38 @@ def _task(
     if suffix:
         raise ConfigError("finetune", ["suffix: it follows a prompt, and there is none; leave it out"])
     return (ChatTask if "messages" in settings else AutoTask)(**settings)
+
+
+def _suiting(
+    task: TaskSettings,
+    first: Item | None,
+    trainable: Trainable | None,
+    estimator: Estimator | None,
+    optimizer: Optimizer | None,
+    epsilon: Epsilon | None,
+    eval_every: int | None,
+) -> tuple[Trainable, Estimator, Optimizer, Epsilon, int]:
+    """What is given, and in place of None what suits the task and the rest."""
+    suited = None
+    if trainable is None:
+        found = learner(task, first)
+        trainable = _kind("trainable", found.trainable)()
+        suited = found.defaults if estimator is None and optimizer is None else None
+    suited = suited or task.suited(trainable)
+    if estimator is None:
+        estimator = _kind("estimator", suited.estimator)(**({} if suited.probes is None else {"probes": suited.probes}))
+    if optimizer is None and estimator.whole and suited.along_probes:
+        optimizer = AdamW()
+    optimizer = optimizer or (Sgd if suited.along_probes else AdamW)(
+        lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
+    )
+    epsilon = epsilon or ConstantEpsilon(value=suited.eps)
+    return trainable, estimator, optimizer, epsilon, suited.eval_every if eval_every is None else eval_every
+
+
+def _kind(section: str, name: str) -> Any:
+    """The class of a kind."""
+    return SECTIONS[section].kinds[name]
 
 
 def _items(task: TaskSettings, train: Rows, held_out: Rows | None) -> tuple[list[Item], list[Item] | None]:

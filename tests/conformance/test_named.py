@@ -506,10 +506,10 @@ def test_a_configuration_needs_the_name_alone(tmp_path: Path) -> None:
     assert task == TaskByName("rte", path=str(tmp_path / "data"))
     copa = {**values, "task": {"name": "copa", "path": "data"}}
     with pytest.raises(ConfigError, match=r"those of 'copa' do not; set \"lora\", \"full\" or \"layers\""):
-        parse(copa, "a.toml", tmp_path)
-    assert (
-        parse({**copa, "trainable": {"kind": "lora"}}, "a.toml", tmp_path).task.source == f"copa from {tmp_path}/data"
-    )
+        parse({**copa, "trainable": {"kind": "informed"}}, "a.toml", tmp_path)
+    alone = parse(copa, "a.toml", tmp_path)
+    assert alone.task.source == f"copa from {tmp_path}/data"
+    assert alone.values["trainable"]["kind"] == "lora"
     with pytest.raises(
         ConfigError, match=r"\[task\] name: there is no task 'rté' \(did you mean 'rte'\?\); choose from sst2, "
     ):

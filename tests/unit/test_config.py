@@ -122,7 +122,7 @@ def test_every_policy_can_be_chosen_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", SECTIONS["estimator"].kinds)
 def test_every_estimator_can_be_chosen_by_name(name: str) -> None:
-    whole = {"optimizer": {"kind": "adamw"}, "trainable": {"kind": "lora"}} if name == "backprop" else {}
+    whole = {"trainable": {"kind": "lora"}} if name in ("backprop", "feedback") else {}
     config = parse(minimal(estimator={"kind": name}, **whole), "it.toml", Path("/nowhere"))
     assert type(config.estimator) is SECTIONS["estimator"].kinds[name]
 

@@ -102,6 +102,8 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
 
     console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
     session = build(config)
+    if config.reason:
+        console.print(f"[trainable] kind = {config.values['trainable']['kind']!r}: {config.reason}", markup=False)
     for note in session.notes:
         console.print(note, markup=False)
     console.print(

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
+from twinpass.config.learner import chosen
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError, ExtensionError
@@ -111,8 +112,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             found.append(f"[{name}]: no such section{_hint(name, SECTIONS)}; there are {_list(SECTIONS)}")
     resolved: Values = {}
     built: dict[str, Any] = {}
-    for name in sorted(SECTIONS, key=lambda name: name != "task"):  # what suits the others depends on the task
-        section, given = SECTIONS[name], values.get(name, {})
+    for name, section in SECTIONS.items():
+        given = values.get(name, {})
         if not isinstance(given, Mapping):
             found.append(f"{name}: expected a section [{name}], got {given!r}")
             continue
@@ -122,14 +123,10 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             _each_function(resolved[name], folder)
         if name == "model" and isinstance(path := given.get("path"), str):
             resolved[name]["path"] = absolute(path, folder)
-        task, trainable = built.get("task") or TaskSettings, built.get("trainable") or Trainable
-        if name in task.kinds and section.key is not None:
-            section = replace(section, default=task.kinds[name])
-        suited = task.suited(trainable) if isinstance(task, TaskSettings) else trainable.defaults
-        built[name] = _build(name, section, resolved[name], suited, found)
+        suited = _suited(built, values)
+        built[name] = _build(name, section, resolved[name], suited, _default(section, suited, built, values), found)
         if section.optional and not given:
             del resolved[name]
-    resolved = {name: resolved[name] for name in SECTIONS if name in resolved}
     if built.get("task"):
         found += built["task"].problems()
     found += conflicts(built)
@@ -137,31 +134,55 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         found += built["engine"].lacks(built)
     if found:
         raise ConfigError(source, [clip(problem) for problem in found])
-    return Config(**built, source=source, values=resolved)
+    reason = "" if _named(values) else chosen(built["task"], values).reason
+    return Config(**built, source=source, values=resolved, reason=reason)
 
 
-def _build(name: str, section: Section, given: dict[str, Any], suited: Defaults, problems: list[str]) -> Any:
+def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
+    """What suits what is trained, and the task where that decided about it."""
+    task: TaskSettings | None = built.get("task")
+    trainable: type[Trainable] | Trainable = built.get("trainable") or Trainable
+    suited = None if _named(values) else chosen(task, values).defaults
+    return suited or (trainable.defaults if task is None else task.suited(trainable))
+
+
+def _named(values: Mapping[str, Any]) -> bool:
+    """Whether [trainable] has a kind."""
+    section = values.get("trainable")
+    return isinstance(section, Mapping) and "kind" in section
+
+
+def _default(section: Section, suited: Defaults, built: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
+    """The kind of a section that names none."""
+    if section.suited_kind is not None:
+        return str(getattr(suited, section.suited_kind))
+    return section.default(built, values) if callable(section.default) else section.default
+
+
+def _build(
+    name: str, section: Section, given: dict[str, Any], suited: Defaults, default: str | None, problems: list[str]
+) -> Any:
     kind = ""
     options = dict(given)
     if section.optional and not given:
         return None
     if section.key is not None:
-        default_kind = section.default if section.suited_kind is None else getattr(suited, section.suited_kind)
-        chosen = options.pop(section.key, default_kind(given) if callable(default_kind) else default_kind)
-        if not isinstance(chosen, str) or chosen not in section.kinds:
-            problem = f"[{name}] {section.key}: " + ("is missing" if chosen is None else f"there is no {chosen!r}")
-            problems.append(f"{problem}{_hint(str(chosen), section.kinds)}; choose from {_list(section.kinds)}")
+        named = options.pop(section.key, default)
+        if not isinstance(named, str) or named not in section.kinds:
+            problem = f"[{name}] {section.key}: " + ("is missing" if named is None else f"there is no {named!r}")
+            problems.append(f"{problem}{_hint(str(named), section.kinds)}; choose from {_list(section.kinds)}")
             return None
-        kind = given[section.key] = chosen
+        kind = given[section.key] = named
     try:
         chosen_class = section.kinds[kind]
     except ExtensionError as error:
         problems.append(f"[{name}] {section.key}: {error}")
         return None
     names = [field.name for field in fields(chosen_class)]
-    suits = section.suited if getattr(chosen_class, "along_probes", True) else {}
-    for key, default in suits.items():
-        if key in names and key not in given and (value := getattr(suited, default)) is not None:
+    meant = getattr(chosen_class, "along_probes", suited.along_probes) == suited.along_probes
+    suits = section.suited if meant else {}
+    for key, name_there in suits.items():
+        if key in names and key not in given and (value := getattr(suited, name_there)) is not None:
             given[key] = options[key] = value
     for key in set(section.nested) & set(options):
         before = len(problems)
@@ -182,7 +203,7 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
     if not isinstance(given, dict):
         problems.append(f"[{name}]: expected a table such as {{ {section.key} = ... }}, got {given!r}")
         return None
-    return _build(name, section, given, suited, problems)
+    return _build(name, section, given, suited, section.default if isinstance(section.default, str) else None, problems)
 
 
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings
+from twinpass.config.learner import chosen
 from twinpass.config.registry import Family
 from twinpass.config.tasks import TaskSettings, kind_of
 from twinpass.estimate.base import Estimator
@@ -56,7 +57,7 @@ class RunSettings:
 
 @record(frozen=True)
 class Config:
-    """A whole, valid configuration. ``source`` is the file it came from, for messages."""
+    """A whole, valid configuration. ``source`` is the file it came from, for messages; ``reason`` why this is trained, where it does not say."""
 
     model: ModelSettings
     trainable: Trainable
@@ -71,21 +72,22 @@ class Config:
     run: RunSettings
     source: str
     values: Mapping[str, Any]
+    reason: str = ""
 
 
 @record(frozen=True)
 class Section:
     """One section: the key that picks a kind (None: there is one kind only), and the kinds.
 
-    ``default`` is the kind where none is named, or finds it by the other keys; an ``optional`` section may be left out altogether, and is None then.
+    ``default`` is the kind where none is named, or finds it by the sections that are built already and by the given values; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
-    left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless the kind says otherwise
+    left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless those are meant for another kind
     (``along_probes``), or :class:`Defaults` has none; so does the kind, by ``suited_kind``.
     """
 
     kinds: Mapping[str, type[Any]]
     key: str | None = None
-    default: str | Callable[[Mapping[str, Any]], str] | None = None
+    default: str | Callable[[Mapping[str, Any], Mapping[str, Any]], str] | None = None
     nested: tuple[str, ...] = ()
     suited: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
@@ -95,22 +97,6 @@ class Section:
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
         "model": Section({"": ModelSettings}),
-        "trainable": Section(
-            Family(
-                "twinpass.model.trainable:Trainable",
-                "twinpass.trainables",
-                {
-                    "full": "twinpass.model.trainable:Full",
-                    "lora": "twinpass.model.trainable:Lora",
-                    "pattern": "twinpass.model.trainable:Pattern",
-                    "layers": "twinpass.model.trainable:Layers",
-                    "activated": "twinpass.model.trainable:Activated",
-                    "informed": "twinpass.model.trainable:Informed",
-                },
-            ),
-            "kind",
-            "informed",
-        ),
         "task": Section(
             Family(
                 "twinpass.config.tasks:TaskSettings",
@@ -125,7 +111,23 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 },
             ),
             "kind",
-            kind_of,
+            lambda built, values: kind_of(values.get("task", {})),
+        ),
+        "trainable": Section(
+            Family(
+                "twinpass.model.trainable:Trainable",
+                "twinpass.trainables",
+                {
+                    "full": "twinpass.model.trainable:Full",
+                    "lora": "twinpass.model.trainable:Lora",
+                    "pattern": "twinpass.model.trainable:Pattern",
+                    "layers": "twinpass.model.trainable:Layers",
+                    "activated": "twinpass.model.trainable:Activated",
+                    "informed": "twinpass.model.trainable:Informed",
+                },
+            ),
+            "kind",
+            lambda built, values: chosen(built.get("task"), values).trainable,
         ),
         "generation": Section({"": Generation}, optional=True),
         "objective": Section(
@@ -160,7 +162,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         "optimizer": Section(
             {"sgd": Sgd, "adamw": AdamW},
             "kind",
-            "sgd",
+            lambda built, values: "adamw" if getattr(built.get("estimator"), "whole", False) else "sgd",
             suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size", "schedule": "schedule"},
         ),
         "epsilon": Section(

@@ -77,12 +77,19 @@ class Defaults:
     batch_size: int = 16
     eval_every: int = 0
     schedule: Literal["constant", "linear"] = "linear"
-    estimator: Literal["spsa", "one_sided", "gauss_newton"] = "spsa"
+    estimator: Literal["spsa", "one_sided", "gauss_newton", "backprop"] = "spsa"
     probes: int | None = None
+
+    @property
+    def along_probes(self) -> bool:
+        """Whether lr, steps and batch_size are meant for updates along probes."""
+        return self.estimator != "backprop"
 
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
+EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
+"""For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
 INFORMED = Defaults(
     eps=1e-2, lr=1.0, steps=6, batch_size=64, eval_every=1, schedule="constant", estimator="gauss_newton"
 )

@@ -22,12 +22,22 @@ ALPACA = (
 
 @dataclass(frozen=True)
 class Form:
-    """``fields`` that a row of this form has; ``fits`` says whether the first row's values are of the right kind."""
+    """``fields`` that a row of this form has; ``fits`` says whether the first row's values are of the right kind.
+
+    Rows of one that ``chooses`` have a label, others a text to write; with a ``suffix`` all prompts end alike.
+    """
 
     name: str
     fields: tuple[str, ...]
     fits: Callable[[Mapping[str, Any]], bool]
     template: Callable[[Sequence[Row], Mapping[str, Any]], Template]
+    chooses: bool = False
+    suffix: bool = True
+
+
+def form_of(fields: Mapping[str, Any]) -> Form | None:
+    """The form of a row with these fields; None: none that is known."""
+    return next((form for form in FORMS if set(form.fields) <= set(fields) and form.fits(fields)), None)
 
 
 def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> tuple[str, Template]:
@@ -37,14 +47,13 @@ def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> 
         DataError: it is none that is known.
     """
     first = rows[0].fields
-    for form in FORMS:
-        if set(form.fields) <= set(first) and form.fits(first):
-            template = form.template(rows, chat_template_kwargs)
-            if chat_template_kwargs and not isinstance(template, ChatTemplate):
-                raise DataError(
-                    f"task.chat_template_kwargs: the rows have the form {form.name}, which no chat template writes; leave them out"
-                )
-            return form.name, template
+    if form := form_of(first):
+        template = form.template(rows, chat_template_kwargs)
+        if chat_template_kwargs and not isinstance(template, ChatTemplate):
+            raise DataError(
+                f"task.chat_template_kwargs: the rows have the form {form.name}, which no chat template writes; leave them out"
+            )
+        return form.name, template
     known = "; ".join(form.name for form in FORMS)
     raise DataError(
         f"{rows[0].place}: fields {', '.join(map(str, first))} are of no known form ({known}); "
@@ -98,6 +107,7 @@ FORMS = (
         ("prompt", "completion"),
         _is_text("prompt", "completion"),
         lambda rows, kwargs: CompletionTemplate(prompt="{prompt}", completion="{completion}"),
+        suffix=False,
     ),
     Form(
         "instruction, input, output",
@@ -107,6 +117,6 @@ FORMS = (
             prompt=ALPACA, suffix="### Response:\n", completion="{{ output }}", syntax="jinja"
         ),
     ),
-    Form("text, label", ("text", "label"), _is_text("text"), _labelled),
+    Form("text, label", ("text", "label"), _is_text("text"), _labelled, chooses=True),
 )
 """Tried in this order."""

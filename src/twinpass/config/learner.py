@@ -1,0 +1,87 @@
+"""What a run learns by where its configuration does not say: chosen by what was measured (docs/training.md)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from twinpass.config.named import TaskByName
+from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
+from twinpass.errors import TwinpassError
+from twinpass.model.trainable import EXACT, Defaults
+from twinpass.task.forms import form_of
+from twinpass.task.rows import Item, Row
+from twinpass.task.sources.read import read
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A kind of [trainable], the settings that go with it (None: its own), and why it was chosen, for the log."""
+
+    trainable: str
+    reason: str
+    defaults: Defaults | None = None
+
+
+CHOOSING = Learner("informed", "options are learned soonest along directions that forward passes tell")
+WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
+ANYWHERE = Learner(
+    "lora", "prompts do not end alike, so that adapters act on all tokens, along the exact gradient", EXACT
+)
+SERVED = Learner("activated", "an inference server tells scores alone, which random directions make do with")
+SERVED_ANYWHERE = replace(SERVED, trainable="lora")
+REWARDED = "rewards have no gradient"
+
+
+def learner(task: TaskSettings, first: Item | None, *, served: bool = False) -> Learner:
+    """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process."""
+    if task.writes:
+        return Learner(task.kinds.get("trainable", "lora"), REWARDED)
+    chooses, suffix, alike = _shape(task, first)
+    if served:
+        return SERVED if suffix else SERVED_ANYWHERE
+    if chooses and alike:
+        return CHOOSING
+    return WRITING if suffix and not chooses else ANYWHERE
+
+
+def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
+    """The learner of a configuration that names no kind of [trainable]; ``task`` is None where that section is at fault."""
+    if task is None:
+        return CHOOSING
+    first = _first(task.train) if isinstance(task, AutoTask) else None
+    found = learner(task, first, served=_kind(values, "engine") == "sglang")
+    told = _kind(values, "estimator") or _kind(values, "optimizer")
+    return replace(found, defaults=None) if told else found
+
+
+def _shape(task: TaskSettings, first: Item | None) -> tuple[bool, bool, bool]:
+    """Whether the task chooses, whether its prompts have a suffix, and whether they all end with the same token at least."""
+    if isinstance(task, AutoTask):
+        form = form_of(first.fields) if isinstance(first, Row) else None
+        return (form.chooses, form.suffix, form.suffix) if form else (False, False, False)
+    if isinstance(task, TaskByName):
+        template = task.named.template
+        return template.chooses, bool(task.suffix or template.suffix), task.ends_alike
+    suffix = isinstance(task, ChatTask) or bool(getattr(task, "suffix", ""))
+    return task.chooses, suffix, suffix or _ends_alike(str(getattr(task, "prompt", "")))
+
+
+def _ends_alike(prompt: str) -> bool:
+    """Whether all prompts of this template end with the same token, as they do unless a field is what they end with."""
+    return bool(prompt.strip()) and not prompt.rstrip(" ").endswith("}")
+
+
+def _first(sources: Sequence[str]) -> Item | None:
+    """The first row of a file; None where it would have to be fetched, or cannot be read, which is said in its turn."""
+    if not sources or not Path(sources[0]).is_file():
+        return None
+    try:
+        return next(iter(read(sources[:1], "train", 1)), None)
+    except (TwinpassError, OSError):
+        return None
+
+
+def _kind(values: Mapping[str, Any], section: str) -> Any:
+    given = values.get(section)
+    return given.get("kind") if isinstance(given, Mapping) else None

@@ -1,0 +1,116 @@
+"""What is trained, and how, where a configuration or a call does not say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from twinpass import finetune
+from twinpass.config.learner import ANYWHERE, CHOOSING, SERVED, SERVED_ANYWHERE, WRITING
+from twinpass.config.load import parse
+from twinpass.config.schema import Config
+from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.gauss_newton import GaussNewton
+from twinpass.estimate.spsa import Spsa
+from twinpass.model.trainable import ADAPTERS, Activated, Informed, Lora
+from twinpass.train.adamw import AdamW
+from twinpass.train.optimizer import Sgd
+
+FOLDER = Path("/nowhere")
+CHOICE = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
+TEXT = {"prompt": "Question: {q}\n", "suffix": "Answer:", "completion": " {a}"}
+OPEN = {"prompt": "{q} ", "completion": "{a}"}
+CHAT = {"kind": "chat"}
+ALIKE = {**CHOICE, "prompt": "Review: {text}\nSentiment:", "suffix": ""}
+ENDING_IN_A_FIELD = {**ALIKE, "prompt": "Sentiment of {text} "}
+
+
+def config(task: dict[str, Any], folder: Path = FOLDER, **sections: Any) -> Config:
+    values = {"model": {"path": "m"}, "task": {"train": "rows.jsonl", **task}, "run": {"out": "run"}, **sections}
+    return parse(values, "it.toml", folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "trainable", "reason"),
+    [
+        (CHOICE, Informed, CHOOSING),
+        (ALIKE, Informed, CHOOSING),
+        (ENDING_IN_A_FIELD, Lora, ANYWHERE),
+        (TEXT, Activated, WRITING),
+        (OPEN, Lora, ANYWHERE),
+        (CHAT, Activated, WRITING),
+    ],
+)
+def test_the_task_decides(task: dict[str, Any], trainable: type[Any], reason: Any) -> None:
+    found = config(task)
+    assert type(found.trainable) is trainable
+    assert found.reason == reason.reason
+    assert found.values["trainable"]["kind"] == reason.trainable
+    if reason is CHOOSING:
+        assert isinstance(found.estimator, GaussNewton)
+        assert isinstance(found.optimizer, Sgd)
+    else:
+        assert isinstance(found.estimator, Backprop)
+        assert found.optimizer == AdamW(lr=reason.defaults.lr, steps=40, batch_size=8)
+        assert found.run.eval_every == 10
+
+
+@pytest.mark.parametrize(
+    ("row", "trainable"),
+    [
+        ({"text": "a", "label": 1}, Informed),
+        ({"prompt": "a", "completion": "b"}, Lora),
+        ({"instruction": "a", "output": "b"}, Activated),
+        ({"messages": [{"role": "user", "content": "a"}]}, Activated),
+        ({"unknown": 1}, Lora),
+    ],
+)
+def test_where_the_task_does_not_say_the_first_row_does(tmp_path: Path, row: dict[str, Any], trainable: type) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert type(config({}, tmp_path).trainable) is trainable
+
+
+@pytest.mark.parametrize("train", ["gone.jsonl", "-", "somebody/something"])
+def test_rows_that_cannot_be_looked_at_yet_get_what_works_for_all(tmp_path: Path, train: str) -> None:
+    assert type(config({"train": train}, tmp_path).trainable) is Lora
+
+
+@pytest.mark.parametrize(("task", "expected"), [(CHOICE, SERVED), (TEXT, SERVED), (OPEN, SERVED_ANYWHERE)])
+def test_a_server_tells_scores_alone(task: dict[str, Any], expected: Any) -> None:
+    found = config(task, engine={"kind": "sglang"})
+    assert found.values["trainable"]["kind"] == expected.trainable
+    assert isinstance(found.estimator, Spsa)
+    assert found.optimizer == Sgd(lr=ADAPTERS.lr, steps=ADAPTERS.steps)
+
+
+def test_what_is_said_holds() -> None:
+    random = config(TEXT, estimator={"kind": "spsa"})
+    assert isinstance(random.trainable, Activated)
+    assert random.optimizer == Sgd(lr=ADAPTERS.lr, steps=ADAPTERS.steps)
+    lora = config(TEXT, trainable={"kind": "lora"})
+    assert (lora.reason, type(lora.estimator)) == ("", Spsa)
+    exact = config(CHOICE, trainable={"kind": "activated"}, estimator={"kind": "backprop"})
+    assert exact.optimizer == AdamW()
+    slower = config(TEXT, optimizer={"lr": 1e-4})
+    assert slower.optimizer == AdamW(lr=1e-4, steps=40, batch_size=8)
+
+
+def test_python_has_the_same_defaults(tmp_path: Path) -> None:
+    options: Any = {"prompt": "Review:", "suffix": " Sentiment:", "completion": " {text}"}
+    summary = finetune(
+        tiny.model(),
+        tiny.tokenizer(),
+        tiny.rows(8),
+        tiny.rows(4),
+        out=tmp_path / "run",
+        end=False,
+        max_seconds=1e-3,
+        **options,
+    )
+    values = (tmp_path / "run" / "config.toml").read_text()
+    assert summary["steps"] == 1
+    assert 'kind = "Activated"' in values
+    assert 'kind = "Backprop"' in values
+    assert 'kind = "AdamW"' in values
