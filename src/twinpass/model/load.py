@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from copy import deepcopy
 from logging import WARNING, Handler, LogRecord
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,12 +16,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from twinpass.errors import ModelError
+from twinpass.model.gguf import quickly
 from twinpass.model.headers import sizes_of
 from twinpass.model.loaded import require_complete, unconverted
 from twinpass.model.source import Source, locate
@@ -47,7 +46,7 @@ def load(
     Raises:
         ModelError: it cannot be found or read, it is damaged or incomplete, or it is not a causal language model.
     """
-    with parsed_once():
+    with quickly():
         return _load(path, dtype, trust_remote_code)
 
 
@@ -78,29 +77,6 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
         if not len(tokenizer):
             raise ModelError(f"model.path: the tokenizer of {path} has no tokens; its files are damaged or incomplete")
     return model, tokenizer
-
-
-@contextmanager
-def parsed_once() -> Iterator[None]:
-    """Inside the block the header of a GGUF file is parsed once.
-
-    transformers parses it anew for the configuration, the tokenizer and in between: some seconds each, in Python.
-    """
-    module: Any = modeling_gguf_pytorch_utils
-    parse, known = module.load_gguf_checkpoint, dict[str, Any]()
-
-    def remembered(path: Any, return_tensors: bool = False, **more: Any) -> Any:
-        if return_tensors or more:
-            return parse(path, return_tensors=return_tensors, **more)
-        if str(path) not in known:
-            known[str(path)] = parse(path, return_tensors=False)
-        return deepcopy(known[str(path)])
-
-    module.load_gguf_checkpoint = remembered
-    try:
-        yield
-    finally:
-        module.load_gguf_checkpoint = parse
 
 
 @contextmanager
