@@ -18,6 +18,7 @@ from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from twinpass.perturb import few
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import UNIT, Distribution
@@ -276,6 +277,9 @@ def perturb_each(
 
     ``w`` has shape [n], ``out`` [lanes, n].
     """
+    if few.are_few(w):
+        few.perturb_each(w, bounds, out, scales, seed, keys, distribution)
+        return
     with threads_for(out.size):
         _perturb_each(w, bounds, out, scales, CODES[distribution], np.uint64(seed), keys)
 
@@ -321,6 +325,9 @@ def accumulate_each(
     distribution: Distribution,
 ) -> None:
     """:func:`accumulate` of many small float32 or float64 parameters in one call, laid out as for :func:`perturb_each`."""
+    if few.are_few(w):
+        few.accumulate_each(w, bounds, seeds, scales, keys, distribution)
+        return
     with threads_for(w.size * seeds.size):
         _accumulate_each(w, bounds, seeds, scales, CODES[distribution], keys)
 

@@ -72,11 +72,16 @@ def philox(seed: int, high: int, blocks: U64) -> tuple[U32, U32, U32, U32]:
 
 def reference(seed: int, name: str, start: int, stop: int, distribution: Distribution) -> F32:
     """``z[start:stop]`` of a parameter, in float32. Slow and plain; the kernels must return the same bits."""
+    return values(seed, name_key(name), start, stop, distribution)
+
+
+def values(seed: int, key: int, start: int, stop: int, distribution: Distribution) -> F32:
+    """The same of the parameter whose :func:`name_key` is ``key``."""
     per_block = PER_BLOCK[distribution]
     first, last = start // per_block, -(-stop // per_block)
-    words = philox(seed, name_key(name), np.arange(first, last, dtype=np.uint64))
-    values = {"gaussian": _gaussian, "binomial": _binomial, "rademacher": _rademacher}[distribution](*words)
-    return values.reshape(-1)[start - first * per_block : stop - first * per_block]
+    words = philox(seed, key, np.arange(first, last, dtype=np.uint64))
+    found = {"gaussian": _gaussian, "binomial": _binomial, "rademacher": _rademacher}[distribution](*words)
+    return found.reshape(-1)[start - first * per_block : stop - first * per_block]
 
 
 def uniform_reference(seed: int, name: str, start: int, stop: int) -> F32:

@@ -1,0 +1,159 @@
+"""Public tasks with nothing set but their names: ``python benchmarks/tasks.py FOLDER --json FILE``.
+
+FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
+TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
+result holds the files' SHA-256, not their rows.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from twinpass.cli.main import main as twinpass
+from twinpass.cli.train import LEARNED_NOTHING
+from twinpass.report.environment import commit, machine, versions
+from twinpass.report.files import write_json
+from twinpass.report.interval import wilson
+from twinpass.report.metrics import read_metrics
+
+WORDS = 24
+"""Words of a worked answer that are learned."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """``section``: what [task] says, but for its files. ``rows``: to train on and to report on, at the most."""
+
+    folder: str
+    section: dict[str, Any]
+    rows: tuple[int, int] = (300, 200)
+
+
+TASKS = (
+    Task("SST2", {"name": "sst2"}),
+    Task("SST5", {"name": "sst5"}),
+    Task("RTE", {"name": "rte"}, (200, 150)),
+    Task("CB", {"name": "cb"}, (200, 56)),
+    Task("BoolQ", {"name": "boolq"}, (150, 100)),
+    Task("WSC", {"name": "wsc"}, (300, 104)),
+    Task("WiC", {"name": "wic"}),
+    Task("COPA", {"name": "copa"}, (300, 100)),
+    Task("TREC", {"name": "trec"}),
+    Task("AGNews", {"name": "agnews"}, (300, 200)),
+    Task(
+        "gsm8k",
+        {"prompt": "Question: {question}\n", "suffix": "Answer:", "completion": " {answer}", "end": False},
+        (240, 48),
+    ),
+    Task("SelfInstruct", {}, (120, 40)),
+)
+
+
+def sections(task: Task, folder: Path, scratch: Path) -> dict[str, Any] | None:
+    """The section [task]; None: its files are not there."""
+    train, held_out = task.rows
+    rows = {"train_rows": train, "eval_rows": held_out}
+    own = folder / task.folder
+    if not own.is_dir():
+        return None
+    if "name" in task.section:
+        return {**task.section, "path": str(own), **_bounded(task.section["name"], own, rows)}
+    file = next(iter(sorted(own.glob("*train*.jsonl")) or sorted(own.glob("*.jsonl"))), None)
+    if file is None:
+        return None
+    made = scratch / f"{task.folder}.jsonl"
+    lines = (json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip())
+    made.write_text("".join(json.dumps(row) + "\n" for row in _texts(task.folder, lines)), "utf-8")
+    return {**task.section, "train": str(made), **rows}
+
+
+def _bounded(name: str, folder: Path, rows: dict[str, int]) -> dict[str, Any]:
+    """No more rows than there are."""
+    from twinpass.config.named import TaskByName
+
+    train, held_out = TaskByName(name, path=str(folder)).rows()
+    if held_out is None:
+        return rows
+    return {
+        "train_rows": min(rows["train_rows"], len(train)),
+        "eval_rows": min(rows["eval_rows"], len(held_out)),
+    }
+
+
+def _texts(name: str, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if name == "gsm8k":
+            yield {"question": line["question"], "answer": " ".join(line["answer"].split()[:WORDS])}
+        else:
+            first = line["instances"][0]
+            short = " ".join(first["output"].split()[: 2 * WORDS])
+            if len(line["instruction"]) + len(first["input"]) < 600:
+                yield {"instruction": line["instruction"], "input": first["input"], "output": short}
+
+
+def run(task: Task, section: dict[str, Any], seed: int, scratch: Path) -> dict[str, Any]:
+    """Train once; what was measured."""
+    config, out = scratch / "it.toml", scratch / f"{task.folder}-{seed}"
+    config.write_text(
+        tomli_w.dumps({"model": {"path": "smollm2"}, "task": section, "run": {"out": str(out), "seed": seed}})
+    )
+    if (code := twinpass(["train", str(config), "--json"])) not in (0, LEARNED_NOTHING):
+        return {"seed": seed, "exit_code": code}
+    summary = json.loads((out / "summary.json").read_text())
+    course, seconds = [], 0.0
+    for row in read_metrics(out / "metrics.jsonl"):
+        if row["event"] == "step":
+            seconds += row["seconds"]
+        elif row["event"] == "evaluation":
+            point = {"step": row["step"], "train_seconds": seconds, "metric": row["metric"], "loss": row["loss"]}
+            if row["metric_name"] == "accuracy":
+                point["low"], point["high"] = wilson(row["metric"], summary["held_out"])
+            course.append(point)
+    keys = ("metric_name", "base_metric", "kept_metric", "kept_step", "final_metric", "train_seconds", "total_seconds")
+    more = ("peak_rss_bytes", "steps", "rollbacks", "held_out", "learned")
+    return {"seed": seed, "course": course, **{key: summary[key] for key in (*keys, *more)}}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a task."""
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if file.is_file()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the tasks' files lie")
+    parser.add_argument("--json", type=Path, help="where to write the result, after every task")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
+    parser.add_argument("--tasks", nargs="+", metavar="FOLDER", help="those that are measured, of all there are")
+    args = parser.parse_args()
+    measure(args.folder, args.json, args.seeds, args.tasks)
+
+
+def measure(folder: Path, result: Path | None, seeds: Sequence[int], names: Sequence[str] | None) -> None:
+    """Every task on every seed."""
+    found: dict[str, Any] = {}
+    head = {"commit": commit(), "machine": machine(), "versions": versions()}
+    for task in TASKS:
+        with tempfile.TemporaryDirectory() as scratch:
+            chosen = not names or task.folder in names
+            section = sections(task, folder, Path(scratch)) if chosen else None
+            if section is None:
+                continue
+            runs = [run(task, section, seed, Path(scratch)) for seed in seeds]
+        said = {key: value for key, value in section.items() if key not in ("path", "train")}
+        found[task.folder] = {"task": said, "files": hashes(folder / task.folder), "runs": runs}
+        if result is not None:
+            write_json(result, {"tasks": found, "model": "smollm2", **head})
+
+
+if __name__ == "__main__":
+    main()

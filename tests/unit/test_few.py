@@ -1,0 +1,39 @@
+"""A few numbers are perturbed in NumPy, to the bits of the compiled kernels."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinpass.perturb import few, kernels
+from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
+
+BOUNDS = np.array([0, 1, 2, 9, 140, 300])
+KEYS = np.array([5, 2**63 + 11, 17, 2**40, 3], np.uint64)
+SEEDS = np.array([1, 2**62 + 5, 99], np.uint64)
+SCALES = np.array([1e-2, -3.7e-3, 0.1])
+
+
+def weights(dtype: Any) -> Any:
+    return np.random.default_rng(1).normal(size=int(BOUNDS[-1])).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_bits_are_those_of_the_kernels(distribution: Distribution, dtype: Any) -> None:
+    w, code = weights(dtype), kernels.CODES[distribution]
+    assert few.are_few(w)
+    own, compiled = (np.full((3, w.size), np.nan, dtype) for _ in range(2))
+    kernels.perturb_each(w, BOUNDS, own, SCALES, 2**62 + 3, KEYS, distribution)
+    kernels._perturb_each(w, BOUNDS, compiled, SCALES, code, np.uint64(2**62 + 3), KEYS)
+    np.testing.assert_array_equal(own, compiled)
+    assert (own != w).mean() > 0.7
+    moved, expected = w.copy(), w.copy()
+    kernels.accumulate_each(moved, BOUNDS, SEEDS, SCALES, KEYS, distribution)
+    kernels._accumulate_each(expected, BOUNDS, SEEDS, SCALES, code, KEYS)
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_many_numbers_and_halves_are_the_kernels() -> None:
+    assert not few.are_few(np.zeros(few.FEW + 1, np.float32))
+    assert not few.are_few(np.zeros(3, np.uint16))
