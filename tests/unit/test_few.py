@@ -21,16 +21,18 @@ def weights(dtype: Any) -> Any:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_bits_are_those_of_the_kernels(distribution: Distribution, dtype: Any) -> None:
+    perturbing: Any = kernels._perturb_each
+    accumulating: Any = kernels._accumulate_each
     w, code = weights(dtype), kernels.CODES[distribution]
     assert few.are_few(w)
     own, compiled = (np.full((3, w.size), np.nan, dtype) for _ in range(2))
     kernels.perturb_each(w, BOUNDS, own, SCALES, 2**62 + 3, KEYS, distribution)
-    kernels._perturb_each(w, BOUNDS, compiled, SCALES, code, np.uint64(2**62 + 3), KEYS)
+    perturbing(w, BOUNDS, compiled, SCALES, code, np.uint64(2**62 + 3), KEYS)
     np.testing.assert_array_equal(own, compiled)
     assert (own != w).mean() > 0.7
     moved, expected = w.copy(), w.copy()
     kernels.accumulate_each(moved, BOUNDS, SEEDS, SCALES, KEYS, distribution)
-    kernels._accumulate_each(expected, BOUNDS, SEEDS, SCALES, code, KEYS)
+    accumulating(expected, BOUNDS, SEEDS, SCALES, code, KEYS)
     np.testing.assert_array_equal(moved, expected)
 
 
