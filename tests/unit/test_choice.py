@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -125,3 +126,35 @@ def test_options_may_be_scored_by_the_mean_of_their_tokens() -> None:
     share = 1 / (1 + math.e)
     assert first == pytest.approx([share])
     assert second == pytest.approx([-share / 2, -share / 2])
+
+
+def test_over_the_vocabulary_the_loss_is_the_right_options_own() -> None:
+    logs = [[[-10.0, -1.0], [-11.0]], [[-3.0], [-3.0], [-1.0, -2.0]]]
+    examples, scores = examples_of(logs, [0, 2]), scores_of(logs)
+    assert Choice(over="vocabulary").loss(examples, scores) == pytest.approx((11.0 + 3.0) / 2)
+    assert Choice(over="vocabulary", score="mean").loss(examples, scores) == pytest.approx((5.5 + 1.5) / 2)
+    assert Choice(over="vocabulary").metric(examples, scores) == Choice().metric(examples, scores)
+
+
+def test_over_the_vocabulary_log_probabilities_are_whole_ones() -> None:
+    """Options of one token each may be scored relative to each other otherwise, which would leave out what is not an option."""
+    examples = [Example((1, 2), ((3,), (4,)), 0, 2)]
+    assert all(request.relative for request in Choice().requests(examples))
+    assert not any(request.relative for request in Choice(over="vocabulary").requests(examples))
+
+
+@pytest.mark.parametrize("score", ["sum", "mean"])
+def test_over_the_vocabulary_slopes_and_curvature_are_those_of_the_loss(score: Literal["sum", "mean"]) -> None:
+    logs = [[[-10.0, -1.0], [-11.0]], [[-3.0], [-3.0], [-1.0, -2.0]]]
+    choice, examples, scores = Choice(over="vocabulary", score=score), examples_of(logs, [0, 2]), scores_of(logs)
+    generator = np.random.default_rng(3)
+    tangents = [[generator.normal(size=own.shape) for own in scores] for _ in range(2)]
+    slopes = choice.gradient(examples, scores)
+    for tangent in tangents:
+        moved = [choice.loss(examples, [s + eps * t for s, t in zip(scores, tangent, strict=True)]) for eps in (1, -1)]
+        given = sum(float(s @ t) for s, t in zip(slopes, tangent, strict=True))
+        assert given == pytest.approx((moved[0] - moved[1]) / 2)
+    found = choice.curvature(examples, scores, tangents)
+    length = 1 if score == "sum" else 2
+    right = np.array([[t[0].sum() / length, t[4].sum() / length] for t in tangents])
+    np.testing.assert_allclose(found, right @ right.T / 2)

@@ -14,7 +14,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
 from twinpass.model.load import load
-from twinpass.model.trainable import Activated, Informed, Lora
+from twinpass.model.trainable import EXACT, Activated, Informed, Lora
 from twinpass.objective.base import Objective
 from twinpass.reuse.auto import Auto
 from twinpass.schedule.epsilon import ConstantEpsilon
@@ -37,9 +37,10 @@ def naive(config: Config, objective: Objective, *, lean: bool = False) -> NaiveM
 
 
 def exact(config: Config) -> Config:
-    """The same task by AdamW along the exact gradient over cached prompts, at the rate of :func:`first_order`."""
+    """The same task by AdamW along the exact gradient over cached prompts; options at the rate of :func:`first_order`, texts at their default."""
     trainable = config.trainable if isinstance(config.trainable, Activated) else Activated()
-    optimizer = AdamW(lr=FIRST_ORDER_LR, batch_size=config.optimizer.batch_size, schedule="linear")
+    lr = FIRST_ORDER_LR if config.task.chooses else EXACT.lr
+    optimizer = AdamW(lr=lr, batch_size=config.optimizer.batch_size, schedule="linear")
     return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer)
 
 

@@ -1,4 +1,4 @@
-"""Choose among answer options: cross-entropy over the options' log-probabilities, reported as accuracy."""
+"""Choose among answer options: cross-entropy over the options, or over all that could be written; reported as accuracy."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -17,10 +17,12 @@ from twinpass.task.example import Example
 class Choice(Objective):
     """An option's logit is its tokens' log-probabilities' ``score``: their "sum", or their "mean", as in MeZO.
 
-    The loss is the cross-entropy of the right one.
+    The loss is the cross-entropy of the right one, ``over`` the "options", or over the whole "vocabulary" at each token. The former leaves it to
+    chance what the model writes when it is not asked to choose; under the latter it comes to write the right option.
     """
 
     score: Literal["sum", "mean"] = "sum"
+    over: Literal["options", "vocabulary"] = "options"
     metric_name: ClassVar[str] = "accuracy"
     curved: ClassVar[bool] = True
     compares: ClassVar[bool] = True
@@ -28,7 +30,8 @@ class Choice(Objective):
     def requests(self, examples: Sequence[Example]) -> list[Request]:
         found = []
         for example in examples:
-            relative = all(len(option) == 1 for option in example.options)  # what they have in common cancels
+            single = all(len(option) == 1 for option in example.options)  # what they have in common cancels
+            relative = single and self.over == "options"
             found += [Request(example.prompt, option, example.suffix_start, relative) for option in example.options]
         return found
 
@@ -36,14 +39,14 @@ class Choice(Objective):
         losses = []
         with np.errstate(invalid="ignore"):
             for example, logits in zip(examples, self.logits(examples, scores), strict=True):
-                losses.append(np.logaddexp.reduce(logits) - logits[example.label])
+                losses.append(self._whole(logits) - logits[example.label])
         return float(np.mean(losses))
 
     def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
-        """Probability of the option less 1 for the right one, for each of its tokens alike, over the examples (and its tokens)."""
+        """Probability of the option (0 over the vocabulary) less 1 for the right one, for each of its tokens alike, over the examples (and its tokens)."""
         found = []
         for example, logits in zip(examples, self.logits(examples, scores), strict=True):
-            error = _softmax(logits)
+            error = self._shares(logits)
             error[example.label] -= 1.0
             found += list(error / len(examples))
         lengths = [1 if self.score == "sum" else len(score) for score in scores]
@@ -54,14 +57,24 @@ class Choice(Objective):
     def curvature(
         self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
     ) -> NDArray[np.float64]:
-        """Softmax's: ``mean J^T (diag p - p p^T) J``."""
+        """Softmax's: ``mean J^T (diag p - p p^T) J``; over the vocabulary the empirical Fisher matrix of the right options."""
         total = np.zeros((len(tangents), len(tangents)))
         moved = [self.logits(examples, own) for own in tangents]
+        if self.over == "vocabulary":
+            right = np.array([[own[i][example.label] for i, example in enumerate(examples)] for own in moved])
+            return np.asarray(right @ right.T / len(examples))
         for i, logits in enumerate(self.logits(examples, scores)):
             p, j = _softmax(logits), np.array([own[i] for own in moved])
             centred = j - (j @ p)[:, None]
             total += (centred * p) @ centred.T
         return total / len(examples)
+
+    def _whole(self, logits: NDArray[np.float64]) -> float:
+        """What probabilities are shares of: all log-probabilities together have none left but 0."""
+        return float(np.logaddexp.reduce(logits)) if self.over == "options" else 0.0
+
+    def _shares(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _softmax(logits) if self.over == "options" else np.zeros_like(logits)
 
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         right = [
