@@ -1,7 +1,7 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,10 @@ from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.config.finetuned import BASE, origin
+from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import learner
-from twinpass.config.load import SOURCES
-from twinpass.config.reward import RewardTask
 from twinpass.config.schema import SECTIONS
-from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
+from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
@@ -35,18 +34,14 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import ComputeDtype
-from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item
 from twinpass.task.saved import saved
-from twinpass.task.sources.read import read_objects, take
 from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.journal import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 Exist = Literal["error", "resume", "new"]
-Rows = Iterable[Mapping[str, Any]] | Any
-"""Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +63,11 @@ def load_model(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Rows,
+    train: Rows | None = None,
     held_out: Rows | None = None,
     *,
     out: str | Path,
+    task: TaskSettings | Mapping[str, Any] | None = None,
     prompt: str = "",
     options: Sequence[str] = (),
     completion: str = "",
@@ -110,6 +106,8 @@ def finetune(
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
             :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
+        task: a section [task] instead of ``prompt`` and what goes with it, such as ``{"name": "rte", "path": "data/RTE"}``
+            (docs/tasks.md), or a task of your own. It may name sources; ``train`` and ``held_out`` go before them.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after. None: a
             share of ``train`` (``eval_fraction``, a tenth by default); an empty list: none.
@@ -135,13 +133,11 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    task = (
-        _reward_task(prompt, suffix, rewards, settings, options or completion or labels)
-        if rewards
-        else _task(prompt, suffix, completion, options, label, labels, settings)
+    task = section(
+        task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), tuple(rewards)), settings
     )
-    items = _items(task, train, held_out)
-    method = _suiting(task, next(iter(items[0]), None), trainable, estimator, optimizer, epsilon, eval_every)
+    read = items(task, train, held_out)
+    method = _suiting(task, next(iter(read[0]), None), trainable, estimator, optimizer, epsilon, eval_every)
     trainable, estimator, optimizer, epsilon, eval_every = method
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
@@ -174,17 +170,17 @@ def finetune(
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
             Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
-            Material(task, objective, *items, generation),
+            Material(task, objective, *read, generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
         )
         values: dict[str, Any] = {
             FINETUNE: origin(model, run.invocation),
             "template": saved(run.template),
-            "task": _handling(task),
+            "task": handling(task),
             "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},
             **({} if generation is None else {"generation": _fields(generation)}),
-            **({} if objective is None else {"objective": {"kind": type(objective).__name__, **_fields(objective)}}),
+            **objective_given(objective, task, run.plan.objective),
             "estimator": {"kind": type(estimator).__name__, **_fields(estimator)},
             "optimizer": {
                 **({} if isinstance(optimizer, Sgd) else {"kind": type(optimizer).__name__}),
@@ -224,48 +220,6 @@ def _beside(path: Path) -> Path:
     return next(place for place in chain([path], numbered) if not RunFolder(place).journal.exists())
 
 
-def _reward_task(
-    prompt: str, suffix: str, rewards: Sequence[Callable[..., Any] | str], settings: Mapping[str, Any], answers: Any
-) -> TaskSettings:
-    if answers:
-        raise ConfigError(
-            "finetune", ["rewards judge any text, and options, labels or a completion name right ones; give either"]
-        )
-    given: dict[str, Any] = {"prompt": prompt} if prompt else {}
-    task = RewardTask(**given, suffix=suffix, rewards=tuple(rewards), **settings)
-    if problems := [problem for problem in task.problems() if "train:" not in problem]:
-        raise ConfigError("finetune", problems)
-    return task
-
-
-def _task(
-    prompt: str,
-    suffix: str,
-    completion: str,
-    options: Sequence[str],
-    label: str,
-    labels: Sequence[str],
-    settings: Mapping[str, Any],
-) -> TaskSettings:
-    if "eval" in settings:
-        raise ConfigError("finetune", ["eval: it names a source in a file; give the rows themselves as held_out"])
-    if options and completion:
-        raise ConfigError("finetune", ["give either options to choose from, or a completion to write"])
-    if not options and (label != "label" or labels):
-        raise ConfigError("finetune", ["label and labels: they name options, and there are none; leave them out"])
-    if prompt and not options and not completion:
-        raise ConfigError("finetune", ["give options to choose from, or a completion to write"])
-    if options:
-        return ChoiceTask(
-            prompt=prompt, suffix=suffix, options=tuple(options), label=label, labels=tuple(labels), **settings
-        )
-    if completion:
-        return CompletionTask(prompt=prompt, suffix=suffix, completion=completion, **settings)
-    if suffix:
-        raise ConfigError("finetune", ["suffix: it follows a prompt, and there is none; leave it out"])
-    return (ChatTask if "messages" in settings else AutoTask)(**settings)
-
-
 def _suiting(
     task: TaskSettings,
     first: Item | None,
@@ -296,27 +250,6 @@ def _suiting(
 def _kind(section: str, name: str) -> Any:
     """The class of a kind."""
     return SECTIONS[section].kinds[name]
-
-
-def _items(task: TaskSettings, train: Rows, held_out: Rows | None) -> tuple[list[Item], list[Item] | None]:
-    given = None if held_out is None else list(read_objects(held_out, "held_out"))
-    return (
-        take(read_objects(train, "train"), task.wanted(splits=given is None), "train"),
-        take(given, task.eval_rows, "held_out") if given else given,
-    )
-
-
-def _handling(task: TaskSettings) -> dict[str, Any]:
-    """What the task says of rows, besides the template."""
-    rewarding = {each.name for each in fields(RewardTask)} - {each.name for each in fields(RewardTemplate)}
-    names = rewarding if isinstance(task, RewardTask) else {each.name for each in fields(TaskSettings)}
-    found = {name: getattr(task, name) for name in sorted(names - {*SOURCES})}
-    if isinstance(task, RewardTask):
-        found["rewards"] = [
-            each if isinstance(each, str) else function.name
-            for each, function in zip(task.rewards, task.functions, strict=True)
-        ]
-    return found
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -130,7 +130,15 @@ def test_the_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixtur
     summary = json.loads((run / "summary.json").read_text())
     assert end == summary
     names = {file.name for file in run.iterdir()}
-    assert names == {"config.toml", "journal.jsonl", "metrics.jsonl", "summary.json", "adapter", "plots"}
+    assert names == {
+        "config.toml",
+        "reading.json",
+        "journal.jsonl",
+        "metrics.jsonl",
+        "summary.json",
+        "adapter",
+        "plots",
+    }
     assert {file.name for file in (run / "plots").iterdir()} == {"loss.png", "gradient.png", "accuracy.png"}
     wanted = (
         "metric_name base_metric final_metric steps train_seconds total_seconds hit_rate token_layers peak_rss_bytes"

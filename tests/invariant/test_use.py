@@ -198,7 +198,7 @@ def test_predict_writes_texts_where_the_task_is_to_write(tmp_path: Path, capsys:
     trained = twinpass.load(run)
     texts = trained.generate([f"Review: {row['text']} Sentiment:" for row in tiny.rows(6)], 3)
     assert [line["prediction"]["text"] for line in lines] == texts
-    with pytest.raises(DataError, match="use generate"):
+    with pytest.raises(DataError, match="use write"):
         trained.predict(ROWS)
     prompt = "Review: dull Sentiment:"
     assert main(["generate", str(run), "--prompt", prompt, "--prompt", "a", "--max-tokens", "3", "--json"]) == 0
@@ -298,6 +298,17 @@ def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["eval", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert main(["eval", str(run), str(tmp_path / "a/eval.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found, "the held-out rows by their name"
+    assert main(["eval", str(run), str(tmp_path / "a/t*n.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 12
+    (tmp_path / "unlabelled.jsonl").write_text('{"text": "fine"}\n')
+    assert main(["eval", str(run), str(tmp_path / "unlabelled.jsonl"), "--json"]) == 2
+    assert "rows have to say what is right" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["eval", str(run), "-", "--task", str(tmp_path / "a/config.toml"), "--compare", str(other)]) == 2
+    refused = capsys.readouterr().err.replace("\n", " ")
+    assert "--task names rows of its own" in refused
+    assert "standard input is read once" in refused
     answers = twinpass.load(run).predict(tiny.rows(6))
     right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
     assert found["measures"]["accuracy"]["value"] == found["metric"] == sum(right) / 6

@@ -20,20 +20,28 @@ if TYPE_CHECKING:
     from twinpass.objective.goal import Goal
     from twinpass.report.measures import Choices, Texts
     from twinpass.task.example import Example
+    from twinpass.task.rows import Item
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     command = commands.add_parser(
         "eval",
-        help="score the held-out rows",
+        help="score held-out rows, or others",
         description=(
-            "Score the held-out rows: of a configuration's base model, or of a run as it stands after any step. Measures come with 95%% "
+            "Score the held-out rows: of a configuration's base model, or of a run as it stands after any step. Other rows of the run's "
+            "task are named behind it; they have to say what is right. Measures come with 95%% "
             "intervals by a bootstrap over rows: accuracy, macro-F1, calibration error and the table of confusions for options, "
             "token probability and perplexity for texts."
         ),
     )
     command.add_argument("target", type=Path, metavar="CONFIG|RUN", help="a configuration file, or the folder of a run")
+    command.add_argument(
+        "rows",
+        nargs="*",
+        metavar="ROWS",
+        help='other rows than the held-out ones, read as for training: files, patterns, datasets, or "-" for standard input',
+    )
     command.add_argument(
         "--step", type=int, metavar="N", help="a run's weights after N steps (default: those it keeps)"
     )
@@ -80,6 +88,12 @@ def _require_sense(args: argparse.Namespace) -> None:
     for option in ("step", "task", "compare"):
         if not is_run and getattr(args, option) is not None:
             problems.append(f"--{option} needs the folder of a run, not a configuration file")
+    if args.rows and not is_run:
+        problems.append("ROWS are scored by a run; for the base model name them in task.eval")
+    if args.rows and args.task is not None:
+        problems.append("--task names rows of its own; leave ROWS out")
+    if "-" in args.rows and args.compare is not None:
+        problems.append("standard input is read once; two runs are compared on rows in a file")
     if problems:
         raise ConfigError("command line", problems)
 
@@ -94,6 +108,7 @@ def _evaluate(
 
     session: Session[Engine]
     other = None if args.task is None else load_config(args.task)
+    rows = _rows(target, args.rows) if args.rows else None
     if target.is_dir():
         session, step = restore(target, step, console)
     else:
@@ -109,6 +124,8 @@ def _evaluate(
     with closing(session.engine), Progress(console=console, transient=True) as progress:
         if other is not None:
             objective, examples = _examples(other, target, session)
+        if rows is not None:
+            examples = _encoded(rows, target, session, console)
         bar = progress.add_task("evaluating", total=len(examples))
 
         def told(done: int) -> None:
@@ -139,6 +156,27 @@ def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goa
     model, tokenizer = session.engine.model, session.tokenizer
     encoded = encode(other.task, train, held_out, trainable, model, tokenizer, generation=other.generation)
     return encoded.objective, encoded.held_out
+
+
+def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":
+    """Rows that are named behind a run, read before anything is loaded."""
+    from twinpass.cli.predict import sourced
+    from twinpass.config.load import load_config
+
+    return load_config(run / "config.toml", ["engine.kind=torch"]).task.read([sourced(name) for name in names], "rows")
+
+
+def _encoded(rows: "Sequence[Item]", run: Path, session: "Session[Any]", console: "Console") -> "Sequence[Example]":
+    from twinpass.config.encode import encoded
+    from twinpass.config.load import load_config
+
+    config = load_config(run / "config.toml", ["engine.kind=torch"])
+    room = config.generation.max_tokens - 1 if config.task.writes and config.generation else 0
+    model, tokenizer = session.engine.model, session.tokenizer
+    examples, notes = encoded(config.task, rows, session.template, model, tokenizer, session.invocation, room)
+    for note in notes:
+        console.print(note, markup=False)
+    return examples
 
 
 def _compared(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
 from twinpass.errors import ConfigError
+from twinpass.paths import expand
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,12 @@ def add(commands: Any) -> None:
         ),
     )
     predict.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
-    predict.add_argument("rows", type=Path, metavar="ROWS", help="a file of rows, as for training")
+    predict.add_argument(
+        "rows",
+        nargs="+",
+        metavar="ROWS",
+        help='files, patterns, folders or names of datasets, or "-" for JSON lines on standard input, as for training',
+    )
     predict.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
     _common(predict)
     predict.set_defaults(run=run_predict)
@@ -75,11 +81,12 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     chosen = _chosen(args)
     from rich.progress import Progress
 
-    from twinpass.task.sources.read import read_rows
+    from twinpass.task.sources.read import sound
     from twinpass.use.predictions import digest_of, finished, together, write
+    from twinpass.use.settings import settings_of
     from twinpass.use.trained import load
 
-    rows = read_rows(args.rows)
+    rows = sound(settings_of(args.folder).task.read([sourced(name) for name in args.rows], "rows"))
     console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
     if trained.chooses and chosen:
@@ -128,6 +135,11 @@ def _predictions(
         yield from map(asdict, trained.answers(trained.examples(rows)))
         return
     yield from ({"text": text} for text in trained.write(rows, trained.sampling(**chosen), first))
+
+
+def sourced(name: str) -> str:
+    """A source as the command line has it."""
+    return str(expand(name)) if name.startswith("~") else name
 
 
 def _told(line: str, tell: Any) -> str:

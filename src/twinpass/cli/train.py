@@ -93,6 +93,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
 
 def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, console: "Console") -> dict[str, Any]:
     from twinpass.config.compose import build
+    from twinpass.config.remember import remember
     from twinpass.report.callbacks import Callbacks
     from twinpass.report.listener import Listeners
     from twinpass.report.progress import ProgressBar
@@ -121,6 +122,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
             records = contents.records
         else:
             journal, records = folder.begin(config.values, session.engine, session.ground), ()
+            remember(folder.path, session.template, session.plan.objective)
         args.resumable = folder.path
         said = [Callbacks(say, say, say)] if args.json else []
         with (

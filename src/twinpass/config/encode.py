@@ -63,10 +63,9 @@ def encode(
     reading = task.reading(rows)
     rows, template = _demonstrated(task, rows, reading.template, splits=given is None)
     causal = CausalModel(model)
-    window = min(filter(None, (task.window, causal.window)), default=None)
     generation = generation or Generation()
     room = generation.max_tokens - 1 if task.writes else 0
-    encoder = _Encoder(template, tokenizer, Limits(window, causal.vocabulary, task.truncate, room), faults)
+    encoder = _Encoder(template, tokenizer, task.limits(causal.window, causal.vocabulary, room), faults)
     examples = encoder.encoded(rows)
     held = [] if given is None else encoder.encoded(given)
     faults.settle(len(examples) + len(held))
@@ -87,6 +86,28 @@ def encode(
     goal = task.goal(reading, Writer(tokenizer, ends(model, tokenizer), generation))
     goal.require(flat)
     return Encoded(flat[:count], flat[count:], goal, template, invocation, tuple(notes))
+
+
+def encoded(
+    task: TaskSettings,
+    items: Sequence[Item],
+    template: Template,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    invocation: tuple[int, ...] = (),
+    room: int = 0,
+) -> tuple[list[Example], Sequence[str]]:
+    """Examples of rows that are read by a known template, with what is said about them.
+
+    Raises:
+        DataError: naming the rows that cannot be used.
+    """
+    faults, causal = Faults(task.on_error), CausalModel(model)
+    encoder = _Encoder(template, tokenizer, task.limits(causal.window, causal.vocabulary, room), faults)
+    rows = encoder.encoded(list(faults.rows(items)))
+    faults.settle(len(rows))
+    flat = [example for row in rows for example in row]
+    return activation_points(flat, invocation) if invocation else flat, encoder.notes(len(rows))
 
 
 def reading_of(task: TaskSettings) -> Reading:

@@ -1,6 +1,7 @@
 """A run of ``twinpass.finetune``: what its folder says of the model, and the engine it began with."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from twinpass.config.named import TaskByName
 from twinpass.config.schema import SECTIONS
+from twinpass.config.tasks import AutoTask, TaskSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.load import load
@@ -26,6 +29,13 @@ def origin(model: PreTrainedModel, invocation: tuple[int, ...]) -> dict[str, Any
     if path and Path(path).is_dir():
         path = str(Path(path).resolve())
     return {"model": path, "dtype": str(model.dtype).removeprefix("torch."), "invocation": list(invocation)}
+
+
+def section(values: Mapping[str, Any]) -> TaskSettings:
+    """What a run's section [task] says, whose template stands elsewhere."""
+    known = {each.name for each in fields(TaskByName if "name" in values else AutoTask)}
+    given = {key: value for key, value in values.items() if key in known}
+    return TaskByName(**given) if "name" in values else AutoTask(**given)
 
 
 def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:

@@ -138,6 +138,12 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
     return Config(**built, source=source, values=resolved, reason=reason)
 
 
+def section_of(name: str, given: Mapping[str, Any], problems: list[str]) -> Any:
+    """What one section says by itself; None, if there are ``problems``, which it adds."""
+    section, suited = SECTIONS[name], Trainable.defaults
+    return _build(name, section, deepcopy(dict(given)), suited, _default(section, suited, {}, {name: given}), problems)
+
+
 def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
     """What suits what is trained, and the task where that decided about it."""
     task: TaskSettings | None = built.get("task")

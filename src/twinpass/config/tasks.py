@@ -22,7 +22,7 @@ from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.forms import recognised
-from twinpass.task.limits import Truncate
+from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Item, OnError, Row
 from twinpass.task.sources.read import Role, read
 from twinpass.task.template import Template
@@ -135,6 +135,10 @@ class TaskSettings(ABC):
             DataError: a source cannot be read, or they hold fewer rows.
         """
         return read(sources, role, limit)
+
+    def limits(self, window: int | None, vocabulary: int | None, room: int = 0) -> Limits:
+        """What a model with such a window can read of its rows; prompts without answers need ``room``."""
+        return Limits(min(filter(None, (self.window, window)), default=None), vocabulary, self.truncate, room)
 
     def within(self, items: Iterable[Item]) -> Iterable[Item]:
         """The rows that rows which are at hand hold."""

@@ -49,13 +49,22 @@ class ChatTemplate(Template):
             yield self._turn(row, tokenizer, messages, i)
 
     def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
-        """The conversation's tokens, up to where the assistant is to answer.
+        """The conversation up to the last turn of the assistant, or all of it where another one spoke last."""
+        messages = _messages(row, self.messages)
+        if not self.completion and messages[-1]["role"] == ASSISTANT:
+            messages = messages[:-1]
+        return self._before_an_answer(row, tokenizer, messages)
+
+    def continued(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        """The whole conversation's tokens, up to where the assistant is to answer.
 
         Raises:
             DataError: it cannot be written.
         """
-        text = self._written(row, tokenizer, self._conversation(row)[0], add_generation_prompt=True)
-        return ids_of(tokenizer, text, special=False)
+        return self._before_an_answer(row, tokenizer, self._conversation(row)[0])
+
+    def _before_an_answer(self, row: Row, tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> Tokens:
+        return ids_of(tokenizer, self._written(row, tokenizer, messages, add_generation_prompt=True), special=False)
 
     def _turn(self, row: Row, tokenizer: "PreTrainedTokenizerBase", messages: list[Message], turn: int) -> Example:
         before = self._written(row, tokenizer, messages[:turn])

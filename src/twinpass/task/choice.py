@@ -75,7 +75,10 @@ class ChoiceTemplate(TextTemplate):
         return options
 
     def _right(self, row: Row, options: Sequence[str]) -> int:
-        value = value_of(row, self.label, "task")
+        try:
+            value = value_of(row, self.label, "task")
+        except DataError as error:
+            raise DataError(f"{error}; to train and to measure, rows have to say what is right") from error
         found = option_of(value, self.labels, options)
         if found is None:
             indices = f"0 to {len(options) - 1} or " if takes_indices(self.labels, options) else ""

@@ -41,6 +41,11 @@ class CompletionTemplate(TextTemplate):
             )
         return (text.fill(row),), 0
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        tail = self._text("completion", self.completion).tail
+        return (tail,) if tail and not self.end else ()
+
     def closing(self, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
         return closing(tokenizer) if self.end else ()
 

@@ -30,9 +30,10 @@ def value_of(row: Row, path: str, user: str) -> object:
         try:
             found = found[key]
         except (KeyError, IndexError, TypeError) as error:
-            raise DataError(
-                f"{row.place}: the {user} uses {{{path}}}, the row has only {', '.join(map(str, row.fields))}"
-            ) from error
+            has = f"the row has only {', '.join(map(str, row.fields))}"
+            if found is not row.fields:
+                has = f"and there is no {number or name} in what it names: {found!r:.40}"
+            raise DataError(f"{row.place}: the {user} uses {{{path}}}, {has}") from error
     return plain(found)
 
 

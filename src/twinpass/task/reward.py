@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic.dataclasses import dataclass as settings
 
+from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT
 from twinpass.settings import Text as NonEmpty
@@ -45,13 +46,16 @@ class RewardTemplate(TextTemplate):
         shown, ids, start = self._read(row, tokenizer)
         yield Asked(ids, place=row.place, suffix_start=start, shown=shown, columns=columns)
 
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        return self._read(row, tokenizer)[1]
+
     def _read(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> tuple[Any, tuple[int, ...], int]:
         """What a reward is shown of the prompt, its tokens, and where an activated adapter begins to act."""
         messages = row.fields.get(COLUMN)
         if is_conversation(messages) and self.prompt == type(self).prompt:
             if self.suffix:
                 raise DataError(f"{row.place}: the prompt is messages, which take no task.suffix; leave it out")
-            ids = ChatTemplate(COLUMN, chat_template_kwargs=self.chat_template_kwargs).asked(row, tokenizer)
+            ids = ChatTemplate(COLUMN, chat_template_kwargs=self.chat_template_kwargs).continued(row, tokenizer)
             return messages, ids, len(ids) - 1
         text, suffix = self._fill(row)
         ids = ids_of(tokenizer, text + suffix)

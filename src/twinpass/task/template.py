@@ -35,6 +35,19 @@ class Template(ABC):
         """
 
     @abstractmethod
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        """What a model reads before it answers a row, which need not say what is right.
+
+        Raises:
+            DataError: the row lacks a field.
+        """
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer, where no token does."""
+        return ()
+
+    @abstractmethod
     def with_shots(self, rows: Sequence[Row]) -> Self:
         """The same with solved rows in front of every prompt, a blank line after each.
 
@@ -99,6 +112,9 @@ class TextTemplate(Template):
         end = self.closing(tokenizer)
         answers = tuple(_answer(row, tokenizer, text + suffix, whole, answer) + end for answer in texts)
         return Example(whole, answers, right, common(before, whole), row.place)
+
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+        return ids_of(tokenizer, self.prompt_of(row))
 
     def prompt_of(self, row: Row) -> str:
         """The prompt and the suffix of a row, which need not say what is right.

@@ -27,6 +27,11 @@ class Text(ABC):
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that it uses."""
 
+    @property
+    def tail(self) -> str:
+        """What stands behind the last field, as far as it is the same for every row."""
+        return ""
+
     @abstractmethod
     def fill(self, row: Row) -> str:
         """The text of this row.
@@ -50,6 +55,10 @@ class Braces(Text):
     @property
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for _, path in self.parts if path is not None))
+
+    @property
+    def tail(self) -> str:
+        return "".join(literal for literal, path in self.parts[-1:] if path is None)
 
     def fill(self, row: Row) -> str:
         return "".join(literal + ("" if path is None else text_of(row, path, self.key)) for literal, path in self.parts)

@@ -9,9 +9,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import reading_of
+from twinpass.config.finetuned import section
 from twinpass.config.ground import tokenizer_hash
 from twinpass.config.load import parse
+from twinpass.config.remember import recalled
 from twinpass.config.schema import SECTIONS
+from twinpass.config.tasks import AutoTask, TaskSettings
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
@@ -47,6 +50,7 @@ class RunSettings:
     generation: Generation | None = None
     finetuned: bool = False
     saved: Path | None = None
+    task: TaskSettings = field(default_factory=AutoTask)
 
     def base(self) -> Pair:
         """The base model and its tokenizer; where a model of its own was trained, that may stand for it.
@@ -107,7 +111,7 @@ def settings_of(
     if "template" in values:
         return _of_finetune(folder, values, given)
     config = parse({**values, "engine": {}}, str(path), folder)
-    reading = reading_of(config.task)
+    reading = recalled(folder) or reading_of(config.task)
     model = config.model
     return RunSettings(
         folder,
@@ -120,6 +124,7 @@ def settings_of(
         model.trust_remote_code,
         _choice(config.objective or reading.objective),
         config.generation,
+        task=config.task,
     )
 
 
@@ -165,6 +170,7 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
         generation=Generation(**values["generation"]) if "generation" in values else None,
         finetuned=True,
         saved=saved,
+        task=section(values.get("task", {})),
     )
     if given is None and saved is None and not settings.path:
         raise ModelError(f"{settings._teaching} they came from no folder or name that can be loaded again")

@@ -25,7 +25,6 @@ from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
-from twinpass.task.template import TextTemplate
 from twinpass.use.settings import RunSettings, settings_of, weights_of
 from twinpass.use.writing import Writer
 
@@ -116,38 +115,27 @@ class TrainedModel:
         """
         template = self.template
         if not isinstance(template, ChoiceTemplate):
-            raise DataError("the task has no options to choose from, but texts to write: use generate")
+            raise DataError("the task has no options to choose from, but texts to write: use write")
         known = numbered(rows)
         causal = CausalModel(self.engine.model)
-        limits = Limits(causal.window, causal.vocabulary)
+        limits = self._settings.task.limits(causal.window, causal.vocabulary)
         examples = [limits.applied(template.question(row, self.tokenizer), self.tokenizer) for row in known]
         if self._settings.trainable.activated:
             examples = activation_points(examples, self.engine.invocation)
         return list(zip(examples, (template.names(row) for row in known), strict=True))
 
-    def prompts(self, rows: Rows) -> list[str]:
-        """The texts that rows become for a model to continue, where the task is to write.
+    def write(self, rows: Rows, sampling: Sampling | None = None, first: int = 0) -> Iterator[str]:
+        """What the model writes for each row, some rows at a time, where the task is to write; rows are counted from ``first``.
+
+        Rows need not hold an answer: of a conversation, the assistant's last turn is written anew. None: as :meth:`sampling` has it.
 
         Raises:
             DataError: a row cannot be used.
         """
-        if not isinstance(self.template, TextTemplate):
-            raise DataError("the task's prompts are no plain texts")
-        return [self.template.prompt_of(row) for row in numbered(rows)]
-
-    @property
-    def continues(self) -> bool:
-        """Whether the task's prompts are continued in any way, and functions say how good that is."""
-        return isinstance(self.template, RewardTemplate)
-
-    def write(self, rows: Rows, sampling: Sampling, first: int = 0) -> Iterator[str]:
-        """How the model continues each row's prompt, some rows at a time, where the task is to write; rows are counted from ``first``.
-
-        Raises:
-            DataError: a row cannot be used.
-        """
-        if not self.continues:
-            return self.texts(self.prompts(rows), sampling, first)
+        sampling = sampling or self.sampling()
+        if not isinstance(self.template, RewardTemplate):
+            asked = [self.template.asked(row, self.tokenizer) for row in numbered(rows)]
+            return self._writer.go_on([(ids, self._writer.starts(ids)) for ids in asked], sampling, first)
         causal = CausalModel(self.engine.model)
         limits = Limits(causal.window, causal.vocabulary, room=sampling.max_tokens - 1)
         examples = self.template.encode(numbered(rows), self.tokenizer, limits)
@@ -161,7 +149,7 @@ class TrainedModel:
         known = self._settings.generation
         if max_tokens is None:
             max_tokens = MAX_TOKENS if known is None else known.max_tokens
-        stop = tuple(stop) or (() if known is None else known.stop)
+        stop = tuple(stop) or (self.template.stop if known is None else known.stop)
         return Sampling(max_tokens, stop=stop, **chosen)
 
     def answers(

@@ -41,7 +41,7 @@ class Writer:
             DataError: a prompt has no tokens, or fills the model's window.
         """
         read = [ids_of(self.tokenizer, prompt) for prompt in prompts]
-        return self.go_on([(ids, self._starts(ids)) for ids in read], sampling, first)
+        return self.go_on([(ids, self.starts(ids)) for ids in read], sampling, first)
 
     def go_on(self, prompts: Sequence[tuple[Tokens, int | None]], sampling: Sampling, first: int = 0) -> Iterator[str]:
         """The same for tokens, each with the place that an activated adapter acts from; None: it does not act."""
@@ -69,7 +69,7 @@ class Writer:
             )
         return room
 
-    def _starts(self, ids: Tokens) -> int | None:
+    def starts(self, ids: Tokens) -> int | None:
         """Where an activated adapter begins to act in a prompt; None: nowhere."""
         if not self.activated:
             return 0

@@ -1,0 +1,140 @@
+"""What ``twinpass.finetune`` is given of a task: the same checks as for a section [task], and rows that Python has."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from twinpass.config.load import SOURCES, section_of
+from twinpass.config.named import TaskByName
+from twinpass.config.reward import RewardTask
+from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
+from twinpass.errors import ConfigError
+from twinpass.objective.base import Objective
+from twinpass.task.reward import RewardTemplate
+from twinpass.task.rows import Item
+from twinpass.task.sources.read import read_objects, take
+
+Rows = Iterable[Mapping[str, Any]] | Any
+"""Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Arguments of ``finetune`` that say what a row becomes."""
+
+    prompt: str
+    suffix: str
+    completion: str
+    options: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...]
+    rewards: tuple[Callable[..., Any] | str, ...] = ()
+
+    def task(self, settings: Mapping[str, Any]) -> TaskSettings:
+        """The task that they describe.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        if self.rewards:
+            return self._rewarded(settings)
+        if "eval" in settings:
+            raise _refused("eval: it names a source in a file; give the rows themselves as held_out")
+        if self.options and self.completion:
+            raise _refused("give either options to choose from, or a completion to write")
+        if not self.options and (self.label != "label" or self.labels):
+            raise _refused("label and labels: they name options, and there are none; leave them out")
+        if self.prompt and not self.options and not self.completion:
+            raise _refused("give options to choose from, or a completion to write")
+        if self.options:
+            names = {"label": self.label, "labels": self.labels}
+            return ChoiceTask(prompt=self.prompt, suffix=self.suffix, options=self.options, **names, **settings)
+        if self.completion:
+            return CompletionTask(prompt=self.prompt, suffix=self.suffix, completion=self.completion, **settings)
+        if self.suffix:
+            raise _refused("suffix: it follows a prompt, and there is none; leave it out")
+        return (ChatTask if "messages" in settings else AutoTask)(**settings)
+
+    def _rewarded(self, settings: Mapping[str, Any]) -> TaskSettings:
+        if self.options or self.completion or self.labels:
+            raise _refused("rewards judge any text, and options, labels or a completion name right ones; give either")
+        given: dict[str, Any] = {"prompt": self.prompt} if self.prompt else {}
+        task = RewardTask(**given, suffix=self.suffix, rewards=self.rewards, **settings)
+        if problems := [problem for problem in task.problems() if "train:" not in problem]:
+            raise ConfigError("finetune", problems)
+        return task
+
+    def said(self) -> list[str]:
+        """Which of them were given."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return [key for key, value in values.items() if value and (key, value) != ("label", "label")]
+
+
+def section(task: TaskSettings | Mapping[str, Any] | None, words: Words, settings: Mapping[str, Any]) -> TaskSettings:
+    """The task of a whole section [task], or of words and settings.
+
+    Raises:
+        ConfigError: it is none, or something is said beside it.
+    """
+    if task is None:
+        return words.task(settings)
+    if others := [*words.said(), *settings]:
+        raise _refused(f"{', '.join(others)}: the task says what a row becomes; say it there, or leave task out")
+    if isinstance(task, TaskSettings):
+        return task
+    problems: list[str] = []
+    built: TaskSettings | None = section_of("task", task, problems)
+    if built is None:
+        raise ConfigError("finetune", problems)
+    return built
+
+
+def items(task: TaskSettings, train: Rows | None, held_out: Rows | None) -> tuple[list[Item], list[Item] | None]:
+    """Rows that were given, or else those that the task names; and rows held out from the beginning, if any.
+
+    Raises:
+        TwinpassError: there are none, or they cannot be read.
+    """
+    given = None if held_out is None else list(task.within(read_objects(held_out, "held_out")))
+    named: Sequence[str] = ()
+    if train is not None:
+        rows = take(task.within(read_objects(train, "train")), task.wanted(splits=given is None), "train")
+    else:
+        if problems := task.problems():
+            raise _refused(f"train: give rows, or a task that names them ({problems[0]})")
+        sources, named = task.sources()
+        rows = task.read(sources, "train", task.wanted(splits=given is None and not named))
+    if given is None and named:
+        return rows, task.read(named, "eval", task.eval_rows)
+    return rows, take(given, task.eval_rows, "held_out") if given else given
+
+
+def handling(task: TaskSettings) -> dict[str, Any]:
+    """What a task says of rows besides the template, and its name, if it goes by one."""
+    rewarding = {each.name for each in fields(RewardTask)} - {each.name for each in fields(RewardTemplate)}
+    names = rewarding if isinstance(task, RewardTask) else {each.name for each in fields(TaskSettings)}
+    found = {name: getattr(task, name) for name in sorted(names - {*SOURCES})}
+    if isinstance(task, RewardTask):
+        found["rewards"] = [
+            each if isinstance(each, str) else function.name
+            for each, function in zip(task.rewards, task.functions, strict=True)
+        ]
+    if isinstance(task, TaskByName):
+        found |= {"name": task.name, "suffix": task.suffix}
+    return found
+
+
+def objective_given(given: Objective | None, task: TaskSettings, chosen: Any) -> dict[str, Any]:
+    """The section [objective], where it is another than a template has by itself."""
+    if given is None and not isinstance(task, TaskByName):
+        return {}
+    return {"objective": {"kind": type(chosen).__name__, **asdict(chosen)}}
+
+
+def ends_alike(task: TaskSettings) -> bool:
+    """Whether prompts end with the same text."""
+    return task.ends_alike if isinstance(task, TaskByName) else bool(getattr(task, "suffix", ""))
+
+
+def _refused(problem: str) -> ConfigError:
+    return ConfigError("finetune", [problem])
