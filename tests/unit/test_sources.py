@@ -195,6 +195,11 @@ def test_folders_of_datasets(dataset: datasets.Dataset, tmp_path: Path) -> None:
     assert [row["text"] for row in fields(read(str(tmp_path / "both"), "eval"))] == ["dull"]
     assert [row["text"] for row in fields(read(str(tmp_path / "both/validation")))] == ["dull"]
     assert [row["text"] for row in fields(read(str(tmp_path / "one"), limit=2))] == ["fine", "dull"]
+    assert len(read(str(tmp_path / "one"), "rows")) == len(read(str(tmp_path / "one"))) == 3
+    with pytest.raises(
+        DataError, match=r"both: has several splits; name one of train, validation after a slash, as in .*both/train"
+    ):
+        read(str(tmp_path / "both"), "rows")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: not a dataset that can be loaded"):
         read(str(tmp_path / "empty"))
@@ -206,6 +211,8 @@ def test_a_folder_of_data_files(dataset: datasets.Dataset, tmp_path: Path) -> No
     (tmp_path / "files/test.jsonl").write_text(LINES.splitlines()[0])
     assert fields(read(str(tmp_path / "files"))) == ROWS
     assert fields(read(str(tmp_path / "files"), "eval")) == ROWS[:1]
+    with pytest.raises(DataError, match="files: has several splits; name one of its files, of train, test"):
+        read(str(tmp_path / "files"), "rows")
 
 
 @pytest.mark.parametrize("name", ["owner/data", "owner/data:config", "owner/data/train", "owner/da-ta.x:c/test[:10%]"])
