@@ -47,8 +47,14 @@ class Words:
         if self.prompt and not self.options and not self.completion:
             raise _refused("give options to choose from, or a completion to write")
         if self.options:
-            names = {"label": self.label, "labels": self.labels}
-            return ChoiceTask(prompt=self.prompt, suffix=self.suffix, options=self.options, **names, **settings)
+            return ChoiceTask(
+                prompt=self.prompt,
+                suffix=self.suffix,
+                options=self.options,
+                label=self.label,
+                labels=self.labels,
+                **settings,
+            )
         if self.completion:
             return CompletionTask(prompt=self.prompt, suffix=self.suffix, completion=self.completion, **settings)
         if self.suffix:
