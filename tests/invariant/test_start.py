@@ -18,7 +18,7 @@ FILLED: Mapping[str, Mapping[str, str]] = {
         "options": '[" no", " yes"]',
         "label": '"liked"',
     },
-    "completion": {"train": '"mine.csv"', "prompt": '"Film: {body}\\n"', "completion": '" {liked}"', "lr": "1e-3"},
+    "completion": {"train": '"mine.csv"', "prompt": '"Film: {body}\\n"', "completion": '" {liked}"'},
     "named": {"name": '"sst2"', "path": '"sst2"'},
 }
 """What is written behind the arrows, by task and key; the model and the run folder are set below."""
@@ -46,8 +46,6 @@ def test_a_start_is_filled_in_and_trains(task: str, tmp_path: Path, capsys: pyte
     (tmp_path / "my.toml").write_text("\n".join(filled))
     small = [f"optimizer.{each}" for each in ("steps=1", "batch_size=2")]
     settings = [f"model.path={tmp_path}/model", f"run.out={tmp_path}/runs/mine", *small]
-    if task != "completion":
-        settings.append("trainable.layers=1")
     command = ["train", str(tmp_path / "my.toml"), "--json", *(part for each in settings for part in ("--set", each))]
     assert main(command) in (0, LEARNED_NOTHING)
     assert json.loads((tmp_path / "runs/mine/summary.json").read_text())["held_out"] == 1

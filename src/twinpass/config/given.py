@@ -137,10 +137,5 @@ def objective_given(given: Objective | None, task: TaskSettings, chosen: Any) ->
     return {"objective": {"kind": type(chosen).__name__, **asdict(chosen)}}
 
 
-def ends_alike(task: TaskSettings) -> bool:
-    """Whether prompts end with the same text."""
-    return task.ends_alike if isinstance(task, TaskByName) else bool(getattr(task, "suffix", ""))
-
-
 def _refused(problem: str) -> ConfigError:
     return ConfigError("finetune", [problem])
