@@ -14,11 +14,11 @@ from twinpass.cli.train import LEARNED_NOTHING
 FILLED: Mapping[str, Mapping[str, str]] = {
     "choice": {
         "train": '"mine.csv"',
-        "prompt": '"Film: {body}\\n"',
-        "options": '[" no", " yes"]',
+        "prompt": '"Review: {body}\\n"',
+        "options": '[" bad", " good"]',
         "label": '"liked"',
     },
-    "completion": {"train": '"mine.csv"', "prompt": '"Film: {body}\\n"', "completion": '" {liked}"'},
+    "completion": {"train": '"mine.csv"', "prompt": '"Review: {body}\\n"', "completion": '" {liked}"'},
     "named": {"name": '"sst2"', "path": '"sst2"'},
 }
 """What is written behind the arrows, by task and key; the model and the run folder are set below."""
@@ -31,12 +31,12 @@ def test_a_start_is_filled_in_and_trains(task: str, tmp_path: Path, capsys: pyte
     given = {**FILLED[task], "path": '"model"', "out": '"runs/mine"'}
     given |= {"path": '"sst2"'} if task == "named" else {}
     tokenizer = tiny.tokenizer()
-    tokenizer.add_special_tokens({"eos_token": "[UNK]"})
+    tokenizer.add_special_tokens({"eos_token": "story"})
     tiny.save(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     with (tmp_path / "mine.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [("body", "liked"), *((f"a fine film {i}", ["no", "yes"][i % 2]) for i in range(12))]
+            [("body", "liked"), *((f"a fine film {i}", ["bad", "good"][i % 2]) for i in range(12))]
         )
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2/train.tsv").write_text("".join(f"a dull film\t{i % 2}\n" for i in range(12)))
