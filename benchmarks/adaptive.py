@@ -35,6 +35,7 @@ from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.train.batches import batch
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
+from twinpass.train.step import Draw, Method
 from twinpass.train.step import measure as step
 from twinpass.train.trainer import Trainer
 
@@ -106,8 +107,8 @@ def error_at(session: Session[TorchEngine], eps: float, derivative: Sequence[flo
     history, gradients = list[StepReport](), list[float]()
     for probes in own.groups(plan.estimator.probes):
         situation = Situation(session.engine.layers, history, coin=1.0)
-        parts = (session.engine, plan.estimator, plan.objective, plan.policy, tuple, situation)
-        report = step(*parts, step=len(history), examples=own.examples, probes=probes, eps=eps, lr=0.0)
+        method = Method(plan.estimator, plan.objective, plan.policy)
+        report = step(session.engine, method, Draw(len(history), own.examples, probes, eps, 0.0), situation)
         history.append(report)
         gradients += report.observed.approximate or report.estimate.gradients
     return Fidelity.of(gradients, derivative).relative_error

@@ -36,7 +36,7 @@ from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.plan import Situation
 from twinpass.task.example import Example
-from twinpass.train.step import apply, measure
+from twinpass.train.step import Draw, Method, apply, measure
 
 EPS, LR = 1e-3, 1e-7
 BATCHES = 2
@@ -138,19 +138,9 @@ def ours(
     strange = replace(work.batch, shared=0).examples(int(engine.model.config.vocab_size), BATCHES)
 
     def step(k: int) -> Work:
-        report = measure(
-            engine,
-            estimator,
-            objective,
-            Auto(),
-            tuple,
-            Situation(engine.layers, [], 1.0),
-            step=k,
-            examples=strange if k < 0 else batches[k % BATCHES],
-            probes=[Probe(derive_seed(0, "gpu", k))],
-            eps=EPS,
-            lr=LR,
-        )
+        examples = strange if k < 0 else batches[k % BATCHES]
+        draw = Draw(k, examples, [Probe(derive_seed(0, "gpu", k))], EPS, LR)
+        report = measure(engine, Method(estimator, objective, Auto()), draw, Situation(engine.layers, [], 1.0))
         apply(engine, report)
         return report.work
 

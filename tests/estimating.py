@@ -17,7 +17,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Situation
 from twinpass.reuse.reflected import Reflected
 from twinpass.task.example import Example
-from twinpass.train.step import measure
+from twinpass.train.step import Draw, Method, measure
 
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 """PyTorch scripts some derivatives when the first dual number is made."""
@@ -56,20 +56,8 @@ def step(
 ) -> StepReport:
     """One step's report, as the trainer would get it."""
     with Float64Softmax():
-        return measure(
-            on,
-            estimator,
-            Likelihood(),
-            policy,
-            tuple,
-            Situation(on.layers, history, coin),
-            step=len(history),
-            examples=EXAMPLES,
-            probes=PROBES[: estimator.probes],
-            eps=eps,
-            lr=0.0,
-            trials=trials,
-        )
+        draw = Draw(len(history), EXAMPLES, PROBES[: estimator.probes], eps, 0.0, trials=trials)
+        return measure(on, Method(estimator, Likelihood(), policy), draw, Situation(on.layers, history, coin))
 
 
 def gradients(

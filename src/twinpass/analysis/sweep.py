@@ -19,7 +19,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import LanePlan, Situation, Spans, combine
 from twinpass.task.example import Example
-from twinpass.train.step import apply, measure
+from twinpass.train.step import Draw, Method, apply, measure
 
 
 @dataclass(frozen=True)
@@ -171,19 +171,9 @@ def run_moving(bench: Bench, contender: Contender, eps: float) -> Course:
     for number, probes in enumerate([groups[0], *groups]):
         bench.forget()
         started = time.perf_counter()
-        report = measure(
-            bench.engine,
-            contender.estimator,
-            bench.objective,
-            contender.policy,
-            tuple,
-            Situation(bench.engine.layers, history, coin=1.0),
-            step=len(history),
-            examples=bench.examples,
-            probes=probes,
-            eps=eps,
-            lr=bench.lr if number else 0.0,
-        )
+        method = Method(contender.estimator, bench.objective, contender.policy)
+        draw = Draw(len(history), bench.examples, probes, eps, bench.lr if number else 0.0)
+        report = measure(bench.engine, method, draw, Situation(bench.engine.layers, history, coin=1.0))
         cost = Cost(report.work, time.perf_counter() - started)
         if number:
             exact = two_sided(bench, probes, eps).gradients

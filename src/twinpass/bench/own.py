@@ -11,7 +11,7 @@ from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.reuse.plan import Situation
 from twinpass.task.example import Example
-from twinpass.train.step import apply, measure
+from twinpass.train.step import Draw, Method, apply, measure
 
 
 def in_own_dtype(config: Config) -> Config:
@@ -41,18 +41,8 @@ class OwnFloat32:
         """A step on the same examples, along the same directions."""
         plan, engine = self.session.plan, self.session.engine
         started = time.perf_counter()
-        own = measure(
-            engine,
-            plan.estimator,
-            plan.objective,
-            plan.policy,
-            tuple,
-            Situation(engine.layers, [], 1.0),
-            step=report.step,
-            examples=examples,
-            probes=report.estimate.probes,
-            eps=report.estimate.eps,
-            lr=report.lr,
-        )
+        method = Method(plan.estimator, plan.objective, plan.policy)
+        draw = Draw(report.step, examples, report.estimate.probes, report.estimate.eps, report.lr)
+        own = measure(engine, method, draw, Situation(engine.layers, [], 1.0))
         apply(engine, own)
         self.seconds.append(time.perf_counter() - started)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from twinpass.core import BASE, Lane, Observation, Probe, StepReport
 from twinpass.engine.base import Engine
@@ -15,33 +15,45 @@ from twinpass.task.example import Example
 Clip = Callable[[Sequence[float]], tuple[float, ...]]
 
 
-def measure(
-    engine: Engine,
-    estimator: Estimator,
-    goal: Goal,
-    policy: Policy,
-    clip: Clip,
-    situation: Situation,
-    *,
-    step: int,
-    examples: Sequence[Example],
-    probes: Sequence[Probe],
-    eps: float,
-    lr: float,
-    at: At = START,
-    trials: Sequence[float] = (),
-) -> StepReport:
-    """Everything of a step but its update, which is made once the report is in the journal.
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How steps are measured: what is estimated, of which goal, with which policy's lanes.
 
-    ``step`` counts from 0, ``examples`` are the minibatch B, and each of the q ``probes`` is a seed s that z is
-    regenerated from; ``clip`` bounds the projected gradients. ``policy`` says which lanes may read others' prefixes, and
-    which are measured exactly beside them, to compare or to correct. ``trials`` are other eps to try the first probe at.
+    ``policy`` says which lanes may read others' prefixes, and which are measured exactly beside them, to compare or to correct;
+    ``clip`` bounds the projected gradients.
     """
+
+    estimator: Estimator
+    goal: Goal
+    policy: Policy
+    clip: Clip = tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What is a step's own: its number ``step``, from 0, the minibatch B, and q ``probes``, each a seed s that z is regenerated from.
+
+    ``trials`` are other eps to try the first probe at.
+    """
+
+    step: int
+    examples: Sequence[Example]
+    probes: Sequence[Probe]
+    eps: float
+    lr: float
+    at: At = START
+    trials: Sequence[float] = ()
+
+
+def measure(engine: Engine, method: Method, draw: Draw, situation: Situation) -> StepReport:
+    """Everything of a step but its update, which is made once the report is in the journal."""
+    estimator, goal, policy = method.estimator, method.goal, method.policy
+    examples, probes, eps = draw.examples, draw.probes, draw.eps
     plan = policy.plan(estimator.lanes(probes, eps), situation)
-    tries = [(other, Lane(probes[0], 1, other), Lane(probes[0], -1, other)) for other in trials]
+    tries = [(other, Lane(probes[0], 1, other), Lane(probes[0], -1, other)) for other in draw.trials]
     lanes = [*plan.lanes, *plan.twins, *(lane for _, *signs in tries for lane in signs), *([BASE] if tries else [])]
     distinct = list(dict.fromkeys(lanes))
-    found = goal.measure(engine, examples, distinct, plan.spans, at)
+    found = goal.measure(engine, examples, distinct, plan.spans, draw.at)
     losses = dict(zip(distinct, found.losses, strict=True))
     approximate = estimator.estimate(probes, eps, [losses[lane] for lane in plan.lanes])
     exact = estimator.estimate(probes, eps, [losses[lane] for lane in plan.exact]) if plan.twins else approximate
@@ -58,8 +70,8 @@ def measure(
     if not plan.twins and found.scores:
         by_lane = dict(zip(distinct, found.scores, strict=True))
         estimate = estimator.refine(estimate, goal, examples, [by_lane[lane] for lane in plan.lanes])
-    moved = estimate.preconditioned or clip(estimate.gradients)
-    return StepReport(step, estimate, moved, lr, found.work, found.cache, observed, metrics=found.metrics)
+    moved = estimate.preconditioned or method.clip(estimate.gradients)
+    return StepReport(draw.step, estimate, moved, draw.lr, found.work, found.cache, observed, metrics=found.metrics)
 
 
 def _finite(values: Sequence[float]) -> bool:

@@ -28,7 +28,7 @@ from twinpass.train.journal import History, Journal, Keep, evaluation_record, st
 from twinpass.train.optimizer import Optimizer, Sgd
 from twinpass.train.safeguards import dead
 from twinpass.train.spaces import Spaces, advance
-from twinpass.train.step import apply, measure
+from twinpass.train.step import Draw, Method, apply, measure
 
 
 @dataclass(frozen=True)
@@ -177,21 +177,22 @@ class Trainer:
         known = self._known(before)
         coin = derive_seed(plan.seed, "check", draw) / 2**63
         trials = [engine.effective_eps(trial) for trial in plan.epsilon.trials(step, eps, known)]
-        return measure(
-            engine,
+        method = Method(
             plan.estimator,
             plan.objective,
             self._policy,
             lambda gradients: _clipped(plan.optimizer, gradients, self.history),
-            Situation(engine.layers, before, coin, trial=bool(trials)),
-            step=step,
-            examples=self._batch(draw),
-            at=At(derive_seed(plan.seed, "texts", draw), step, plan.optimizer.steps),
-            probes=self._probes(step, draw),
-            eps=eps,
-            lr=plan.optimizer.lr_at(step) * self.history.lr_scale,
-            trials=trials,
         )
+        drawn = Draw(
+            step,
+            self._batch(draw),
+            self._probes(step, draw),
+            eps,
+            plan.optimizer.lr_at(step) * self.history.lr_scale,
+            At(derive_seed(plan.seed, "texts", draw), step, plan.optimizer.steps),
+            trials,
+        )
+        return measure(engine, method, drawn, Situation(engine.layers, before, coin, trial=bool(trials)))
 
     @property
     def _policy(self) -> Policy:

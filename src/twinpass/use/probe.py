@@ -18,7 +18,7 @@ from twinpass.reuse.plan import Situation
 from twinpass.task.example import Example
 from twinpass.train.adamw import AdamW
 from twinpass.train.fitting import FIRST
-from twinpass.train.step import apply, measure
+from twinpass.train.step import Draw, Method, apply, measure
 
 SUFFIX = 4
 """Tokens of a prompt from its activation point on."""
@@ -95,19 +95,10 @@ class MadeUp:
                 self.objective.requests(fitted), lambda scores: self.objective.gradient(fitted, scores)
             )
             self.engine.use(fit(observed, self.engine.outputs, rank=fitting.rank, ridge=fitting.ridge))
-        report = measure(
-            self.engine,
-            estimator,
-            self.objective,
-            Auto(),
-            tuple,
-            Situation(self.engine.layers),
-            step=0,
-            examples=examples,
-            probes=[Probe(1000 * self._drawn + k) for k in range(estimator.probes)],
-            eps=self.trainable.defaults.eps,
-            lr=0.0,
-        )
+        probes = [Probe(1000 * self._drawn + k) for k in range(estimator.probes)]
+        draw = Draw(0, examples, probes, self.trainable.defaults.eps, 0.0)
+        method = Method(estimator, self.objective, Auto())
+        report = measure(self.engine, method, draw, Situation(self.engine.layers))
         apply(self.engine, report)
         return [report.estimate.loss, *report.estimate.gradients]
 
