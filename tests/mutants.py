@@ -7,6 +7,8 @@ nothing of twinpass. Sources on disk stay as they are.
 """
 
 import argparse
+import ast
+import builtins
 import json
 import os
 import random
@@ -25,13 +27,13 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Literal
 
 import numba
 import pytest
 from llvmlite import binding
-from mutations import Place, mutated, places
+from mutations import Place, announced, mutated, places
 
 ROOT = Path(__file__).parent.parent
 SOURCE, TESTS = ROOT / "src", ROOT / "tests"
@@ -69,6 +71,9 @@ INTERPRETED = ("triton_draw", "triton_kernels", "triton_programs", "backend")
 AMX = ("pairs", "tiles")
 """Modules whose products this processor may not have: without AMX most of their tests are skipped, and they are left out."""
 
+REACHED = "__reached__"
+"""What modules call before every statement."""
+
 SECONDS = 25.0
 """Tests are taken until they need so long."""
 PATIENCE, GRACE, COMPILING = 4.0, 15.0, 120.0
@@ -83,37 +88,39 @@ class Course:
 
     seconds: float = 0.0
     lines: set[tuple[str, int]] = field(default_factory=set)
+    passed: bool = True
 
 
-class Watch:
-    """A plugin of pytest that notes each test's :class:`Course`; what runs for several tests of a file counts for all of them."""
+class Watch(MetaPathFinder):
+    """A plugin of pytest that notes each test's :class:`Course`; what runs for several tests of a file counts for all of them.
+
+    Modules are imported with a call before every statement that says which one it is, but for what Numba or Triton compiles.
+    """
 
     def __init__(self) -> None:
-        self.modules = {str(file_of(name)): name for name in modules()}
         self.courses: dict[str, Course] = {}
         self._shared: dict[str, set[tuple[str, int]]] = {}
         self._now: set[tuple[str, int]] = set()
 
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        module = self.modules.get(frame.f_code.co_filename)
-        if module is None:
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in modules() or name.rpartition(".")[2] in COMPILED + INTERPRETED:
             return None
+        setattr(builtins, REACHED, self._reached)
+        return spec_of(name, announced(file_of(name).read_text(), name, REACHED))
 
-        def line(frame: FrameType, event: str, argument: Any) -> Any:
-            self._now.add((module, frame.f_lineno))
-            return line
+    def _reached(self, module: str, first: int, last: int) -> None:
+        self._now.update((module, line) for line in range(first, last + 1))
 
-        return line(frame, event, argument)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.courses[report.nodeid].passed &= report.passed
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         course = self.courses[item.nodeid] = Course()
         self._now, started = course.lines, time.perf_counter()
-        sys.settrace(self._trace)
         try:
             return (yield)
         finally:
-            sys.settrace(None)
             course.seconds = time.perf_counter() - started
 
     @pytest.hookimpl(wrapper=True)
@@ -151,13 +158,17 @@ class Changed(MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != self.place.module:
             return None
-        tree = mutated(file_of(name).read_text(), self.place)
+        return spec_of(name, mutated(file_of(name).read_text(), self.place))
 
-        class Loader(SourceFileLoader):
-            def get_code(self, fullname: str) -> CodeType:
-                return compile(tree, self.path, "exec")
 
-        return spec_from_file_location(name, file_of(name), loader=Loader(name, str(file_of(name))))
+def spec_of(name: str, tree: ast.Module) -> ModuleSpec | None:
+    """A module that is this program."""
+
+    class Loader(SourceFileLoader):
+        def get_code(self, fullname: str) -> CodeType:
+            return compile(tree, self.path, "exec")
+
+    return spec_from_file_location(name, file_of(name), loader=Loader(name, str(file_of(name))))
 
 
 def file_of(module: str) -> Path:
@@ -225,45 +236,35 @@ def forked(run: Callable[[], int], limit: float, log: Path | None = None) -> int
     return status
 
 
-def tested(files: Sequence[str], *plugins: object) -> int:
+def tested(files: Sequence[str], plugin: object, *options: str) -> int:
+    """What pytest returns for the fast tests of some files."""
     os.chdir(ROOT)
     if any(file.startswith("tests/gpu/") for file in files):
         os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return int(
-        pytest.main(
-            [
-                "-x",
-                "-q",
-                "-W",
-                "ignore::pytest.PytestAssertRewriteWarning",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "not full",
-                *files,
-            ],
-            list(plugins),
-        )
-    )
+    quiet = ("-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider")
+    return int(pytest.main([*quiet, *options, "-m", "not full", *files], [plugin]))
 
 
 def unchanged(files: Sequence[str]) -> dict[str, Course]:
-    """Every test's course.
+    """Every test's course, of those that pass.
 
     Raises:
-        SystemExit: a test fails with no mutant about.
+        SystemExit: the tests cannot be run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "courses.json"
+        file, log = Path(folder) / "courses.json", Path(folder) / "log"
 
         def run() -> int:
             watch = Watch()
+            sys.meta_path.insert(0, watch)
             code = tested(files, watch)
-            file.write_text(json.dumps({name: [c.seconds, sorted(c.lines)] for name, c in watch.courses.items()}))
+            passed = {name: [c.seconds, sorted(c.lines)] for name, c in watch.courses.items() if c.passed}
+            file.write_text(json.dumps(passed))
             return code
 
-        if code := forked(run, 3600.0, log := Path(folder) / "log"):
-            raise SystemExit(f"{log.read_text()[-3000:]}\nwith no change at all the tests end with {code}")
+        if forked(run, 3600.0, log) not in (0, 1):
+            raise SystemExit(f"{log.read_text()[-3000:]}\nthe tests do not run")
+        print(log.read_text()[-500:], flush=True)
         found = json.loads(file.read_text())
     return {
         name: Course(seconds, {(module, line) for module, line in lines}) for name, (seconds, lines) in found.items()
@@ -298,7 +299,7 @@ def judged(place: Place, names: Sequence[str], seconds: float) -> Verdict:
         with tempfile.TemporaryDirectory() as folder:
             if compiled:
                 numba.core.config.CACHE_DIR = folder
-            return tested(sorted({name.split("::")[0] for name in names}), Only(names))
+            return tested(sorted({name.split("::")[0] for name in names}), Only(names), "-x")
 
     if not names:
         return "survived"

@@ -59,6 +59,29 @@ def mutated(source: str, place: Place) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
+def announced(source: str, module: str, name: str) -> ast.Module:
+    """The module with a call of ``name`` (module, first line, last line) before every statement of its functions."""
+    tree = ast.parse(source)
+    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+        for node in list(ast.walk(function)):
+            for block in ("body", "orelse", "finalbody"):
+                statements = getattr(node, block, None)
+                if isinstance(statements, list) and not isinstance(node, ast.ClassDef):
+                    setattr(
+                        node, block, [each for statement in statements for each in _announced(statement, module, name)]
+                    )
+    return ast.fix_missing_locations(tree)
+
+
+def _announced(statement: ast.stmt, module: str, name: str) -> list[ast.stmt]:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return [statement]
+    inside = getattr(statement, "body", None)
+    last = inside[0].lineno - 1 if inside else statement.end_lineno or statement.lineno
+    call = ast.parse(f"{name}({module!r}, {statement.lineno}, {max(last, statement.lineno)})").body
+    return [*call, statement]
+
+
 def _running(node: ast.AST, *, outside: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Nodes that compute something: not annotations, decorators, messages of errors, or types by name."""
     match node:

@@ -2,8 +2,9 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
-from mutations import mutated, places
+from mutations import announced, mutated, places
 
 import twinpass.cache.tree
 import twinpass.reuse.reflected
@@ -58,3 +59,13 @@ def test_every_mutant_is_another_program() -> None:
             after = mutated(source, place)
             assert ast.unparse(after) != before
             compile(after, "it", "exec")
+
+
+def test_every_statement_says_that_it_is_reached() -> None:
+    source = "def f(x):\n    'It.'\n    if x > (\n        1\n    ):\n        return 1\n    else:\n        y = 2\n    return y\n"
+    seen = list[tuple[str, int, int]]()
+    space = {"reached": lambda *place: seen.append(place)}
+    exec(compile(announced(source, "m", "reached"), "it", "exec"), space)
+    function: Any = space["f"]
+    assert (function(0), function.__doc__) == (2, "It.")
+    assert seen == [("m", 3, 5), ("m", 8, 8), ("m", 9, 9)]
