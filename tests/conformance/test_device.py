@@ -171,7 +171,7 @@ def test_arrays_are_sent_together() -> None:
 def test_norms_run_all_lanes_at_once(dtype: torch.dtype) -> None:
     with stand_in():
         engine = TorchEngine(to_device(build("llama", dtype)), Full())
-        kinds = [type(module).__name__ for module in engine._tandem._modules]
+        kinds = [type(module).__name__ for module in engine._runner.tandem._modules]
     assert kinds.count("LaneRmsNorm") == 5
     assert "LaneLeaf" not in kinds
 

@@ -12,7 +12,7 @@ from tiers import some_fast
 from torch import Tensor, nn
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded import engine as engine_module
+from twinpass.engine.embedded import builder
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.linear.arithmetic import Arithmetic
 from twinpass.engine.embedded.linear.lanes import LaneWeights
@@ -85,7 +85,7 @@ def test_scores_are_near_those_of_float32(name: str, kind: str) -> None:
 def test_g_keeps_its_precision_at_any_eps(trainable: Trainable, noise: Distribution, monkeypatch: Any) -> None:
     """Rounded on its own, each lane loses what eps moves it by; as sum and difference the error of g does not depend on eps."""
     exact, mixed = engines("llama", trainable, noise=noise)
-    monkeypatch.setattr(engine_module, "arithmetic_of", lambda *args, **options: Independent())
+    monkeypatch.setattr(builder, "arithmetic_of", lambda *args, **options: Independent())
     independent = TorchEngine(exact.model, trainable, noise=noise)
     for eps, least in EPS.items():
         g = gradients(exact, eps)

@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.linear import modules, products
 from twinpass.engine.embedded.linear.mixed import Paired
-from twinpass.engine.embedded.scoring import attention, passes, scorer
+from twinpass.engine.embedded.scoring import attention, passes, scorer, shared
 from twinpass.engine.embedded.scoring.prefixes import Prefixes
 from twinpass.model.causal import CausalModel
 from twinpass.perturb import kernels
@@ -31,7 +31,8 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("logits", CausalModel, "head"),
     ("logits", passes, "log_softmax"),
     ("cache", scorer, "pack"),
-    ("cache", scorer.PackedScorer, "lease"),
+    ("cache", shared, "pack"),
+    ("cache", shared.SharedPrefixes, "lease"),
     ("cache", Prefixes, "_reflect"),
 )
 """Phase, and where the function lies that does its work. What none of them does is ``other``: norms, activations, Python."""

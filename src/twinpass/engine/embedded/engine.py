@@ -1,22 +1,18 @@
 """The embedded engine: a Hugging Face model in this process, on the CPU or on one CUDA device."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.cache.spill import Spill
 from twinpass.core import (
     BASE,
     AdamStep,
     Decode,
-    Held,
     Lane,
     Probe,
     Prompt,
@@ -24,54 +20,27 @@ from twinpass.core import (
     Sampling,
     Scores,
     Term,
-    Text,
     Texts,
-    WeightsVersion,
     Work,
 )
 from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_room
+from twinpass.engine.embedded.builder import Perturbation, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit
-from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
-from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
-from twinpass.engine.embedded.linear.products import Prepacked
-from twinpass.engine.embedded.linear.tandem import Tandem
-from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
-from twinpass.engine.embedded.scoring.ledger import Ledger
-from twinpass.engine.embedded.scoring.linearised import score_linear
+from twinpass.engine.embedded.routes import Linearised
+from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
-from twinpass.engine.embedded.scoring.passes import RunningOf
-from twinpass.engine.embedded.scoring.plain import score_plain
-from twinpass.engine.embedded.scoring.scorer import PackedScorer
-from twinpass.engine.embedded.scoring.sharing import SharingByBlock
-from twinpass.engine.embedded.scoring.trial import PackingCheck, reads_columns, still_runs
-from twinpass.engine.embedded.scoring.writing import Order, PackedWriter
-from twinpass.engine.embedded.scoring.writing_plain import write_plain
+from twinpass.engine.embedded.scoring.trial import still_runs
 from twinpass.errors import ModelError
-from twinpass.model.causal import CausalModel, output_layer
-from twinpass.model.identity import digest, hash_of, require_finite
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Observed, Space
-from twinpass.model.trainable import Trainable, Trained
-from twinpass.paths import expand
-from twinpass.perturb.inplace import InPlaceWeights
-from twinpass.perturb.lattice import Lattice, power_of_two
+from twinpass.model.trainable import Trainable
+from twinpass.perturb.lattice import power_of_two
 from twinpass.perturb.noise import Distribution
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
-from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Spans
 from twinpass.settings import ComputeDtype
-
-_ONE_LANE = (
-    "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
-    "use 'tandem', or reuse.policy = 'exact'"
-)
-
-Perturbation = Literal["tandem", "inplace"]
-
-CHUNK_ROWS = 1536
-"""Rows, of all lanes together, that run at once on a CPU; larger batches are cut, so that memory does not grow with them."""
 
 
 class TorchEngine(Engine):
@@ -112,70 +81,27 @@ class TorchEngine(Engine):
         reload: Callable[[], Mapping[str, Tensor]] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self.model, self._tokenizer = model, tokenizer
         model.train(False)
+        self.model, self._tokenizer, self._reload = model, tokenizer, reload
         self.noise: Distribution = noise
-        self._causal = CausalModel(model)
-        chunk_rows = chunk_rows or CHUNK_ROWS * self._causal.place.growth
-        self._chunk_rows = chunk_rows
-        require_finite(model)
-        self._trained: Trained = trainable.attach(model, seed, invocation)
-        self.parameters = self._trained.parameters
-        self._reload = reload
-        self._perturbation = perturbation
-        policy = reuse or Auto()
-        arithmetic = arithmetic_of(compute_dtype, model, one_pass=perturbation == "tandem" and not policy.approximate)
-        self._paired = arithmetic if isinstance(arithmetic, Paired) else None
-        lane_by_lane = self.parameters if perturbation == "tandem" else None
-        self._tandem = Tandem(model, lane_by_lane, self._trained.adapters, arithmetic)
-        self._inplace = self._place()
-        self._base_hash = hash_of(model)
-        if policy.approximate and perturbation == "inplace":
-            raise ModelError(_ONE_LANE)
-        if policy.caution:
-            _warn(policy.caution)
-        self._ledger = Ledger.of(self._base_hash, self._causal, self._trained)
-        self._sharing = SharingByBlock(policy, self._ledger, self._causal.depth, self._trained.activated)
-        trial = PackingCheck.of(self._causal, max(self._sharing.cuts))
-        if not trial.packs and max(self._sharing.cuts) and (whole := PackingCheck.of(self._causal, 0)).packs:
-            _warn(f"the layers of {type(model).__name__} cannot run apart ({trial.reason}); reuse.policy is 'exact'")
-            policy, trial = Exact(budget=policy.budget, page_size=policy.page_size), whole
-            self._sharing = replace(self._sharing, policy=policy)
-        self.packs, self.reason = trial.packs, trial.reason
-        self._prepacked = Prepacked(model, output_layer(model), low=self._paired is not None)
-        self._scorer: PackedScorer | None = None
-        if trial.packs:
-            cuts = self._sharing.cuts
-            states = trial.hidden_bytes if max(cuts) or policy.approximate else 0
-            spill, sizes = self._spill(policy), (trial.layer_bytes, states)
-            states_only = any(sharing.below for sharing in self._sharing.all)
-            self._scorer = PackedScorer.sized(
-                self._causal, policy, cuts, *sizes, chunk_rows, spill, states_only=states_only
-            )
-            self._scorer.passes.linear = None if self._paired is None else self._paired.alone
-            base = LaneWeights(self.parameters, self.noise, [BASE])
-            self._scorer.narrow = self._tandem.reads_columns and reads_columns(self._causal, self._running(base))
-        elif self._paired is not None:
-            raise ModelError(
-                f"compute_dtype = 'bfloat16' pairs lanes in packed passes, and {type(model).__name__} cannot be packed "
-                f"({trial.reason}); load it in bfloat16 (model.dtype), {LEAVE_OUT}"
-            )
-        else:
-            _warn(
-                f"{type(model).__name__} does not give the same scores when its batch is packed ({trial.reason}); "
-                "sequences run by its own forward instead: exact, but slower, and nothing is reused"
-            )
-
-    def _spill(self, policy: Policy) -> Spill | None:
-        folder = getattr(policy, "spill", None)
-        if folder is None:
-            return None
-        config = self.model.config.to_dict()
-        same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
-        products = "own" if self._paired is None else "bfloat16"
-        dtype = f"{self.model.dtype}, products {products}"
-        identity = {"base": self._base_hash, "dtype": dtype, "config": digest(same)}
-        return Spill(expand(folder), identity, self._causal.depth)
+        self._perturbation: Perturbation = perturbation
+        parts = parts_of(
+            model,
+            trainable,
+            noise=noise,
+            perturbation=perturbation,
+            policy=reuse or Auto(),
+            chunk_rows=chunk_rows,
+            compute_dtype=compute_dtype,
+            invocation=invocation,
+            seed=seed,
+        )
+        self._causal, self._trained, self._base_hash = parts.causal, parts.trained, parts.base_hash
+        self._ledger, self._sharing = parts.ledger, parts.sharing
+        self._runner, self._route, self._scorer = parts.runner, parts.route, parts.scorer
+        self._inplace, self._paired, self._prepacked = parts.inplace, parts.paired, parts.prepacked
+        self._chunk_rows, self.reason, self._own_prefixes = parts.chunk_rows, parts.reason, parts.own_prefixes
+        self.packs, self.parameters = parts.scorer is not None, parts.trained.parameters
 
     @property
     def base_hash(self) -> str:
@@ -220,21 +146,23 @@ class TorchEngine(Engine):
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
         if any(lane.linear for lane in lanes):
-            return self._score_linear(requests, lanes)
+            linearised = Linearised(self._runner, self._causal, lanes)
+            self.settle()
+            self.unpack()
+            return linearised.score(requests)
         if self._scorer is None:
             lanes, spans = [lane.exact for lane in lanes], None
         self._require_spans(lanes, spans)
         if self._inplace is None:
-            result = self._pass(requests, lanes, lanes, spans)
+            result = self._route.score(requests, lanes, lanes, spans)
         else:
             result = Result([])
             for lane in lanes:
                 self._inplace.move_to(lane)
-                part = self._pass(requests, [BASE], [lane])
+                part = self._route.score(requests, [BASE], [lane])
                 result.values += part.values
                 result.work += part.work
-        held = Held() if self._scorer is None else self._scorer.held
-        return Scores(result.values, result.work, held, result.prefix)
+        return Scores(result.values, result.work, self._route.held, result.prefix)
 
     def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
         require_room(prompts, sampling, self.window, self._causal.vocabulary, activated=self._trained.activated)
@@ -243,66 +171,21 @@ class TorchEngine(Engine):
         if not prompts or not lanes:
             return Texts([[] for _ in lanes], Work())
         if self._inplace is None:
-            values, work = self._write(prompts, lanes, lanes, sampling, decode)
+            values, work = self._route.write(prompts, lanes, lanes, sampling, decode)
         else:
             values, work = [], Work()
             for lane in lanes:
                 self._inplace.move_to(lane)
-                own, took = self._write(prompts, [BASE], [lane], sampling, decode)
+                own, took = self._route.write(prompts, [BASE], [lane], sampling, decode)
                 values += own
                 work += took
-        return Texts(values, work, Held() if self._scorer is None else self._scorer.held)
-
-    def _write(
-        self,
-        prompts: Sequence[Prompt],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
-        sampling: Sampling,
-        decode: Decode,
-    ) -> tuple[list[list[Text]], Work]:
-        """``[lane][prompt]`` texts of ``lanes`` over the weights in memory, which are together ``versions``."""
-        if self._scorer is None:
-            return self._write_plain(prompts, lanes, sampling, decode)
-        used: dict[tuple[Lane, ...], LaneWeights] = {}
-        own = [self._ledger.lane(lane) for lane in versions]
-        order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._shared_by(versions))
-        found = PackedWriter(self._scorer).write(order)
-        self._tandem.check(used.values())
-        return found
-
-    def _write_plain(
-        self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode
-    ) -> tuple[list[list[Text]], Work]:
-        starts = [prompt.active_from if self._trained.activated else 0 for prompt in prompts]
-        values, work = [], Work()
-        for lane in lanes:
-            weights = LaneWeights(self.parameters, self.noise, [lane])
-            texts, ran = write_plain(self._causal, prompts, starts, self._running(weights), sampling, decode)
-            self._tandem.check([weights])
-            values.append(texts)
-            demand = sum(len(prompt.tokens) + len(text.tokens) - 1 for prompt, text in zip(prompts, texts, strict=True))
-            depth = self._causal.depth
-            work += Work(depth * demand, depth * ran, {"again": depth * (demand - ran)})
-        return values, work
-
-    def _score_linear(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Scores:
-        if not all(lane.linear and lane.probe for lane in lanes):
-            raise ModelError("linear lanes are scored on their own: score the others in another call")
-        self.settle()
-        self.unpack()
-        starts = [request.active_from if self._trained.activated else 0 for request in requests]
-        adapters = self._trained.loras
-        values = score_linear(self._causal, self.parameters, adapters, self.noise, requests, starts, lanes)
-        rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
-        return Scores(values, Work(rows, rows))
+        return Texts(values, work, self._route.held)
 
     def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
         self._require_descent()
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         found = self._descent.gradient(requests, slopes)
-        held = Held() if self._scorer is None else self._scorer.held
-        return replace(found, scores=replace(found.scores, cache=held))
+        return replace(found, scores=replace(found.scores, cache=self._route.held))
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
         self._require_descent()
@@ -345,59 +228,8 @@ class TorchEngine(Engine):
             raise ModelError(
                 "a lane takes its prefix from elsewhere, but no spans say where: give both, as a plan has them"
             )
-        if self._inplace is not None:
-            raise ModelError(_ONE_LANE)
-        if self._paired is not None:
-            raise ModelError(
-                f"compute_dtype = 'bfloat16' pairs lanes, each of which computes its own prefix: use an exact policy, {LEAVE_OUT}"
-            )
-        if self._sharing.all:
-            raise ModelError(
-                "what is trained leaves tokens or layers alone that are shared exactly; plan with that policy"
-            )
-
-    def _pass(
-        self,
-        requests: Sequence[Request],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
-        spans: Spans | None = None,
-        observer: Observer | None = None,
-    ) -> Result:
-        """``[lane][request]`` scores of ``lanes`` over the weights in memory, which are together ``versions``."""
-        if self._scorer is None:
-            return self._pass_plain(requests, lanes)
-        used: dict[tuple[Lane, ...], LaneWeights] = {}
-        own = [self._ledger.lane(lane) for lane in versions]
-        job = Job(requests, own, self._running_of(lanes, used), self._shared_by(versions), spans, observer=observer)
-        result = self._scorer.score(job)
-        self._tandem.check(used.values())
-        return result
-
-    def _running_of(self, lanes: Sequence[Lane], used: dict[tuple[Lane, ...], LaneWeights]) -> RunningOf:
-        """What makes the model compute some weights versions; ``used`` takes note of the lanes."""
-
-        def running_of(which: Sequence[WeightsVersion]) -> Running:
-            chosen = tuple(lanes if self._inplace is not None else [version.lane for version in which])
-            return self._running(used.setdefault(chosen, LaneWeights(self.parameters, self.noise, chosen)))
-
-        return running_of
-
-    def _shared_by(self, lanes: Sequence[Lane]) -> SharedByLanes | None:
-        return self._sharing.shared_by_lanes({lane.probe.block for lane in lanes if lane.probe is not None} or {None})
-
-    def _pass_plain(self, requests: Sequence[Request], lanes: Sequence[Lane]) -> Result:
-        starts = [request.active_from if self._trained.activated else 0 for request in requests]
-        values = []
-        for lane in lanes:
-            weights = LaneWeights(self.parameters, self.noise, [lane])
-            values.append(score_plain(self._causal, requests, starts, self._running(weights)))
-            self._tandem.check([weights])
-        rows = len(lanes) * self._causal.depth * sum(len(request.inputs) for request in requests)
-        return Result(values, Work(rows, rows))
-
-    def _running(self, weights: LaneWeights) -> Running:
-        return lambda layout: self._tandem.running(weights, layout)
+        if self._own_prefixes is not None:
+            raise ModelError(self._own_prefixes)
 
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
         result, observer, errors = self._watch(requests, slopes)
@@ -409,8 +241,7 @@ class TorchEngine(Engine):
             raise ModelError(unfit)
         result, observer, errors = self._watch(requests, slopes)
         found = fed_back(observer.inputs(), errors, self.parameters, self._trained.loras)
-        held = Held() if self._scorer is None else self._scorer.held
-        return Gradient(Scores(result.values, result.work, held), norm(found), found)
+        return Gradient(Scores(result.values, result.work, self._route.held), norm(found), found)
 
     def unfit_for_feedback(self) -> str | None:
         if self._inplace is not None or self._paired is not None:
@@ -430,8 +261,8 @@ class TorchEngine(Engine):
         if self._scorer is None:
             raise ModelError(self._unpacked)
         observer = Observer(self._causal, tuple(self._trained.adapters))
-        result = self._pass(requests, [BASE], [BASE], observer=observer)
-        running = self._running(LaneWeights(self.parameters, self.noise, [BASE]))
+        result = self._route.score(requests, [BASE], [BASE], observer=observer)
+        running = self._runner.running(self._runner.weights([BASE]))
         return result, observer, observer.errors(slopes(result.values[0]), running)
 
     @property
@@ -489,10 +320,7 @@ class TorchEngine(Engine):
             self.parameters.copy_from(self._reload())
         else:
             raise ModelError("the base weights are not at hand: give the engine a 'reload' function, or a model path")
-        self._inplace = self._place()
-
-    def _place(self) -> InPlaceWeights | None:
-        return InPlaceWeights(Lattice(self.parameters, self.noise)) if self._perturbation == "inplace" else None
+        self._inplace = placed(self._trained, self.noise, self._perturbation)
 
     def prepack(self) -> None:
         """Hold the linear layers that adapters stand beside in the blocks oneDNN computes with, for faster products.
@@ -520,7 +348,3 @@ class TorchEngine(Engine):
     def save(self, run: Path) -> Path:
         self.settle()
         return self._trained.save(self.model, run, self._tokenizer)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)

@@ -203,7 +203,7 @@ class _Group:
     def of(cls, pieces: Sequence[Piece]) -> "_Group":
         n, m = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
         queries, positions, lanes = (np.zeros((len(pieces), n), np.int64) for _ in range(3))
-        keys, key_positions, key_lanes = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, -1))
+        keys, key_positions, key_lanes = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, EVERY_LANE))
         valid = np.zeros((len(pieces), n), bool)
         for i, piece in enumerate(pieces):
             own, others = piece.shape

@@ -11,6 +11,7 @@ from twinpass.core import WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.indices import EVERY_LANE, in_pool
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Passes
 
@@ -126,17 +127,17 @@ def _pieces(number: int, lanes: Sequence[Sequence[Line]], width: int) -> Iterato
 
 def _alone(row: int, slots: Rows) -> Piece:
     length = len(slots)
-    keys = np.append(-1 - slots, row)
-    zero, none = np.zeros(1, np.int64), np.full(length + 1, -1, np.int64)
+    keys = np.append(in_pool(slots), row)
+    zero, none = np.zeros(1, np.int64), np.full(length + 1, EVERY_LANE, np.int64)
     return Piece(zero + row, keys, zero + length, np.arange(length + 1), zero, none)
 
 
 def _together(number: int, members: Sequence[tuple[int, Line]], shared: int) -> Piece:
     rows = np.array([row for row, _ in members], np.int64)
     lengths = np.array([line.length for _, line in members], np.int64)
-    keys = [-1 - members[0][1].slots[number, :shared]]
+    keys = [in_pool(members[0][1].slots[number, :shared])]
     for row, line in members:
-        keys.append(np.append(-1 - line.slots[number, shared : line.length], row))
+        keys.append(np.append(in_pool(line.slots[number, shared : line.length]), row))
     own = lengths + 1 - shared
     each = np.arange(len(members))
     return Piece(
@@ -145,5 +146,5 @@ def _together(number: int, members: Sequence[tuple[int, Line]], shared: int) -> 
         lengths,
         np.concatenate([np.arange(shared), *(np.arange(shared, length + 1) for length in lengths)]),
         each,
-        np.concatenate([np.full(shared, -1, np.int64), np.repeat(each, own)]),
+        np.concatenate([np.full(shared, EVERY_LANE, np.int64), np.repeat(each, own)]),
     )

@@ -9,10 +9,12 @@ import numpy as np
 from twinpass.cache.prefix_cache import Reservation
 from twinpass.core import BASE, Prompt, Request, Tokens, WeightsVersion
 from twinpass.engine.embedded.scoring.decoding import Line, Stage
+from twinpass.engine.embedded.scoring.indices import NOWHERE
 from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Rows, mark, pack
 from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, RunningOf, alone
-from twinpass.engine.embedded.scoring.scorer import PackedScorer, SharedRows
+from twinpass.engine.embedded.scoring.scorer import PackedScorer
+from twinpass.engine.embedded.scoring.shared import SharedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Reader:
         requests = [
             Request(prompt.tokens if before else prompt.tokens[:-1], (0,), prompt.active_from) for prompt in prompts
         ]
-        shared = self.scorer.share(requests, self.shared_by_lanes, self.stack)
+        shared = self.scorer.shared.of(requests, self.shared_by_lanes, self.stack)
         rows = len(self.versions) * shared.packed.rows * self.shared_by_lanes.sharing.layers
         saved = {self.shared_by_lanes.sharing.source: rows - (passes.computed - started)}
         if before:
@@ -100,7 +102,7 @@ class Reader:
     def _read_lanes(self, sequences: Sequence[Tokens]) -> list[list[Rows]]:
         """Nothing is shared between lanes."""
         packed = pack(sequences)
-        slots = np.full((len(self.versions), packed.rows), -1, np.int64)
+        slots = np.full((len(self.versions), packed.rows), NOWHERE, np.int64)
         paths = {tokens: packed.path_of[tokens] for tokens in sequences if tokens}
         if self.keeps:
             self._lease(paths, slots[0])
@@ -117,13 +119,13 @@ class Reader:
 
     def _lease(self, paths: dict[Tokens, Rows], slots: Rows) -> None:
         for tokens, path in paths.items():
-            self.scorer.lease(tokens, path, self.versions[0], slots, self.stack)
+            self.scorer.shared.lease(tokens, path, self.versions[0], slots, self.stack)
 
     def _read_after(self, prompts: Sequence[Prompt], shared: SharedRows, common: SharedByLanes) -> list[list[Rows]]:
         """All before the activation point is there: read what follows it."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed = pack(marked)
-        slots = np.full((len(self.versions), packed.rows), -1, np.int64)
+        slots = np.full((len(self.versions), packed.rows), NOWHERE, np.int64)
         for prompt, tokens in zip(prompts, marked, strict=True):
             head = prompt.tokens[: prompt.active_from]
             slots[:, packed.path_of[tokens][: len(head)]] = shared.slots[shared.packed.path_of[head]]
@@ -158,9 +160,9 @@ class Reader:
         low = self.reservation.take(shared, packed.rows)
         states, before = CachedRows(low[None], [shared]), packed.tokens < 0
         passes.run(Batch(packed, [shared], np.ones(packed.rows, bool), low[None].copy(), 0, below), alone)
-        slots = np.full((lanes, packed.rows), -1, np.int64)
+        slots = np.full((lanes, packed.rows), NOWHERE, np.int64)
         slots[:, before] = self.reservation.take(shared, int(before.sum()))
-        passes.run(Batch(packed, [shared], before, np.where(before, slots[:1], -1), below, depth, states), alone)
+        passes.run(Batch(packed, [shared], before, np.where(before, slots[:1], NOWHERE), below, depth, states), alone)
         for lane, version in enumerate(self.versions):
             slots[lane, ~before] = self.reservation.take(version, int((~before).sum()))
         batch = Batch(packed, self.versions, ~before, slots, below, depth, states, marked=[shared] * lanes)
@@ -181,7 +183,7 @@ class Reader:
         lines = []
         for index, (prompt, own) in enumerate(heirs.items()):
             length = len(prompt.tokens) - 1
-            places = np.full((len(slots), length + room), -1, np.int64)
+            places = np.full((len(slots), length + room), NOWHERE, np.int64)
             places[:, :length] = [stage[index] for stage in slots]
             shared = [stage[index] for stage in common]
             kin = [index if count else (lane + 1) * len(heirs) + index for count in shared]

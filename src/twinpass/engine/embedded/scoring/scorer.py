@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from twinpass.cache.pool import Pool
@@ -19,6 +18,7 @@ from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, groups, mark, pack
 from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, Passes, alone
 from twinpass.engine.embedded.scoring.prefixes import Prefixes, Prepared, prefix_lengths
+from twinpass.engine.embedded.scoring.shared import SharedPrefixes, SharedRows, shared_tokens, shared_work
 from twinpass.errors import CacheFullError
 from twinpass.model.causal import CausalModel
 from twinpass.reuse.base import Policy
@@ -26,14 +26,6 @@ from twinpass.reuse.plan import Spans
 
 NARROW = 8
 """All logits are computed if more than one in so many is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class SharedRows:
-    """What lanes share of a group: its trie, and the slots of all its rows [R]."""
-
-    packed: Packed
-    slots: Rows
 
 
 class PackedScorer:
@@ -48,7 +40,8 @@ class PackedScorer:
     """
 
     def __init__(self, passes: Passes, slot_bytes: int = 0, spill: Spill | None = None) -> None:
-        self.passes, self.slot_bytes, self.spill = passes, slot_bytes, spill
+        self.passes, self.slot_bytes = passes, slot_bytes
+        self.shared = SharedPrefixes(passes, spill)
         self.narrow = False
         self.prefixes = Prefixes(passes)
         self._causal, self._cache = passes.causal, passes.cache
@@ -131,7 +124,7 @@ class PackedScorer:
             if job.shared_by_lanes is None:
                 batch, reads = self._lanes(job)
             else:
-                shared = self.share(job.requests, job.shared_by_lanes, stack)
+                shared = self.shared.of(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
                 reused[job.shared_by_lanes.sharing.source] = (
                     shared.packed.rows * job.shared_by_lanes.sharing.layers - ran
@@ -156,7 +149,7 @@ class PackedScorer:
         if shared_by_lanes.sharing.kept:
             for part in self._groups(Job(requests, (), lambda versions: alone, shared_by_lanes)):
                 with ExitStack() as stack:
-                    self.share(requests[part], shared_by_lanes, stack)
+                    self.shared.of(requests[part], shared_by_lanes, stack)
 
     def move(self, terms: Sequence[Term], version: WeightsVersion) -> None:
         """An update brings the weights to ``version``: what is carried follows, or is dropped."""
@@ -173,13 +166,14 @@ class PackedScorer:
     def held(self) -> Held:
         """What the cache holds."""
         size = self.slot_bytes
-        spilled = 0 if self.spill is None else self.spill.written
+        spill = self.shared.spill
+        spilled = 0 if spill is None else spill.written
         return Held(self._cache.held * size, self._cache.evicted * size, spilled)
 
     def _groups(self, job: Job) -> Iterator[slice]:
         """What is shared has to be in the cache all at once: so many requests at a time as leave room for the rest."""
         if job.shared_by_lanes is not None:
-            sequences = [_shared_tokens(request, job.shared_by_lanes) for request in job.requests]
+            sequences = [shared_tokens(request, job.shared_by_lanes) for request in job.requests]
             yield from groups(sequences, self._room(job, job.shared_by_lanes))
         elif job.spans is not None:
             sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
@@ -188,13 +182,13 @@ class PackedScorer:
             yield slice(0, len(job.requests))
 
     def _room(self, job: Job, shared_by_lanes: SharedByLanes) -> int:
-        """For shared tokens: half of the cache, or all that lanes cannot take by what they do not share, nor prompts by halves of pages."""
+        """Tokens that may be shared at a time: half of the cache, or, if that is more, what is left when every lane keeps what is its own and every request ends on a page of which it fills one slot."""
         capacity = self._cache.capacity
         if shared_by_lanes.sharing.tokens == "all":
             return capacity // 2
         own = sum(len(request.inputs) - request.active_from for request in job.requests)
-        halves = len(job.requests) * (self._cache.page_size - 1)
-        return max(capacity // 2, capacity - len(job.versions) * own - halves)
+        unfilled = len(job.requests) * (self._cache.page_size - 1)
+        return max(capacity // 2, capacity - len(job.versions) * own - unfilled)
 
     def _group_or_again(self, job: Job) -> Result:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
@@ -211,10 +205,10 @@ class PackedScorer:
         lanes, depth = len(job.versions), self._causal.depth
         with ExitStack() as stack:
             if job.shared_by_lanes is not None:
-                shared = self.share(job.requests, job.shared_by_lanes, stack)
+                shared = self.shared.of(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
                 reused[job.shared_by_lanes.sharing.source] = (
-                    lanes * _shared_work(shared.packed, job.shared_by_lanes) - ran
+                    lanes * shared_work(shared.packed, job.shared_by_lanes) - ran
                 )
                 values = self._run_after(job, job.shared_by_lanes, shared)
             elif job.spans is not None:
@@ -230,74 +224,6 @@ class PackedScorer:
     def _prepare(self, job: Job, spans: Spans, stack: ExitStack) -> Prepared:
         sequences = [request.inputs[:length] for request, length in zip(job.requests, job.prefixes, strict=True)]
         return self.prefixes.prepare(sequences, job.returning, job.versions, spans, job.running_of, stack)
-
-    def share(self, requests: Sequence[Request], shared_by_lanes: SharedByLanes, stack: ExitStack) -> SharedRows:
-        """Find or compute what lanes share; it stays until ``stack`` closes."""
-        version = shared_by_lanes.version
-        sequences = sorted({_shared_tokens(request, shared_by_lanes) for request in requests} - {()})
-        packed = pack(sequences)
-        slots = np.full(packed.rows, NOWHERE, np.int64)
-        for tokens in sequences:
-            self.lease(tokens, packed.path_of[tokens], version, slots, stack)
-        fresh = slots == NOWHERE
-        if not fresh.any():
-            return SharedRows(packed, slots)
-        reservation = stack.enter_context(self._cache.reservation())
-        slots[fresh] = reservation.take(version, int(fresh.sum()))
-        missing = fresh.copy()
-        if self.spill is not None:
-            for tokens in sequences:
-                path = packed.path_of[tokens]
-                found = self.spill.fetch(tokens, np.flatnonzero(missing[path]), slots[path], self.passes.pool)
-                missing[path[found]] = False
-        if below := shared_by_lanes.sharing.below:
-            self._run_lower(sequences, packed, missing, slots, below)
-            states, before = CachedRows(slots[None], [version]), missing & before_activation(packed.tokens)
-            upper = Batch(packed, [version], before, slots[None].copy(), below, shared_by_lanes.sharing.layers, states)
-            self.passes.run(upper, alone)
-        else:
-            self.passes.run(Batch(packed, [version], missing, slots[None], 0, shared_by_lanes.sharing.layers), alone)
-        if self.spill is not None:
-            self._store(self.spill, packed, missing, slots)
-        for tokens in sequences:
-            path = packed.path_of[tokens]
-            reservation.insert(version, tokens, slots[path])
-            self.lease(tokens, path, version, slots, stack)
-        return SharedRows(packed, slots)
-
-    def _run_lower(
-        self, sequences: Sequence[Tokens], packed: Packed, missing: NDArray[np.bool_], slots: Rows, below: int
-    ) -> None:
-        """Run the layers below ``below`` on whole sequences, of which a row is missing, and keep the states that leave them.
-
-        Keys and values of those layers are of no use afterwards. None is kept, as every run holds its sequences from their
-        first token on; tokens that another run had are computed once more.
-        """
-        lacking = [tokens for tokens in sequences if missing[packed.path_of[tokens]].any()]
-        for part in groups(lacking, self.passes.chunk_rows):
-            own = pack(lacking[part])
-            states = np.full(own.rows, NOWHERE, np.int64)
-            for tokens in lacking[part]:
-                path = packed.path_of[tokens]
-                states[own.path_of[tokens]] = np.where(missing[path], slots[path], -1)
-            nowhere, version = np.full((1, own.rows), NOWHERE, np.int64), WeightsVersion("lower", below)
-            self.passes.run_whole(
-                Batch(own, [version], np.ones(own.rows, bool), nowhere, 0, below, states=states), alone
-            )
-
-    def _store(self, spill: Spill, packed: Packed, computed: NDArray[np.bool_], slots: Rows) -> None:
-        """Write what was just computed to disk; of every edge that is its end."""
-        ends = [(edge, int(computed[edge.start : edge.stop].sum())) for edge in packed.segments]
-        new = [(edge, count) for edge, count in ends if count]
-        if new:
-            sequences = [(tuple(packed.tokens[edge.path].tolist()), len(edge.path) - count) for edge, count in new]
-            rows = np.concatenate([np.arange(edge.stop - count, edge.stop) for edge, count in new])
-            spill.store(sequences, slots[rows], self.passes.pool)
-
-    def lease(self, tokens: Tokens, path: Rows, version: WeightsVersion, slots: Rows, stack: ExitStack) -> None:
-        """Pin what is held of a sequence until ``stack`` closes, and write where it is into ``slots`` [R]."""
-        found = stack.enter_context(self._cache.lease(version, tokens))
-        slots[path[: len(found)]] = found
 
     def _run_after(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> list[list[Score]]:
         """What lanes have in common is there: run the layers above it, or the tokens after it."""
@@ -324,9 +250,9 @@ class PackedScorer:
     def _upper(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> tuple[Batch, Reads]:
         """Tokens before the activation point are there, and the states of those after it: the layers above."""
         packed, lanes = shared.packed, len(job.versions)
-        paths = [packed.path_of[_shared_tokens(request, shared_by_lanes)] for request in job.requests]
+        paths = [packed.path_of[shared_tokens(request, shared_by_lanes)] for request in job.requests]
         before = before_activation(packed.tokens)
-        slots = np.where(before, shared.slots, -1)[None].repeat(lanes, 0)
+        slots = np.where(before, shared.slots, NOWHERE)[None].repeat(lanes, 0)
         states, marked = CachedRows(shared.slots[None], [shared_by_lanes.version]), [shared_by_lanes.version] * lanes
         batch = Batch(
             packed,
@@ -380,7 +306,7 @@ class PackedScorer:
             request.prompt: path[: len(request.prompt)] for request, path in zip(job.requests, paths, strict=True)
         }
         for prompt, path in prompts.items():
-            self.lease(prompt, path, version, slots, stack)
+            self.shared.lease(prompt, path, version, slots, stack)
         batch.fresh[:] = (slots == NOWHERE) | read
         count = np.zeros(batch.packed.rows, np.int64)
         for path in prompts.values():
@@ -396,26 +322,10 @@ class PackedScorer:
         return values
 
 
-def _shared_tokens(request: Request, shared_by_lanes: SharedByLanes) -> Tokens:
-    """The tokens of a request that lanes share something of."""
-    if shared_by_lanes.sharing.below:
-        return mark(request.inputs, request.active_from)
-    before = shared_by_lanes.sharing.tokens == "before_activation"
-    return request.inputs[: request.active_from] if before else request.inputs
-
-
 def _own_tokens(request: Request, shared_by_lanes: SharedByLanes | None) -> Tokens:
     """The tokens of a request that a lane runs on its own."""
     before = shared_by_lanes is not None and shared_by_lanes.sharing.tokens == "before_activation"
     return request.inputs[request.active_from :] if before else request.inputs
-
-
-def _shared_work(packed: Packed, shared_by_lanes: SharedByLanes) -> int:
-    """Token-layers that lanes share of a group."""
-    if not shared_by_lanes.sharing.below:
-        return packed.rows * shared_by_lanes.sharing.layers
-    before = int(before_activation(packed.tokens).sum())
-    return before * shared_by_lanes.sharing.layers + (packed.rows - before) * shared_by_lanes.sharing.below
 
 
 def _unkept(job: Job, packed: Packed) -> Rows:
