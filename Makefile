@@ -134,7 +134,8 @@ bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between l
 
 WORKLOADS := reviews-0shot reviews-8shot options generation activated-0shot activated-8shot time-to-accuracy
 
-LOWER := reviews-0shot reviews-8shot activated-0shot time-to-accuracy
+# bfloat16 beside float32 weights is for processors with AMX.
+LOWER := $(if $(shell grep -m1 -o amx_bf16 /proc/cpuinfo),reviews-0shot reviews-8shot activated-0shot time-to-accuracy)
 
 bench: install $(WORKLOADS:%=bench-workload-%) $(LOWER:%=bench-bfloat16-%)  ## twinpass beside plain MeZO and first-order LoRA, into benchmarks/results/bench-*.json and docs/benchmarks.md
 	$(BIN)/python benchmarks/page.py

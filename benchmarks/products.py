@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from twinpass.perturb import kernels
 from twinpass.perturb.gemm import multiply, pairs, tiles
 from twinpass.perturb.noise import Distribution
+from twinpass.perturb.shard import Shard
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 
@@ -37,6 +39,8 @@ class Layer:
         self.x = noise.standard_normal((2, rows, width)).astype(np.float32)
         self.w = noise.standard_normal(out * width).astype(np.float32)
         self.y = np.empty((2, rows, out), np.float32)
+        self.lanes = np.empty((2, out * width), np.float32)
+        self.lane_weights = torch.from_numpy(self.lanes).view(2, out, width)
         self.whole = torch.from_numpy(self.w).view(out, width)
         self.low = self.whole.bfloat16()
         self.rows = torch.from_numpy(self.x).flatten(0, 1)
@@ -44,6 +48,12 @@ class Layer:
 
     def float32(self) -> None:
         multiply.multiply(self.x, self.w, np.array([1e-3, -1e-3]), self.y, *FORMED)
+
+    def written_float32(self) -> None:
+        """Both lanes' weights are written, whole, and the library multiplies by them."""
+        kernels.perturb(self.w, self.lanes, np.array([1e-3, -1e-3]), *FORMED, Shard.whole(self.w.size))
+        for rows, lane in zip(self.rows.chunk(2), self.lane_weights, strict=True):
+            torch.mm(rows, lane.t())
 
     def bfloat16(self, instructions: tiles.Instructions) -> None:
         pairs.multiply(pairs.split(self.x, *OPPOSITE), self.w, *OPPOSITE, self.y, *FORMED, instructions)
@@ -61,7 +71,7 @@ class Layer:
 def ways() -> Mapping[str, Callable[[Layer], Any]]:
     ours = {f"bfloat16, {name}": partial(Layer.bfloat16, instructions=name) for name in tiles.available()}
     bare = {"bare float32": Layer.bare_float32, "bare bfloat16": Layer.bare_bfloat16}
-    return {"float32": Layer.float32, **ours, **bare}
+    return {"float32": Layer.float32, "written float32": Layer.written_float32, **ours, **bare}
 
 
 def seconds(way: Callable[[Layer], Any], layers: list[tuple[Layer, int]]) -> float:

@@ -16,6 +16,12 @@ Cell = tuple[tuple[str, Hashable], ...]
 """A value of one axis, or of each of two: the axes' names, and what tells their values apart."""
 
 
+@pytest.fixture
+def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16 are taken on every processor: float32's instructions give what AMX's give, no faster."""
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     tables: dict[str, list[Any]] = defaultdict(list)

@@ -29,6 +29,8 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.causal import CausalModel
 from twinpass.objective.choice import Choice
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 FULL: dict[str, Any] = {"trainable": {"kind": "full"}, "estimator": {"probes": 1}, "optimizer": {"batch_size": 4}}
 ACTIVATED = {**FULL, "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]}}
 KEYS = {

@@ -14,6 +14,8 @@ from twinpass import Activated, AdamW, Backprop, Lora, finetune
 from twinpass.cli.main import main
 from twinpass.train.journal import History, read
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 STEPS = 7
 SECTIONS: dict[str, Any] = {
     "trainable": {"kind": "activated", "rank": 2, "targets": ["q_proj", "v_proj"]},

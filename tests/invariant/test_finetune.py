@@ -12,6 +12,8 @@ from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.settings import ComputeDtype
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 TASK: Any = {"prompt": "Review: {text}", "options": [" bad", " good"]}
 
 

@@ -14,6 +14,8 @@ from tiers import some_fast
 from twinpass.cli.main import main
 from twinpass.train.journal import History, read
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora-inplace": {"estimator": {"perturbation": "inplace"}},

@@ -13,6 +13,7 @@ from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
+from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
@@ -61,7 +62,7 @@ def test_every_policy_has_a_row() -> None:
 
 
 def test_every_estimator_has_a_row() -> None:
-    assert dict(SECTIONS["estimator"].kinds) == {**ESTIMATORS, "jvp": Jvp, "backprop": Backprop}
+    assert dict(SECTIONS["estimator"].kinds) == {**ESTIMATORS, "jvp": Jvp, "backprop": Backprop, "feedback": Feedback}
 
 
 @pytest.mark.parametrize("name", BIASED)

@@ -24,6 +24,8 @@ from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Sgd
 from twinpass.train.trainer import Plan
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "defaults.md"
 Keys = dict[str, Any]

@@ -17,6 +17,8 @@ from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon, Known
 
+pytestmark = pytest.mark.usefixtures("any_processor")
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("**/*.toml"))
 Values = dict[str, Any]
 WriteConfig = Callable[[Values], Path]
@@ -361,6 +363,17 @@ def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
     (problem,) = problems_of(values)
     assert problem.startswith("[estimator] perturbation: 'inplace'")
     assert "[model] dtype" in problem
+
+
+def test_products_in_bfloat16_are_refused_where_they_save_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = minimal(engine={"compute_dtype": "bfloat16"})
+    parse(values, "it.toml", Path("/nowhere"))
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: False)
+    (problem,) = problems_of(values)
+    assert problem.startswith("[engine] compute_dtype")
+    assert "AMX" in problem
+    assert "leave it out" in problem
+    parse(minimal(engine={"compute_dtype": "float32"}), "it.toml", Path("/nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ def chosen(device: Device) -> Literal["cpu", "cuda"]:
     return device
 
 
+def multiplies_tiles() -> bool:
+    """Whether the processor has AMX, and the system lets this process use it."""
+    from twinpass.perturb.gemm.tiles import available
+
+    return "amx" in available()
+
+
 class EngineSettings(ABC):
     """The section [engine]."""
 
@@ -98,7 +105,7 @@ class TorchSettings(EngineSettings):
 
         model = built.get("model")
         if chosen(self.device) != "cuda":
-            return self._of_memory(built)
+            return [*self._of_processor(), *self._of_memory(built)]
         if not torch.cuda.is_available():
             return ['[engine] device: "cuda" needs a GPU that torch can use, and there is none; set "auto" or "cpu"']
         found = []
@@ -111,6 +118,14 @@ class TorchSettings(EngineSettings):
                 '[engine] compute_dtype: "bfloat16" runs on the CPU only; set [engine] device = "cpu", or [model] dtype = "bfloat16" without it'
             )
         return found
+
+    def _of_processor(self) -> list[str]:
+        if self.compute_dtype != "bfloat16" or multiplies_tiles():
+            return []
+        return [
+            '[engine] compute_dtype: "bfloat16" pays where the processor multiplies tiles of it (AMX), and this one does not; '
+            "leave it out: products in float32 are as fast"
+        ]
 
     def _of_memory(self, built: Mapping[str, Any]) -> list[str]:
         policy, memory = built.get("reuse"), memory_bytes()

@@ -1,8 +1,8 @@
-"""Products of bfloat16 in tiles, summed in float32: AMX's instructions, AVX-512's, or float32's where there are neither.
+"""Products of bfloat16 in tiles, summed in float32: by AMX's instructions, or float32's where there are none.
 
 A tile of rows is ``ROWS`` of them, ``DEPTH`` columns of each; one of weights is ``DEPTH`` of each of 16 outputs, turned so that two
 neighbours of a row, one word, lie beside those of the next output. That is what AMX multiplies (Intel 64 and IA-32 Architectures
-Optimization Reference Manual, chapter 20), and AVX-512 as well, a line at a time.
+Optimization Reference Manual, chapter 20). AVX-512's instruction for bfloat16 was slower than float32's on the same tiles (docs/log.md).
 
 Numba compiles one function for each type of its arguments: the instructions are chosen by the dtype of ``kind``, see :func:`kind_of`.
 Why this is llvmlite and not a file in C: see :mod:`twinpass.perturb.gemm.registers`.
@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from twinpass.perturb.gemm.registers import WIDTH, data, features, load, splat, store, turned
 
-Instructions = Literal["amx", "avx512", "float32"]
+Instructions = Literal["amx", "float32"]
 
 ROWS, COLUMNS, DEPTH = 16, 32, 32
 WORDS = ROWS * DEPTH // 2
@@ -40,7 +40,7 @@ _TILE_DATA = 18
 _REQUEST = 0x1023
 _SYSTEM_CALL = 158
 
-_DTYPES: dict[Instructions, Any] = {"amx": np.uint8, "avx512": np.uint16, "float32": np.uint32}
+_DTYPES: dict[Instructions, Any] = {"amx": np.uint8, "float32": np.uint32}
 
 _f32, _i8, _i16, _i32, _i64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _floats, _words = ir.VectorType(_f32, 16), ir.VectorType(_i32, 16)
@@ -55,15 +55,13 @@ def _granted() -> bool:
 
 @cache
 def available() -> tuple[Instructions, ...]:
-    """What this processor can be asked for; the first is taken. AVX-512's has been timed where AMX is as well, and was slower than float32 there."""
+    """What this processor can be asked for; the first is taken."""
     return tuple(_known(features()))
 
 
 def _known(known: Mapping[str, bool]) -> Iterator[Instructions]:
     if known.get("amx-tile") and known.get("amx-bf16") and _granted():
         yield "amx"
-    if known.get("avx512bf16"):
-        yield "avx512"
     yield "float32"
 
 
@@ -128,14 +126,14 @@ def add(typing, kind, low, at, panel, start, steps, sums, to, fresh):
         rows = builder.gep(data(context, builder, signature.args[1], low), [at])
         weights = builder.gep(data(context, builder, signature.args[3], panel), [start])
         totals = builder.gep(data(context, builder, signature.args[6], sums), [to])
-        way(builder, rows, weights, steps, totals, fresh, _multiply_add(kind))
+        way(builder, rows, weights, steps, totals, fresh)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(kind, low, i, panel, i, i, sums, i, types.boolean), generate
 
 
-def _tiles(builder, rows, weights, steps, totals, fresh, _):
+def _tiles(builder, rows, weights, steps, totals, fresh):
     """By AMX: six products of tiles a step, three for each half of the outputs, from six tiles loaded."""
     line = _i64(4 * ROWS)
     with builder.if_else(fresh) as (new, old):
@@ -166,7 +164,7 @@ AT_ONCE = 4 if WIDTH == 16 else 1
 """Rows whose sums are in registers at the same time, where these are lines and not tiles."""
 
 
-def _lines(builder, rows, weights, steps, totals, fresh, multiply_add):
+def _lines(builder, rows, weights, steps, totals, fresh):
     """By vectors of 16 words: for ``AT_ONCE`` rows, four sums each stay in registers; with four of weights and two of a row that is 22 of AVX-512's 32."""
     with cgutils.for_range(builder, _i64(ROWS // AT_ONCE)) as groups:
         own = builder.gep(rows, [builder.mul(groups.index, _i64(AT_ONCE * 16))])
@@ -190,25 +188,12 @@ def _lines(builder, rows, weights, steps, totals, fresh, multiply_add):
                 for half in range(2):
                     for which, x, weight in ((half, s, half), (2 + half, t, half), (2 + half, s, 2 + half)):
                         total = held[row, which]
-                        builder.store(multiply_add(builder, builder.load(total), x, panel[weight]), total)
+                        builder.store(_multiply_add(builder, builder.load(total), x, panel[weight]), total)
         for row, which in places:
             store(builder, builder.load(held[row, which]), out, _i64(which * WORDS + row * 16))
 
 
-def _multiply_add(kind):
-    return _by_pairs if _is(kind, "avx512") else _by_floats
-
-
-binding.initialize_native_asmparser()
-
-
-def _by_pairs(builder, total, x, y):
-    """LLVM's own name for the instruction takes vectors of bfloat16, which llvmlite does not know."""
-    function = ir.FunctionType(_floats, [_floats, _words, _words])
-    return builder.call(ir.InlineAsm(function, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [total, x, y])
-
-
-def _by_floats(builder, total, x, y):
+def _multiply_add(builder, total, x, y):
     function = ir.FunctionType(_floats, [_floats] * 3)
     multiply_add = cgutils.get_or_insert_function(builder.module, function, "llvm.fma.v16f32")
     for widen in (_upper, _lower):
