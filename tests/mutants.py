@@ -20,7 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.abc import MetaPathFinder
@@ -307,6 +307,36 @@ def judged(place: Place, names: Sequence[str], seconds: float) -> Verdict:
     return "timed out" if code is None else "killed" if code else "survived"
 
 
+@dataclass
+class State:
+    """What is known so far, and the file that it is kept in, if any."""
+
+    file: Path | None
+    courses: dict[str, Course] = field(default_factory=dict)
+    verdicts: dict[Place, Verdict] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: Path | None) -> "State":
+        """As an earlier run left it."""
+        if file is None or not file.exists():
+            return cls(file)
+        kept = json.loads(file.read_text())
+        courses = {
+            name: Course(seconds, {(m, n) for m, n in lines}) for name, (seconds, lines) in kept["courses"].items()
+        }
+        return cls(file, courses, {Place(*place): verdict for place, verdict in kept["verdicts"]})
+
+    def keep(self) -> None:
+        """Write it down."""
+        if self.file is None:
+            return
+        courses = {name: [course.seconds, sorted(course.lines)] for name, course in self.courses.items()}
+        verdicts = [[astuple(place), verdict] for place, verdict in self.verdicts.items()]
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps({"courses": courses, "verdicts": verdicts}))
+        new.replace(self.file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=330, help="how many places")
@@ -315,31 +345,35 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="places whose text holds this, such as cache/tree or a line's number"
     )
+    parser.add_argument("--state", type=Path, help="a file of what was found so far; a run that was broken off goes on")
     parser.add_argument("--json", type=Path, help="where to write the result")
     args = parser.parse_args()
     started = time.perf_counter()
     for name in WARM:
         import_module(name)
     chosen = [place for place in drawn(args.count, args.seed) if args.only in str(place)]
-    files = sorted({file for place in chosen for file in tests_of(place.module)})
-    courses: dict[str, Course] = {}
-    for inside in (False, True):
-        if some := [file for file in files if file.startswith("tests/gpu/") == inside]:
-            courses |= unchanged(some)
-    print(f"{len(courses)} tests unchanged in {time.perf_counter() - started:.0f} s", flush=True)
-    verdicts: dict[Place, Verdict] = {}
+    state = State.of(args.state)
+    if not state.courses:
+        files = sorted({file for place in chosen for file in tests_of(place.module)})
+        for inside in (False, True):
+            if some := [file for file in files if file.startswith("tests/gpu/") == inside]:
+                state.courses |= unchanged(some)
+        state.keep()
+        print(f"{len(state.courses)} tests unchanged in {time.perf_counter() - started:.0f} s", flush=True)
     for place in chosen:
+        if place in state.verdicts:
+            continue
         if time.perf_counter() - started > 60 * args.minutes:
             break
-        names = judges(place, courses)
+        names = judges(place, state.courses)
         began = time.perf_counter()
-        verdicts[place] = judged(place, names, sum(courses[name].seconds for name in names))
-        print(f"{verdicts[place]:9} {time.perf_counter() - began:5.1f} s, {len(names):3} tests: {place}", flush=True)
-    result = report(verdicts) | {
-        "seed": args.seed,
-        "seconds": time.perf_counter() - started,
-        "modules_left_out": list(left_out()),
-    }
+        verdict = judged(place, names, sum(state.courses[name].seconds for name in names))
+        state.verdicts[place] = verdict
+        if len(state.verdicts) % 20 == 0:
+            state.keep()
+        print(f"{verdict:9} {time.perf_counter() - began:5.1f} s, {len(names):3} tests: {place}", flush=True)
+    state.keep()
+    result = report(state.verdicts) | {"seed": args.seed, "modules_left_out": list(left_out())}
     print(json.dumps({key: result[key] for key in ("mutants", "verdicts", "found")}))
     if args.json:
         from twinpass.report.environment import commit, machine, versions
