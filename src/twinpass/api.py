@@ -21,7 +21,7 @@ from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
-from twinpass.model.trainable import Trainable
+from twinpass.model.trainable import Defaults, Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
 from twinpass.paths import expand
@@ -86,6 +86,7 @@ def finetune(
     seed: int = 0,
     eval_every: int | None = None,
     keep: Keep = "best",
+    patience: int | None = None,
     max_seconds: float | None = None,
     resume: bool = False,
     accept_changes: bool = False,
@@ -117,6 +118,7 @@ def finetune(
         objective: what is minimised and reported, if not the usual for options or for a completion.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
+        patience: stop once so many evaluations came to no more than one before them (0: never); by default as suits what is trained.
         max_seconds: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
         out: the run folder; it must be new, unless ``resume`` continues the run in it, or ``exist`` says otherwise.
         exist: where ``out`` holds a run already: an "error"; "resume" it, so that a cell of a notebook can be run again (a finished run
@@ -137,8 +139,11 @@ def finetune(
         task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), tuple(rewards)), settings
     )
     read = items(task, train, held_out)
-    method = _suiting(task, next(iter(read[0]), None), trainable, estimator, optimizer, epsilon, eval_every)
-    trainable, estimator, optimizer, epsilon, eval_every = method
+    patience = 0 if patience is None and optimizer is not None else patience
+    method = _suiting(task, next(iter(read[0]), None), trainable, estimator, optimizer, epsilon)
+    trainable, estimator, optimizer, epsilon, suited = method
+    eval_every = suited.eval_every if eval_every is None else eval_every
+    patience = suited.patience if patience is None else patience
     reuse = reuse or Auto()
     device: Device = "cuda" if model.device.type == "cuda" else "cpu"
     engine = TorchSettings(device=device, compute_dtype=compute_dtype)
@@ -169,7 +174,7 @@ def finetune(
             with storing(base, "read"):
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
-            Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds),
+            Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
             Material(task, objective, *read, generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
@@ -189,7 +194,13 @@ def finetune(
             "epsilon": _fields(epsilon),
             "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
             **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),
-            "run": {"seed": seed, "eval_every": eval_every, "keep": keep, "max_seconds": max_seconds},
+            "run": {
+                "seed": seed,
+                "eval_every": eval_every,
+                "keep": keep,
+                "patience": patience,
+                "max_seconds": max_seconds,
+            },
         }
         records: Sequence[Mapping[str, Any]] = ()
         try:
@@ -227,9 +238,8 @@ def _suiting(
     estimator: Estimator | None,
     optimizer: Optimizer | None,
     epsilon: Epsilon | None,
-    eval_every: int | None,
-) -> tuple[Trainable, Estimator, Optimizer, Epsilon, int]:
-    """What is given, and in place of None what suits the task and the rest."""
+) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
+    """What is given, and in place of None what suits the task and the rest; and all that suits."""
     suited = None
     if trainable is None:
         found = learner(task, first)
@@ -244,7 +254,7 @@ def _suiting(
         lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
     )
     epsilon = epsilon or ConstantEpsilon(value=suited.eps)
-    return trainable, estimator, optimizer, epsilon, suited.eval_every if eval_every is None else eval_every
+    return trainable, estimator, optimizer, epsilon, suited
 
 
 def _kind(section: str, name: str) -> Any:

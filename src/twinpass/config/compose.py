@@ -62,6 +62,7 @@ class Method:
     eval_every: int
     keep: Keep = "best"
     max_seconds: float | None = None
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         eval_every=method.eval_every,
         keep=method.keep,
         max_seconds=method.max_seconds,
+        patience=method.patience,
         block_at=method.trainable.block_at,
         fitting=method.trainable.fitting,
     )
@@ -194,6 +196,7 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:
         config.run.eval_every,
         config.run.keep,
         config.run.max_seconds,
+        config.run.patience,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
     return compose(method, Material(task, config.objective, train, held_out, config.generation), base, start)

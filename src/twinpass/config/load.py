@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -145,11 +145,13 @@ def section_of(name: str, given: Mapping[str, Any], problems: list[str]) -> Any:
 
 
 def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
-    """What suits what is trained, and the task where that decided about it."""
+    """What suits what is trained, and the task where that decided about it. Steps that are given are all taken."""
     task: TaskSettings | None = built.get("task")
     trainable: type[Trainable] | Trainable = built.get("trainable") or Trainable
     suited = None if _named(values) else chosen(task, values).defaults
-    return suited or (trainable.defaults if task is None else task.suited(trainable))
+    suited = suited or (trainable.defaults if task is None else task.suited(trainable))
+    optimizer = values.get("optimizer")
+    return replace(suited, patience=0) if isinstance(optimizer, Mapping) and "steps" in optimizer else suited
 
 
 def _named(values: Mapping[str, Any]) -> bool:

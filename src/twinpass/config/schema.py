@@ -43,6 +43,7 @@ class RunSettings:
     """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only.
 
     ``keep``: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
+    ``patience``: stop once so many evaluations came to no more than one before them; 0: never.
     ``max_seconds``: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
     ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio" (docs/watch.md).
     """
@@ -51,6 +52,7 @@ class RunSettings:
     seed: Index = 0
     eval_every: Index = 0
     keep: Keep = "best"
+    patience: Index = 0
     max_seconds: Positive | None = None
     report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
 
@@ -212,7 +214,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             "kind",
             "torch",
         ),
-        "run": Section({"": RunSettings}, suited={"eval_every": "eval_every"}),
+        "run": Section({"": RunSettings}, suited={"eval_every": "eval_every", "patience": "patience"}),
     }
 )
 """A new kind is one file and one line here, or an entry point of another package (docs/extending.md)."""

@@ -76,6 +76,7 @@ class Defaults:
     steps: int
     batch_size: int = 16
     eval_every: int = 0
+    patience: int = 0
     schedule: Literal["constant", "linear"] = "linear"
     estimator: Literal["spsa", "one_sided", "gauss_newton", "backprop"] = "spsa"
     probes: int | None = None
@@ -91,14 +92,22 @@ ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
 EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
 INFORMED = Defaults(
-    eps=1e-2, lr=1.0, steps=6, batch_size=64, eval_every=1, schedule="constant", estimator="gauss_newton"
+    eps=1e-2, lr=1.0, steps=12, batch_size=64, eval_every=1, patience=2, schedule="constant", estimator="gauss_newton"
 )
 
 
 def rewarded(suited: Defaults) -> Defaults:
     """What suits the same weights where losses are rewards of texts in standard deviations, so that a loss is about 1 whatever is rewarded."""
     return replace(
-        suited, lr=suited.lr / 4, steps=100, batch_size=8, eval_every=20, schedule="linear", estimator="spsa", probes=8
+        suited,
+        lr=suited.lr / 4,
+        steps=100,
+        batch_size=8,
+        eval_every=20,
+        patience=0,
+        schedule="linear",
+        estimator="spsa",
+        probes=8,
     )
 
 

@@ -26,9 +26,10 @@ def perturb_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.perturb_each`, to the same bits."""
-    own = scales.astype(w.dtype)[:, None]
-    for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
-        out[:, first:last] = w[first:last] + own * values(seed, int(key), 0, int(last - first), distribution)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is passed on
+        own = scales.astype(w.dtype)[:, None]
+        for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
+            out[:, first:last] = w[first:last] + own * values(seed, int(key), 0, int(last - first), distribution)
 
 
 def accumulate_each(
@@ -40,6 +41,7 @@ def accumulate_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.accumulate_each`, to the same bits."""
-    for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
-        for seed, scale in zip(seeds, scales.astype(w.dtype), strict=True):
-            w[first:last] += scale * values(int(seed), int(key), 0, int(last - first), distribution)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
+            for seed, scale in zip(seeds, scales.astype(w.dtype), strict=True):
+                w[first:last] += scale * values(int(seed), int(key), 0, int(last - first), distribution)

@@ -12,7 +12,11 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Whatever is not as a reader would take for granted of a run that came to its end."""
     name, steps, kept = summary["metric_name"], summary["steps"], summary["kept_step"]
     found = []
-    if steps < summary["steps_planned"]:
+    if summary["settled"]:
+        found.append(
+            f"ended after {steps} of at most {summary['steps_planned']} steps: {name} no longer rose (run.patience)"
+        )
+    elif steps < summary["steps_planned"]:
         found.append(
             f"stopped by run.max_seconds after {steps} of {summary['steps_planned']} steps; "
             f"go on with: twinpass train --resume {shlex.quote(str(folder))}"

@@ -167,6 +167,7 @@ class RunFolder:
             "learned": learned(history, plan.keep),
             "steps": len(history.steps),
             "steps_planned": plan.optimizer.steps,
+            "settled": len(history.steps) < plan.optimizer.steps and history.settled(plan.patience),
             "rollbacks": history.rollbacks,
             "lr_scale": history.lr_scale,
             "accepted_changes": sorted(history.changed),

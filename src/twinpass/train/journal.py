@@ -174,6 +174,13 @@ class History:
             self._extremes = Extremes(best, lowest, max(self.evaluations))
         return self._extremes
 
+    def settled(self, patience: int) -> bool:
+        """Whether the last ``patience`` evaluations (0: never) came to no more than one before them."""
+        if not patience or len(self.evaluations) <= patience:
+            return False
+        values = [self.evaluations[step] for step in sorted(self.evaluations)]
+        return max(values[-patience:]) <= max(values[:-patience])
+
     def kept(self, keep: Keep) -> int:
         """The step whose weights a run that ends now leaves: its last, or that of its best evaluation; the later of equal ones."""
         if keep == "last" or not self.evaluations:

@@ -46,6 +46,7 @@ class Plan:
     eval_every: int = 0
     keep: Keep = "best"
     max_seconds: float | None = None
+    patience: int = 0
     block_at: Callable[[int], int | None] = lambda step: None
     fitting: Fitting | None = None
 
@@ -75,7 +76,8 @@ class Trainer:
     def run(self) -> History:
         """Train to the last step.
 
-        It ends earlier once ``plan.max_seconds`` have passed, but not before it has made a step; resumed, it goes on from there.
+        It ends earlier once ``plan.max_seconds`` have passed, but not before it has made a step; resumed, it goes on from there. It also
+        ends once as many evaluations as ``plan.patience`` (0: any number) came to no more than one before them.
 
         Raises:
             DivergedError: the run diverged more often than the optimizer allows, or nothing moves it any more.
@@ -113,7 +115,7 @@ class Trainer:
             self._record(self._descent.store(done))
         elif self._evaluation_due(done, late):
             self._evaluate(done)
-        elif done < plan.optimizer.steps and not late:
+        elif done < plan.optimizer.steps and not late and not self.history.settled(plan.patience):
             self._step(done)
         elif not plan.held_out and (fault := self.engine.fault()):
             self._roll_back(plan.optimizer.guard.spoilt(self.history, f"{fault} is no longer finite"))
