@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -107,6 +107,9 @@ TASKS_FOLDER ?=
 
 bench-tasks: install  ## public tasks in FOLDER with nothing set but their names, TASKS_FOLDER=FOLDER, into benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --json benchmarks/results/tasks.json
+
+bench-rewards: install  ## cheerful reviews on three seeds, into benchmarks/results/rewards.json
+	$(BIN)/python benchmarks/rewards.py --json benchmarks/results/rewards.json
 
 bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
 	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json

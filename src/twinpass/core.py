@@ -289,10 +289,22 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a step learned of texts that it wrote: their tokens, prompt by prompt, and how much better each was than others of its prompt.
+
+    ``advantages`` are in standard deviations of the rewards of one prompt's texts.
+    """
+
+    texts: tuple[Tokens, ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured.
 
-    ``space`` is the digest of the directions that were taken up before it, if any were. ``metrics`` are for people, and in no journal.
+    ``space`` is the digest of the directions that were taken up before it, if any were, and ``lesson`` what it was made of, if texts
+    were written for it. ``metrics`` are for people, and in no journal.
     """
 
     step: int
@@ -304,6 +316,7 @@ class StepReport:
     observed: Observation = Observation()
     space: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    lesson: Lesson | None = None
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -176,12 +176,21 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("kind", ["two-sided", "one-sided", "activated", "inplace"])
+SAMPLED = {"optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4), "samples": 4}
+
+
+@pytest.mark.parametrize("kind", ["two-sided", "one-sided", "activated", "inplace", "feedback", "backprop"])
 def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: str) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "one-sided": {"estimator": twinpass.OneSided(probes=3)},
         "activated": {"trainable": twinpass.Activated(rank=2, alpha=4.0), "suffix": " Review:"},
         "inplace": {"trainable": twinpass.Pattern("mlp"), "estimator": Spsa(probes=2, perturbation="inplace")},
+        "feedback": {
+            **SAMPLED,
+            "estimator": twinpass.Feedback(),
+            "trainable": twinpass.Activated(rank=2, alpha=4.0, targets=("o_proj", "down_proj"), first=1),
+        },
+        "backprop": {**SAMPLED, "estimator": twinpass.Backprop(), "trainable": Lora(rank=2, alpha=4.0, first=1)},
     }
     more = kinds.get(kind, {})
     COUNT.clear()
@@ -268,13 +277,13 @@ def refused(path: Path) -> str:
         ({"task": {"shots": 1}}, "shots: prompts are not solved"),
         ({"estimator": {"kind": "gauss_newton"}}, "rewards have no derivative"),
         (
-            {"estimator": {"kind": "backprop", "probes": 1}, "optimizer": {"kind": "adamw"}},
-            "rewards have no derivative",
+            {"estimator": {"kind": "backprop", "probes": 1}, "optimizer": {"kind": "adamw"}, "task": {"samples": 1}},
+            "'backprop' learns from how texts of one prompt differ",
         ),
         ({"reuse": {"policy": "frozen"}, "trainable": {"kind": "full"}}, "texts are written under exact lanes"),
         ({"epsilon": {"kind": "join", "boundaries": [1], "schedules": SCHEDULES}}, 'which "adaptive" goes by'),
         ({"trainable": {"kind": "informed"}}, "rewards know none"),
-        ({"engine": {"kind": "sglang"}}, "does not write any yet"),
+        ({"engine": {"kind": "sglang"}}, "SGLang samples by random numbers of its own"),
         ({"objective": {"kind": "completion"}}, "goes by rewards alone"),
         ({"trainable": {"kind": "activated"}, "task": {"prompt": "{prompt} {id}"}}, ""),
     ],

@@ -159,8 +159,14 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         found.append(
             f"[task] samples: {task.samples} greedy texts are all the same; set 1, or [generation] temperature above 0"
         )
-    if estimator is not None and (estimator.curved or estimator.differentiates or estimator.whole):
-        found.append('[estimator] kind: rewards have no derivative; set "spsa" or "one_sided"')
+    if estimator is not None and estimator.whole and task.samples < 2:
+        found.append(
+            f"[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more"
+        )
+    elif estimator is not None and not estimator.whole and (estimator.curved or estimator.differentiates):
+        found.append(
+            '[estimator] kind: rewards have no derivative; set "spsa" or "one_sided", or learn from sampled texts by "feedback" or "backprop"'
+        )
     if policy is not None and policy.approximate:
         found.append('[reuse] policy: texts are written under exact lanes; set "auto"')
     if epsilon is not None and epsilon.measures:

@@ -198,8 +198,12 @@ class SglangSettings(EngineSettings):
                 '[engine] kind: "sglang" does not tell what enters a module, which informed directions are fitted to; '
                 'set [engine] kind = "torch", or [trainable] kind = "activated"'
             )
-        if (task := built.get("task")) is not None and task.writes:
-            found.append('[engine] kind: "sglang" scores texts and does not write any yet; set [engine] kind = "torch"')
+        generation = built.get("generation")
+        if (task := built.get("task")) is not None and task.writes and (generation is None or generation.temperature):
+            found.append(
+                "[generation] temperature: SGLang samples by random numbers of its own, which no resumed run could draw again; set 0, "
+                'or [engine] kind = "torch"'
+            )
         if inplace and adapter:
             found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):

@@ -62,6 +62,8 @@ def portable(config: Config) -> dict[str, Any]:
     values = deepcopy(dict(config.values))
     _each_source(values["task"], _shortest)
     values["model"]["path"] = _shortest("path", values["model"]["path"])
+    if isinstance(given := values["task"].get(FUNCTIONS), list):
+        values["task"][FUNCTIONS] = [_shortest(FUNCTIONS, name) for name in given]
     return values
 
 
@@ -187,8 +189,10 @@ def _build(
         problems.append(f"[{name}] {section.key}: {error}")
         return None
     names = [field.name for field in fields(chosen_class)]
-    meant = getattr(chosen_class, "along_probes", suited.along_probes) == suited.along_probes
-    suits = section.suited if meant else {}
+    along = getattr(chosen_class, "along_probes", None)
+    if along is None:
+        along = not chosen_class.whole if hasattr(chosen_class, "whole") else suited.along_probes
+    suits = section.suited if along == suited.along_probes else {}
     for key, name_there in suits.items():
         if key in names and key not in given and (value := getattr(suited, name_there)) is not None:
             given[key] = options[key] = value

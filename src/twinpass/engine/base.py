@@ -100,6 +100,14 @@ class Engine(ABC):
         A run that is resumed asks for it, so that it continues with the same bits of keys and values.
         """
 
+    def warm_prompts(self, prompts: Sequence[Prompt], since: Set[int | None]) -> None:
+        """The same for what :meth:`generate` leaves, of these prompts."""
+        return
+
+    def forget(self) -> None:
+        """Let go of whatever is kept from step to step, so that what comes next does not depend on what was before, not to a bit."""
+        return
+
     @abstractmethod
     def update(self, terms: Sequence[Term]) -> None:
         """``theta += scale * z(seed)`` for each term, in order."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
-from twinpass.core import BASE, Evaluation, Lane, Probe, Request, Score
+from twinpass.core import BASE, Evaluation, Lane, Lesson, Probe, Request, Score
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
 from twinpass.objective.goal import START, At, Goal, Measured, blocks
@@ -55,6 +55,12 @@ class Objective(Goal):
             progress(done)
         error = float(np.std(each, ddof=1)) / math.sqrt(done) if done > 1 else None
         return Evaluation(self.metric_name, metric / len(examples), loss / len(examples), len(examples), error)
+
+    def learn(self, examples: Sequence[Example], lesson: Lesson | None) -> "tuple[Objective, Sequence[Example]]":
+        return self, examples
+
+    def largest(self, examples: Sequence[Example]) -> list[Request]:
+        return self.requests(examples)
 
     def warm(
         self, engine: Engine, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]

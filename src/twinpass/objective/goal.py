@@ -7,16 +7,19 @@ what it writes (:class:`twinpass.objective.population.Population`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpass.core import Evaluation, Held, Lane, PrefixReport, Probe, Score, Work
+from twinpass.core import Evaluation, Held, Lane, Lesson, PrefixReport, Probe, Request, Score, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Example
+
+if TYPE_CHECKING:
+    from twinpass.objective.base import Objective
 
 BLOCK = 32
 
@@ -56,6 +59,15 @@ class Measured:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A lesson, and what finding it took."""
+
+    lesson: Lesson
+    work: Work
+    metrics: Mapping[str, float]
+
+
 class Goal(ABC):
     """What is minimised, and what is reported.
 
@@ -68,6 +80,9 @@ class Goal(ABC):
 
     likelihood: ClassVar[bool] = False
     """Whether the loss is the negative log-likelihood of texts, so that one that doubles is a divergence."""
+
+    teaches: ClassVar[bool] = False
+    """Whether whole gradients are of texts that are written first: see :meth:`teach`."""
 
     absolute: ClassVar[bool] = True
     """Whether losses of different steps can be compared, so that rising ones are a divergence."""
@@ -86,6 +101,18 @@ class Goal(ABC):
     ) -> Measured:
         """The loss of every lane on a batch; lanes whose prefix is not their own take it over ``spans``."""
 
+    def teach(self, engine: Engine, examples: Sequence[Example], at: At) -> Taught | None:
+        """What whole gradients are taken of, where it has to be found out by writing: see :meth:`learn`. None: the examples say it."""
+        return None
+
+    def learn(self, examples: Sequence[Example], lesson: Lesson | None) -> "tuple[Objective, Sequence[Example]]":
+        """The objective whose gradient improves this goal, and the examples that it is taken of.
+
+        Raises:
+            ModelError: there is none.
+        """
+        raise ModelError(f"{type(self).__name__} has no scores to differentiate; use 'spsa' along random directions")
+
     @abstractmethod
     def evaluate(
         self,
@@ -95,6 +122,10 @@ class Goal(ABC):
         at: At = START,
     ) -> Evaluation:
         """Metric and loss of the weights as they stand; ``progress`` is told how many examples are done."""
+
+    @abstractmethod
+    def largest(self, examples: Sequence[Example]) -> list[Request]:
+        """What has to be scored of a batch at the most, where a whole gradient is taken."""
 
     @abstractmethod
     def warm(

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from twinpass.core import BASE, Decode, Evaluation, Lane, Probe, Prompt, Request, Sampling, Text, Texts, Work
+from twinpass.core import BASE, Decode, Evaluation, Lane, Lesson, Probe, Prompt, Request, Sampling, Text, Texts, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError, RewardError
+from twinpass.objective.base import Objective
 from twinpass.objective.calling import TrainerState
-from twinpass.objective.goal import START, At, Goal, Measured, blocks
-from twinpass.objective.rewards import Batch, Rewards, Shaping, Values, metrics, shaped
+from twinpass.objective.goal import START, At, Goal, Measured, Taught, blocks
+from twinpass.objective.policy_gradient import PolicyGradient
+from twinpass.objective.rewards import Batch, Rewards, Shaping, Values, advantages_of, metrics, shaped
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Asked, Example
@@ -80,6 +82,7 @@ class Population(Goal):
 
     metric_name: ClassVar[str] = "reward"
     absolute: ClassVar[bool] = False
+    teaches: ClassVar[bool] = True
 
     rewards: Rewards
     sampling: Sampling
@@ -130,6 +133,25 @@ class Population(Goal):
         found = self.write(engine, examples, lanes, at)
         return Measured(found.losses, found.work, found.written.cache, metrics=found.metrics)
 
+    def teach(self, engine: Engine, examples: Sequence[Example], at: At) -> Taught:
+        found = self.write(engine, examples, [BASE], at)
+        advantages = tuple(advantages_of(found.rewards[0]).ravel().tolist())
+        lesson = Lesson(tuple(text.tokens for text in found.written.values[0]), advantages)
+        return Taught(lesson, found.work, found.metrics)
+
+    def learn(self, examples: Sequence[Example], lesson: Lesson | None) -> tuple[Objective, Sequence[Example]]:
+        assert lesson is not None
+        whose = [one for one in examples for _ in range(self.samples)]
+        written = [
+            Example(one.prompt, (text,), 0, one.suffix_start, one.place)
+            for one, text in zip(whose, lesson.texts, strict=True)
+        ]
+        return PolicyGradient(lesson.advantages), written
+
+    def largest(self, examples: Sequence[Example]) -> list[Request]:
+        text = (0,) * self.sampling.max_tokens
+        return [Request(one.prompt, text, one.suffix_start) for one in examples for _ in range(self.samples)]
+
     def evaluate(
         self,
         engine: Engine,
@@ -155,7 +177,7 @@ class Population(Goal):
     def warm(
         self, engine: Engine, examples: Sequence[Example], probes: Sequence[Probe], since: Set[int | None]
     ) -> None:
-        engine.warm([Request(one.prompt, (0,), one.suffix_start) for one in examples], probes, since)
+        engine.warm_prompts([Prompt(one.prompt, one.suffix_start) for one in examples], since)
 
 
 def _asked(examples: Sequence[Example]) -> list[Asked]:

@@ -209,6 +209,11 @@ def shaped(rewards: Values, shaping: Shaping) -> Values:
     return _mean(rewards, float(known.mean()) if len(known) else 0.0)
 
 
+def advantages_of(rewards: Values) -> Values:
+    """How much better each text is than others of its prompt, in their standard deviations: ``rewards`` [prompts, samples]; 0 where there is none."""
+    return np.nan_to_num(_standard(rewards, (1,)), nan=0.0)
+
+
 def _standard(rewards: Values, axes: tuple[int, ...]) -> Values:
     there = np.isfinite(rewards)
     count = np.maximum(1, there.sum(axes, keepdims=True))

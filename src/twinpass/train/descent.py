@@ -5,14 +5,13 @@ hash; the weights of any step come back by the snapshot before it and the steps 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.core import Observation, StepReport
+from twinpass.core import Lesson, Observation, StepReport
 from twinpass.engine.base import Engine, Gradient
 from twinpass.errors import JournalError
-from twinpass.objective.base import scored
 from twinpass.objective.goal import blocks
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
@@ -34,15 +33,28 @@ class Descent:
     optimizer: AdamW
     snapshots: Path
 
-    def take(self, step: int, draw: int, lr: float) -> tuple[StepReport, Gradient]:
-        """What a step finds; :meth:`apply` makes it."""
-        plan, objective = self.plan, scored(self.plan.objective)
-        examples = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
+    def fresh(self) -> None:
+        """Where texts are written, nothing is kept from step to step: a step that is taken again is made of its own texts alone."""
+        if self.plan.objective.teaches:
+            self.engine.forget()
+
+    def take(self, step: int, draw: int, lr: float, lesson: Lesson | None = None) -> tuple[StepReport, Gradient]:
+        """What a step finds; :meth:`apply` makes it. A ``lesson`` that is known is not found out again."""
+        plan, goal, taught = self.plan, self.plan.objective, None
+        rows = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
+        self.fresh()
+        if lesson is None and (taught := goal.teach(self.engine, rows, plan.writing(step, draw))) is not None:
+            lesson = taught.lesson
+            self.fresh()
+        objective, examples = goal.learn(rows, lesson)
         taken = self.engine.feedback if plan.estimator.fed_back else self.engine.gradient
         gradient = taken(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
         estimate = plan.estimator.estimate((), 0.0, [objective.loss(examples, gradient.scores.values[0])])
         scores, observed = gradient.scores, Observation(norm=gradient.norm)
-        return StepReport(step, estimate, (), lr, scores.work, scores.cache, observed), gradient
+        report = StepReport(step, estimate, (), lr, scores.work, scores.cache, observed, lesson=lesson)
+        if taught is not None:
+            report = replace(report, work=report.work + taught.work, metrics=taught.metrics)
+        return report, gradient
 
     def apply(self, report: StepReport, gradient: Gradient) -> None:
         """AdamW's step, at the report's learning rate."""
@@ -72,7 +84,8 @@ class Descent:
         for number in range(first, step):
             told(number, step)
             known = history.steps[number].estimate.loss
-            report, gradient = self.take(number, history.draw_of(number), history.steps[number].lr)
+            before = history.steps[number]
+            report, gradient = self.take(number, history.draw_of(number), before.lr, before.lesson)
             if abs(report.estimate.loss - known) > NEAR * max(1.0, abs(known)):
                 raise JournalError(
                     f"step {number}, taken again, gave a loss of {report.estimate.loss:.6g}, and the journal has {known:.6g}: "
@@ -84,19 +97,19 @@ class Descent:
 
     def replay(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
         """The same for an engine that has seen nothing: first all that the run scored until then, in the same order and company."""
-        if step and step not in history.snapshots:
+        if step and step not in history.snapshots and not self.plan.objective.teaches:
             self._warm(history, step)
         self.rebuild(history, step, told)
 
     def _warm(self, history: History, step: int) -> None:
-        plan, objective = self.plan, scored(self.plan.objective)
+        plan, goal = self.plan, self.plan.objective
         last = max(i for i, event in enumerate(history.events) if event.kind == "draw" and event.step == step - 1)
         for event in history.events[: last + 1]:
             parts = (
                 [batch(plan.train, self.optimizer.batch_size, plan.seed, event.draw)] if event.kind == "draw" else []
             )
             for examples in blocks(plan.held_out) if event.kind == "evaluation" else parts:
-                self.engine.warm(objective.requests(examples), [], frozenset())
+                goal.warm(self.engine, examples, [], frozenset())
 
     def _restore(self, done: int, known: str) -> None:
         file = self._file(done)
@@ -121,4 +134,4 @@ def graph_bytes(engine: Engine, plan: "Plan") -> int:
     longest = sorted(
         plan.train, key=lambda example: sum(map(len, example.options)) - example.suffix_start + len(example.prompt)
     )
-    return engine.graph_bytes(scored(plan.objective).requests(longest[-plan.optimizer.batch_size :]))
+    return engine.graph_bytes(plan.objective.largest(longest[-plan.optimizer.batch_size :]))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from twinpass.core import Estimate, Evaluation, Observation, PrefixReport, Probe, StepReport, Term
+from twinpass.core import Estimate, Evaluation, Lesson, Observation, PrefixReport, Probe, StepReport, Term
 from twinpass.errors import JournalError, StorageError
 from twinpass.report.files import storing, sync_folder
 from twinpass.steps import Steps
@@ -229,6 +229,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "clipped": list(report.clipped),
         "lr": report.lr,
         **({} if report.space is None else {"space": report.space}),
+        **({} if report.lesson is None else {"lesson": asdict(report.lesson)}),
         **({} if report.observed == Observation() else {"observed": _without_empty(asdict(report.observed))}),
     }
 
@@ -255,8 +256,18 @@ def _report(record: Mapping[str, Any]) -> StepReport:
     )
     observed = _observation(record["observed"]) if "observed" in record else Observation()
     return StepReport(
-        record["step"], estimate, tuple(record["clipped"]), record["lr"], observed=observed, space=record.get("space")
+        record["step"],
+        estimate,
+        tuple(record["clipped"]),
+        record["lr"],
+        observed=observed,
+        space=record.get("space"),
+        lesson=_lesson(record["lesson"]) if "lesson" in record else None,
     )
+
+
+def _lesson(record: Mapping[str, Any]) -> Lesson:
+    return Lesson(tuple(map(tuple, record["texts"])), tuple(record["advantages"]))
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:

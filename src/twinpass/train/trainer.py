@@ -50,6 +50,10 @@ class Plan:
     block_at: Callable[[int], int | None] = lambda step: None
     fitting: Fitting | None = None
 
+    def writing(self, step: int, draw: int) -> At:
+        """Where a step stands: each draw has random numbers of its own for what it writes."""
+        return At(derive_seed(self.seed, "texts", draw), step, self.optimizer.steps)
+
     def exam(self, step: int = 0) -> At:
         """Where evaluations stand after ``step`` steps: all have the same random numbers."""
         return At(derive_seed(self.seed, "evaluation"), step, self.optimizer.steps)
@@ -136,7 +140,8 @@ class Trainer:
 
     def _warm(self) -> None:
         """Let a resumed run's engine see again what it scored, in the same batches, as far as that still holds."""
-        plan, events = self.plan, self.history.events if self.engine.keeps else []
+        fresh = self._descent is not None and self.plan.objective.teaches
+        plan, events = self.plan, self.history.events if self.engine.keeps and not fresh else []
         since: list[set[int | None]] = [set()]
         for event in reversed(events):
             block = None if event.kind == "rollback" else plan.block_at(event.step)
@@ -191,7 +196,7 @@ class Trainer:
             self._probes(step, draw),
             eps,
             plan.optimizer.lr_at(step) * self.history.lr_scale,
-            At(derive_seed(plan.seed, "texts", draw), step, plan.optimizer.steps),
+            plan.writing(step, draw),
             trials,
         )
         return measure(engine, method, drawn, Situation(engine.layers, before, coin, trial=bool(trials)))
@@ -238,6 +243,8 @@ class Trainer:
     def _evaluate(self, done: int) -> None:
         start, plan = self.clock(), self.plan
         total = len(plan.held_out)
+        if self._descent is not None:
+            self._descent.fresh()
         evaluation = plan.objective.evaluate(
             self.engine, plan.held_out, lambda n: self.listener.evaluating(n, total), plan.exam(done)
         )

@@ -288,6 +288,20 @@ class TorchEngine(Engine):
             self.settle()
             self._scorer.warm(requests, shared_by_lanes)
 
+    def warm_prompts(self, prompts: Sequence[Prompt], since: Set[int | None]) -> None:
+        shared = None if self._scorer is None else self._sharing.shared_by_lanes({None})
+        if shared is None or shared.sharing.below:
+            return  # nothing of a prompt outlasts its texts
+        before = shared.sharing.tokens == "before_activation"
+        read = [Prompt(one.tokens if before else one.tokens[:-1], one.active_from) for one in prompts]
+        self.warm([Request(one.tokens, (0,), one.active_from) for one in read if one.tokens], [], since)
+
+    def forget(self) -> None:
+        if self._scorer is not None:
+            self._scorer.forget(
+                [self._ledger.lane(BASE), *(self._ledger.shared(own.layers) for own in self._sharing.all)]
+            )
+
     def update(self, terms: Sequence[Term]) -> None:
         self._moved({term.block for term in terms}, terms)
         if self._inplace is None:

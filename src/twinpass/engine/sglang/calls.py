@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from twinpass.core import Request, Score, Tokens
+from twinpass.core import Decode, Prompt, Request, Sampling, Score, Text, Tokens
 from twinpass.engine.embedded.scoring.packing import common_length
+from twinpass.engine.embedded.scoring.writing import Growing
 from twinpass.errors import EngineError
 
 SHARED = 8
@@ -75,6 +76,33 @@ def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:
             f"SGLang ran {total} tokens of a request of {len(call.tokens)}: it was cut, raise its context_length"
         )
     return Answer(tuple(number(value) for value, *_ in given), last, total - cached, cached)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that SGLang wrote, and the rows that it ran for it."""
+
+    text: Text
+    rows: int
+
+
+def written_of(meta: Mapping[str, Any], sampling: Sampling, decode: Decode) -> Written:
+    """Read the ``meta_info`` of a request that was to be continued; what SGLang wrote beyond the text's end is left out.
+
+    Raises:
+        EngineError: it does not say what was written.
+    """
+    entries = meta.get("output_token_logprobs") or ()
+    if not entries:
+        raise EngineError(
+            "SGLang was asked for a text and returned no tokens; its model or version differs from what is expected"
+        )
+    grown = Growing(Prompt(()))
+    for value, token, *_ in entries:
+        if not grown.add(int(token), number(value), sampling, decode):
+            break
+    ran = int(meta["prompt_tokens"]) - int(meta["cached_tokens"]) + len(entries) - 1
+    return Written(grown.finished(decode), ran)
 
 
 def number(value: float | None) -> float:

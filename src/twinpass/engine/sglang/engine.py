@@ -3,9 +3,9 @@
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from twinpass.core import Lane, Probe, Request, Scores, Term, Tokens, Work
-from twinpass.engine.base import Engine, require_fit
-from twinpass.engine.sglang.calls import Answer, Call, answer_of, calls_of, score_of, shared_prefixes
+from twinpass.core import Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Text, Texts, Tokens, Work
+from twinpass.engine.base import Engine, require_fit, require_room
+from twinpass.engine.sglang.calls import Answer, Call, answer_of, calls_of, score_of, shared_prefixes, written_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import ModelError
@@ -68,12 +68,7 @@ class SglangEngine(Engine):
         """There is nothing to do: what SGLang's cache lacks it computes."""
 
     def score(self, requests: Sequence[Request], lanes: Sequence[Lane], spans: Spans | None = None) -> Scores:
-        if spans is not None or any(lane != lane.exact or lane.linear for lane in lanes):
-            raise ModelError(
-                'SGLang\'s lanes are exact: use [reuse] policy = "auto", and [estimator] kind "spsa" or "one_sided"'
-            )
-        if len(set(lanes)) < len(lanes):
-            raise ModelError(f"one of {len(lanes)} lanes is asked for twice; score it once")
+        _require_exact(lanes, spans)
         activated = self._variants.activated
         require_fit(requests, self._causal.window, self._causal.vocabulary, activated=activated)
         if not requests or not lanes:
@@ -90,6 +85,38 @@ class SglangEngine(Engine):
         return Scores(
             values, self._work(requests, len(lanes), rows + sum(each.rows for own in by_lane for each in own))
         )
+
+    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+        _require_exact(lanes, None)
+        activated = self._variants.activated
+        require_room(prompts, sampling, self._causal.window, self._causal.vocabulary, activated=activated)
+        if sampling.temperature:
+            raise ModelError(
+                "SGLang samples by random numbers of its own, which no resumed run could draw again: set [generation] temperature = 0, "
+                'or [engine] kind = "torch"'
+            )
+        if not prompts or not lanes:
+            return Texts([[] for _ in lanes], Work())
+        calls = [
+            Call(prompt.tokens, len(prompt.tokens) - 1, prompt.active_from if activated else None) for prompt in prompts
+        ]
+        rows, values = 0, list[list[Text]]()
+        for group in self._variants.groups(lanes):
+            rows += self._send_ahead(calls, group)
+            metas = self._server.write(calls * len(group), [variant for variant in group for _ in calls], sampling)
+            written = [written_of(meta, sampling, decode) for meta in metas]
+            rows += sum(each.rows for each in written)
+            values += [
+                [each.text for each in written[i * len(calls) : (i + 1) * len(calls)]] for i in range(len(group))
+            ]
+        read = [
+            len(prompt.tokens) + len(text.tokens) - 1
+            for own in values
+            for prompt, text in zip(prompts, own, strict=True)
+        ]
+        demand, computed = self.layers * sum(read), self.layers * rows
+        source = "activated" if activated else "shared_prefix"
+        return Texts(values, Work(demand, computed, {source: demand - computed}))
 
     def _send_ahead(self, calls: Sequence[Call], group: Sequence[Variant]) -> int:
         """Bring into SGLang's cache what the calls share; the rows that took."""
@@ -132,3 +159,12 @@ class SglangEngine(Engine):
         if self._server.outlives:
             self._variants.close()
         self._server.close()
+
+
+def _require_exact(lanes: Sequence[Lane], spans: Spans | None) -> None:
+    if spans is not None or any(lane != lane.exact or lane.linear for lane in lanes):
+        raise ModelError(
+            'SGLang\'s lanes are exact: use [reuse] policy = "auto", and [estimator] kind "spsa" or "one_sided"'
+        )
+    if len(set(lanes)) < len(lanes):
+        raise ModelError(f"one of {len(lanes)} lanes is asked for twice; score it once")

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from twinpass.core import Tokens
+from twinpass.core import Sampling, Tokens
 from twinpass.engine.sglang.calls import Call, number
 from twinpass.engine.sglang.inside.activated import MARK
 from twinpass.engine.sglang.inside.worker import COMMAND
@@ -82,6 +82,25 @@ class Server:
             return_logprob=[True] * len(calls),
             logprob_start_len=[call.start for call in calls],
             token_ids_logprob=[call.last for call in calls],
+        )
+
+    def write(self, calls: Sequence[Call], variants: Sequence[Variant], sampling: Sampling) -> list[dict[str, Any]]:
+        """SGLang's ``meta_info`` of a greedy continuation of each call's tokens under its variant.
+
+        Raises:
+            EngineError: SGLang failed.
+        """
+        how = {
+            "max_new_tokens": sampling.max_tokens,
+            "temperature": 0,
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(sampling.stop_tokens),
+        }
+        return self._ask(
+            variants,
+            input_ids=[list(call.tokens) for call in calls],
+            sampling_params=[{**_marked(call.active_from), **how} for call in calls],
+            return_logprob=[True] * len(calls),
         )
 
     def fill(self, prefixes: Sequence[Tokens], variants: Sequence[Variant]) -> int:

@@ -1,0 +1,56 @@
+"""Sampled texts become more likely the better they were, and what was written once is not written again."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from architectures import build
+
+from twinpass.core import BASE, AdamStep, Sampling
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.model.trainable import Lora
+from twinpass.objective.goal import At
+from twinpass.objective.policy_gradient import PolicyGradient
+from twinpass.objective.population import Population
+from twinpass.objective.reward_functions import RewardFunction
+from twinpass.objective.rewards import Rewards, advantages_of
+from twinpass.task.example import Asked, Example
+
+ASKED = [Asked((5, 6, 7), shown="five"), Asked((9, 8), shown="nine")]
+
+
+def low(completions: list[str], completion_ids: list[list[int]]) -> list[float]:
+    return [float(np.mean([token < 48 for token in ids])) for ids in completion_ids]
+
+
+def population(samples: int) -> Population:
+    return Population(Rewards([RewardFunction.of(low)]), Sampling(6, temperature=1.0), str, samples)
+
+
+def test_advantages() -> None:
+    found = advantages_of(np.array([[1.0, 3.0, np.nan], [2.0, 2.0, 2.0]]))
+    assert found.tolist() == [[-1, 1, 0], [0, 0, 0]]
+
+
+def test_the_loss_and_its_derivative() -> None:
+    objective, scores = PolicyGradient((2.0, -1.0)), [np.array([-1.0, -3.0]), np.array([-2.0])]
+    examples = [Example((1,), ((2, 3),), 0, 0), Example((1,), ((4,),), 0, 0)]
+    assert objective.loss(examples, scores) == pytest.approx((2 * 4 - 2) / 3)
+    assert [slope.tolist() for slope in objective.gradient(examples, scores)] == [
+        pytest.approx([-2 / 3, -2 / 3]),
+        pytest.approx([1 / 3]),
+    ]
+    assert [request.completion for request in objective.requests(examples)] == [(2, 3), (4,)]
+
+
+def test_steps_along_it_raise_the_reward() -> None:
+    engine = TorchEngine(build("llama"), Lora(4, 8.0, targets=("o_proj", "down_proj")))
+    exam, goal = population(64), population(16)
+    before = exam.write(engine, ASKED, [BASE], At(99)).metrics["reward"]
+    for step in range(8):
+        taught = goal.teach(engine, ASKED, At(step))
+        objective, examples = goal.learn(ASKED, taught.lesson)
+        assert [example.options[0] for example in examples] == list(taught.lesson.texts)
+        gradient = engine.gradient(objective.requests(examples), partial(objective.gradient, examples))
+        engine.descend(gradient, AdamStep(step + 1, 0.1))
+    assert exam.write(engine, ASKED, [BASE], At(99)).metrics["reward"] > before + 0.05
