@@ -108,8 +108,8 @@ TASKS_FOLDER ?=
 bench-tasks: install  ## public tasks in FOLDER with nothing set but their names, TASKS_FOLDER=FOLDER, into benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --json benchmarks/results/tasks.json
 
-bench-rewards: install  ## cheerful reviews on three seeds, into benchmarks/results/rewards.json
-	$(BIN)/python benchmarks/rewards.py --json benchmarks/results/rewards.json
+bench-rewards: install  ## cheerful reviews on three seeds, a file each, benchmarks/results/rewards-SEED.json
+	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --seeds $$seed --json benchmarks/results/rewards-$$seed.json || exit 1; done
 
 bench-lattice: install  ## what rounding to the lattice costs, into benchmarks/results/lattice.json
 	$(BIN)/python benchmarks/lattice.py --json benchmarks/results/lattice.json

@@ -30,6 +30,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
     ("learning-*", (*STEP, "benchmarks/demo.py")),
+    ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
     ("*", (*STEP, "benchmarks/{name}.py")),
 )
