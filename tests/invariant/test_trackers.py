@@ -90,6 +90,22 @@ def test_a_tracker_that_is_not_installed(
     assert "report_to" in capsys.readouterr().err
 
 
+def test_whatever_a_step_measures_is_told() -> None:
+    known = {
+        "event": "step",
+        "step": 3,
+        "loss": -0.5,
+        "gradients": [1.0, -3.0],
+        "norm": 9.0,
+        "reused_by_source": {"a": 1},
+    }
+    assert scalars({**known, "reward": 0.5, "completions/mean_length": 7.0}) == (
+        4,
+        {"train/loss": -0.5, "train/gradient": 2.0, "train/reward": 0.5, "train/completions/mean_length": 7.0},
+    )
+    assert scalars({**known, "gradients": []})[1]["train/gradient"] == 9.0
+
+
 def test_a_rollback_is_where_it_goes_back_to() -> None:
     event = {"event": "rollback", "step": 9, "to": 4, "reason": "", "lr_scale": 0.5}
     assert scalars(event) == (4, {"train/lr_scale": 0.5})

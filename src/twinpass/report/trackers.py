@@ -104,17 +104,19 @@ TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 
 def scalars(event: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
     """The step after which an event happened, and its numbers by the names that trackers group by."""
-    if event["event"] == "evaluation":
-        return event["step"], {f"eval/{event['metric_name']}": event["metric"], "eval/loss": event["loss"]}
-    if event["event"] == "rollback":
-        return event["to"], {"train/lr_scale": event["lr_scale"]}
-    gradients = [abs(each) for each in event["gradients"]]
-    size = event.get("norm") if not gradients else sum(gradients) / len(gradients)
-    return event["step"] + 1, {
-        "train/loss": event["loss"],
-        **({} if size is None else {"train/gradient": size}),
-        **{f"train/{name}": event[name] for name in ("lr", "eps", "seconds", "hit_rate")},
+    kind = "eval" if event["event"] == "evaluation" else "train"
+    numbers = {
+        f"{kind}/{name}": value
+        for name, value in event.items()
+        if isinstance(value, int | float) and name not in ("step", "to", "metric", "norm", "examples")
     }
+    if kind == "eval":
+        return event["step"], {**numbers, f"eval/{event['metric_name']}": event["metric"]}
+    if event["event"] == "rollback":
+        return event["to"], numbers
+    gradients = [abs(each) for each in event["gradients"]]
+    size = sum(gradients) / len(gradients) if gradients else event.get("norm")
+    return event["step"] + 1, numbers | ({} if size is None else {"train/gradient": size})
 
 
 def unusable(names: Sequence[str]) -> list[str]:

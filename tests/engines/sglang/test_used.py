@@ -33,7 +33,8 @@ def said(code: str, folder: Path) -> list[str]:
     """What a script prints, as the lines that it marks; SGLang's processes begin by importing it."""
     script = folder / "script.py"
     script.write_text(ON_A_CPU + code.replace("print(", "print('said:', "))
-    environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1"}
+    paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
     ran = subprocess.run(
         [sys.executable, str(script)],
         check=False,
