@@ -7,6 +7,7 @@ Processes are forked from one that has imported everything and trained once, and
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from transformers.utils.logging import disable_progress_bar
+from tqdm import tqdm
 
 from twinpass.cli.main import main
 from twinpass.report.environment import commit, machine, versions
@@ -33,7 +35,7 @@ from twinpass.report.files import write_json
 from twinpass.train import folder as run_folder
 
 ENDED = (0, 3)
-HANGS = 120.0
+HANGS = 60.0
 """Seconds that no run takes."""
 
 ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
@@ -82,6 +84,7 @@ class Child:
                 handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)
+                faulthandler.dump_traceback_later(HANGS / 2)
                 before()
                 code = main(arguments)
             except BaseException:
@@ -127,12 +130,16 @@ class Kind:
         text = json.dumps(KINDS[name]).replace('"SPILL"', json.dumps(str(self.folder / "kv")))
         self.fresh = ["train", str(tiny.config(self.folder, **json.loads(text))), "--json"]
         self.further = ["train", "--resume", str(self.run), "--json"]
-        began = time.monotonic()
         code = self.child(self.fresh).wait()
-        self.seconds = time.monotonic() - began
         if code not in ENDED:
             raise SystemExit(f"{name}: {self.words()}")
         self.whole = self.result()
+        self.clear()
+        began = time.monotonic()
+        problem = self.goes_on()
+        self.seconds = time.monotonic() - began
+        if problem:
+            raise SystemExit(f"{name}, undisturbed: {problem}")
 
     def child(self, arguments: Sequence[str], before: Callable[[], Any] = lambda: None, name: str = "said") -> Child:
         return Child(arguments, self.folder / name, before)
@@ -285,8 +292,8 @@ FAULTS: dict[str, tuple[Trial, Callable[[], bool]]] = {
 
 def warm() -> None:
     """Import everything, and load most kernels: a process that is forked has it already."""
-    disable: Callable[[], None] = disable_progress_bar
-    disable()
+    # tqdm's own lock is shared with forked processes, and one that is killed never gives it back
+    tqdm.set_lock(threading.RLock())
     # plots are drawn from a finished run, and take longer than it
     setattr(run_folder, "draw_run", lambda *arguments: [])  # noqa: B010
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ def gguf(chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
-def test_headers(suffix: str, tmp_path: Path) -> None:
+def test_headers(suffix: str, tmp_path: Path, tally: Counter[str]) -> None:
     chance, file = random.Random(1), tmp_path / f"it.{suffix}"
     sound = save({name: torch.ones(2, 3) for name in "abc"}, {"format": "pt"})
     read = 0
@@ -87,6 +88,8 @@ def test_headers(suffix: str, tmp_path: Path) -> None:
         file.write_bytes(damaged(gguf(chance) if suffix == "gguf" else sound, chance))
         sizes = accepted(partial(sizes_of, file), file)
         read += sizes is not None
+        tally["inputs"] += 1
+        tally["refused"] += sizes is None
         assert all(size >= 0 for size in (sizes or {}).values())
     assert 0 < read < COUNT // 5
 
@@ -124,7 +127,7 @@ CHANGES: list[tuple[Callable[[Path, str, random.Random], None], str]] = [
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_whole_checkpoints(tmp_path: Path) -> None:
+def test_whole_checkpoints(tmp_path: Path, tally: Counter[str]) -> None:
     chance, sound = random.Random(2), tiny.save(tmp_path / "sound", "llama-untied")
     weights = load_file(sound / "model.safetensors")
     for i in range(max(1, COUNT // 50)):
@@ -132,6 +135,8 @@ def test_whole_checkpoints(tmp_path: Path) -> None:
         folder = Path(shutil.copytree(sound, tmp_path / "odd", dirs_exist_ok=True))
         change(folder, file, chance)
         loaded = accepted(partial(load, str(folder)), folder)
+        tally["inputs"] += 1
+        tally["refused"] += loaded is None
         if loaded is not None and file != "model.safetensors":
             own = dict(loaded[0].named_parameters())
             assert all(torch.equal(own[name], tensor) for name, tensor in weights.items()), (i, file)

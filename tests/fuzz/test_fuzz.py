@@ -8,6 +8,7 @@ import os
 import random
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -73,11 +74,12 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def each(share: float, seed: int) -> Iterator[random.Random]:
+def each(share: float, seed: int, tally: Counter[str]) -> Iterator[random.Random]:
     """A source of chance for every input of a target, and a look at the clock."""
     for i in range(max(1, int(INPUTS * share))):
         began = time.monotonic()
         yield random.Random(f"{seed} {i}")
+        tally["inputs"] += 1
         assert time.monotonic() - began < SECONDS, f"input {i} took too long"
 
 
@@ -116,20 +118,19 @@ seed = 3
 """
 
 
-def test_configurations(tmp_path: Path) -> None:
+def test_configurations(tmp_path: Path, tally: Counter[str]) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(CONFIG)
     load_config(path)
-    refused = 0
-    for chance in each(0.2, 1):
+    for chance in each(0.2, 1, tally):
         path.write_bytes(damaged(CONFIG, chance))
         try:
             config = load_config(path, [f"optimizer.lr={chance.choice(['1e-3', '[' * 500, '9' * 5000, 'x', ''])}"])
         except TwinpassError:
-            refused += 1
+            tally["refused"] += 1
         else:
             assert config.optimizer.lr > 0
-    assert refused
+    assert tally["refused"]
 
 
 JSONL = b"".join(json.dumps({"text": f"a fine film {i}", "label": i % 2}).encode() + b"\n" for i in range(6))
@@ -137,13 +138,14 @@ CSV = b"text,label\n" + b"".join(f'"a ""fine"", film {i}",{i % 2}\n'.encode() fo
 
 
 @pytest.mark.parametrize(("name", "data"), [("rows.jsonl", JSONL), ("rows.csv", CSV)])
-def test_rows(name: str, data: bytes, tmp_path: Path) -> None:
+def test_rows(name: str, data: bytes, tmp_path: Path, tally: Counter[str]) -> None:
     path = tmp_path / name
-    for chance in each(0.1, 2):
+    for chance in each(0.1, 2, tally):
         path.write_bytes(damaged(data, chance))
         try:
             rows = read_rows(path)
         except TwinpassError:
+            tally["refused"] += 1
             continue
         assert rows
         assert all(isinstance(row.fields, dict) and row.place.startswith(str(path)) for row in rows)
@@ -164,28 +166,29 @@ def journal(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def test_journals(tmp_path: Path) -> None:
+def test_journals(tmp_path: Path, tally: Counter[str]) -> None:
     """Damage is noticed, unless it is to the last line, whose end may be missing: then the rest is as it was."""
     path = tmp_path / "journal.jsonl"
     records, whole = journal(path), path.read_bytes()
     assert [dict(record) for record in read(path).records] == records
-    for chance in each(0.15, 3):
+    for chance in each(0.15, 3, tally):
         data = damaged(whole, chance)
         path.write_bytes(data)
         try:
             contents = read(path)
         except TwinpassError:
+            tally["refused"] += 1
             continue
         found = [dict(record) for record in contents.records]
         assert found == records[: len(found)]
         assert data[: contents.sound_bytes] == whole[: contents.sound_bytes]
 
 
-def test_records_with_sound_checks_that_make_no_sense(tmp_path: Path) -> None:
+def test_records_with_sound_checks_that_make_no_sense(tmp_path: Path, tally: Counter[str]) -> None:
     path = tmp_path / "journal.jsonl"
     records = journal(path)
     values: list[Any] = [None, -1, 0, 7, 2**70, 1.5, "x", [], {}, [[]], True, [None]]
-    for chance in each(0.15, 4):
+    for chance in each(0.15, 4, tally):
         changed = json.loads(json.dumps(records))
         for _ in range(chance.choice([1, 1, 2])):
             record = chance.choice(changed)
@@ -202,6 +205,7 @@ def test_records_with_sound_checks_that_make_no_sense(tmp_path: Path) -> None:
         try:
             history = History.of(changed)
         except TwinpassError:
+            tally["refused"] += 1
             continue
         assert [step.step for step in history.steps] == list(range(len(history.steps)))
 
@@ -225,7 +229,7 @@ def pool_of(values: Tensor) -> Pool:
     return pool
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_shards(tmp_path: Path, tally: Counter[str]) -> None:
     """What comes back is what was stored; anything else is left out with a warning."""
     identity = {"base": "0123"}
     first = Spill(tmp_path, identity, LAYERS)
@@ -233,7 +237,7 @@ def test_shards(tmp_path: Path) -> None:
     first.store([(tokens, 0) for tokens in TOKENS], np.arange(new.shape[2]), pool_of(new))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    for chance in each(0.15, 5):
+    for chance in each(0.15, 5, tally):
         path.write_bytes(damaged(whole, chance))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -283,7 +287,7 @@ META: dict[str, Any] = {
 }
 
 
-def test_answers_of_a_server() -> None:
+def test_answers_of_a_server(tally: Counter[str]) -> None:
     asked: list[Callable[[Server], object]] = [
         lambda server: server.fill([(1, 2, 3)], [Variant()]),
         lambda server: server.read("a text"),
@@ -292,7 +296,7 @@ def test_answers_of_a_server() -> None:
     right = json.dumps([{"meta_info": META}]).encode()
     assert Server(Says(json.loads(right))).fill([(1, 2, 3)], [Variant()]) == 2
     assert Server(Says(json.loads(right))).read("x") == ([1, 2, 3], [-0.5, -1.5])
-    for chance in each(0.15, 6):
+    for chance in each(0.15, 6, tally):
         for _ in range(50):
             try:
                 answers = json.loads(damaged(right, chance))
@@ -304,4 +308,5 @@ def test_answers_of_a_server() -> None:
         try:
             chance.choice(asked)(Server(Says(answers)))
         except TwinpassError:
+            tally["refused"] += 1
             continue
