@@ -116,7 +116,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
         "journal_off_a_line": max(bytes_a_step) / statistics.median(bytes_a_step) - 1,
         "step_cpu_seconds": {"first": tenths[0], "last": tenths[-1]},
         "resume_seconds": resumed,
-        "steps_done": json.loads(said)["steps"],
+        "steps_done": json.loads((run / "summary.json").read_text())["steps"],
     }
 
 

@@ -8,6 +8,7 @@ Processes are forked from one that has imported everything and trained once, and
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import io
 import json
 import os
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from tqdm import tqdm
+import torch
+from numba.np.ufunc import parallel
 
 from twinpass.cli.main import main
 from twinpass.report.environment import commit, machine, versions
@@ -85,6 +87,8 @@ class Child:
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)
                 faulthandler.dump_traceback_later(HANGS / 2)
+                # PyTorch replaces its pool of threads after a fork, and threads that load weights would race to do so
+                torch.set_num_threads(1)
                 before()
                 code = main(arguments)
             except BaseException:
@@ -171,13 +175,13 @@ class Kind:
         self.found[f"{what}: ended with a message"] += code in (1, 2)
         if code in (1, 2, *ENDED) and "Traceback" not in self.words():
             return None
-        return f"exit {code}: {self.words()[-500:]}"
+        return f"exit {code}: {self.words()[-1500:]}"
 
     def goes_on(self) -> str | None:
         """What is wrong with what a run comes to that is undisturbed from here on."""
         code = self.child(self.command()).wait()
         if code not in ENDED:
-            return f"exit {code}: {self.words()[-500:]}"
+            return f"exit {code}: {self.words()[-1500:]}"
         return None if self.result() == self.whole else "another result"
 
 
@@ -292,8 +296,10 @@ FAULTS: dict[str, tuple[Trial, Callable[[], bool]]] = {
 
 def warm() -> None:
     """Import everything, and load most kernels: a process that is forked has it already."""
-    # tqdm's own lock is shared with forked processes, and one that is killed never gives it back
-    tqdm.set_lock(threading.RLock())
+    # these locks are shared with forked processes, and one that is killed never gives them back
+    bars: Any = importlib.import_module("tqdm")
+    bars.tqdm.set_lock(threading.RLock())
+    setattr(parallel, "_backend_init_process_lock", threading.RLock())  # noqa: B010
     # plots are drawn from a finished run, and take longer than it
     setattr(run_folder, "draw_run", lambda *arguments: [])  # noqa: B010
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

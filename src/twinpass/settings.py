@@ -19,6 +19,9 @@ Batch = Annotated[int, Field(ge=1, le=2**14)]
 Rank = Annotated[int, Field(ge=1, le=2**14)]
 Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 """A factor that float32 can still multiply weights by."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""What clocks of the system can count, and a run can wait for."""
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""

@@ -23,6 +23,7 @@ from twinpass.cache.pool import Pool
 from twinpass.cache.spill import Spill
 from twinpass.config.load import load_config
 from twinpass.core import Estimate, Evaluation, Probe, StepReport
+from twinpass.engine.sglang.calls import Answer, Call, answer_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import TwinpassError
@@ -125,7 +126,8 @@ def test_configurations(tmp_path: Path, tally: Counter[str]) -> None:
     for chance in each(0.2, 1, tally):
         path.write_bytes(damaged(CONFIG, chance))
         try:
-            config = load_config(path, [f"optimizer.lr={chance.choice(['1e-3', '[' * 500, '9' * 5000, 'x', ''])}"])
+            odd = [f"optimizer.lr={chance.choice(['[' * 500, '9' * 5000, 'x', ''])}"] if chance.random() < 0.2 else []
+            config = load_config(path, odd)
         except TwinpassError:
             tally["refused"] += 1
         else:
@@ -284,17 +286,20 @@ META: dict[str, Any] = {
     "cached_tokens": 1,
     "finish_reason": {"type": "length", "length": 0},
     "input_token_logprobs": [[None, 1, None], [-0.5, 2, None], [-1.5, 3, None]],
+    "output_token_ids_logprobs": [[[-0.25, 9, None]]],
 }
 
 
 def test_answers_of_a_server(tally: Counter[str]) -> None:
+    call = Call((1, 2, 3), 0, None, [9])
     asked: list[Callable[[Server], object]] = [
+        lambda server: answer_of(call, server.score([call], [Variant()])[0]),
         lambda server: server.fill([(1, 2, 3)], [Variant()]),
         lambda server: server.read("a text"),
-        lambda server: server.score([], [Variant()]),
     ]
     right = json.dumps([{"meta_info": META}]).encode()
     assert Server(Says(json.loads(right))).fill([(1, 2, 3)], [Variant()]) == 2
+    assert asked[0](Server(Says(json.loads(right)))) == Answer((-0.5, -1.5), {9: -0.25}, 2, 1)
     assert Server(Says(json.loads(right))).read("x") == ([1, 2, 3], [-0.5, -1.5])
     for chance in each(0.15, 6, tally):
         for _ in range(50):

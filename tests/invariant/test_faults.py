@@ -402,3 +402,49 @@ def test_a_run_is_read_in_any_locale(tmp_path: Path) -> None:
     out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert json.loads(out)["examples"] == 6
+
+
+# --- files beside the journal that a run cannot do without
+
+
+@pytest.mark.parametrize("kind", ["backprop", "informed"])
+def test_snapshots_and_directions_that_cannot_be_written_end_in_a_message_and_the_run_goes_on(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known: dict[str, dict[str, Any]] = {
+        "backprop": {
+            "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+            "estimator": {"kind": "backprop"},
+            "optimizer": {"kind": "adamw", "lr": 1e-2, "steps": 3, "batch_size": 4, "snapshot_every": 2},
+        },
+        "informed": {
+            "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
+            "estimator": {"kind": "gauss_newton", "probes": 2},
+            "optimizer": {"steps": 3, "batch_size": 4},
+        },
+    }
+    config, run = tiny.config(tmp_path, **known[kind]), tmp_path / "run"
+    run.mkdir()
+    place = run / {"backprop": "snapshots", "informed": "spaces"}[kind]
+    place.write_text("in the way")
+    assert train(config) == 1
+    assert "cannot be written: File exists; a file is in the way" in capsys.readouterr().err
+    place.unlink()
+    assert main(["train", "--resume", str(run)]) in ENDED
+    assert not list(place.glob(".*"))
+
+
+def test_a_damaged_snapshot_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+        "estimator": {"kind": "backprop"},
+        "optimizer": {"kind": "adamw", "lr": 1e-2, "steps": 3, "batch_size": 4, "snapshot_every": 1},
+    }
+    config, run = tiny.config(tmp_path, **sections), tmp_path / "run"
+    assert train(config) in ENDED
+    lines = (run / "journal.jsonl").read_bytes().splitlines()
+    cut(run, next(i for i, line in enumerate(lines) if b'"kind":"snapshot"' in line) + 1)
+    file = run / "snapshots/step-1.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    assert main(["train", "--resume", str(run)]) == 2
+    assert f"{file} cannot be read" in capsys.readouterr().err.replace("\n", "")

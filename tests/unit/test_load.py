@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import huggingface_hub
 import numpy as np
 import pytest
 import tiny
@@ -190,6 +191,22 @@ class Payload:
 def test_damage_is_one_message(kind: str, copy: Path) -> None:
     refused(damage(kind, copy))
     assert not (copy / "RAN").exists()
+
+
+def test_weights_in_the_hubs_cache_are_looked_at_too(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--me--it"
+    folder = Path(shutil.copytree(saved, repository / "snapshots/0a1b"))
+    assert locate("me/it").weight_files == ()
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0a1b")
+    file = folder / "model.safetensors"
+    assert locate("me/it").weight_files == (file,)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ModelError, match=rf"{file} is damaged \(it ends after"):
+        load("me/it")
 
 
 def test_a_folder_without_a_tokenizer_says_so(copy: Path) -> None:

@@ -68,6 +68,30 @@ def test_answers_that_lack_something_are_refused(change: dict[str, object], mess
         answer_of(CALL, {**META, **change})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt_tokens", None),
+        ("prompt_tokens", "many"),
+        ("cached_tokens", ...),
+        ("cached_tokens", [1]),
+        ("cached_tokens", float("inf")),
+        ("input_token_logprobs", 3),
+        ("input_token_logprobs", [[-0.5], [1], [2]]),
+        ("input_token_logprobs", [("x", 2, None), ("y", 3, None), ("z", 4, None)]),
+        ("output_token_ids_logprobs", {"a": 1}),
+        ("output_token_ids_logprobs", [[(-2.0,)]]),
+        ("output_token_ids_logprobs", [[("low", 8, None)]]),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named_with_its_server(field: str, value: object) -> None:
+    meta = {**META, field: value}
+    if value is ...:
+        del meta[field]
+    with pytest.raises(EngineError, match=rf"^SGLang at there: meta_info\.{field} is not understood \(\w+Error: "):
+        answer_of(CALL, meta, "SGLang at there")
+
+
 def test_prefixes_are_sent_in_rounds() -> None:
     shots, context = tuple(range(20)), tuple(range(20)) + tuple(range(50, 60))
     sequences = [(*context, 1), (*context, 2), (*shots, 99, 98)]

@@ -16,7 +16,7 @@ from twinpass.report.environment import memory_bytes
 from twinpass.reuse.activated import Activated
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
-from twinpass.settings import STRICT, ComputeDtype, Count, Positive, Text
+from twinpass.settings import STRICT, ComputeDtype, Count, Seconds, Text
 
 if TYPE_CHECKING:
     from twinpass.engine.embedded.engine import TorchEngine
@@ -170,7 +170,7 @@ class SglangSettings(EngineSettings):
     device: Device = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     url: Text | None = None
-    timeout: Positive = 600.0
+    timeout: Seconds = 600.0
 
     def __post_init__(self) -> None:
         if fixed := sorted(FIXED.keys() & self.arguments.keys()):

@@ -18,7 +18,7 @@ from twinpass.objective.population import Population
 from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct
 from twinpass.objective.rewards import OnError as OnRewardError
 from twinpass.objective.rewards import Rewards, Shaping
-from twinpass.settings import STRICT, Batch, Positive
+from twinpass.settings import STRICT, Batch, Seconds
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.tokens import ids_of
@@ -47,7 +47,7 @@ class RewardTask(TaskSettings, RewardTemplate):
     weights: Annotated[tuple[float, ...], Field(strict=False)] = field(default=(), kw_only=True)
     samples: Batch = field(default=1, kw_only=True)
     shaping: Shaping = field(default="zscore", kw_only=True)
-    reward_timeout: Positive = field(default=60.0, kw_only=True)
+    reward_timeout: Seconds = field(default=60.0, kw_only=True)
     on_reward_error: OnRewardError = field(default="stop", kw_only=True)
     workers: Workers = field(default=0, kw_only=True)
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.estimate.base import Estimator
 from twinpass.objective.goal import Goal
-from twinpass.settings import STRICT, Batch, Positive
+from twinpass.settings import STRICT, Batch
 from twinpass.task.example import Example
+
+Damping = Annotated[float, Field(ge=1e-12, le=1e12)]
+"""Less is lost in rounding, so that nothing would keep H from being singular."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,7 +35,7 @@ class GaussNewton(Estimator):
     curved: ClassVar[bool] = True
 
     probes: Batch = 8
-    damping: Positive = 1.0
+    damping: Damping = 1.0
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [Lane(probe, sign, eps) for probe in probes for sign in (1, -1)]

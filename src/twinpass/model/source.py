@@ -31,11 +31,12 @@ class Source:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """Files with weights whose headers can be read: none of a hub id, nor of an older folder with pickled ones."""
+        """Files with weights whose headers can be read: of a hub id, those in its cache; none of an older folder with pickled ones."""
         folder = Path(self.folder)
         if self.gguf:
             return (folder / self.gguf,)
-        return tuple(sorted(folder.glob("*.safetensors"))) if folder.is_dir() else ()
+        at = folder if folder.is_dir() else _cached(self.folder)
+        return () if at is None else tuple(sorted(at.glob("*.safetensors")))
 
 
 def is_path(path: str) -> bool:
@@ -80,6 +81,17 @@ def locate(path: str) -> Source:
             f"model.path: there is no folder {path!r}; name a folder, a .gguf file, a hub id or '{BUNDLED}'"
         )
     return Source(path)
+
+
+def _cached(name: str) -> Path | None:
+    """The folder that the hub's cache has of a model; None: none yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
 
 
 def _bundled() -> str:

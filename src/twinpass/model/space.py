@@ -52,11 +52,8 @@ class Space:
         return {OUTPUTS: self.outputs, **self.inputs}
 
     def save(self, path: Path) -> None:
-        """Write to a file that exists whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in self._tensors.items()}, part)
-        part.replace(path)
+        """Write to a file."""
+        save_file({name: tensor.cpu().contiguous() for name, tensor in self._tensors.items()}, path)
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Self:

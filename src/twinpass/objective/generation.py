@@ -6,10 +6,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Sampling, Tokens
-from twinpass.settings import STRICT, Index, NonNegative, Texts
+from twinpass.settings import STRICT, Index, Share, Texts
 
 MaxTokens = Annotated[int, Field(ge=1, le=2**20)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(ge=0, le=1e3)]
+COLDEST = 1e-3
+"""The least temperature above 0: below it, logits grow out of float32."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,12 +23,14 @@ class Generation:
     """
 
     max_tokens: MaxTokens = 64
-    temperature: NonNegative = 1.0
+    temperature: Temperature = 1.0
     top_p: Share = 1.0
     top_k: Index = 0
     stop: Texts = ()
 
     def __post_init__(self) -> None:
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(f"temperature: 0 takes the likeliest token; to sample, give {COLDEST:g} or more")
         if "" in self.stop:
             raise ValueError("stop: a string is empty, so that every text would end before it begins; leave it out")
 

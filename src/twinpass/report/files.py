@@ -5,15 +5,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from twinpass.errors import StorageError
+
+T = TypeVar("T")
 
 _RIGHTS = "give this user the right to, or choose a place that it may write to"
 _ROOM = "make room there, or choose a place that has some"
@@ -83,6 +85,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Like :func:`write_text`, as indented JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def written(path: Path, write: Callable[[Path], T]) -> T:
+    """Let ``write`` make a file, which is ``path`` once it is whole and on the disk; what ``write`` returns.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            found = write(part)
+            sync(part)
+            part.replace(path)
+        except (OSError, SafetensorError):
+            part.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    return found
 
 
 def put(new: Path, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import StepReport
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.schedule.inference import Evidence, Trial, checks_of, gradient, infer
-from twinpass.settings import STRICT, Count, Positive, Probability
+from twinpass.settings import STRICT, Count, Probability, Scale
 from twinpass.steps import folded
 
 SPREAD = 4.0
@@ -59,9 +59,9 @@ class AdaptiveEpsilon(Epsilon):
         every: steps between trials once eps has settled; before that they come more often.
     """
 
-    start: Positive = 1e-3
-    lowest: Positive = 1e-6
-    highest: Positive = 1e-1
+    start: Scale = 1e-3
+    lowest: Scale = 1e-6
+    highest: Scale = 1e-1
     target: Annotated[Probability, Field(lt=1)] = 0.8
     every: Count = 32
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import StepReport
 from twinpass.schedule.learning_rate import SHAPES
-from twinpass.settings import STRICT, Count, Positive
+from twinpass.settings import STRICT, Count, Scale
 from twinpass.steps import since
 
 
@@ -53,7 +53,7 @@ class Epsilon(ABC):
 class ConstantEpsilon(Epsilon):
     """The same eps all along."""
 
-    value: Positive
+    value: Scale
 
     def at(self, step: int, known: Known) -> float:
         return self.value
@@ -63,12 +63,13 @@ class ConstantEpsilon(Epsilon):
 class CosineEpsilon(Epsilon):
     """Half a cosine from ``start`` to ``end`` over ``steps``, and ``end`` from there on."""
 
-    start: Positive
-    end: Positive
+    start: Scale
+    end: Scale
     steps: Count
 
     def at(self, step: int, known: Known) -> float:
-        return self.end + (self.start - self.end) * SHAPES["cosine"](min(1.0, step / self.steps))
+        shape = SHAPES["cosine"](min(1.0, step / self.steps))
+        return shape * self.start + (1 - shape) * self.end
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import AdamStep
-from twinpass.settings import STRICT, Count, NonNegative, Positive, Probability
+from twinpass.settings import STRICT, Count, NonNegative, Positive, Probability, Scale
 from twinpass.train.optimizer import Optimizer
 
 
@@ -19,7 +19,7 @@ class AdamW(Optimizer):
 
     along_probes: ClassVar[bool] = False
 
-    lr: Positive = 2e-3
+    lr: Scale = 2e-3
     steps: Count = 60
     beta1: Probability = 0.9
     beta2: Probability = 0.999

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from twinpass.core import Lesson, Observation, StepReport
 from twinpass.engine.base import Engine, Gradient
 from twinpass.errors import JournalError
 from twinpass.objective.goal import blocks
+from twinpass.report.files import written
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
 from twinpass.train.journal import History
@@ -66,9 +69,12 @@ class Descent:
         return done > 0 and done not in history.snapshots and (last or done % self.optimizer.snapshot_every == 0)
 
     def store(self, done: int) -> dict[str, Any]:
-        """Write a snapshot; returns its journal line."""
-        self.snapshots.mkdir(exist_ok=True)
-        return {"kind": "snapshot", "step": done, "hash": self.engine.store(self._file(done))}
+        """Write a snapshot, on the disk before anything names it; returns its journal line.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        return {"kind": "snapshot", "step": done, "hash": written(self._file(done), self.engine.store)}
 
     def rebuild(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Bring an engine at theta_0, which has been warmed, to the weights after ``step`` steps in force.
@@ -115,7 +121,11 @@ class Descent:
         file = self._file(done)
         if not file.is_file():
             raise JournalError(f"{file} is missing, which the run goes on from; restore it from a backup")
-        if self.engine.restore(file) != known:
+        try:
+            found = self.engine.restore(file)
+        except (OSError, SafetensorError) as error:
+            raise JournalError(f"{file} cannot be read ({error}); restore it from a backup") from error
+        if found != known:
             raise JournalError(f"{file} is not what the journal says; restore it from a backup")
 
     def _file(self, done: int) -> Path:

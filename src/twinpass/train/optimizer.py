@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from twinpass.schedule.learning_rate import ScheduleName, factor
-from twinpass.settings import STRICT, Batch, Count, Index, NonNegative, Positive
+from twinpass.settings import STRICT, Batch, Count, Index, NonNegative, Positive, Share
 from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 
@@ -30,7 +30,7 @@ class Optimizer:
     guard_loss: NonNegative = 1.0
     guard_metric: NonNegative = 0.15
     guard_window: Count = 20
-    guard_lr: Positive = 0.5
+    guard_lr: Share = 0.5
     guard_rollbacks: Index = 5
     guard_zeros: bool = True
 

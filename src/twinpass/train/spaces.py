@@ -8,6 +8,7 @@ from pathlib import Path
 from twinpass.core import StepReport
 from twinpass.engine.base import Engine
 from twinpass.model.space import Space
+from twinpass.report.files import written
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,13 @@ class Spaces:
         return cls(run / "spaces")
 
     def save(self, space: Space) -> str:
-        """Write a space, on the disk before anything names it; returns its digest."""
+        """Write a space, on the disk before anything names it; returns its digest.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         digest = space.digest
-        space.save(self._file(digest))
+        written(self._file(digest), space.save)
         return digest
 
     def load(self, digest: str) -> Space:

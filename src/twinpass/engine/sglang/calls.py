@@ -1,7 +1,8 @@
 """Turn requests under lanes into calls to SGLang, and what it answers into scores. No SGLang in here."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -56,26 +57,56 @@ def calls_of(requests: Sequence[Request], *, activated: bool) -> tuple[list[Call
     return calls, which
 
 
-def answer_of(call: Call, meta: Mapping[str, Any]) -> Answer:
-    """Read SGLang's ``meta_info``.
+def answer_of(call: Call, meta: Mapping[str, Any], server: str = "SGLang") -> Answer:
+    """Read the ``meta_info`` of a ``server``.
 
     Raises:
-        EngineError: it does not say what was asked for.
+        EngineError: it does not say what was asked for, or not in SGLang's words.
     """
     expected = list(call.tokens[call.start + 1 :])
-    given = list(meta.get("input_token_logprobs") or ())[-len(expected) :] if expected else []
-    last = {token: number(value) for value, token, *_ in (meta.get("output_token_ids_logprobs") or [[]])[0] or ()}
-    if [entry[1] for entry in given] != expected or any(token not in last for token in call.last):
+    with reading("meta_info.input_token_logprobs", server):
+        entries = list(meta.get("input_token_logprobs") or ())[-len(expected) :] if expected else []
+        given = [(number(value), token) for value, token, *_ in entries]
+    with reading("meta_info.output_token_ids_logprobs", server):
+        asked = (meta.get("output_token_ids_logprobs") or [[]])[0] or ()
+        last = {token: number(value) for value, token, *_ in asked}
+    if [token for _, token in given] != expected or any(token not in last for token in call.last):
         raise EngineError(
             f"SGLang was asked for {len(expected)} + {len(call.last)} log-probabilities of a request of {len(call.tokens)} "
             f"tokens and returned {len(given)} + {len(last)}, or those of other tokens; its model or version differs from what is expected"
         )
-    cached, total = int(meta["cached_tokens"]), int(meta["prompt_tokens"])
+    cached, total = count_of(meta, "cached_tokens", server), count_of(meta, "prompt_tokens", server)
     if total != len(call.tokens):
         raise EngineError(
             f"SGLang ran {total} tokens of a request of {len(call.tokens)}: it was cut, raise its context_length"
         )
-    return Answer(tuple(number(value) for value, *_ in given), last, total - cached, cached)
+    return Answer(tuple(value for value, _ in given), last, total - cached, cached)
+
+
+@contextmanager
+def reading(what: str, server: str) -> Iterator[None]:
+    """Turn what cannot be read of an answer into an error that names server and field.
+
+    Raises:
+        EngineError: something in it is missing, or of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise EngineError(
+            f"{server}: {what} is not understood ({type(error).__name__}: {str(error)[:200]}); check that it is version "
+            "0.5.23, and that nothing between changes what it says"
+        ) from error
+
+
+def count_of(meta: Mapping[str, Any], name: str, server: str) -> int:
+    """A number of tokens in a server's ``meta_info``.
+
+    Raises:
+        EngineError: it is not there, or is no number.
+    """
+    with reading(f"meta_info.{name}", server):
+        return int(meta[name])
 
 
 @dataclass(frozen=True, slots=True)

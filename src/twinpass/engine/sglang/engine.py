@@ -78,7 +78,9 @@ class SglangEngine(Engine):
         for group in self._variants.groups(lanes):
             rows += self._send_ahead(calls, group)
             metas = self._server.score(calls * len(group), [variant for variant in group for _ in calls])
-            answers = [answer_of(call, meta) for call, meta in zip(calls * len(group), metas, strict=True)]
+            answers = [
+                answer_of(call, meta, self._server.place) for call, meta in zip(calls * len(group), metas, strict=True)
+            ]
             by_lane += [answers[i * len(calls) : (i + 1) * len(calls)] for i in range(len(group))]
             self._forget_evicted(calls, answers)
         values = [[score_of(request, own[at]) for request, at in zip(requests, which, strict=True)] for own in by_lane]

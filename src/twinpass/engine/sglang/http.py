@@ -33,6 +33,7 @@ class Http(Transport):
         if not local and self._key is None:
             raise EngineError(f"{url} is not on this machine: put its API key into the environment variable {KEY}")
         self._url = url.rstrip("/")
+        self.place = f"SGLang at {self._url}"
         self._client = httpx.Client(base_url=self._url, auth=self._key, timeout=timeout, trust_env=not local)
         self._facts = self._mapping("/server_info", self._ask("GET", "/server_info"))
         if (version := self._facts.get("version")) not in TESTED:

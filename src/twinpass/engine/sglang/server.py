@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from twinpass.core import Sampling, Tokens
-from twinpass.engine.sglang.calls import Call, number
+from twinpass.engine.sglang.calls import Call, count_of, number, reading
 from twinpass.engine.sglang.inside.activated import MARK
 from twinpass.engine.sglang.inside.worker import COMMAND
 from twinpass.engine.sglang.transport import Transport
@@ -55,6 +55,11 @@ class Server:
         self.command("check", adapters=adapters)
 
     @property
+    def place(self) -> str:
+        """Where SGLang runs, for messages."""
+        return self._transport.place
+
+    @property
     def outlives(self) -> bool:
         """Whether SGLang goes on after :meth:`close`."""
         return self._transport.outlives
@@ -62,12 +67,12 @@ class Server:
     @cached_property
     def slots(self) -> int:
         """How many adapters, the base model counted as one, SGLang can mix in a batch."""
-        return int(self._transport.facts()["max_loras_per_batch"])
+        return self._fact("max_loras_per_batch")
 
     @cached_property
     def page_size(self) -> int:
         """Tokens that SGLang's cache holds, finds and evicts together."""
-        return int(self._transport.facts()["page_size"])
+        return self._fact("page_size")
 
     def score(self, calls: Sequence[Call], variants: Sequence[Variant]) -> list[dict[str, Any]]:
         """SGLang's ``meta_info`` for each call under its variant.
@@ -113,8 +118,9 @@ class Server:
             input_ids=[list(prefix) for prefix, _ in pairs],
             sampling_params=[NOTHING] * len(pairs),
         )
-        with _understanding():
-            return sum(int(meta["prompt_tokens"]) - int(meta["cached_tokens"]) for meta in metas)
+        return sum(
+            count_of(meta, "prompt_tokens", self.place) - count_of(meta, "cached_tokens", self.place) for meta in metas
+        )
 
     def read(self, text: str) -> tuple[list[int], list[float]]:
         """SGLang's own tokens of a text, and the log-probabilities of all but the first; nothing of it stays in the cache's way."""
@@ -122,7 +128,7 @@ class Server:
         (meta,) = self._ask(
             apart, prompt=[text], sampling_params=[NOTHING], return_logprob=[True], logprob_start_len=[0]
         )
-        with _understanding():
+        with reading("meta_info.input_token_logprobs", self.place):
             entries = meta["input_token_logprobs"]
             return [int(entry[1]) for entry in entries], [number(entry[0]) for entry in entries[1:]]
 
@@ -157,6 +163,10 @@ class Server:
                 raise EngineError(str(answer["error"]) + self._waited(answer))
             time.sleep(0.05)
 
+    def _fact(self, name: str) -> int:
+        with reading(f"server_info.{name}", self.place):
+            return int(self._transport.facts()[name])
+
     def _waited(self, answer: Mapping[str, Any]) -> str:
         if not answer.get("busy"):
             return ""
@@ -176,31 +186,17 @@ class Server:
         if any(variant.salt for variant in variants):
             arguments["cache_salt"] = [variant.salt or "" for variant in variants]
         answers = self._transport.generate(**arguments)
-        with _understanding():
+        with reading("the list of answers", self.place):
             if len(answers) != len(variants):
                 raise EngineError(f"SGLang answered {len(answers)} of {len(variants)} requests")
+        with reading("meta_info", self.place):
             metas = [dict(answer["meta_info"]) for answer in answers]
-            for meta in metas:
-                reason = meta.get("finish_reason") or {}
-                if reason.get("type") == "abort":
-                    raise EngineError(f"SGLang refused a request: {reason.get('message', reason)}")
-            return metas
-
-
-@contextmanager
-def _understanding() -> Iterator[None]:
-    """Turn an answer that is not what SGLang answers into an error that says so.
-
-    Raises:
-        EngineError: something in it is missing, or of another kind.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise EngineError(
-            f"SGLang's answer is not understood ({type(error).__name__}: {str(error)[:200]}); check that it is version 0.5.23, "
-            "and that nothing between changes what it says"
-        ) from error
+        with reading("meta_info.finish_reason", self.place):
+            reasons = [meta.get("finish_reason") or {} for meta in metas]
+            aborted = next((reason for reason in reasons if reason.get("type") == "abort"), None)
+            if aborted is not None:
+                raise EngineError(f"SGLang refused a request: {aborted.get('message', aborted)}")
+        return metas
 
 
 def _marked(active_from: int | None) -> dict[str, Any]:

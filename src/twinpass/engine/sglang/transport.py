@@ -16,6 +16,9 @@ class Transport(ABC):
     outlives: ClassVar[bool]
     """Whether SGLang goes on after :meth:`close`."""
 
+    place: str = "SGLang"
+    """Where it runs, for messages."""
+
     @abstractmethod
     def generate(self, **arguments: Any) -> list[dict[str, Any]]:
         """Answers to a batch of requests; arguments are those of ``sgl.Engine.generate``."""

@@ -42,9 +42,7 @@ class Moments:
     def store(self, parameters: Mapping[str, Tensor], file: Path) -> str:
         """Write parameters and moments; returns a hash of their names and bits."""
         tensors = self._tensors(parameters)
-        part = file.with_name(f".{file.name}.part")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
-        part.replace(file)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
         return _hash(tensors)
 
     def restore(self, parameters: Mapping[str, Tensor], file: Path) -> str:
