@@ -95,7 +95,7 @@ def finetune(
     report_to: Sequence[TrackerName] = (),
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train ``model`` on rows by forward passes only.
+    """Train ``model`` on rows: by forward passes, or texts along the exact gradient unless told otherwise.
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
@@ -106,7 +106,7 @@ def finetune(
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
-            :class:`Lora` or :class:`Activated`: then they stay as they are, and the adapter lies in ``out/adapter``.
+            :class:`Lora`, :class:`Activated` or :class:`Informed`: then they stay as they are, and the adapter lies in ``out/adapter``.
         task: a section [task] instead of ``prompt`` and what goes with it, such as ``{"name": "rte", "path": "data/RTE"}``
             (docs/tasks.md), or a task of your own. It may name sources; ``train`` and ``held_out`` go before them.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         help="score held-out rows, or others",
         description=(
             "Score the held-out rows: of a configuration's base model, or of a run as it stands after any step. Other rows of the run's "
-            "task are named behind it; they have to say what is right. Measures come with 95%% "
+            "task are named behind it; they have to say what is right. Measures come with 95% "
             "intervals by a bootstrap over rows: accuracy, macro-F1, calibration error and the table of confusions for options, "
             "token probability and perplexity for texts."
         ),

@@ -28,7 +28,7 @@ Fine-tune language models with forward passes only (MeZO), and never compute the
   twinpass generate runs/mine --prompt TEXT     let it continue a text
   twinpass export runs/mine --format peft --out DIR    write it as a folder that others load
   twinpass profile my.toml                      what each reuse policy saves, and what it costs in fidelity
-  twinpass bench reviews-0shot                  time steps beside plain MeZO; any configuration will do
+  twinpass bench reviews-0shot                  time steps beside plain MeZO; one with [estimator] kind spsa
   twinpass bench time-to-accuracy               accuracy against seconds, beside plain MeZO and first-order LoRA
   twinpass replay runs/mine --step 100 --out DIR       rebuild the weights of any step from the journal
 """

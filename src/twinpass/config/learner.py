@@ -26,10 +26,11 @@ class Learner:
 CHOOSING = Learner("informed", "options are learned soonest along directions that forward passes tell")
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 ANYWHERE = Learner(
-    "lora", "prompts do not end alike, so that adapters act on all tokens, along the exact gradient", EXACT
+    "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
 )
 SERVED = Learner("activated", "an inference server tells scores alone, which random directions make do with")
 SERVED_ANYWHERE = replace(SERVED, trainable="lora")
+SPELT = "the kind that goes with the task"
 REWARDED = "a reward tells texts apart and no more; adapters by feedback learn sooner (docs/rewards.md)"
 
 
@@ -52,7 +53,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
     first = _first(task.train) if isinstance(task, AutoTask) else None
     found = learner(task, first, served=_kind(values, "engine") == "sglang")
     told = _kind(values, "estimator") or _kind(values, "optimizer")
-    return replace(found, defaults=None) if told else found
+    return replace(found, reason=SPELT, defaults=None) if told else found
 
 
 def _shape(task: TaskSettings, first: Item | None) -> tuple[bool, bool, bool]:
