@@ -15,7 +15,7 @@ from twinpass.config.compose import Base, Material, Method, compose
 from twinpass.config.engines import Device, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import learner
+from twinpass.config.learner import first_row, learner
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
@@ -34,7 +34,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import ComputeDtype
-from twinpass.task.rows import Item
+from twinpass.task.rows import Row
 from twinpass.task.saved import saved
 from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
@@ -140,7 +140,7 @@ def finetune(
     )
     read = items(task, train, held_out)
     patience = 0 if patience is None and optimizer is not None else patience
-    method = _suiting(task, next(iter(read[0]), None), trainable, estimator, optimizer, epsilon)
+    method = _suiting(task, first_row(read[0]), trainable, estimator, optimizer, epsilon)
     trainable, estimator, optimizer, epsilon, suited = method
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
@@ -219,6 +219,7 @@ def finetune(
             with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
                 summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
         finally:
+            run.plan.objective.close()
             run.engine.unpack()
         folder.write_summary(summary)
         told.ended(summary)
@@ -233,7 +234,7 @@ def _beside(path: Path) -> Path:
 
 def _suiting(
     task: TaskSettings,
-    first: Item | None,
+    first: Row | None,
     trainable: Trainable | None,
     estimator: Estimator | None,
     optimizer: Optimizer | None,

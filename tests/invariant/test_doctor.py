@@ -93,6 +93,17 @@ def test_a_model_that_does_not_pack() -> None:
     assert "query_key_value" in lora.reason, "what the model has instead"
 
 
+def test_a_model_whose_losses_are_no_numbers_is_left_as_it_was() -> None:
+    model = tiny.model()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e38)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = diagnose("tiny", model, seconds=0.0)
+    assert all("no finite numbers" in own.reason or own.works for own in found.trainables.values())
+    assert any(not own.works for own in found.trainables.values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(tiny.save(tmp_path / "model", "gpt2"))
     capsys.readouterr()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from twinpass.cli.main import main
 from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.errors import DataError, JournalError, ModelError
 from twinpass.report.interval import wilson
-from twinpass.use.card import base_name
+from twinpass.use.card import _facts, base_name
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"trainable": {"kind": "lora", "rank": 2}},
@@ -417,6 +418,21 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
     ):
         assert fact in text
     assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -> None:
+    run, out = train(tmp_path), tmp_path / "exported"
+    text = (run / "config.toml").read_text()
+    more = tmp_path / "more.jsonl"
+    more.write_text("{}\n")
+    given = f'train = "{tmp_path}/train.jsonl"'
+    assert given in text
+    (run / "config.toml").write_text(text.replace(given, f'train = ["{tmp_path}/train.jsonl", "{more}"]'))
+    values = tomllib.loads((run / "config.toml").read_text())
+    facts = dict(_facts(run, values, 0)[1:3])
+    assert len(_facts(run, values, 0)) == 5
+    assert facts["train rows"].startswith("`more.jsonl`, sha256")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

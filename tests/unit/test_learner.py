@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from twinpass import finetune
-from twinpass.config.learner import ANYWHERE, CHOOSING, SERVED, SERVED_ANYWHERE, WRITING
+from twinpass.config.learner import ANYWHERE, CHOOSING, SERVED, SERVED_ANYWHERE, UNSEEN, WRITING
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
@@ -72,9 +72,23 @@ def test_where_the_task_does_not_say_the_first_row_does(tmp_path: Path, row: dic
     assert type(config({}, tmp_path).trainable) is trainable
 
 
+def test_a_pattern_is_looked_at_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('not json\n{"text": "a", "label": 1}\n')
+    assert type(config({"train": "*.jsonl"}, tmp_path).trainable) is Informed
+    assert type(config({"train": "a.jsonl"}, tmp_path).trainable) is Informed
+
+
+def test_a_suffix_with_fields_is_none_to_act_from() -> None:
+    assert type(config({**TEXT, "suffix": "Q: {q}\nAnswer:"}).trainable) is Lora
+    assert type(config({**CHOICE, "suffix": "About {text}"}).trainable) is Lora
+    assert type(config({**CHOICE, "suffix": "About {text}\nSentiment:"}).trainable) is Informed
+
+
 @pytest.mark.parametrize("train", ["gone.jsonl", "-", "somebody/something"])
 def test_rows_that_cannot_be_looked_at_yet_get_what_works_for_all(tmp_path: Path, train: str) -> None:
-    assert type(config({"train": train}, tmp_path).trainable) is Lora
+    found = config({"train": train}, tmp_path)
+    assert type(found.trainable) is Lora
+    assert found.reason == UNSEEN.reason
 
 
 @pytest.mark.parametrize(("task", "expected"), [(CHOICE, SERVED), (TEXT, SERVED), (OPEN, SERVED_ANYWHERE)])

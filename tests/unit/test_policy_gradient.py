@@ -32,6 +32,15 @@ def test_advantages() -> None:
     assert found.tolist() == [[-1, 1, 0], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("samples", range(2, 17))
+def test_equal_rewards_have_no_advantage_however_their_mean_is_rounded(samples: int) -> None:
+    for reward in (0.1, 0.7, -1 / 3, 1e6 / 7, 1e-9):
+        row = np.array([reward] * samples + [np.nan])
+        assert advantages_of(row[None]).tolist() == [[0.0] * (samples + 1)]
+    apart = advantages_of(np.array([[0.1] * samples + [0.1 + 1e-6]]))
+    assert apart[0, -1] == pytest.approx(samples**0.5, rel=1e-6)
+
+
 def test_the_loss_and_its_derivative() -> None:
     objective, scores = PolicyGradient((2.0, -1.0)), [np.array([-1.0, -3.0]), np.array([-2.0])]
     examples = [Example((1,), ((2, 3),), 0, 0), Example((1,), ((4,),), 0, 0)]

@@ -121,7 +121,11 @@ def _evaluate(
     from twinpass.use.measure import outcomes
 
     objective, examples = session.plan.objective, session.plan.held_out
-    with closing(session.engine), Progress(console=console, transient=True) as progress:
+    with (
+        closing(session.engine),
+        closing(session.plan.objective),
+        Progress(console=console, transient=True) as progress,
+    ):
         if other is not None:
             objective, examples = _examples(other, target, session)
         if rows is not None:
@@ -154,7 +158,9 @@ def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goa
         trainable = replace(trainable, invocation=session.engine.invocation)
     train, held_out = other.task.rows()
     model, tokenizer = session.engine.model, session.tokenizer
-    encoded = encode(other.task, train, held_out, trainable, model, tokenizer, generation=other.generation)
+    encoded = encode(
+        other.task, train, held_out, trainable, model, tokenizer, other.run.seed, generation=other.generation
+    )
     return encoded.objective, encoded.held_out
 
 
@@ -169,9 +175,10 @@ def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":
 def _encoded(rows: "Sequence[Item]", run: Path, session: "Session[Any]", console: "Console") -> "Sequence[Example]":
     from twinpass.config.encode import encoded
     from twinpass.config.load import load_config
+    from twinpass.objective.generation import Generation
 
     config = load_config(run / "config.toml", ["engine.kind=torch"])
-    room = config.generation.max_tokens - 1 if config.task.writes and config.generation else 0
+    room = (config.generation or Generation()).max_tokens - 1 if config.task.writes else 0
     model, tokenizer = session.engine.model, session.tokenizer
     examples, notes = encoded(config.task, rows, session.template, model, tokenizer, session.invocation, room)
     for note in notes:

@@ -115,7 +115,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
         console.print(
             f"the graph of a step takes up to about {graph_bytes(session.engine, session.plan) / 2**20:,.0f} MiB beside the model"
         )
-    with closing(session.engine):
+    with closing(session.engine), closing(session.plan.objective):
         if args.resume:
             accept = args.accept_changes
             journal, contents = folder.resume(config.values, session.engine, session.ground, accept=accept)

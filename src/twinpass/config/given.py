@@ -36,10 +36,10 @@ class Words:
         Raises:
             ConfigError: they do not go together.
         """
-        if self.rewards:
-            return self._rewarded(settings)
         if "eval" in settings:
             raise _refused("eval: it names a source in a file; give the rows themselves as held_out")
+        if self.rewards:
+            return self._rewarded(settings)
         if self.options and self.completion:
             raise _refused("give either options to choose from, or a completion to write")
         if not self.options and (self.label != "label" or self.labels):
@@ -62,7 +62,7 @@ class Words:
         return (ChatTask if "messages" in settings else AutoTask)(**settings)
 
     def _rewarded(self, settings: Mapping[str, Any]) -> TaskSettings:
-        if self.options or self.completion or self.labels:
+        if self.options or self.completion or self.labels or self.label != "label":
             raise _refused("rewards judge any text, and options, labels or a completion name right ones; give either")
         given: dict[str, Any] = {"prompt": self.prompt} if self.prompt else {}
         task = RewardTask(**given, suffix=self.suffix, rewards=self.rewards, **settings)
@@ -110,7 +110,7 @@ def items(task: TaskSettings, train: Rows | None, held_out: Rows | None) -> tupl
             raise _refused(f"train: give rows, or a task that names them ({problems[0]})")
         sources, named = task.sources()
         rows = task.read(sources, "train", task.wanted(splits=given is None and not named))
-    if given is None and named:
+    if given is None and (named := named or task.sources()[1]):
         return rows, task.read(named, "eval", task.eval_rows)
     return rows, take(given, task.eval_rows, "held_out") if given else given
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from twinpass.model.identity import digest
 from twinpass.report.environment import code
 from twinpass.task.example import Example
+from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.template import Template
 
@@ -36,6 +37,8 @@ def ground(
 def _of_template(template: Template) -> str:
     """Of its settings; one that is no dataclass is known by its class alone, as the examples have a hash of their own."""
     settings: dict[str, object] = asdict(template) if is_dataclass(template) and not isinstance(template, type) else {}
+    if isinstance(template, RewardTemplate):  # functions have a hash of their own
+        settings = {name: settings[name] for name in (field.name for field in fields(RewardTemplate))}
     return digest({"kind": type(template).__qualname__, **settings})
 
 

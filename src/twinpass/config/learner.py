@@ -1,7 +1,8 @@
 """What a run learns by where its configuration does not say: chosen by what was measured (docs/training.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from twinpass.model.trainable import EXACT, Defaults
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
 from twinpass.task.sources.read import read
+
+GLOBBED = set("*?[")
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,21 @@ WRITING = Learner("activated", "texts are learned soonest along the exact gradie
 ANYWHERE = Learner(
     "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
 )
+UNSEEN = replace(
+    ANYWHERE, reason="rows that cannot be looked at beforehand may be of any form, so that adapters act on all tokens"
+)
 SERVED = Learner("activated", "an inference server tells scores alone, which random directions make do with")
 SERVED_ANYWHERE = replace(SERVED, trainable="lora")
 SPELT = "the kind that goes with the task"
 REWARDED = "a reward tells texts apart and no more; adapters by feedback learn sooner (docs/rewards.md)"
 
 
-def learner(task: TaskSettings, first: Item | None, *, served: bool = False) -> Learner:
+def learner(task: TaskSettings, first: Row | None, *, served: bool = False) -> Learner:
     """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process."""
     if task.writes:
         return Learner(task.kinds.get("trainable", "lora"), REWARDED)
+    if isinstance(task, AutoTask) and first is None and not served:
+        return UNSEEN
     chooses, suffix, alike = _shape(task, first)
     if served:
         return SERVED if suffix else SERVED_ANYWHERE
@@ -56,16 +64,23 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
     return replace(found, reason=SPELT, defaults=None) if told else found
 
 
-def _shape(task: TaskSettings, first: Item | None) -> tuple[bool, bool, bool]:
-    """Whether the task chooses, whether its prompts have a suffix, and whether they all end with the same token at least."""
+def first_row(items: Iterable[Item]) -> Row | None:
+    """The first that can be read; None: there is none."""
+    return next((item for item in items if isinstance(item, Row)), None)
+
+
+def _shape(task: TaskSettings, first: Row | None) -> tuple[bool, bool, bool]:
+    """Whether the task chooses, whether its prompts have one suffix, and whether they all end with the same token at least."""
     if isinstance(task, AutoTask):
-        form = form_of(first.fields) if isinstance(first, Row) else None
+        form = form_of(first.fields) if first is not None else None
         return (form.chooses, form.suffix, form.suffix) if form else (False, False, False)
     if isinstance(task, TaskByName):
         template = task.named.template
         return template.chooses, bool(task.suffix or template.suffix), task.ends_alike
-    suffix = isinstance(task, ChatTask) or bool(getattr(task, "suffix", ""))
-    return task.chooses, suffix, suffix or _ends_alike(str(getattr(task, "prompt", "")))
+    if isinstance(task, ChatTask):
+        return False, True, True
+    prompt, suffix = (str(getattr(task, name, "")) for name in ("prompt", "suffix"))
+    return task.chooses, bool(suffix) and "{" not in suffix, _ends_alike(prompt + suffix)
 
 
 def _ends_alike(prompt: str) -> bool:
@@ -73,12 +88,22 @@ def _ends_alike(prompt: str) -> bool:
     return bool(prompt.strip()) and not prompt.rstrip(" ").endswith("}")
 
 
-def _first(sources: Sequence[str]) -> Item | None:
-    """The first row of a file; None where it would have to be fetched, or cannot be read, which is said in its turn."""
-    if not sources or not Path(sources[0]).is_file():
+def _first(sources: Sequence[str]) -> Row | None:
+    """The first row of what lies here; None where it would have to be fetched, or cannot be read, which is said in its turn."""
+    if not sources:
         return None
+    path = Path(sources[0])
+    if not path.exists() and not (path.is_absolute() and GLOBBED & set(sources[0])):
+        return None
+    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    return _looked(sources[0], stamp)
+
+
+@lru_cache(maxsize=8)
+def _looked(source: str, stamp: int) -> Row | None:
+    """The same of one source, as it was at a time."""
     try:
-        return next(iter(read(sources[:1], "train", 1)), None)
+        return first_row(read((source,), "train", 1))
     except (TwinpassError, OSError):
         return None
 

@@ -87,6 +87,10 @@ class Goal(ABC):
     absolute: ClassVar[bool] = True
     """Whether losses of different steps can be compared, so that rising ones are a divergence."""
 
+    def close(self) -> None:
+        """Give back what is held outside this process."""
+        return
+
     def require(self, examples: Sequence[Example]) -> None:
         """Refuse rows that lack what is asked of them.
 

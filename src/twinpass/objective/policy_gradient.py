@@ -15,6 +15,7 @@ from twinpass.task.example import Example
 class PolicyGradient(Objective):
     """``- sum advantage log p(text) / tokens``: its gradient, where the texts were sampled, is that of minus the expected reward.
 
+    That is so at temperature 1 from all tokens; at other temperatures, or with top_p or top_k, it is biased.
     ``advantages`` has one number an example. All tokens of all texts count alike.
     """
 

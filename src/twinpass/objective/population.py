@@ -96,6 +96,9 @@ class Population(Goal):
                 f"samples is {self.samples}: greedy texts are all the same; set 1, or a temperature above 0"
             )
 
+    def close(self) -> None:
+        self.rewards.close()
+
     def require(self, examples: Sequence[Example]) -> None:
         columns = sorted(_columns(_asked(examples)))
         for function in self.rewards.functions:

@@ -114,7 +114,7 @@ class Rewards:
             RewardError: with ``on_error`` "stop", naming function, row and text.
         """
         each, failed = dict[str, Values](), dict[str, int]()
-        logged, extra = dict[str, list[float]](), dict[str, list[Any]]()
+        logged, extra = dict[str, list[float]](), dict[tuple[str, str], list[Any]]()
         for function in self.functions:
             values: list[float | None] = []
             for found, answer in self._values(function, batch, failed):
@@ -122,14 +122,19 @@ class Rewards:
                 for name, seen in answer.logged.items():
                     logged.setdefault(name, []).extend(seen)
                 for name, column in answer.extra.items():
-                    extra.setdefault(name, []).extend(column)
+                    extra.setdefault((function.name, name), []).extend(column)
             each[function.name] = np.array([math.nan if value is None else value for value in values], np.float64)
         weights = np.array(self.weights or [1.0] * len(self.functions))[:, None]
         stacked = np.stack([each[function.name] for function in self.functions])
         applies = ~np.isnan(stacked)
         total = np.where(applies.any(0), np.where(applies, weights * stacked, 0.0).sum(0), math.nan)
         means = {name: float(np.mean(seen)) for name, seen in logged.items()}
-        whole = {name: column for name, column in extra.items() if len(column) == len(batch)}
+        names = [name for _, name in extra]
+        whole = {
+            name if names.count(name) == 1 else f"{function}/{name}": column
+            for (function, name), column in extra.items()
+            if len(column) == len(batch) and not failed.get(function)
+        }
         return Rewarded(total, each, failed, means, whole)
 
     def close(self) -> None:
@@ -214,13 +219,19 @@ def advantages_of(rewards: Values) -> Values:
     return np.nan_to_num(_standard(rewards, (1,)), nan=0.0)
 
 
+ROUNDING = 1e-12
+"""Rewards that differ by less, relatively, are the same."""
+
+
 def _standard(rewards: Values, axes: tuple[int, ...]) -> Values:
     there = np.isfinite(rewards)
     count = np.maximum(1, there.sum(axes, keepdims=True))
     mean = np.where(there, rewards, 0.0).sum(axes, keepdims=True) / count
     off = np.where(there, rewards - mean, 0.0)
     deviation = np.sqrt((off**2).sum(axes, keepdims=True) / count)
-    return np.where(there, off / np.where(deviation > 0, deviation, 1.0), math.nan)
+    size = np.where(there, np.abs(rewards), 0.0).max(axes, keepdims=True, initial=0.0)
+    differ = deviation > ROUNDING * size  # the mean of equal rewards is off by rounding
+    return np.where(there, np.where(differ, off, 0.0) / np.where(differ, deviation, 1.0), math.nan)
 
 
 def _mean(rewards: Values, otherwise: float) -> Values:

@@ -92,7 +92,7 @@ class Descent:
             known = history.steps[number].estimate.loss
             before = history.steps[number]
             report, gradient = self.take(number, history.draw_of(number), before.lr, before.lesson)
-            if abs(report.estimate.loss - known) > NEAR * max(1.0, abs(known)):
+            if not abs(report.estimate.loss - known) <= NEAR * max(1.0, abs(known)):
                 raise JournalError(
                     f"step {number}, taken again, gave a loss of {report.estimate.loss:.6g}, and the journal has {known:.6g}: "
                     f"the rows or the machine's arithmetic are others; snapshots are kept after steps {sorted(history.snapshots)}"

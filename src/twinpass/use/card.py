@@ -44,18 +44,19 @@ def card(run: Path, settings: RunSettings, kind: str, merge: bool, step: int | N
     text = folder.config.read_text(encoding="utf-8")
     values = tomllib.loads(text)
     base = base_name(settings.path)
+    exact = str(values.get("estimator", {}).get("kind", "")).lower() == "backprop"
     facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step)]
     lines = [
         "---",
         f"base_model: {json.dumps(base)}",
         f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
         "pipeline_tag: text-generation",
-        "tags: [twinpass, mezo]",
+        f"tags: [twinpass{'' if exact else ', mezo'}]",
         "---",
         "",
         f"# {run.resolve().name}",
         "",
-        "Fine-tuned with forward passes only (MeZO), by twinpass.",
+        f"Fine-tuned {'along the exact gradient' if exact else 'with forward passes only'}, by twinpass.",
         "",
         "| | |",
         "|---|---|",
@@ -84,10 +85,11 @@ def _trained(settings: RunSettings, merge: bool) -> str:
 def _facts(run: Path, values: dict[str, Any], step: int | None) -> list[tuple[str, str]]:
     facts = [("seed", str(values.get("run", {}).get("seed", 0)))]
     for key in ("train", "eval"):
-        path = Path(values.get("task", {}).get(key, ""))
-        if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            facts.append((f"{key} rows", f"`{path.name}`, sha256 `{digest}`"))
+        given = values.get("task", {}).get(key, "")
+        for path in map(Path, [given] if isinstance(given, str) else given):
+            if path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                facts.append((f"{key} rows", f"`{path.name}`, sha256 `{digest}`"))
     summary = run / "summary.json"
     if step is not None:
         facts.append(("step", str(step)))

@@ -68,12 +68,10 @@ class MadeUp:
             gradient = taken(
                 self.objective.requests(examples), lambda scores: self.objective.gradient(examples, scores)
             )
+            _require_finite([gradient.norm])
             self.engine.descend(gradient, AdamW().at(0, 0.0))
-            found = [gradient.norm]
         else:
-            found = self._along_probes(estimator, examples)
-        if not np.isfinite(found).all():
-            raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
+            self._along_probes(estimator, examples)
 
     def seconds_a_row(self, tokens: int, clock: Callable[[], float]) -> float:
         """What a further prompt takes to be scored under one lane."""
@@ -85,7 +83,7 @@ class MadeUp:
             took.append(clock() - start)
         return max(0.0, took[1] - took[0]) / 2
 
-    def _along_probes(self, estimator: Estimator, examples: Sequence[Example]) -> list[float]:
+    def _along_probes(self, estimator: Estimator, examples: Sequence[Example]) -> None:
         self._drawn += 1
         if (fitting := self.trainable.fitting) is not None:
             batch = self.trainable.defaults.batch_size
@@ -99,8 +97,14 @@ class MadeUp:
         draw = Draw(0, examples, probes, self.trainable.defaults.eps, 0.0)
         method = Method(estimator, self.objective, Auto())
         report = measure(self.engine, method, draw, Situation(self.engine.layers))
+        _require_finite([report.estimate.loss, *report.estimate.gradients, *report.estimate.preconditioned])
         apply(self.engine, report)
-        return [report.estimate.loss, *report.estimate.gradients]
+
+
+def _require_finite(found: Sequence[float]) -> None:
+    """Refuse a step that would leave NaN in the weights, whatever its length."""
+    if not np.isfinite(found).all():
+        raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
 
 
 GROWTH = 4
