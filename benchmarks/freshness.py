@@ -32,6 +32,9 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("learning-*", (*STEP, "benchmarks/demo.py")),
     ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
+    ("chaos", (PACKAGE, "tests/chaos.py")),
+    ("fuzz", (PACKAGE, "tests/fuzz")),
+    ("long-run", (PACKAGE, "benchmarks/long_run.py")),
     ("*", (*STEP, "benchmarks/{name}.py")),
 )
 """Result files by name, and what they measure; the first that fits counts."""

@@ -242,7 +242,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Any) -> None:
         engine.use(other)
     with pytest.raises(ModelError, match="other modules"):
         engine.use(Space(space.outputs, {}))
-    file = tmp_path / "spaces" / "a.safetensors"
+    file = tmp_path / "a.safetensors"
     space.save(file)
     assert Space.load(file, space.digest).digest == space.digest
     with pytest.raises(JournalError, match="other directions than the journal names"):
