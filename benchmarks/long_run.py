@@ -3,7 +3,8 @@
     python benchmarks/long_run.py --json benchmarks/results/long-run.json
 
 Each run is a process of its own, looked at from outside while it trains and killed by SIGKILL before its last steps; then it is resumed.
-Seconds of a step are of the processor, which other processes on the machine disturb less.
+Whether steps grow is read off the fastest tenth of each part's steps, and seconds to resume are the processor's: what other processes on the
+machine disturb least.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ PARTS = 10
 LEFT = 20
 """Steps that are left when the run is killed."""
 
+BOUNDS: Mapping[str, float] = {
+    "rss_growth": 0.02,
+    "journal_off_a_line": 0.02,
+    "step_growth": 0.1,
+    "resume_cpu_seconds": 20.0,
+}
+"""What may at most be found; all but the last are fractions, of what there was after the first part."""
+
+ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
+
 KINDS: Mapping[str, dict[str, Any]] = {
     "lora": {},
     "adaptive-reflected": {
@@ -41,8 +53,17 @@ KINDS: Mapping[str, dict[str, Any]] = {
         "reuse": {"policy": "reflected", "tolerance": 10.0},
         "epsilon": {"kind": "adaptive", "start": 1e-3},
     },
+    "informed": {
+        "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
+        "estimator": {"kind": "gauss_newton", "probes": 3},
+    },
+    "backprop": {
+        "trainable": ACTIVATED,
+        "estimator": {"kind": "backprop"},
+        "optimizer": {"kind": "adamw", "lr": 1e-4, "snapshot_every": 100},
+    },
 }
-"""What is trained, and whatever looks back at earlier steps."""
+"""What is trained by itself, and whatever looks back at earlier steps."""
 
 
 def mark(process: subprocess.Popen[bytes], journal: Path, steps: int, began: float) -> dict[str, float]:
@@ -86,10 +107,19 @@ def watched(config: Path, run: Path, steps: int) -> list[dict[str, float]]:
     return marks
 
 
+def deciles(metrics: Path, steps: int) -> list[list[float]]:
+    """The deciles of seconds a step in each part of a run."""
+    lines = map(json.loads, metrics.read_text().splitlines())
+    seconds = [line["seconds"] for line in lines if line["event"] == "step"][:steps]
+    part = len(seconds) // PARTS
+    return [statistics.quantiles(seconds[i * part : (i + 1) * part], n=10) for i in range(PARTS)]
+
+
 def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
     """A run of ``steps`` steps, killed and resumed."""
     run = folder / "run"
-    sections = {**KINDS[name], "optimizer": {"steps": steps, "batch_size": 2}}
+    kind = KINDS[name]
+    sections = {**kind, "optimizer": {**kind.get("optimizer", {}), "steps": steps, "batch_size": 2}}
     config = tiny.config(folder, **sections, run={"eval_every": steps // 100, "out": str(run)})
     marks = watched(config, run, steps)
     began, known = time.monotonic(), steps_of(run / "journal.jsonl", (0, 0))
@@ -98,36 +128,46 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
         while process.poll() is None and now[0] == before:
             time.sleep(0.02)
             now = steps_of(run / "journal.jsonl", now)
-        resumed = time.monotonic() - began
+        resumed = mark(process, run / "journal.jsonl", now[0], began)
         said = process.communicate()[0].decode()
     if process.returncode not in (0, 3):
         raise SystemExit(f"{name}: exit {process.returncode}: {said}")
-    ends = [marks[i + 1]["cpu_seconds"] - marks[i]["cpu_seconds"] for i in range(PARTS)]
-    counts = [marks[i + 1]["steps"] - marks[i]["steps"] for i in range(PARTS)]
     bytes_a_step = [
-        (marks[i + 1]["journal_bytes"] - marks[i]["journal_bytes"]) / count for i, count in enumerate(counts)
+        (now["journal_bytes"] - then["journal_bytes"]) / (now["steps"] - then["steps"]) for then, now in pairwise(marks)
     ]
-    tenths = [seconds / count for seconds, count in zip(ends, counts, strict=True)]
-    rss = [each["rss_bytes"] for each in marks]
+    fastest = [part[0] for part in deciles(run / "metrics.jsonl", steps - LEFT)]
+    rss = [each["rss_bytes"] for each in marks[1:]]
+    found = {
+        "rss_growth": max(rss) / rss[0] - 1,
+        "journal_off_a_line": max(abs(each / statistics.median(bytes_a_step) - 1) for each in bytes_a_step[1:]),
+        "step_growth": statistics.median(fastest[-3:]) / statistics.median(fastest[1:4]) - 1,
+        "resume_cpu_seconds": resumed["cpu_seconds"],
+    }
     return {
-        "marks": marks,
-        "rss_growth": rss[-1] / rss[1] - 1,
-        "journal_bytes_a_step": {"first": bytes_a_step[0], "last": bytes_a_step[-1]},
-        "journal_off_a_line": max(bytes_a_step) / statistics.median(bytes_a_step) - 1,
-        "step_cpu_seconds": {"first": tenths[0], "last": tenths[-1]},
-        "resume_seconds": resumed,
+        **found,
+        "problems": [key for key, most in BOUNDS.items() if found[key] > most],
+        "resume_seconds": resumed["seconds"],
         "steps_done": json.loads((run / "summary.json").read_text())["steps"],
+        "step_seconds": {
+            "fastest_tenth": fastest,
+            "median": [part[4] for part in deciles(run / "metrics.jsonl", steps - LEFT)],
+        },
+        "journal_bytes_a_step": bytes_a_step,
+        "marks": marks,
     }
 
 
-def main(names: Sequence[str], steps: int) -> dict[str, Any]:
-    """All kinds."""
-    found = {}
+def main(names: Sequence[str], steps: int, file: Path | None) -> dict[str, Any]:
+    """All kinds; ``file`` holds what is known of them after each."""
+    found = dict[str, Any]()
+    result = {"steps": steps, "kinds": found, "commit": commit(), "machine": machine(), "versions": versions()}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measure(name, steps, Path(folder))
-        print(name, {key: value for key, value in found[name].items() if key != "marks"}, flush=True)
-    return {"steps": steps, "kinds": found, "commit": commit(), "machine": machine(), "versions": versions()}
+        print(name, {key: found[name][key] for key in (*BOUNDS, "problems")}, flush=True)
+        if file:
+            write_json(file, result)
+    return result
 
 
 if __name__ == "__main__":
@@ -136,8 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    result = main(given.kinds, given.steps)
-    if given.json:
-        write_json(given.json, result)
-    else:
+    result = main(given.kinds, given.steps, given.json)
+    if not given.json:
         print(json.dumps(result, indent=2))
+    sys.exit(any(kind["problems"] for kind in result["kinds"].values()))
