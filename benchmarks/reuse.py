@@ -24,7 +24,7 @@ from twinpass.model.trainable import Activated, Full
 from twinpass.objective.choice import Choice
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
-from twinpass.reuse.activated import Activated as ActivatedPolicy
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.rows import Row
@@ -134,7 +134,7 @@ def options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[
 def activated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shots: int) -> dict[str, Any]:
     """An activated adapter over six epochs of two batches, and LoRA of the same size by plain MeZO on the same batches."""
     parts = batches(tokenizer, shots, 2)
-    engine = TorchEngine(model, Activated(8, 16.0, TARGETS), noise="gaussian", reuse=ActivatedPolicy(budget=2 << 30))
+    engine = TorchEngine(model, Activated(8, 16.0, TARGETS), noise="gaussian", reuse=ActivatedReuse(budget=2 << 30))
     losses = {
         "twinpass": CHOICE.loss(
             parts[0], TorchEngine(model, Full()).score(CHOICE.requests(parts[0]), [BASE]).values[0]

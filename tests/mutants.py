@@ -64,7 +64,7 @@ WARM = (
 )
 """What is imported before anything forks."""
 
-COMPILED = ("draw", "kernels", "race", "halves", "multiply", "pairs", "registers", "tiles")
+COMPILED = ("draw", "kernels", "race", "sums", "multiply", "pairs", "registers", "tiles")
 """Modules that Numba compiles: which of their lines a test reaches is not to be seen, and compiled code is not another mutant's."""
 INTERPRETED = ("triton_draw", "triton_kernels", "triton_programs", "backend")
 """Modules that Triton interprets, in a process of its own."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
     from twinpass.objective.generation import Generation
     from twinpass.report.callbacks import Callbacks
-    from twinpass.reuse.activated import Activated as ActivatedReuse
+    from twinpass.reuse.activated import ActivatedReuse
     from twinpass.reuse.auto import Auto as AutoReuse
     from twinpass.reuse.debiased import Debiased as DebiasedReuse
     from twinpass.reuse.exact import Exact as ExactReuse
@@ -94,7 +94,7 @@ _MODULES = {
     "train.optimizer": ("Sgd",),
     "use.trained": ("TrainedModel", "load"),
 }
-"""Where names come from: each is imported when it is first used (PEP 562). A policy is called ``...Reuse`` here only."""
+"""Where names come from: each is imported when it is first used (PEP 562). A policy is called ``...Reuse`` here."""
 
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

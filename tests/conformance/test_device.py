@@ -25,7 +25,7 @@ from twinpass import Full, Lora, Sgd, finetune
 from twinpass.core import BASE, Lane, Probe, Scores, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
-from twinpass.model.device import Place
+from twinpass.model.device import Device
 from twinpass.model.trainable import Activated, Layers, Trainable
 from twinpass.reuse import activated
 from twinpass.reuse.plan import Spans
@@ -160,9 +160,9 @@ def test_weights_in_bfloat16() -> None:
 def test_arrays_are_sent_together() -> None:
     arrays = [np.arange(6).reshape(2, 3), np.array(7), np.empty(0, np.int64), np.arange(12).reshape(3, 4)[:, ::2]]
     with stand_in():
-        place = Place.of(to_device(nn.Linear(2, 2)))
-        assert place.fused
-        for array, tensor in zip(arrays, place.send(*arrays), strict=True):
+        device = Device.of(to_device(nn.Linear(2, 2)))
+        assert device.fused
+        for array, tensor in zip(arrays, device.send(*arrays), strict=True):
             assert isinstance(tensor, DeviceTensor)
             assert np.array_equal(tensor.cpu().numpy(), array)
 
@@ -177,7 +177,7 @@ def test_norms_run_all_lanes_at_once(dtype: torch.dtype) -> None:
 
 
 def test_spilled_keys_and_values_serve_either(tmp_path: Path) -> None:
-    policy = activated.Activated(spill=str(tmp_path))
+    policy = activated.ActivatedReuse(spill=str(tmp_path))
     with stand_in():
         host = TorchEngine(build("llama", torch.float32), Activated(2, 4.0), reuse=policy)
         scores = host.score(PROMPTS, TWO)
@@ -235,7 +235,7 @@ class TestRefusals:
 
     def test_neither_cpu_nor_cuda(self) -> None:
         with pytest.raises(ModelError, match=r"is on meta; the torch engine runs on a CPU or one CUDA device"):
-            Place.of(nn.Linear(2, 2, device="meta"))
+            Device.of(nn.Linear(2, 2, device="meta"))
 
     def test_products_in_bfloat16(self) -> None:
         model = build("llama", torch.float32)

@@ -25,7 +25,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
-from twinpass.reuse.activated import Activated as ActivatedReuse
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact

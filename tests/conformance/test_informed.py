@@ -18,7 +18,7 @@ from twinpass.model.causal import CausalModel
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Space
 from twinpass.model.trainable import Activated, Full, Informed
-from twinpass.reuse.activated import Activated as ActivatedReuse
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.exact import Exact
 

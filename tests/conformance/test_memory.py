@@ -40,7 +40,7 @@ def test_what_the_base_lane_keeps_never_stands_in_its_way() -> None:
 
 
 def test_spilled_prompts_are_found_by_the_next_engine(tmp_path: Path) -> None:
-    policy = activated.Activated(spill=str(tmp_path))
+    policy = activated.ActivatedReuse(spill=str(tmp_path))
     first = TorchEngine(build("llama"), Activated(2, 4.0), reuse=policy)
     scores = first.score(PROMPTS, TWO)
     assert scores.cache.spilled > 0
@@ -58,13 +58,13 @@ def test_spilled_prompts_are_found_by_the_next_engine(tmp_path: Path) -> None:
 
 def test_a_spill_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    policy = activated.Activated(spill=str(tmp_path / "file"))
+    policy = activated.ActivatedReuse(spill=str(tmp_path / "file"))
     with pytest.raises(CacheError, match=r"reuse\.spill: .* cannot be a folder"):
         TorchEngine(build("llama"), Activated(2, 4.0), reuse=policy)
 
 
 def test_a_damaged_spill_is_computed_again(tmp_path: Path) -> None:
-    policy = activated.Activated(spill=str(tmp_path))
+    policy = activated.ActivatedReuse(spill=str(tmp_path))
     scores = TorchEngine(build("llama"), Activated(2, 4.0), reuse=policy).score(PROMPTS, TWO)
     (shard,) = tmp_path.iterdir()
     content = bytearray(shard.read_bytes())
@@ -82,7 +82,7 @@ def test_spill_and_eviction_together(name: str, tmp_path: Path) -> None:
     model = build(name)
     trainable = Activated(4, 8.0, TARGETS[name])
     size = TorchEngine(model, trainable).cache_slot_bytes
-    policy = activated.Activated(budget=23 * size, spill=str(tmp_path), page_size=2)
+    policy = activated.ActivatedReuse(budget=23 * size, spill=str(tmp_path), page_size=2)
     engine, plain = TorchEngine(model, trainable, reuse=policy), Apart(build(name), trainable)
     for _ in range(3):
         for part in (PROMPTS[:4], PROMPTS[4:6], PROMPTS[6:]):

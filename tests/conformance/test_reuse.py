@@ -172,7 +172,7 @@ def test_a_slot_of_other_weights_is_never_read(monkeypatch: pytest.MonkeyPatch) 
     [
         (invariant.Invariant(), Full(), "nothing lies below the first trained layer"),
         (invariant.Invariant(), Activated(2, 4.0), "use policy = 'activated'"),
-        (activated.Activated(), Lora(2, 4.0), "use trainable.kind = 'activated'"),
+        (activated.ActivatedReuse(), Lora(2, 4.0), "use trainable.kind = 'activated'"),
     ],
 )
 def test_policies_that_do_not_fit(policy: Policy, trainable: Trainable, message: str) -> None:

@@ -89,7 +89,7 @@ def pieces(width: int) -> Iterator[tuple[Shard, Tensor]]:
 
 def perturbed(weights: Tensor, scales: Sequence[float], seed: int, start: int, distribution: Distribution) -> Tensor:
     out = torch.zeros(len(scales), len(weights), dtype=weights.dtype, device=DEVICE)
-    shard = Shard.run(start, len(weights))
+    shard = Shard.contiguous(start, len(weights))
     triton_kernels.perturb(weights.to(DEVICE), out, np.array(scales), seed, KEY, distribution, shard)
     return out
 
@@ -99,7 +99,7 @@ def perturbed_by_numba(
 ) -> Tensor:
     out = torch.zeros(len(scales), len(weights), dtype=weights.dtype)
     view = flat_view(out).reshape(out.shape)
-    shard = Shard.run(start, len(weights))
+    shard = Shard.contiguous(start, len(weights))
     kernels.perturb(flat_view(weights), view, np.array(scales), seed, KEY, distribution, shard)
     return out
 

@@ -79,7 +79,7 @@ def perturbed(
     weights: Array, scales: Sequence[float], seed: int, start: int, distribution: Distribution, name: str = NAME
 ) -> Array:
     out = np.zeros((len(scales), len(weights)), weights.dtype)
-    shard = Shard.run(start, len(weights))
+    shard = Shard.contiguous(start, len(weights))
     kernels.perturb(weights, out, np.array(scales, np.float64), seed, noise.name_key(name), distribution, shard)
     return out
 

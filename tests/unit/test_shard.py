@@ -29,7 +29,7 @@ def rows(height: int, width: int, parts: int) -> Iterator[Part]:
     """As column-parallel layers are cut: rows of the weight."""
     cuts = [height * k // parts for k in range(parts + 1)]
     for first, last in itertools.pairwise(cuts):
-        yield slice(first, last), slice(None), Shard.run(first * width, (last - first) * width)
+        yield slice(first, last), slice(None), Shard.contiguous(first * width, (last - first) * width)
 
 
 def columns(height: int, width: int, parts: int) -> Iterator[Part]:

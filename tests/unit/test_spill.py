@@ -55,7 +55,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def store(spill: Spill, *sequences: tuple[Tokens, int], dtype: torch.dtype = torch.float32) -> None:
-    """Write a shard of the ends of these sequences, which lie in the pool's last slots, backwards."""
+    """Write a file of the ends of these sequences, which lie in the pool's last slots, backwards."""
     new = torch.cat([of_prefixes(tokens, dtype)[:, :, start:] for tokens, start in sequences], 2)
     slots = np.arange(SLOTS - 1, SLOTS - 1 - new.shape[2], -1)
     pool = empty_pool(dtype)
@@ -65,7 +65,7 @@ def store(spill: Spill, *sequences: tuple[Tokens, int], dtype: torch.dtype = tor
 
 
 def stored(folder: Path, *sequences: tuple[Tokens, int]) -> Path:
-    """Write a shard; its path."""
+    """Write a file; its path."""
     before = set(folder.iterdir())
     store(Spill(folder, IDENTITY, LAYERS), *sequences)
     (path,) = set(folder.iterdir()) - before
@@ -120,8 +120,8 @@ def test_the_next_run_finds_the_same_bits(tmp_path: Path, dtype: torch.dtype) ->
     assert reopened(spill.folder).written == 0
 
 
-def test_shards_are_as_large_as_they_may_be_or_of_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill_module, "SHARD_BYTES", 4 * ROW_BYTES)
+def test_files_are_as_large_as_they_may_be_or_of_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill_module, "FILE_BYTES", 4 * ROW_BYTES)
     store(Spill(tmp_path, IDENTITY, LAYERS), (OTHER, 0), ((*OTHER, 7), 2), (LONGER, 0), (FIRST, 0))
     rows = []
     for path in sorted(tmp_path.iterdir()):
@@ -322,17 +322,17 @@ texts = st.lists(st.integers(0, 1), min_size=1, max_size=5).map(tuple)
     texts,
     st.sets(st.integers(0, 5)),
     st.booleans(),
-    st.sampled_from([1, 3 * ROW_BYTES, spill_module.SHARD_BYTES]),
+    st.sampled_from([1, 3 * ROW_BYTES, spill_module.FILE_BYTES]),
 )
-def test_any_sequences_in_any_shards(
-    shards: list[list[Tokens]], tokens: Tokens, wanted: set[int], again: bool, size: int
+def test_any_sequences_in_any_files(
+    files: list[list[Tokens]], tokens: Tokens, wanted: set[int], again: bool, size: int
 ) -> None:
     known: set[Tokens] = {()}
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(spill_module, "SHARD_BYTES", size):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(spill_module, "FILE_BYTES", size):
         spill = reopened(Path(folder))
-        for shard in shards:
+        for file in files:
             runs = list[tuple[Tokens, int]]()
-            for text in shard:
+            for text in file:
                 prefixes = [text[:n] for n in range(len(text) + 1)]
                 start = sum(prefix in known for prefix in prefixes) - 1
                 known.update(prefixes)
@@ -350,7 +350,7 @@ def test_what_comes_after_a_shard_that_cannot_be_written_is_left_out(
 ) -> None:
     folder = tmp_path / "kv"
     spill = Spill(folder, IDENTITY, LAYERS)
-    monkeypatch.setattr(spill_module, "SHARD_BYTES", ROW_BYTES)
+    monkeypatch.setattr(spill_module, "FILE_BYTES", ROW_BYTES)
     folder.rmdir()
     with pytest.warns(UserWarning, match="cannot be written") as warned:
         store(spill, (FIRST, 0), (OTHER, 0))
@@ -367,7 +367,7 @@ def test_a_folder_that_went_away_costs_the_run_nothing_but_the_spill(tmp_path: P
     assert not len(spill.fetch(FIRST, np.arange(3), np.arange(3), empty_pool()))
 
 
-# --- whose a shard is
+# --- whose a file is
 
 
 def as_link(path: Path) -> None:

@@ -120,7 +120,7 @@ class TestCompiled:
         calls: list[Callable[[], object]] = [
             lambda: triton_kernels.fill(out, 1, 2**63, 2**31, "gaussian"),
             lambda: triton_kernels.perturb(
-                w.view(-1), w.view(1, -1), np.ones(1), 1, 5, "binomial", Shard.run(1, w.numel())
+                w.view(-1), w.view(1, -1), np.ones(1), 1, 5, "binomial", Shard.contiguous(1, w.numel())
             ),
             lambda: triton_kernels.gather(w, rows, out.bfloat16(), 1.0, 2**64 - 1, 1, "gaussian"),
             lambda: triton_kernels.perturb_each(small, bounds, lanes, np.ones(2), 2**63, keys, "gaussian"),

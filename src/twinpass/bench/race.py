@@ -22,7 +22,7 @@ from twinpass.core import Evaluation, StepReport
 from twinpass.objective.base import scored
 from twinpass.report.interval import wilson
 from twinpass.report.listener import Listener
-from twinpass.reuse.activated import Activated
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.schedule.epsilon import Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
@@ -132,7 +132,7 @@ def suiting(config: Config) -> list[str]:
 
 
 def _spilling_to(config: Config, folder: str) -> Config:
-    if not isinstance(config.reuse, Activated) or config.reuse.spill is None:
+    if not isinstance(config.reuse, ActivatedReuse) or config.reuse.spill is None:
         return config
     values = {**config.values, "reuse": {**config.values["reuse"], "spill": folder}}
     return replace(config, reuse=replace(config.reuse, spill=folder), values=values)

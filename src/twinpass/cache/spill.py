@@ -1,10 +1,10 @@
 """Keys and values on disk, for weights that never change: found again by the next run over the same model.
 
-A folder of shards, each a safetensors file written once: ``keys`` and ``values`` [layers, rows, heads, width]. Its
+A folder of files, each a safetensors file written once: ``keys`` and ``values`` [layers, rows, heads, width]. Its
 metadata names the weights, which token sequences the rows belong to, and checksums of both. The metadata is verified
 when a folder is opened, the tensors, which are memory-mapped, when they are first read, and again if the file is another by
-then; a damaged or foreign shard is left out, and what it held is computed again. So is what is no plain file, such as a link or
-a pipe, and what another user has written: whoever may write a shard decides what the model reads.
+then; a damaged or foreign file is left out, and what it held is computed again. So is what is no plain file, such as a link or
+a pipe, and what another user has written: whoever may write a file decides what the model reads.
 """
 
 import hashlib
@@ -33,20 +33,20 @@ from twinpass.errors import CacheError
 
 FORMAT = "twinpass-kv-1"
 
-SHARD_BYTES = 1 << 22
-"""A shard is copied twice while it is written."""
+FILE_BYTES = 1 << 22
+"""Of sequences in one file, which is copied twice while it is written."""
 
 
 Stamp = tuple[int, int, int, int]
 """Device, number, size and time of change of a file."""
 
 STALE_SECONDS = 3600.0
-"""What a crash leaves of a shard that was being written is taken away after so long."""
+"""What a crash leaves of a file that was being written is taken away after so long."""
 
 
 @dataclass(slots=True)
-class Shard:
-    """One file: rows ``start`` to ``stop`` of all that is on disk."""
+class SpillFile:
+    """Rows ``start`` to ``stop`` of all that is on disk."""
 
     path: Path
     start: int
@@ -57,12 +57,17 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Rows of a shard, from ``row`` on: they hold ``tokens[start:]``, the tokens before ``start`` are elsewhere."""
+class Stretch:
+    """Rows of a file, from ``row`` on: they hold ``tokens[start:]``, the tokens before ``start`` are elsewhere."""
 
     tokens: Tokens
     start: int
     row: int
+
+    @property
+    def end(self) -> int:
+        """The row behind the last."""
+        return self.row + len(self.tokens) - self.start
 
 
 class Spill:
@@ -95,40 +100,40 @@ class Spill:
         while True:
             rows = self._tree.match(self._prefix, tokens).slots
             found = wanted[wanted < len(rows)]
-            if not [shard for shard in self._shards_of(rows[found]) if not self._verify(shard)]:
+            if not [spilled for spilled in self._files_of(rows[found]) if not self._verify(spilled)]:
                 break
             self._load()
-        for shard in self._shards_of(rows[found]):
-            here = found[(rows[found] >= shard.start) & (rows[found] < shard.stop)]
-            local = torch.from_numpy(rows[here] - shard.start)
+        for spilled in self._files_of(rows[found]):
+            here = found[(rows[found] >= spilled.start) & (rows[found] < spilled.stop)]
+            local = torch.from_numpy(rows[here] - spilled.start)
             into = torch.from_numpy(slots[here])
-            with safe_open(shard.path, framework="pt") as file:
+            with safe_open(spilled.path, framework="pt") as file:
                 keys, values = (file.get_tensor(name) for name in ("keys", "values"))
             for layer in range(self.layers):
                 pool.write(layer, into, keys[layer][local], values[layer][local])
         return found
 
     def store(self, sequences: Sequence[tuple[Tokens, int]], slots: Slots, pool: Pool) -> None:
-        """Write shards, of as many sequences each as ``SHARD_BYTES`` hold, or of one.
+        """Write files, of as many sequences each as ``FILE_BYTES`` hold, or of one.
 
         Args:
             sequences: tokens, and the index from which on they are new; the tokens before are on disk or come first.
             slots: where the new tokens of all sequences lie in the pool, one after another.
         """
-        room = SHARD_BYTES // (self.layers * sum(plane[0].nbytes for plane in pool.of(0)))
-        runs, row, written = list[Run](), 0, 0
+        room = FILE_BYTES // (self.layers * sum(plane[0].nbytes for plane in pool.of(0)))
+        stretches, row, written = list[Stretch](), 0, 0
         for tokens, start in sequences:
             count = len(tokens) - start
-            if runs and row + count > room:
-                if not self._write(runs, slots[written : written + row], pool):
+            if stretches and row + count > room:
+                if not self._write(stretches, slots[written : written + row], pool):
                     return
-                runs, row, written = [], 0, written + row
-            runs.append(Run(tokens, start, row))
+                stretches, row, written = [], 0, written + row
+            stretches.append(Stretch(tokens, start, row))
             row += count
-        self._write(runs, slots[written:], pool)
+        self._write(stretches, slots[written:], pool)
 
-    def _write(self, runs: Sequence[Run], slots: Slots, pool: Pool) -> bool:
-        """One shard; whether that succeeded."""
+    def _write(self, stretches: Sequence[Stretch], slots: Slots, pool: Pool) -> bool:
+        """One file; whether that succeeded."""
         at = torch.from_numpy(slots)
         tensors = {
             name: torch.empty((self.layers, len(at), *plane.shape[1:]), dtype=plane.dtype)
@@ -143,7 +148,7 @@ class Spill:
             "format": FORMAT,
             "identity": self.identity,
             "check": check,
-            "runs": json.dumps([astuple(run) for run in runs]),
+            "runs": json.dumps([astuple(stretch) for stretch in stretches]),
         }
         metadata["seal"] = _seal(metadata)
         path = self.folder / f"{self._prefix}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.safetensors"
@@ -156,19 +161,19 @@ class Spill:
             warnings.warn(f"{self.folder} cannot be written, the run goes on without it: {error}", stacklevel=5)
             return False
         self.written += path.stat().st_size
-        self._add(path, check, runs, len(slots), _stamp(path))
+        self._add(path, check, stretches, len(slots), _stamp(path))
         return True
 
     def _sweep(self) -> None:
-        """Take away what crashes have left of shards half written."""
+        """Take away what crashes have left of files half written."""
         for path in self.folder.glob(f"{self._prefix}-*.part"):
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
     def _load(self) -> None:
-        """Index the shards, those of other models and damaged ones left out."""
-        self._tree, self._shards, self._rows = RadixTree(), list[Shard](), 0
+        """Index the files, those of other models and damaged ones left out."""
+        self._tree, self._files, self._rows = RadixTree(), list[SpillFile](), 0
         for path in sorted(self.folder.glob(f"{self._prefix}-*.safetensors")):
             if path in self._bad:
                 continue
@@ -181,42 +186,42 @@ class Spill:
                     raise ValueError("it was written for another model")
                 if metadata["seal"] != _seal(metadata):
                     raise ValueError("its metadata do not match their checksum")
-                runs = [Run(tuple(tokens), start, row) for tokens, start, row in json.loads(metadata["runs"])]
-                if any(run.start < 0 or run.row < 0 or run.row + len(run.tokens) - run.start > count for run in runs):
+                stretches = [Stretch(tuple(tokens), start, row) for tokens, start, row in json.loads(metadata["runs"])]
+                if any(min(stretch.start, stretch.row) < 0 or stretch.end > count for stretch in stretches):
                     raise ValueError("it does not hold the rows that it names")
             except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 self._reject(path, f"{error}")
                 continue
-            self._add(path, metadata["check"], runs, count, None)
+            self._add(path, metadata["check"], stretches, count, None)
 
-    def _add(self, path: Path, check: str, runs: Sequence[Run], count: int, verified: Stamp | None) -> None:
-        shard = Shard(path, self._rows, self._rows + count, check, verified)
-        for run in runs:
-            before = self._tree.match(self._prefix, run.tokens).slots
-            if len(before) >= run.start:
-                first = shard.start + run.row - run.start
-                rows = np.arange(first, first + len(run.tokens))
+    def _add(self, path: Path, check: str, stretches: Sequence[Stretch], count: int, verified: Stamp | None) -> None:
+        spilled = SpillFile(path, self._rows, self._rows + count, check, verified)
+        for stretch in stretches:
+            before = self._tree.match(self._prefix, stretch.tokens).slots
+            if len(before) >= stretch.start:
+                first = spilled.start + stretch.row - stretch.start
+                rows = np.arange(first, first + len(stretch.tokens))
                 rows[: len(before)] = before
-                self._tree.insert(self._prefix, run.tokens, rows)
-        self._shards.append(shard)
-        self._rows = shard.stop
+                self._tree.insert(self._prefix, stretch.tokens, rows)
+        self._files.append(spilled)
+        self._rows = spilled.stop
 
-    def _shards_of(self, rows: Slots) -> list[Shard]:
-        starts = [shard.start for shard in self._shards]
-        return [self._shards[i] for i in sorted({bisect_right(starts, row) - 1 for row in rows.tolist()})]
+    def _files_of(self, rows: Slots) -> list[SpillFile]:
+        starts = [spilled.start for spilled in self._files]
+        return [self._files[i] for i in sorted({bisect_right(starts, row) - 1 for row in rows.tolist()})]
 
-    def _verify(self, shard: Shard) -> bool:
+    def _verify(self, spilled: SpillFile) -> bool:
         try:
-            stamp = _stamp(shard.path)
-            if shard.verified == stamp:
+            stamp = _stamp(spilled.path)
+            if spilled.verified == stamp:
                 return True
-            with safe_open(shard.path, framework="pt") as file:
-                if _check({name: file.get_tensor(name) for name in ("keys", "values")}) != shard.check:
+            with safe_open(spilled.path, framework="pt") as file:
+                if _check({name: file.get_tensor(name) for name in ("keys", "values")}) != spilled.check:
                     raise ValueError("its checksum does not match")
         except (SafetensorError, OSError, ValueError) as error:
-            self._reject(shard.path, f"{error}")
+            self._reject(spilled.path, f"{error}")
             return False
-        shard.verified = stamp
+        spilled.verified = stamp
         return True
 
     def _reject(self, path: Path, reason: str) -> None:

@@ -13,7 +13,7 @@ from twinpass.engine.sglang.address import KEY, is_address
 from twinpass.engine.sglang.arguments import FIXED
 from twinpass.engine.subject import Subject
 from twinpass.report.environment import memory_bytes
-from twinpass.reuse.activated import Activated
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
 from twinpass.settings import STRICT, ComputeDtype, Count, Seconds, Text
@@ -218,7 +218,7 @@ class SglangSettings(EngineSettings):
                 f"[model] dtype: SGLang holds adapters in {model.dtype}, which would round perturbations away; "
                 'set "float32", or [engine] kind = "torch"'
             )
-        if isinstance(policy, Activated) and policy.spill is not None:
+        if isinstance(policy, ActivatedReuse) and policy.spill is not None:
             found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')
         if self.url and policy is not None and (policy.budget, policy.page_size) != (Auto().budget, Auto().page_size):
             found.append(

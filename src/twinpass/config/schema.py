@@ -191,7 +191,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "auto": "twinpass.reuse.auto:Auto",
                     "exact": "twinpass.reuse.exact:Exact",
                     "invariant": "twinpass.reuse.invariant:Invariant",
-                    "activated": "twinpass.reuse.activated:Activated",
+                    "activated": "twinpass.reuse.activated:ActivatedReuse",
                     "reflected": "twinpass.reuse.reflected:Reflected",
                     "transported": "twinpass.reuse.transported:Transported",
                     "frozen": "twinpass.reuse.frozen:Frozen",

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils.generic import ModelOutput
 
 from twinpass.errors import ModelError
-from twinpass.model.device import Place
+from twinpass.model.device import Device
 from twinpass.model.patching import forward_of
 
 
@@ -31,9 +31,9 @@ class CausalModel:
         self.window = _window(config)
 
     @cached_property
-    def place(self) -> Place:
+    def device(self) -> Device:
         """Where the model lies."""
-        return Place.of(self.model)
+        return Device.of(self.model)
 
     @cached_property
     def linears(self) -> tuple[nn.Module, ...]:

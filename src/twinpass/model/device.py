@@ -14,20 +14,20 @@ GROWTH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A ``device``.
+class Device:
+    """A torch device, and how much is worked on at a time there.
 
     Args:
         growth: how many times as many rows, logits and pairs of rows that look at each other are worked on at a time as on a CPU.
         fused: whether attention is a library's one operator, rather than products and a softmax of our own.
     """
 
-    device: torch.device
+    torch_device: torch.device
     growth: int
     fused: bool
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Place":
+    def of(cls, model: nn.Module) -> "Device":
         """Where a model lies.
 
         Raises:
@@ -52,11 +52,11 @@ class Place:
     def send(self, *arrays: NDArray[Any]) -> list[Tensor]:
         """Arrays of one dtype as tensors here: in one transfer, which nobody waits for. On a CPU they share memory."""
         parts = [torch.from_numpy(array) for array in arrays]
-        if self.device.type == "cpu":
+        if self.torch_device.type == "cpu":
             return parts
-        sent = torch.cat([part.reshape(-1) for part in parts]).to(self.device, non_blocking=True)
+        sent = torch.cat([part.reshape(-1) for part in parts]).to(self.torch_device, non_blocking=True)
         sizes = [part.numel() for part in parts]
         return [flat.view(part.shape) for flat, part in zip(torch.split(sent, sizes), parts, strict=True)]
 
 
-CPU = Place(torch.device("cpu"), 1, fused=False)
+CPU = Device(torch.device("cpu"), 1, fused=False)

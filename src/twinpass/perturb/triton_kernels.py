@@ -57,7 +57,7 @@ class Tiling:
 
 def fill(out: Tensor, seed: int, key: int, start: int, distribution: Distribution) -> None:
     """``out[:] = z[start : start + n]`` of the parameter whose ``name_key`` is ``key``; ``out`` [n] is float32."""
-    shard = Shard.run(start, out.numel())
+    shard = Shard.contiguous(start, out.numel())
     _launch(
         programs.fill,
         out.device,
@@ -130,7 +130,7 @@ def gather(w: Tensor, rows: Tensor, out: Tensor, scale: float, seed: int, key: i
     _launch(
         programs.gather,
         w.device,
-        Tiling.of(out.numel(), Shard.run(width, width)),  # any row may be the first
+        Tiling.of(out.numel(), Shard.contiguous(width, width)),  # any row may be the first
         w=_memory(w, *DTYPES),
         rows=rows,
         out=_memory(out, w.dtype),

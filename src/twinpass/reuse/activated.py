@@ -7,7 +7,7 @@ from twinpass.settings import STRICT, Text
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Activated(Policy):
+class ActivatedReuse(Policy):
     """Exact, for activated adapters (aLoRA, Greenewald et al. 2025, arXiv 2504.12397).
 
     Adapters that begin in an upper layer also leave the layers below it alone, for every token: those are kept as the states

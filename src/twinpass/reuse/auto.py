@@ -2,7 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.reuse.activated import Activated
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.invariant import Invariant
@@ -14,5 +14,5 @@ class Auto(Policy):
     """Exact: ``activated`` for activated adapters, ``invariant`` if layers below the trained ones stay, else ``exact``."""
 
     def sharing(self, trains: Trains) -> Sharing | None:
-        chosen = Activated if trains.activated else Invariant if trains.first else Exact
+        chosen = ActivatedReuse if trains.activated else Invariant if trains.first else Exact
         return chosen().sharing(trains)

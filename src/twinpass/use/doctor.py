@@ -16,8 +16,8 @@ from twinpass.config.engines import TorchSettings
 from twinpass.config.schema import SECTIONS, ModelSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring.ledger import Ledger
+from twinpass.engine.embedded.scoring.packing_check import Difference, PackingCheck
 from twinpass.engine.embedded.scoring.sharing import SharingByBlock
-from twinpass.engine.embedded.scoring.trial import Difference, PackingCheck
 from twinpass.errors import ModelError, TwinpassError
 from twinpass.estimate.base import Estimator
 from twinpass.model.causal import CausalModel

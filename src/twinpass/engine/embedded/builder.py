@@ -13,9 +13,9 @@ from twinpass.engine.embedded.linear.products import Prepacked
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.routes import LaneRunner, OwnForward, PackedRoute, Route
 from twinpass.engine.embedded.scoring.ledger import Ledger
+from twinpass.engine.embedded.scoring.packing_check import PackingCheck, reads_columns
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import SharingByBlock
-from twinpass.engine.embedded.scoring.trial import PackingCheck, reads_columns
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel, output_layer
 from twinpass.model.identity import digest, hash_of, require_finite
@@ -81,7 +81,7 @@ def parts_of(
         ModelError: the model or its trainable weights cannot be used; the message says which and why.
     """
     causal = CausalModel(model)
-    chunk_rows = chunk_rows or CHUNK_ROWS * causal.place.growth
+    chunk_rows = chunk_rows or CHUNK_ROWS * causal.device.growth
     require_finite(model)
     trained = trainable.attach(model, seed, invocation)
     tandem_lanes = perturbation == "tandem"

@@ -30,7 +30,7 @@ from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit
 from twinpass.engine.embedded.routes import Linearised
 from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
-from twinpass.engine.embedded.scoring.trial import still_runs
+from twinpass.engine.embedded.scoring.packing_check import still_runs
 from twinpass.errors import ModelError
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Observed, Space

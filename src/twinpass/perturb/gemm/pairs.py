@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw
-from twinpass.perturb.gemm.halves import LaneIndices, narrow
 from twinpass.perturb.gemm.registers import aligned
+from twinpass.perturb.gemm.sums import NO_LANE, LaneIndices, narrow
 from twinpass.perturb.gemm.tiles import (
     COLUMNS,
     DEPTH,
@@ -60,7 +60,7 @@ def _split(x, plus, minus, scales, low):
             for k in range(steps):
                 s, t = low[p, b, k, 0, i], low[p, b, k, 1, i]
                 u, v = one[k * DEPTH : (k + 1) * DEPTH], other[k * DEPTH : (k + 1) * DEPTH]
-                if minus[p] < 0:
+                if minus[p] == NO_LANE:
                     t[:] = 0
                     for j in range(u.size):
                         s[j] = narrow(u[j])
@@ -141,10 +141,10 @@ def _multiply(kind, low, w, plus, minus, scales, y, code, seed, high, group, chu
                 for b in range(first, last):
                     p, r = b // blocks, b % blocks * ROWS
                     at, count = (b - first) * SUMS, min(ROWS, rows - r)
-                    share = _f(1) if minus[p] < 0 else _f(0.5)
+                    share = _f(1) if minus[p] == NO_LANE else _f(0.5)
                     factor = share * _f(scales[p])
                     _write(sums, at, share, factor, target, (plus[p] * rows + r) * out + n, out, count, columns, part)
-                    if minus[p] >= 0:
+                    if minus[p] != NO_LANE:
                         place = (minus[p] * rows + r) * out + n
                         _write(sums, at, share, -factor, target, place, out, count, columns, part)
         end(kind)

@@ -146,7 +146,9 @@ class LaneWeights:
             else:
                 scales = np.array([lane.scale for lane in self.lanes[first:last]])
                 part = (flat, view[first:last], scales)
-                backend.kernels.perturb(*part, probe.seed, key, self.distribution, Shard.run(start, stop - start))
+                backend.kernels.perturb(
+                    *part, probe.seed, key, self.distribution, Shard.contiguous(start, stop - start)
+                )
         return out
 
 

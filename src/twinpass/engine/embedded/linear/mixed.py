@@ -28,8 +28,8 @@ from twinpass.engine.embedded.linear.lanes import LaneWeights, runs
 from twinpass.engine.embedded.linear.products import halved, in_blocks, of_linear, product
 from twinpass.errors import ModelError
 from twinpass.model.causal import output_layer
-from twinpass.perturb.gemm import halves, pairs
-from twinpass.perturb.gemm.halves import LaneIndices
+from twinpass.perturb.gemm import pairs, sums
+from twinpass.perturb.gemm.sums import NO_LANE, LaneIndices
 from twinpass.perturb.layout import flat_view
 from twinpass.settings import ComputeDtype
 
@@ -38,9 +38,9 @@ LEAVE_OUT = "or leave engine.compute_dtype out"
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.gemm.halves` takes them.
+    """Which lanes are of opposite signs, by their places: arrays over parts, as :mod:`twinpass.perturb.gemm.sums` takes them.
 
-    Part ``p`` is the pair ``plus[p]`` and ``minus[p]``, or ``plus[p]`` on its own where ``minus[p]`` is -1; ``difference[p]`` is where
+    Part ``p`` is the pair ``plus[p]`` and ``minus[p]``, or ``plus[p]`` on its own where ``minus[p]`` is NO_LANE; ``difference[p]`` is where
     a pair's difference comes, after all parts, and ``scales[p]`` that of ``plus[p]``.
     """
 
@@ -59,12 +59,12 @@ class Pairing:
             first, lane = next(iter(left.items()))
             del left[first]
             opposite = (i for i, other in left.items() if (other.probe, other.scale) == (lane.probe, -lane.scale))
-            second = next(opposite, -1) if lane.probe is not None else -1
+            second = next(opposite, NO_LANE) if lane.probe is not None else NO_LANE
             left.pop(second, None)
             parts.append((first, second))
         plus, minus = np.array(parts, np.int64).reshape(-1, 2).T.copy()
         scales = np.array([lanes[place].scale for place in plus], np.float64)
-        return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus >= 0), scales)
+        return cls(tuple(lanes), plus, minus, len(parts) - 1 + np.cumsum(minus != NO_LANE), scales)
 
     @property
     def places(self) -> tuple[LaneIndices, LaneIndices, LaneIndices]:
@@ -73,7 +73,7 @@ class Pairing:
 
     def join(self, low: Tensor, y: Tensor) -> None:
         """Write lanes to ``y`` [lanes, rows, out] from what ``low`` [parts + pairs, rows, out] is of them."""
-        halves.join(_array(low), *self.places, _array(y))
+        sums.join(_array(low), *self.places, _array(y))
 
     def probes(self, weights: LaneWeights, name: str) -> list[tuple[Probe | None, int, int]]:
         """Directions that a parameter moves along, by neighbouring parts: first, and one past the last."""
@@ -100,7 +100,7 @@ class Low:
     def rows(self) -> Tensor:
         """[parts + pairs, rows, in]: the sum of each pair, or a lane on its own, then the pairs' differences."""
         rows = torch.empty((len(self.pairing.lanes), *self.source.shape[1:]), dtype=torch.bfloat16)
-        halves.split(_array(self.source.contiguous()), *self.pairing.places, _array(rows))
+        sums.split(_array(self.source.contiguous()), *self.pairing.places, _array(rows))
         return rows
 
     @cached_property

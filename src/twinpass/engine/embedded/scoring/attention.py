@@ -22,7 +22,7 @@ from twinpass.engine.embedded.scoring import fused
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, slots_of
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.errors import ModelError
-from twinpass.model.device import CPU, Place
+from twinpass.model.device import CPU, Device
 
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21
@@ -120,25 +120,25 @@ class Heads:
         out.flatten(0, 1).index_copy_(0, self.rows, flat if self.valid is None else flat.index_select(0, self.valid))
 
 
-class AttentionPlan:
+class AttentionPass:
     """Which rows attend to which in one pass, and what the model asked for while it ran.
 
     Args:
         pieces: every row of the pass is a query of exactly one.
         pool: where the slots of the pieces' keys are read.
         store: rows whose keys and values are written to the pool, and their slots.
-        place: where the pass runs.
+        device: where the pass runs.
     """
 
-    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows], place: Place = CPU) -> None:
-        self.pool, self.place = pool, place
+    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows], device: Device = CPU) -> None:
+        self.pool, self.device = pool, device
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype, int], Tensor] = {}
         self._heads: dict[tuple[int, int], list[Heads]] = {}
         order = sorted(pieces, key=lambda piece: piece.shape, reverse=True)
-        groups = [_Group.of(group) for group in _alike(order, place.growth)]
-        sent = iter(place.send(*store, *(part for group in groups for part in group.parts)))
+        groups = [_Group.of(group) for group in _alike(order, device.growth)]
+        sent = iter(device.send(*store, *(part for group in groups for part in group.parts)))
         self.stored_rows, self.stored_slots = next(sent), next(sent)
         self.buckets = [Bucket(group.pooled, group.shape, *(next(sent) for _ in group.parts)) for group in groups]
 
@@ -221,11 +221,11 @@ class _Group:
         return cls(pooled, (len(pieces), n, m), parts)
 
 
-_plan: ContextVar[AttentionPlan] = ContextVar("twinpass_attention_plan")
+_running: ContextVar[AttentionPass] = ContextVar("twinpass_attention_pass")
 
 
 HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"})
-"""Arguments that models pass to their attention and that change nothing of it here: positions are the plan's, nothing drops out."""
+"""Arguments that models pass to their attention and that change nothing of it here: positions are the pass's, nothing drops out."""
 
 
 def _packed_attention(
@@ -248,30 +248,30 @@ def _packed_attention(
         raise ModelError(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention, which packing leaves out"
         )
-    plan = _plan.get()
-    plan.windows.add(sliding_window)
+    attention = _running.get()
+    attention.windows.add(sliding_window)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
     scale = width**-0.5 if scaling is None else scaling
-    pooled_keys, pooled_values = plan.exchange(cast(Any, module).layer_idx, k, v)
+    pooled_keys, pooled_values = attention.exchange(cast(Any, module).layer_idx, k, v)
     out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
-    for index, place in enumerate(plan.heads(heads, groups)):
-        folded = q.flatten(0, 1).index_select(0, place.queries).view(*place.shape[:2], width)
-        keys, values = place.gather(k, pooled_keys), place.gather(v, pooled_values)
-        if plan.place.fused and softcap is None:
-            mask = plan.mask(index, sliding_window, q.dtype, heads // groups)
+    for index, layout in enumerate(attention.heads(heads, groups)):
+        folded = q.flatten(0, 1).index_select(0, layout.queries).view(*layout.shape[:2], width)
+        keys, values = layout.gather(k, pooled_keys), layout.gather(v, pooled_values)
+        if attention.device.fused and softcap is None:
+            mask = attention.mask(index, sliding_window, q.dtype, heads // groups)
             a, b, c = (part.view(-1, groups, *part.shape[1:]) for part in (folded, keys, values))
-            place.scatter(fused.attend(a, b, c, mask, scale).flatten(0, 1), out)
+            layout.scatter(fused.attend(a, b, c, mask, scale).flatten(0, 1), out)
             continue
-        bias = plan.bias(index, sliding_window, q.dtype)
+        bias = attention.bias(index, sliding_window, q.dtype)
         scores = bias.expand(-1, groups, heads // groups, -1, -1).clone(memory_format=torch.contiguous_format)
-        scores = scores.view(place.shape)
+        scores = scores.view(layout.shape)
         if softcap is None:
             scores.baddbmm_(folded, keys.transpose(1, 2), alpha=scale)
         else:
             scores += torch.tanh(torch.bmm(folded, keys.transpose(1, 2)) * (scale / softcap)) * softcap
         weights = torch.softmax(scores, dim=-1, dtype=_accurate(q)).to(v.dtype)
-        place.scatter(torch.bmm(weights, values), out)
+        layout.scatter(torch.bmm(weights, values), out)
     return out.view(query.shape[0], -1, heads, out.shape[2]), None
 
 
@@ -283,10 +283,10 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _packed_attention)
 
 
 @contextmanager
-def packed_attention(configs: Iterable[PreTrainedConfig], plan: AttentionPlan) -> Iterator[None]:
-    """Run the attention of the model that has these configurations by ``plan`` inside the block; they are put back afterwards."""
+def packed_attention(configs: Iterable[PreTrainedConfig], attention: AttentionPass) -> Iterator[None]:
+    """Run the attention of the model that has these configurations by ``attention`` inside the block; they are put back afterwards."""
     before = [(config, config._attn_implementation) for config in configs]
-    token = _plan.set(plan)
+    token = _running.set(attention)
     try:
         for config, _ in before:
             config._attn_implementation = NAME
@@ -294,4 +294,4 @@ def packed_attention(configs: Iterable[PreTrainedConfig], plan: AttentionPlan) -
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
-        _plan.reset(token)
+        _running.reset(token)

@@ -10,7 +10,7 @@ from torch import Tensor
 from twinpass.core import WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import own_products
-from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, in_pool
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Passes
@@ -64,23 +64,25 @@ def _advance(
     passes: Passes, stages: Sequence[Stage], running: Running, lanes: Sequence[Sequence[Line]]
 ) -> Iterator[tuple[list[Line], Tensor]]:
     count, width = len(lanes), max(map(len, lanes))
-    causal, place = passes.causal, passes.causal.place
+    causal, device = passes.causal, passes.causal.device
     read, positions = np.zeros((2, count, width), np.int64)
     for lane, lines in enumerate(lanes):
         read[lane, : len(lines)] = [line.token for line in lines]
         positions[lane, : len(lines)] = [line.length for line in lines]
-    ids, at = place.send(read, positions)
+    ids, at = device.send(read, positions)
     hidden: Tensor | None = None
     with torch.no_grad(), own_products(causal.linears, passes.linear):
         for number, stage in enumerate(stages):
             _require_own(passes, number, stage, lanes)
-            plan = AttentionPlan(list(_pieces(number, lanes, width)), passes.pool, _store(number, lanes, width), place)
-            with packed_attention(causal.configs, plan), running(LaneLayout(count, width)):
+            attention = AttentionPass(
+                list(_pieces(number, lanes, width)), passes.pool, _store(number, lanes, width), device
+            )
+            with packed_attention(causal.configs, attention), running(LaneLayout(count, width)):
                 output = causal.decode(ids, at, stage.first, stage.last, hidden)
             hidden = output["last_hidden_state"]
             passes.computed += count * width * (stage.last - stage.first)
         assert hidden is not None
-        block = max(1, place.growth * LOGITS_BYTES // (4 * count * causal.vocabulary))
+        block = max(1, device.growth * LOGITS_BYTES // (4 * count * causal.vocabulary))
         for first in range(0, width, block):
             here = slice(first, min(width, first + block))
             with running(LaneLayout(count, here.stop - here.start)):

@@ -110,7 +110,7 @@ def _logits(
             acts = (torch.arange(len(inputs[0]), device=model.device) >= start).repeat(len(inputs))[:, None]
             stack.enter_context(forward_of(module, _adapted(module.forward, duals, lora, acts)))
         own = {} if adapters else dict(duals)
-        (ids,) = causal.place.send(np.array(inputs, np.int64))
+        (ids,) = causal.device.send(np.array(inputs, np.int64))
         arguments = {"input_ids": ids, "use_cache": False}
         try:
             logits: Tensor = functional_call(model, own, (), arguments).logits

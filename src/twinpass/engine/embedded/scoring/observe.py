@@ -106,12 +106,12 @@ class Observer:
             targets = np.searchsorted(part.reads.columns, targets)
         tokens, states = torch.cat(part.tokens), torch.cat(part.states)
         step = max(1, BLOCK_BYTES // (4 * self._causal.vocabulary))
-        found, place = [], self._causal.place
+        found, device = [], self._causal.device
         for first in range(0, len(order), step):
             block = slice(first, first + step)
             here = (rows >= first) & (rows < first + step)
             columns = part.reads.columns
-            asked = place.send(rows[here] - first, targets[here], *(() if columns is None else (columns,)))
+            asked = device.send(rows[here] - first, targets[here], *(() if columns is None else (columns,)))
             layout = LaneLayout(1, len(states[block]), columns=None if columns is None else asked[2])
             with running(layout):
                 found.append(self._block(tokens[block], states[block], asked[0], asked[1], weights[here], layout))

@@ -14,7 +14,7 @@ from twinpass.cache.prefix_cache import PrefixCache, Reservation
 from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import Linear, own_products
-from twinpass.engine.embedded.scoring.attention import AttentionPlan, Piece, packed_attention
+from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
 from twinpass.engine.embedded.scoring.observe import Observer, Part
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
@@ -170,34 +170,34 @@ class Passes:
         pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
         kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
         store = (kept, batch.slots[:, rows].reshape(-1)[kept])
-        place = self.causal.place
-        plan = AttentionPlan(pieces, self.pool, store, place)
+        device = self.causal.device
+        attention = AttentionPass(pieces, self.pool, store, device)
         tokens = (unmark(packed.tokens[rows]), packed.positions[rows])
-        ids, positions = place.send(*(np.tile(part, (lanes, 1)) for part in tokens))
+        ids, positions = device.send(*(np.tile(part, (lanes, 1)) for part in tokens))
         hidden = None
         if batch.hidden is not None:
-            hidden = self.pool.read_hidden(place.send(batch.hidden.slots[:, rows])[0])
+            hidden = self.pool.read_hidden(device.send(batch.hidden.slots[:, rows])[0])
             hidden = hidden.expand(lanes, -1, -1).contiguous()
         watching = nullcontext() if seen is None else seen[0].watching()
-        with packed_attention(self.causal.configs, plan), running(LaneLayout(lanes, len(rows))), watching:
+        with packed_attention(self.causal.configs, attention), running(LaneLayout(lanes, len(rows))), watching:
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
         self.computed += lanes * len(rows) * (batch.last - batch.first)
-        self.windows |= plan.windows
-        self.layer_bytes |= plan.layer_bytes
+        self.windows |= attention.windows
+        self.layer_bytes |= attention.layer_bytes
         states: Tensor = output["last_hidden_state"]
         if batch.states is not None:
             kept_states = np.flatnonzero(batch.states[rows] != NOWHERE)
-            at, into = place.send(kept_states, batch.states[rows][kept_states])
+            at, into = device.send(kept_states, batch.states[rows][kept_states])
             self.pool.write_hidden(into, states[0, at])
         elif batch.last < self.causal.depth:
-            self.pool.write_hidden(place.send(batch.slots[:, rows])[0], states)
+            self.pool.write_hidden(device.send(batch.slots[:, rows])[0], states)
         if seen is not None and len(read := np.concatenate([*result.wanted(rows, len(rows)), np.empty(0, np.int64)])):
-            seen[0].take(seen[1], read, place.send(np.searchsorted(rows, read))[0], ids)
+            seen[0].take(seen[1], read, device.send(np.searchsorted(rows, read))[0], ids)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)
-        for wanted in result.wanted(rows, max(1, place.growth * LOGITS_BYTES // (4 * lanes * width))):
+        for wanted in result.wanted(rows, max(1, device.growth * LOGITS_BYTES // (4 * lanes * width))):
             reads = result.reads(wanted)
-            at, rows_of, targets, *some = place.send(
+            at, rows_of, targets, *some = device.send(
                 np.searchsorted(rows, wanted), reads.rows, reads.targets, *([] if columns is None else [columns])
             )
             with running(LaneLayout(lanes, len(wanted), columns=some[0] if some else None)):

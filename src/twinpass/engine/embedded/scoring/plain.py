@@ -34,10 +34,10 @@ def trace_plain(
         for first in range(0, len(members), step):
             part = members[first : first + step]
             with running(LaneLayout(1, length, active_from)):
-                logits = causal.logits(*causal.place.send(np.array([requests[i].inputs for i in part], np.int64)))
+                logits = causal.logits(*causal.device.send(np.array([requests[i].inputs for i in part], np.int64)))
             for i, row in zip(part, logits, strict=True):
                 request = requests[i]
                 logprobs = log_softmax(row[len(request.prompt) - 1 :])
-                (targets,) = causal.place.send(np.array(request.completion, np.int64)[:, None])
+                (targets,) = causal.device.send(np.array(request.completion, np.int64)[:, None])
                 scores[i] = logprobs.gather(1, targets)[:, 0]
     return [scores[i] for i in range(len(requests))]

@@ -9,7 +9,7 @@ import numpy as np
 from twinpass.cache.prefix_cache import Reservation
 from twinpass.core import BASE, Prompt, Request, Tokens, WeightsVersion
 from twinpass.engine.embedded.scoring.decoding import Line, Stage
-from twinpass.engine.embedded.scoring.indices import NOWHERE
+from twinpass.engine.embedded.scoring.indices import NOWHERE, before_activation
 from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Rows, mark, pack
 from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, RunningOf, alone
@@ -58,15 +58,15 @@ class Reader:
         heirs: dict[Prompt, list[int]] = {}
         for i, prompt in enumerate(prompts):
             heirs.setdefault(Prompt(prompt.tokens, prompt.active_from), []).append(i)
-        slots, common, saved = self._slots(list(heirs))
+        slots, counts, saved = self._slots(list(heirs))
         lanes = [
-            self._lines(heirs, [stage[lane] for stage in slots], common, room, lane)
+            self._lines(heirs, [stage[lane] for stage in slots], counts, room, lane)
             for lane in range(len(self.versions))
         ]
         return lanes, saved
 
     def _slots(self, prompts: Sequence[Prompt]) -> tuple[list[list[list[Rows]]], list[list[int]], dict[str, int]]:
-        """Slots by stage, lane and prompt; by stage and prompt, how many of the first all lanes have in common; what was saved."""
+        """Slots by stage, lane and prompt; by stage and prompt, how many of the first all lanes share; what was saved."""
         none = [0] * len(prompts)
         if self.shared_by_lanes is None:
             return [self._read_lanes([prompt.tokens[:-1] for prompt in prompts])], [none], {}
@@ -74,8 +74,11 @@ class Reader:
         before = self.shared_by_lanes.sharing.tokens == "before_activation"
         if self.shared_by_lanes.sharing.below:
             lower, upper, rows = self._read_both(prompts, self.shared_by_lanes)
-            common = [[len(prompt.tokens) - 1 for prompt in prompts], [prompt.active_from for prompt in prompts]]
-            return [lower, upper], common, {self.shared_by_lanes.sharing.source: rows}
+            counts = [
+                [len(prompt.tokens) - 1 for prompt in prompts],
+                [prompt.active_from for prompt in prompts],
+            ]
+            return [lower, upper], counts, {self.shared_by_lanes.sharing.source: rows}
         requests = [
             Request(prompt.tokens if before else prompt.tokens[:-1], (0,), prompt.active_from) for prompt in prompts
         ]
@@ -106,7 +109,7 @@ class Reader:
         paths = {tokens: packed.path_of[tokens] for tokens in sequences if tokens}
         if self.keeps:
             self._lease(paths, slots[0])
-        fresh = slots[0] < 0
+        fresh = slots[0] == NOWHERE
         for lane, version in enumerate(self.versions):
             slots[lane, fresh] = self.reservation.take(version, int(fresh.sum()))
         batch = Batch(packed, self.versions, fresh, slots, 0, self.scorer.passes.causal.depth)
@@ -121,7 +124,9 @@ class Reader:
         for tokens, path in paths.items():
             self.scorer.shared.lease(tokens, path, self.versions[0], slots, self.stack)
 
-    def _read_after(self, prompts: Sequence[Prompt], shared: SharedRows, common: SharedByLanes) -> list[list[Rows]]:
+    def _read_after(
+        self, prompts: Sequence[Prompt], shared: SharedRows, shared_by_lanes: SharedByLanes
+    ) -> list[list[Rows]]:
         """All before the activation point is there: read what follows it."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed = pack(marked)
@@ -129,36 +134,36 @@ class Reader:
         for prompt, tokens in zip(prompts, marked, strict=True):
             head = prompt.tokens[: prompt.active_from]
             slots[:, packed.path_of[tokens][: len(head)]] = shared.slots[shared.packed.path_of[head]]
-        fresh = packed.tokens >= 0
+        fresh = ~before_activation(packed.tokens)
         for lane, version in enumerate(self.versions):
             slots[lane, fresh] = self.reservation.take(version, int(fresh.sum()))
-        kept = [common.version] * len(self.versions)
+        kept = [shared_by_lanes.version] * len(self.versions)
         batch = Batch(packed, self.versions, fresh, slots, 0, self.scorer.passes.causal.depth, marked=kept)
         self.scorer.passes.run(batch, self.running_of(self.versions))
         return [[own[packed.path_of[tokens]] for tokens in marked] for own in slots]
 
     def _read_above(
-        self, prompts: Sequence[Prompt], shared: SharedRows, common: SharedByLanes
+        self, prompts: Sequence[Prompt], shared: SharedRows, shared_by_lanes: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]]]:
         """The lower layers of all tokens are there: run those above; slots of either."""
         packed, lanes = shared.packed, len(self.versions)
         slots = np.stack([self.reservation.take(version, packed.rows) for version in self.versions])
-        hidden = CachedRows(shared.slots[None], [common.version])
-        first, last = common.sharing.layers, self.scorer.passes.causal.depth
+        hidden = CachedRows(shared.slots[None], [shared_by_lanes.version])
+        first, last = shared_by_lanes.sharing.layers, self.scorer.passes.causal.depth
         batch = Batch(packed, self.versions, np.ones(packed.rows, bool), slots, first, last, hidden)
         self.scorer.passes.run(batch, self.running_of(self.versions))
         paths = [packed.path_of[prompt.tokens[:-1]] for prompt in prompts]
         return [[shared.slots[path] for path in paths]] * lanes, [[own[path] for path in paths] for own in slots]
 
     def _read_both(
-        self, prompts: Sequence[Prompt], common: SharedByLanes
+        self, prompts: Sequence[Prompt], shared_by_lanes: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]], int]:
         """Lanes share lower layers of all tokens, and all layers of those before the activation point; slots of either, what was saved."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
-        packed, lanes, shared = pack(marked), len(self.versions), common.version
-        below, depth, passes = common.sharing.below, self.scorer.passes.causal.depth, self.scorer.passes
+        packed, lanes, shared = pack(marked), len(self.versions), shared_by_lanes.version
+        below, depth, passes = shared_by_lanes.sharing.below, self.scorer.passes.causal.depth, self.scorer.passes
         low = self.reservation.take(shared, packed.rows)
-        states, before = CachedRows(low[None], [shared]), packed.tokens < 0
+        states, before = CachedRows(low[None], [shared]), before_activation(packed.tokens)
         passes.run(Batch(packed, [shared], np.ones(packed.rows, bool), low[None].copy(), 0, below), alone)
         slots = np.full((lanes, packed.rows), NOWHERE, np.int64)
         slots[:, before] = self.reservation.take(shared, int(before.sum()))
@@ -175,7 +180,7 @@ class Reader:
         self,
         heirs: Mapping[Prompt, Sequence[int]],
         slots: Sequence[Sequence[Rows]],
-        common: Sequence[Sequence[int]],
+        counts: Sequence[Sequence[int]],
         room: int,
         lane: int,
     ) -> list[Line]:
@@ -185,7 +190,7 @@ class Reader:
             length = len(prompt.tokens) - 1
             places = np.full((len(slots), length + room), NOWHERE, np.int64)
             places[:, :length] = [stage[index] for stage in slots]
-            shared = [stage[index] for stage in common]
+            shared = [stage[index] for stage in counts]
             kin = [index if count else (lane + 1) * len(heirs) + index for count in shared]
             alike = [count or length + 1 for count in shared]
             lines.append(Line(lane, prompt.tokens[-1], tuple(own), places, length, kin, alike))

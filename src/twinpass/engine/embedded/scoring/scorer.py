@@ -71,7 +71,7 @@ class PackedScorer:
         lower, upper = sum(layer_bytes[:cut]), sum(layer_bytes[cut:])
         slot_bytes = (upper if states_only else max(lower, upper)) + hidden_bytes
         slots = policy.budget // slot_bytes
-        pool = Pool(slots, cut, causal.place.device)
+        pool = Pool(slots, cut, causal.device.torch_device)
         passes = Passes(causal, PrefixCache(slots, policy.page_size), pool, chunk_rows)
         return cls(passes, slot_bytes, spill)
 

@@ -36,7 +36,7 @@ def write_plain(
                 part = members[first : first + step]
                 texts = np.array([(*prompts[i].tokens, *grown[i].tokens) for i in part], np.int64)
                 with torch.no_grad(), running(LaneLayout(1, length, active_from)):
-                    logits = causal.logits(*causal.place.send(texts))[:, -1]
+                    logits = causal.logits(*causal.device.send(texts))[:, -1]
                 ran += texts.size
                 done = [len(grown[i].tokens) for i in part]
                 tokens, logprobs = choose(logits, [prompts[i] for i in part], done, sampling)

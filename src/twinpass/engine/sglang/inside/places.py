@@ -85,7 +85,11 @@ def _place(module: Any, leaf: str, tensor: Tensor, shape: tuple[int, ...], part:
         width *= size
     if (indices := getattr(module, "shard_indices", None)) is not None:
         first, count = indices.org_vocab_start_index, indices.num_org_elements
-        return Place(tensor[:count], Shard.run(first * width, count * width)) if tensor.shape[1:] == shape[1:] else None
+        return (
+            Place(tensor[:count], Shard.contiguous(first * width, count * width))
+            if tensor.shape[1:] == shape[1:]
+            else None
+        )
     if part is not None:
         return _fused_rows(module, tensor, shape, width, part)
     if tensor.shape == shape:
@@ -94,7 +98,7 @@ def _place(module: Any, leaf: str, tensor: Tensor, shape: tuple[int, ...], part:
         return None
     if tensor.shape[1:] == shape[1:] and shape[0] % tensor.shape[0] == 0:
         first = _rank(module.tp_group) * tensor.shape[0]
-        return Place(tensor, Shard.run(first * width, tensor.numel()))
+        return Place(tensor, Shard.contiguous(first * width, tensor.numel()))
     if leaf == "weight" and tensor.shape[0] == shape[0] and tensor.dim() == 2 and shape[1] % tensor.shape[1] == 0:
         first = _rank(module.tp_group) * tensor.shape[1]
         return Place(tensor, Shard(first, tensor.shape[1], shape[1]))
@@ -110,7 +114,7 @@ def _fused_rows(module: Any, tensor: Tensor, shape: tuple[int, ...], width: int,
     if part and hasattr(module, "num_kv_head_replicas"):
         group, replicas = module.kv_tp_group, module.num_kv_head_replicas
     first = _rank(group) // replicas * size
-    return Place(tensor[begin : begin + size], Shard.run(first * width, size * width))
+    return Place(tensor[begin : begin + size], Shard.contiguous(first * width, size * width))
 
 
 def _rank(group: Any) -> int:

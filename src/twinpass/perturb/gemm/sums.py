@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.kernels import threads_for
 
+LaneIndices = NDArray[np.int64]
+"""For each part, the lane (or part) meant, counted from 0, or :data:`NO_LANE`."""
+
+NO_LANE = -1
+"""In arrays of a pair's second lane: the first one is on its own."""
+
 _f, _u = np.float32, np.uint32
 
 
@@ -36,7 +42,7 @@ def _split(x, plus, minus, difference, low):
     for r in prange(plus.size * rows):
         part, row = r // rows, r % rows
         a, s = x[plus[part], row], low[part, row]
-        if minus[part] < 0:
+        if minus[part] == NO_LANE:
             for i in range(width):
                 s[i] = narrow(a[i])
         else:
@@ -52,7 +58,7 @@ def _join(low, plus, minus, difference, y):
     for r in prange(plus.size * rows):
         part, row = r // rows, r % rows
         total, to = low[part, row], y[plus[part], row]
-        if minus[part] < 0:
+        if minus[part] == NO_LANE:
             for i in range(columns):
                 to[i] = _wide(total[i])
         else:
@@ -63,15 +69,11 @@ def _join(low, plus, minus, difference, y):
                 other[i] = _f(0.5) * (middle - half)
 
 
-LaneIndices = NDArray[np.int64]
-"""For each part, the lane (or part) meant, counted from 0; -1: none."""
-
-
 def split(x: NDArray[Any], plus: LaneIndices, minus: LaneIndices, difference: LaneIndices, low: NDArray[Any]) -> None:
     """Round lanes ``x`` [lanes, rows, width], float32, to ``low`` [parts + pairs, rows, width], bfloat16.
 
     Part ``p`` is the sum of the lanes ``plus[p]`` and ``minus[p]``, whose difference goes to ``difference[p]``; or, where ``minus[p]``
-    is negative, the lane ``plus[p]`` itself.
+    is NO_LANE, the lane ``plus[p]`` itself.
     """
     with threads_for(x.size):
         _split(x, plus, minus, difference, low)

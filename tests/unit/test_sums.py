@@ -8,7 +8,7 @@ from numeric import Array
 from torch import Tensor
 
 from twinpass.perturb import kernels
-from twinpass.perturb.gemm import halves
+from twinpass.perturb.gemm import sums
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import DISTRIBUTIONS, Distribution
 
@@ -33,7 +33,7 @@ def array(x: Tensor) -> Array:
 
 def split(x: Tensor) -> Tensor:
     low = torch.empty(x.shape, dtype=torch.bfloat16)
-    halves.split(array(x), PLUS, MINUS, DIFFERENCE, array(low))
+    sums.split(array(x), PLUS, MINUS, DIFFERENCE, array(low))
     return low
 
 
@@ -57,7 +57,7 @@ def test_ties_go_to_even_and_what_is_no_number_stays_none() -> None:
 def test_lanes_come_back_from_both(shape: tuple[int, int], threads: int) -> None:
     low = operands(3, *shape)[0].bfloat16()
     y = torch.full((3, *shape), torch.nan)
-    halves.join(array(low), PLUS, MINUS, DIFFERENCE, y.numpy())
+    sums.join(array(low), PLUS, MINUS, DIFFERENCE, y.numpy())
     total, alone, difference = low.double()
     assert torch.allclose(
         y.double(), torch.stack([(total - difference) / 2, alone, (total + difference) / 2]), rtol=1e-6

@@ -94,7 +94,7 @@ def reads_columns(causal: CausalModel, running: Running) -> bool:
 
     def read(tokens: Rows, columns: Rows | None) -> Score:
         fresh, slots = np.ones(packed.rows, bool), np.full((1, packed.rows), NOWHERE, np.int64)
-        batch = Batch(packed, [WeightsVersion("trial", causal.depth)], fresh, slots, 0, causal.depth)
+        batch = Batch(packed, [WeightsVersion("packing check", causal.depth)], fresh, slots, 0, causal.depth)
         rows = np.full(len(tokens), packed.rows - 1)
         return _passes(causal, 0).run(batch, running, Reads((rows,), (tokens,), columns))[0][0]
 
@@ -145,14 +145,18 @@ def _requests(causal: CausalModel) -> list[Request]:
 
 
 def _passes(causal: CausalModel, cut: int, linear: Linear | None = None) -> Passes:
-    return Passes(causal, PrefixCache(ROOM), Pool(ROOM, cut, causal.place.device), chunk_rows=ROOM, linear=linear)
+    return Passes(
+        causal, PrefixCache(ROOM), Pool(ROOM, cut, causal.device.torch_device), chunk_rows=ROOM, linear=linear
+    )
 
 
 def _run(passes: Passes, requests: Sequence[Request], cut: int) -> list[Score]:
     """Log-probabilities by the packed pass, with what lies below layer ``cut`` run apart."""
-    version = WeightsVersion("trial", passes.causal.depth)
+    version = WeightsVersion("packing check", passes.causal.depth)
     shared_by_lanes = (
-        SharedByLanes(Sharing("trial", "all", cut, kept=False), WeightsVersion("trial", cut)) if cut else None
+        SharedByLanes(Sharing("packing check", "all", cut, kept=False), WeightsVersion("packing check", cut))
+        if cut
+        else None
     )
     return PackedScorer(passes).score(Job(requests, [version], lambda versions: alone, shared_by_lanes)).values[0]
 

@@ -13,8 +13,8 @@ from twinpass.core import BASE, Request
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring import attention
 from twinpass.engine.embedded.scoring.attention import Bucket
+from twinpass.engine.embedded.scoring.packing_check import Difference, PackingCheck
 from twinpass.engine.embedded.scoring.raised import Raised
-from twinpass.engine.embedded.scoring.trial import Difference, PackingCheck
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Lora
 
