@@ -38,7 +38,7 @@ from twinpass.task.rows import Row
 from twinpass.task.saved import saved
 from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
-from twinpass.train.journal import Keep
+from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 Exist = Literal["error", "resume", "new"]

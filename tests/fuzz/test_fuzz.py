@@ -28,7 +28,9 @@ from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import TwinpassError
 from twinpass.task.sources.read import read_rows
-from twinpass.train.journal import History, Journal, evaluation_record, read, step_record
+from twinpass.train.history import History
+from twinpass.train.journal import Journal, read
+from twinpass.train.records import evaluation_record, step_record
 
 INPUTS = int(os.environ.get("TWINPASS_FUZZ", "5000"))
 SECONDS = 5.0

@@ -19,7 +19,8 @@ from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.train.folder import header
-from twinpass.train.journal import History, Journal, read
+from twinpass.train.history import History
+from twinpass.train.journal import Journal, read
 from twinpass.train.trainer import Trainer
 
 TRANSPORTED: dict[str, Any] = {"policy": "transported", "refresh": 3, "tolerance": 10.0, "check": 0.2}

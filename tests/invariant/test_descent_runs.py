@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from twinpass import Activated, AdamW, Backprop, Lora, finetune
 from twinpass.cli.main import main
-from twinpass.train.journal import History, read
+from twinpass.train.history import History
+from twinpass.train.journal import read
 
 pytestmark = pytest.mark.usefixtures("any_processor")
 

@@ -9,7 +9,8 @@ import tiny
 
 from twinpass.cli.main import main
 from twinpass.config.load import parse
-from twinpass.train.journal import History, read
+from twinpass.train.history import History
+from twinpass.train.journal import read
 
 STILL: dict[str, Any] = {
     "trainable": {"kind": "lora", "rank": 2},

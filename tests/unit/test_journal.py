@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.errors import JournalError, StorageError
 from twinpass.steps import Steps
-from twinpass.train.journal import History, Journal, read, step_record, unbegun
+from twinpass.train.history import History
+from twinpass.train.journal import Journal, read, unbegun
+from twinpass.train.records import step_record
 
 Record = dict[str, Any]
 

@@ -18,7 +18,7 @@ from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.steps import Steps
 from twinpass.train.batches import batch
-from twinpass.train.journal import History
+from twinpass.train.history import History
 from twinpass.train.optimizer import Sgd
 from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip, dead
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from twinpass.config.compose import Session
     from twinpass.engine.embedded.engine import TorchEngine
     from twinpass.train.folder import RunFolder
-    from twinpass.train.journal import Contents, History, Keep
+    from twinpass.train.history import History, Keep
+    from twinpass.train.journal import Contents
 
 
 def add(commands: Any) -> None:
@@ -112,7 +113,7 @@ def _bar(console: "Console") -> Iterator[Callable[[int, int], None]]:
 
 
 def _wanted(folder: "RunFolder", contents: "Contents", step: int | None, keep: "Keep") -> "tuple[History, int]":
-    from twinpass.train.journal import History
+    from twinpass.train.history import History
 
     history = History.of(contents.records)
     wanted = history.kept(keep) if step is None else step

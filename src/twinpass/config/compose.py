@@ -26,7 +26,7 @@ from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.task.rows import Item
 from twinpass.task.template import Template
-from twinpass.train.journal import Keep
+from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer
 from twinpass.train.trainer import Plan
 

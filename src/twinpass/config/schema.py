@@ -22,7 +22,7 @@ from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, Positive, Text
 from twinpass.train.adamw import AdamW
-from twinpass.train.journal import Keep
+from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
 
 

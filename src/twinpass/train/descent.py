@@ -18,7 +18,7 @@ from twinpass.objective.goal import blocks
 from twinpass.report.files import written
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
-from twinpass.train.journal import History
+from twinpass.train.history import History
 
 if TYPE_CHECKING:
     from twinpass.train.trainer import Plan

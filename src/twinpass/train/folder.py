@@ -22,7 +22,8 @@ from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
 from twinpass.report.samples import Samples
-from twinpass.train.journal import Contents, History, Journal, Keep, read, unbegun
+from twinpass.train.history import History, Keep
+from twinpass.train.journal import Contents, Journal, read, unbegun
 from twinpass.train.lock import hold
 from twinpass.train.spaces import Spaces
 from twinpass.train.trainer import Plan, Trainer

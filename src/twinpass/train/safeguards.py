@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Rollback
 from twinpass.settings import STRICT, Count, NonNegative
-from twinpass.train.journal import History
+from twinpass.train.history import History
 
 SETTLED = 5
 """Gradients that must have been seen before their median means something."""

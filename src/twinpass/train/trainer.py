@@ -24,8 +24,10 @@ from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.descent import Descent, descent_of
 from twinpass.train.fitting import answer_tokens, split
-from twinpass.train.journal import History, Journal, Keep, evaluation_record, step_record
+from twinpass.train.history import History, Keep
+from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.records import evaluation_record, step_record
 from twinpass.train.safeguards import dead
 from twinpass.train.spaces import Spaces, advance
 from twinpass.train.step import Draw, Method, apply, measure
