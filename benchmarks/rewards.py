@@ -22,14 +22,14 @@ from rich.console import Console
 from twinpass.cli.main import main as twinpass
 from twinpass.cli.replay import restore
 from twinpass.cli.train import LEARNED_NOTHING
-from twinpass.core import BASE, Request, Text
+from twinpass.core import BASE, Continuation, Request
 from twinpass.engine.base import Engine
 from twinpass.objective.population import Population
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.metrics import read_metrics
 from twinpass.task.example import Example
-from twinpass.train.trainer import Plan
+from twinpass.train.trainer import TrainingPlan
 
 CONFIG = Path(__file__).parent.parent / "examples" / "cheerful.toml"
 SEEDS = (1, 2, 3)
@@ -72,13 +72,13 @@ def run(config: Path, seed: int, folder: Path, sets: Sequence[str]) -> dict[str,
     }
 
 
-def written(engine: Engine, plan: Plan) -> list[list[Text]]:
+def written(engine: Engine, plan: TrainingPlan) -> list[list[Continuation]]:
     """Texts by held-out prompt, under the weights as they stand."""
     assert isinstance(plan.objective, Population)
     return plan.objective.write(engine, plan.held_out, [BASE], plan.exam()).texts[0]
 
 
-def measured(base: Engine, examples: Sequence[Example], texts: Sequence[Sequence[Text]]) -> dict[str, Any]:
+def measured(base: Engine, examples: Sequence[Example], texts: Sequence[Sequence[Continuation]]) -> dict[str, Any]:
     """Of texts by prompt; ``base`` is an engine at theta_0."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 

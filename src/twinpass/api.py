@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.checks import conflicts
-from twinpass.config.compose import Base, Material, Method, compose
-from twinpass.config.engines import Device, TorchSettings
+from twinpass.config.compose import Base, Material, Recipe, compose
+from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import first_row, learner
@@ -145,7 +145,7 @@ def finetune(
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
     reuse = reuse or Auto()
-    device: Device = "cuda" if model.device.type == "cuda" else "cpu"
+    device: DeviceName = "cuda" if model.device.type == "cuda" else "cpu"
     engine = TorchSettings(device=device, compute_dtype=compute_dtype)
     dtype = str(model.dtype).removeprefix("torch.")
     sections: dict[str, Any] = {
@@ -174,7 +174,7 @@ def finetune(
             with storing(base, "read"):
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
-            Method(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
+            Recipe(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
             Material(task, objective, *read, generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,

@@ -230,7 +230,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Continuation:
     """A continuation: all ``tokens`` that were chosen and the log-probability (nats, at temperature 1) of each.
 
     ``text`` goes up to what stopped it; ``stopped`` says whether anything but ``max_tokens`` did.
@@ -243,10 +243,10 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class Continuations:
     """What an engine wrote: ``values[lane][prompt]``, the work it took, and what its cache holds after it."""
 
-    values: Sequence[Sequence[Text]]
+    values: Sequence[Sequence[Continuation]]
     work: Work
     cache: Held = Held()
 

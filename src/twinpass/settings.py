@@ -14,7 +14,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Index = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Batch = Annotated[int, Field(ge=1, le=2**14)]
+Several = Annotated[int, Field(ge=1, le=2**14)]
 """Rows or directions of one step: more than a step could take in a day."""
 Rank = Annotated[int, Field(ge=1, le=2**14)]
 Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -22,8 +22,8 @@ Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=1e7)]
 """What clocks of the system can count, and a run can wait for."""
-Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""
 Targets = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 """The same, but at least one."""

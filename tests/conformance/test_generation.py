@@ -14,7 +14,7 @@ from reusing import NAMES, PROMPTS, TERMS, TWO, acting, in_lane, naive_logprobs,
 from tiers import some_fast
 from transformers import PreTrainedModel
 
-from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Texts, Tokens
+from twinpass.core import BASE, Continuations, Lane, Probe, Prompt, Sampling, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring.choosing import truncated
 from twinpass.errors import CacheFullError, ModelError
@@ -69,7 +69,7 @@ def best(prompt: Prompt, position: int, logprobs: np.ndarray, sampling: Sampling
 
 def assert_plain(
     engine: TorchEngine, model: PreTrainedModel, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling
-) -> Texts:
+) -> Continuations:
     """What the engine writes is what a loop of full forwards under really moved weights writes, with its log-probabilities."""
     texts = engine.generate(prompts, lanes, sampling, words)
     for lane, own in zip(lanes, texts.values, strict=True):
@@ -97,7 +97,7 @@ def test_texts_are_those_of_plain_models(name: str, kind: str, sampling: Samplin
     assert len({text.tokens for own in texts.values for text in own}) > 4
 
 
-def tokens_of(texts: Texts) -> list[list[Tokens]]:
+def tokens_of(texts: Continuations) -> list[list[Tokens]]:
     return [[text.tokens for text in own] for own in texts.values]
 
 

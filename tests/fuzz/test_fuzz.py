@@ -23,7 +23,7 @@ from twinpass.cache.pool import Pool
 from twinpass.cache.spill import Spill
 from twinpass.config.load import load_config
 from twinpass.core import Estimate, Evaluation, Probe, StepReport
-from twinpass.engine.sglang.calls import Answer, Call, answer_of
+from twinpass.engine.sglang.calls import Call, Reply, reply_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import TwinpassError
@@ -295,13 +295,13 @@ META: dict[str, Any] = {
 def test_answers_of_a_server(tally: Counter[str]) -> None:
     call = Call((1, 2, 3), 0, None, [9])
     asked: list[Callable[[Server], object]] = [
-        lambda server: answer_of(call, server.score([call], [Variant()])[0]),
+        lambda server: reply_of(call, server.score([call], [Variant()])[0]),
         lambda server: server.fill([(1, 2, 3)], [Variant()]),
         lambda server: server.read("a text"),
     ]
     right = json.dumps([{"meta_info": META}]).encode()
     assert Server(Says(json.loads(right))).fill([(1, 2, 3)], [Variant()]) == 2
-    assert asked[0](Server(Says(json.loads(right)))) == Answer((-0.5, -1.5), {9: -0.25}, 2, 1)
+    assert asked[0](Server(Says(json.loads(right)))) == Reply((-0.5, -1.5), {9: -0.25}, 2, 1)
     assert Server(Says(json.loads(right))).read("x") == ([1, 2, 3], [-0.5, -1.5])
     for chance in each(0.15, 6, tally):
         for _ in range(50):

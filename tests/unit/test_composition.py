@@ -22,7 +22,7 @@ from twinpass.schedule.epsilon import ConstantEpsilon, Known
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Sgd
-from twinpass.train.trainer import Plan
+from twinpass.train.trainer import TrainingPlan
 
 pytestmark = pytest.mark.usefixtures("any_processor")
 
@@ -147,7 +147,9 @@ def test_file_finetune_and_page_have_the_same_defaults(
     config = parse(values, "it.toml", Path("/nowhere"))
     in_file = (config.epsilon.at(0, Known()), config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size)
 
-    def untrained(folder: RunFolder, engine: Engine, plan: Plan, journal: Journal, *rest: object) -> dict[str, Any]:
+    def untrained(
+        folder: RunFolder, engine: Engine, plan: TrainingPlan, journal: Journal, *rest: object
+    ) -> dict[str, Any]:
         journal.close()
         return {}
 

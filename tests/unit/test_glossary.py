@@ -1,6 +1,8 @@
 """The glossary names what is there."""
 
+import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,3 +23,16 @@ def test_every_name_of_the_glossary_is_a_class_or_constant() -> None:
 def test_no_word_is_explained_twice() -> None:
     words = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ")]
     assert len(words) == len(set(words))
+
+
+def test_no_name_has_two_meanings() -> None:
+    """No two classes are called alike, nor a class and what is not a class, such as the type of a setting."""
+    classes, others = Counter[str](), set[str]()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                classes[node.name] += 1
+            elif isinstance(node, ast.Assign):
+                others |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    assert len(classes) > 100
+    assert {name for name, count in classes.items() if count > 1 or name in others} == set()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from twinpass.report.measures import RESAMPLES, Choices, Texts, calibration_error, macro_f1, mcnemar
+from twinpass.report.measures import RESAMPLES, Choices, ScoredTexts, calibration_error, macro_f1, mcnemar
 
 
 def choices(chosen: list[int], right: list[int], sure: float = 0.9) -> Choices:
@@ -60,7 +60,7 @@ def test_two_choosers_on_the_same_rows() -> None:
 
 def test_perplexity_counts_tokens_and_loss_counts_rows() -> None:
     scores = [np.log(np.array([0.5, 0.5, 0.5, 0.5])), np.log(np.array([0.125]))]
-    found = Texts(scores).measures()
+    found = ScoredTexts(scores).measures()
     assert found["loss"]["value"] == pytest.approx((math.log(2) + math.log(8)) / 2)
     assert found["token_probability"]["value"] == pytest.approx((0.5 + 0.125) / 2)
     assert found["perplexity"]["value"] == pytest.approx(math.exp((4 * math.log(2) + math.log(8)) / 5))
@@ -69,9 +69,9 @@ def test_perplexity_counts_tokens_and_loss_counts_rows() -> None:
 def test_two_writers_on_the_same_rows() -> None:
     generator = np.random.default_rng(2)
     scores = [-generator.random(5) for _ in range(30)]
-    better = Texts([score + 0.1 for score in scores])
-    found = better.against(Texts(scores))
+    better = ScoredTexts([score + 0.1 for score in scores])
+    found = better.against(ScoredTexts(scores))
     assert found["difference"]["value"] == pytest.approx(0.1)
     assert found["p_value"] == 2 / RESAMPLES
-    same = Texts(scores).against(Texts(scores))
+    same = ScoredTexts(scores).against(ScoredTexts(scores))
     assert (same["difference"]["value"], same["p_value"]) == (0.0, 1.0)

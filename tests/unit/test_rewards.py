@@ -11,7 +11,7 @@ import tiny
 from architectures import build
 
 import twinpass
-from twinpass.core import BASE, Lane, Probe, Sampling, Term, Text
+from twinpass.core import BASE, Continuation, Lane, Probe, Sampling, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, RewardError
 from twinpass.estimate.spsa import Spsa
@@ -19,14 +19,14 @@ from twinpass.model.trainable import Lora
 from twinpass.objective.goal import At
 from twinpass.objective.population import Population, extremes
 from twinpass.objective.reward_functions import RewardFunction, load_reward
-from twinpass.objective.rewards import Batch, OnError, Rewards, metrics, shaped
+from twinpass.objective.rewards import Completions, OnError, Rewards, metrics, shaped
 from twinpass.task.example import Asked
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
 
 NAN = math.nan
 TEXTS = ("good", "a bad one", "fine")
-BATCH = Batch(
+BATCH = Completions(
     ("p", "q", "p"),
     TEXTS,
     ((1,), (2, 3, 4), (5,)),
@@ -91,7 +91,7 @@ def test_functions_of_every_form(function: Any, expected: list[float]) -> None:
 
 
 def test_conversations_give_messages_and_texts_to_who_takes_texts() -> None:
-    batch = Batch(
+    batch = Completions(
         (["m"],), ([{"role": "assistant", "content": "bad"}],), ((1,),), {"ground_truth": ["bad"]}, ("row 1",)
     )
 
@@ -220,7 +220,7 @@ def test_equal_rewards_say_nothing(shaping: Any) -> None:
 
 def test_metrics_have_trls_names() -> None:
     found = rewards(trl, trl_short)(BATCH)
-    texts = [Text((1,) * n, np.zeros(n), "", n > 1) for n in (1, 2, 6)]
+    texts = [Continuation((1,) * n, np.zeros(n), "", n > 1) for n in (1, 2, 6)]
     values = metrics(found, found.total.reshape(1, 3, 1), texts)
     assert values["reward"] == pytest.approx(np.mean([5, 9, 4]))
     assert (values["rewards/trl/mean"], values["rewards/trl/std"]) == (0.5, 0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from twinpass.core import Request
 from twinpass.engine.embedded.scoring.packing import common_length
-from twinpass.engine.sglang.calls import SHARED, Call, answer_of, calls_of, score_of, shared_prefixes
+from twinpass.engine.sglang.calls import SHARED, Call, calls_of, reply_of, score_of, shared_prefixes
 from twinpass.engine.sglang.inside.activated import split
 from twinpass.errors import EngineError
 
@@ -36,7 +36,7 @@ def test_options_of_one_token_share_a_call() -> None:
 
 
 def test_answers_are_read() -> None:
-    answer = answer_of(CALL, META)
+    answer = reply_of(CALL, META)
     assert (answer.rows, answer.cached) == (3, 1)
     assert np.array_equal(score_of(Request((1, 2), (3, 4, 8)), answer), [-0.5, -0.25, -2.0])
     assert np.array_equal(score_of(Request((1, 2), (3, 4, 9)), answer), [-0.5, -0.25, -1.0])
@@ -45,7 +45,7 @@ def test_answers_are_read() -> None:
 def test_what_is_no_number_stays_one() -> None:
     """JSON has no NaN: SGLang's server says null, and the trainer has to see that the loss is not finite."""
     entries = [(None, 2, None), (None, 3, None), (-0.25, 4, None)]
-    answer = answer_of(
+    answer = reply_of(
         CALL,
         {**META, "input_token_logprobs": entries, "output_token_ids_logprobs": [[(None, 8, None), (-1.0, 9, None)]]},
     )
@@ -65,7 +65,7 @@ def test_what_is_no_number_stays_one() -> None:
 )
 def test_answers_that_lack_something_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        answer_of(CALL, {**META, **change})
+        reply_of(CALL, {**META, **change})
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_field_that_makes_no_sense_is_named_with_its_server(field: str, value:
     if value is ...:
         del meta[field]
     with pytest.raises(EngineError, match=rf"^SGLang at there: meta_info\.{field} is not understood \(\w+Error: "):
-        answer_of(CALL, meta, "SGLang at there")
+        reply_of(CALL, meta, "SGLang at there")
 
 
 def test_prefixes_are_sent_in_rounds() -> None:

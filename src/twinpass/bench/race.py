@@ -28,7 +28,7 @@ from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.folder import RunFolder, header
 from twinpass.train.journal import Journal
-from twinpass.train.trainer import Plan, Trainer
+from twinpass.train.trainer import Trainer, TrainingPlan
 
 Told = Callable[[str, int, float, float], None]
 """Method, step, seconds of training, accuracy or nats."""
@@ -46,7 +46,7 @@ LEVELS = (0.70, 0.80, 0.85, 0.87, 0.90)
 
 
 @dataclass
-class Course:
+class Timeline:
     """One method's way: evaluations at seconds of training, until one reaches the target or time is up.
 
     With ``nats`` the target is a held-out loss, and less is better; an accuracy otherwise.
@@ -96,17 +96,17 @@ class Course:
 
 
 class _Watch(Listener):
-    """Puts a run's evaluations on a course. Forwards are token-layers over those of one row's own pass through the model."""
+    """Puts a run's evaluations on a timeline. Forwards are token-layers over those of one row's own pass through the model."""
 
-    def __init__(self, course: Course, pass_layers: float) -> None:
-        self._course, self._pass = course, pass_layers
+    def __init__(self, timeline: Timeline, pass_layers: float) -> None:
+        self._timeline, self._pass = timeline, pass_layers
 
     def stepped(self, report: StepReport, seconds: float) -> None:
-        self._course.seconds += seconds
-        self._course.forwards = (self._course.forwards or 0.0) + report.work.computed / self._pass
+        self._timeline.seconds += seconds
+        self._timeline.forwards = (self._timeline.forwards or 0.0) + report.work.computed / self._pass
 
     def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
-        self._course.add(step, evaluation.loss if self._course.nats else evaluation.metric, evaluation.examples)
+        self._timeline.add(step, evaluation.loss if self._timeline.nats else evaluation.metric, evaluation.examples)
 
 
 def race(
@@ -143,10 +143,10 @@ def _race(
 ) -> dict[str, Any]:
     results = {}
     for name in names:
-        course = Course(name, target, limit, told, nats=not config.task.chooses)
+        timeline = Timeline(name, target, limit, told, nats=not config.task.chooses)
         with tempfile.TemporaryDirectory() as folder, suppress(Finished):
-            METHODS[name].run(_spilling_to(config, folder), course, every[name])
-        results[name] = course.result()
+            METHODS[name].run(_spilling_to(config, folder), timeline, every[name])
+        results[name] = timeline.result()
     with tempfile.TemporaryDirectory() as folder:
         memory = peaks(_spilling_to(config, folder), (*(METHODS[name].peak for name in names), "inference"))
     for name in names:
@@ -160,12 +160,14 @@ def _race(
     }
 
 
-def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Config] = lambda config: config) -> None:
+def _ours(
+    config: Config, timeline: Timeline, every: int, of: Callable[[Config], Config] = lambda config: config
+) -> None:
     chosen = of(config)
     session = build_embedded(chosen)
     plan = replace(session.plan, eval_every=every)
     rows = [len(request.inputs) for example in plan.train for request in scored(plan.objective).requests([example])[:1]]
-    watch = _Watch(course, session.engine.layers * sum(rows) / len(rows))
+    watch = _Watch(timeline, session.engine.layers * sum(rows) / len(rows))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
         journal = Journal.create(run.journal, header(chosen.values, session.engine))
@@ -175,7 +177,7 @@ def _ours(config: Config, course: Course, every: int, of: Callable[[Config], Con
             journal.close()
 
 
-def _naive(config: Config, course: Course, every: int, *, lean: bool = False) -> None:
+def _naive(config: Config, timeline: Timeline, every: int, *, lean: bool = False) -> None:
     plan = build_embedded(config).plan
     rival = naive(config, scored(plan.objective), lean=lean)
     eps = plan.epsilon.at(0, Known())
@@ -183,51 +185,51 @@ def _naive(config: Config, course: Course, every: int, *, lean: bool = False) ->
     def step(number: int, examples: Sequence[Example]) -> None:
         rival.step(examples, number, eps, plan.optimizer.lr_at(number))
 
-    _loop(plan, rival, course, every, step, 2 if lean else 2 * _options(plan))
+    _loop(plan, rival, timeline, every, step, 2 if lean else 2 * _options(plan))
 
 
-def _first_order(config: Config, course: Course, every: int, *, low: bool = False) -> None:
+def _first_order(config: Config, timeline: Timeline, every: int, *, low: bool = False) -> None:
     plan = build_embedded(config).plan
     rival = first_order(config, scored(plan.objective), low=low)
     scorer = NaiveMezo(rival.model, [], scored(plan.objective), lean=True)
-    _loop(plan, scorer, course, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
+    _loop(plan, scorer, timeline, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
 
 
-def _linear_probe(config: Config, course: Course, every: int) -> None:
+def _linear_probe(config: Config, timeline: Timeline, every: int) -> None:
     """A probe of a sixteenth, of a quarter and of all training rows; the first point is chance."""
     plan, probe = build_embedded(config).plan, linear_probe(config)
-    course.add(0, 1 / len(plan.held_out[0].options), len(plan.held_out))
+    timeline.add(0, 1 / len(plan.held_out[0].options), len(plan.held_out))
     held_out = probe.states(plan.held_out)
     labels = torch.tensor([example.label for example in plan.held_out])
     for share in (16, 4, 1):
         rows = plan.train[: max(every, len(plan.train) // share)]
-        fitted, course.seconds = seconds_of(probe, rows)
-        course.forwards = float(len(rows))
-        course.add(len(rows), fitted.accuracy(held_out, labels), len(plan.held_out))
+        fitted, timeline.seconds = seconds_of(probe, rows)
+        timeline.forwards = float(len(rows))
+        timeline.add(len(rows), fitted.accuracy(held_out, labels), len(plan.held_out))
 
 
-def _options(plan: Plan) -> float:
+def _options(plan: TrainingPlan) -> float:
     return sum(len(example.options) for example in plan.train) / len(plan.train)
 
 
 @dataclass(frozen=True)
-class Method:
+class Entrant:
     """How a method runs, and what :mod:`twinpass.bench.peak` calls it."""
 
-    run: Callable[[Config, Course, int], None]
+    run: Callable[[Config, Timeline, int], None]
     peak: str
 
 
 LOWER = "first-order-bfloat16"
-METHODS: Mapping[str, Method] = {
-    "linear-probe": Method(_linear_probe, "probe"),
-    "informed": Method(partial(_ours, of=informed), "informed"),
-    "backprop": Method(partial(_ours, of=exact), "exact"),
-    "twinpass": Method(_ours, "ours"),
-    "first-order": Method(_first_order, "first_order"),
-    LOWER: Method(partial(_first_order, low=True), "first_order_bfloat16"),
-    "lean": Method(partial(_naive, lean=True), "lean"),
-    "naive": Method(_naive, "naive"),
+METHODS: Mapping[str, Entrant] = {
+    "linear-probe": Entrant(_linear_probe, "probe"),
+    "informed": Entrant(partial(_ours, of=informed), "informed"),
+    "backprop": Entrant(partial(_ours, of=exact), "exact"),
+    "twinpass": Entrant(_ours, "ours"),
+    "first-order": Entrant(_first_order, "first_order"),
+    LOWER: Entrant(partial(_first_order, low=True), "first_order_bfloat16"),
+    "lean": Entrant(partial(_naive, lean=True), "lean"),
+    "naive": Entrant(_naive, "naive"),
 }
 """By name: the first needs options, and one is only there where products of ours are in bfloat16, too.
 
@@ -238,9 +240,9 @@ CHOOSING = ("linear-probe",)
 
 
 def _loop(
-    plan: Plan,
+    plan: TrainingPlan,
     scorer: NaiveMezo,
-    course: Course,
+    timeline: Timeline,
     every: int,
     step: Callable[[int, Sequence[Example]], Any],
     passes: float,
@@ -249,12 +251,12 @@ def _loop(
     evaluator = NaiveMezo(scorer.model, [], scored(plan.objective), lean=True)
     for number in range(plan.optimizer.steps + 1):
         if number % every == 0 or number == plan.optimizer.steps:
-            course.add(number, _measured(evaluator, plan.held_out, nats=course.nats), len(plan.held_out))
+            timeline.add(number, _measured(evaluator, plan.held_out, nats=timeline.nats), len(plan.held_out))
         examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, number)
         started = time.perf_counter()
         step(number, examples)
-        course.seconds += time.perf_counter() - started
-        course.forwards = (course.forwards or 0.0) + passes * len(examples)
+        timeline.seconds += time.perf_counter() - started
+        timeline.forwards = (timeline.forwards or 0.0) + passes * len(examples)
 
 
 def _measured(scorer: NaiveMezo, examples: Sequence[Example], *, nats: bool) -> float:

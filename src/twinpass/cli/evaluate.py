@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twinpass.config.schema import Config
     from twinpass.engine.base import Engine
     from twinpass.objective.goal import Goal
-    from twinpass.report.measures import Choices, Texts
+    from twinpass.report.measures import Choices, ScoredTexts
     from twinpass.task.example import Example
     from twinpass.task.rows import Item
 
@@ -100,7 +100,7 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 def _evaluate(
     target: Path, step: int | None, args: argparse.Namespace, console: "Console"
-) -> "tuple[dict[str, Any], Choices | Texts | None, Sequence[str]]":
+) -> "tuple[dict[str, Any], Choices | ScoredTexts | None, Sequence[str]]":
     """What is printed, the outcome of each row, and the rows."""
     from rich.progress import Progress
 
@@ -187,18 +187,18 @@ def _encoded(rows: "Sequence[Item]", run: Path, session: "Session[Any]", console
 
 
 def _compared(
-    first: "Choices | Texts | None",
-    second: "Choices | Texts | None",
+    first: "Choices | ScoredTexts | None",
+    second: "Choices | ScoredTexts | None",
     places: Sequence[str],
     others: Sequence[str],
 ) -> dict[str, Any]:
-    from twinpass.report.measures import Choices, Texts
+    from twinpass.report.measures import Choices, ScoredTexts
 
     if places != others:
         raise DataError("the two runs hold out other rows; name the rows to compare them on: --task CONFIG")
     if isinstance(first, Choices) and isinstance(second, Choices):
         return first.against(second)
-    if isinstance(first, Texts) and isinstance(second, Texts):
+    if isinstance(first, ScoredTexts) and isinstance(second, ScoredTexts):
         return first.against(second)
     raise DataError("there is no test for these two: both runs have to choose among options, or both to write texts")
 

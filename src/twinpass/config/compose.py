@@ -28,7 +28,7 @@ from twinpass.task.rows import Item
 from twinpass.task.template import Template
 from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer
-from twinpass.train.trainer import Plan
+from twinpass.train.trainer import TrainingPlan
 
 E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
@@ -42,7 +42,7 @@ class Session(Generic[E_co]):
 
     engine: E_co
     tokenizer: PreTrainedTokenizerBase
-    plan: Plan
+    plan: TrainingPlan
     ground: Mapping[str, str]
     template: Template
     invocation: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Session(Generic[E_co]):
 
 
 @dataclass(frozen=True)
-class Method:
+class Recipe:
     """How to train, whatever the model and the rows are."""
 
     trainable: Trainable
@@ -116,7 +116,7 @@ def build_embedded(config: Config) -> Session[TorchEngine]:
     return _build(config, config.engine.start)
 
 
-def compose(method: Method, material: Material, base: Base, start: Callable[[Subject], E_co]) -> Session[E_co]:
+def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Subject], E_co]) -> Session[E_co]:
     """Tokenise rows and start an engine.
 
     Raises:
@@ -126,50 +126,50 @@ def compose(method: Method, material: Material, base: Base, start: Callable[[Sub
         material.task,
         material.train,
         material.held_out,
-        method.trainable,
+        recipe.trainable,
         base.model,
         base.tokenizer,
-        method.seed,
+        recipe.seed,
         material.generation,
     )
     objective = material.objective or encoded.objective
     if objective.compares and not encoded.template.chooses:
         raise DataError("the objective compares options, and rows of this form have none; leave [objective] out")
-    estimator = method.estimator
+    estimator = recipe.estimator
     engine = start(
         Subject(
             base.model,
             base.tokenizer,
-            method.trainable,
-            method.reuse,
+            recipe.trainable,
+            recipe.reuse,
             base.path,
             base.dtype,
             noise=estimator.noise,
             perturbation=estimator.perturbation,
             lanes=2 * estimator.probes,
             invocation=encoded.invocation,
-            seed=derive_seed(method.seed, "adapter"),
+            seed=derive_seed(recipe.seed, "adapter"),
             trust_remote_code=base.trust_remote_code,
             reload=base.reload,
         )
     )
     if estimator.fed_back and (unfit := engine.unfit_for_feedback()):
         raise ModelError(unfit)
-    plan = Plan(
+    plan = TrainingPlan(
         estimator=estimator,
         objective=objective,
-        epsilon=method.epsilon,
-        optimizer=method.optimizer,
+        epsilon=recipe.epsilon,
+        optimizer=recipe.optimizer,
         train=encoded.train,
         held_out=encoded.held_out,
-        policy=method.reuse,
-        seed=method.seed,
-        eval_every=method.eval_every,
-        keep=method.keep,
-        max_seconds=method.max_seconds,
-        patience=method.patience,
-        block_at=method.trainable.block_at,
-        fitting=method.trainable.fitting,
+        policy=recipe.reuse,
+        seed=recipe.seed,
+        eval_every=recipe.eval_every,
+        keep=recipe.keep,
+        max_seconds=recipe.max_seconds,
+        patience=recipe.patience,
+        block_at=recipe.trainable.block_at,
+        fitting=recipe.trainable.fitting,
     )
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
@@ -186,7 +186,7 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:
 
     model, tokenizer = from_checkpoint()
     config.engine.receive(model)
-    method = Method(
+    recipe = Recipe(
         config.trainable,
         config.estimator,
         config.optimizer,
@@ -199,4 +199,4 @@ def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:
         config.run.patience,
     )
     base = Base(model, tokenizer, path, dtype, lambda: dict(from_checkpoint()[0].named_parameters()), trust)
-    return compose(method, Material(task, config.objective, train, held_out, config.generation), base, start)
+    return compose(recipe, Material(task, config.objective, train, held_out, config.generation), base, start)

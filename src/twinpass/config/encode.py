@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.config.tasks import Reading, TaskSettings, Writer
+from twinpass.config.tasks import Reading, TaskSettings, WritingTools
 from twinpass.errors import DataError
 from twinpass.model.causal import CausalModel, ends
 from twinpass.model.trainable import Trainable
@@ -83,7 +83,7 @@ def encode(
         invocation = getattr(trainable, "invocation", ()) or (last_token if last else common_suffix)(flat)
         flat = activation_points(flat, invocation)
     count = sum(map(len, examples))
-    goal = task.goal(reading, Writer(tokenizer, ends(model, tokenizer), generation))
+    goal = task.goal(reading, WritingTools(tokenizer, ends(model, tokenizer), generation))
     goal.require(flat)
     return Encoded(flat[:count], flat[count:], goal, template, invocation, tuple(notes))
 

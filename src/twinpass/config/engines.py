@@ -16,15 +16,15 @@ from twinpass.report.environment import memory_bytes
 from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
-from twinpass.settings import STRICT, ComputeDtype, Count, Seconds, Text
+from twinpass.settings import STRICT, ComputeDtype, Count, NonEmpty, Seconds
 
 if TYPE_CHECKING:
     from twinpass.engine.embedded.engine import TorchEngine
 
-Device = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 
-def chosen(device: Device) -> Literal["cpu", "cuda"]:
+def chosen(device: DeviceName) -> Literal["cpu", "cuda"]:
     """The device meant; "auto" is a GPU if there is one that torch can use."""
     import torch
 
@@ -73,7 +73,7 @@ class TorchSettings(EngineSettings):
     its precision; without it, in [model] dtype.
     """
 
-    device: Device = "auto"
+    device: DeviceName = "auto"
     chunk_rows: Count | None = None
     compute_dtype: ComputeDtype | None = None
 
@@ -167,9 +167,9 @@ class SglangSettings(EngineSettings):
     ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``. A server has to answer within ``timeout`` seconds.
     """
 
-    device: Device = "auto"
+    device: DeviceName = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    url: Text | None = None
+    url: NonEmpty | None = None
     timeout: Seconds = 600.0
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from twinpass.config.tasks import Reading, TaskSettings, Writer
+from twinpass.config.tasks import Reading, TaskSettings, WritingTools
 from twinpass.errors import DataError
 from twinpass.model.trainable import Defaults, Trainable, rewarded
 from twinpass.objective.goal import Goal
@@ -18,12 +18,12 @@ from twinpass.objective.population import Population
 from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct
 from twinpass.objective.rewards import OnError as OnRewardError
 from twinpass.objective.rewards import Rewards, Shaping
-from twinpass.settings import STRICT, Batch, Seconds
+from twinpass.settings import STRICT, Seconds, Several
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.tokens import ids_of
 
-Workers = Annotated[int, Field(ge=0, le=1024)]
+WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 """Processes beside this one."""
 
 
@@ -45,11 +45,11 @@ class RewardTask(TaskSettings, RewardTemplate):
 
     rewards: Annotated[tuple[str | Callable[..., Any], ...], Field(strict=False)] = field(default=(), kw_only=True)
     weights: Annotated[tuple[float, ...], Field(strict=False)] = field(default=(), kw_only=True)
-    samples: Batch = field(default=1, kw_only=True)
+    samples: Several = field(default=1, kw_only=True)
     shaping: Shaping = field(default="zscore", kw_only=True)
     reward_timeout: Seconds = field(default=60.0, kw_only=True)
     on_reward_error: OnRewardError = field(default="stop", kw_only=True)
-    workers: Workers = field(default=0, kw_only=True)
+    workers: WorkerCount = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,17 +87,17 @@ class RewardTask(TaskSettings, RewardTemplate):
     def suited(self, trainable: type[Trainable] | Trainable) -> Defaults:
         return rewarded(trainable.defaults)
 
-    def goal(self, reading: Reading, writer: Writer) -> Goal:
-        for stop in writer.generation.stop:
-            if stop not in writer.tokenizer.decode(list(ids_of(writer.tokenizer, stop, special=False))):
+    def goal(self, reading: Reading, tools: WritingTools) -> Goal:
+        for stop in tools.generation.stop:
+            if stop not in tools.tokenizer.decode(list(ids_of(tools.tokenizer, stop, special=False))):
                 raise DataError(
                     f"generation.stop: the tokenizer cannot write {stop!r}, so that it would never end a text; give another, or leave it out"
                 )
         rewards = Rewards(self.functions, self.weights, self.reward_timeout, self.on_reward_error, workers=self.workers)
-        tokenizer = writer.tokenizer
+        tokenizer = tools.tokenizer
         return Population(
             rewards,
-            writer.generation.sampling(writer.ends),
+            tools.generation.sampling(tools.ends),
             lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
             self.samples,
             self.shaping,

@@ -20,7 +20,7 @@ from twinpass.objective.generation import Generation
 from twinpass.report.trackers import TrackerName
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
-from twinpass.settings import STRICT, Index, Positive, Text
+from twinpass.settings import STRICT, Index, NonEmpty, Positive
 from twinpass.train.adamw import AdamW
 from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
@@ -33,7 +33,7 @@ class ModelSettings:
     Python code that a checkpoint brings along runs only with ``trust_remote_code``.
     """
 
-    path: Text
+    path: NonEmpty
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     trust_remote_code: bool = False
 
@@ -48,7 +48,7 @@ class RunSettings:
     ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio" (docs/watch.md).
     """
 
-    out: Text
+    out: NonEmpty
     seed: Index = 0
     eval_every: Index = 0
     keep: Keep = "best"

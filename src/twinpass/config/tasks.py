@@ -41,7 +41,7 @@ def _sources(value: Any, info: ValidationInfo) -> Any:
 Sources = Annotated[tuple[str, ...], BeforeValidator(_sources)]
 """One source of rows, or several."""
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+HeldOutShare = Annotated[float, Field(ge=0, lt=1)]
 
 
 @record(frozen=True)
@@ -57,7 +57,7 @@ class Reading:
 
 
 @record(frozen=True)
-class Writer:
+class WritingTools:
     """What texts are written and read with: a tokenizer, tokens that end a text, and how tokens are chosen."""
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -87,7 +87,7 @@ class TaskSettings(ABC):
     eval: Sources = field(default=(), kw_only=True)
     train_rows: Count | None = field(default=None, kw_only=True)
     eval_rows: Count | None = field(default=None, kw_only=True)
-    eval_fraction: Share = field(default=0.1, kw_only=True)
+    eval_fraction: HeldOutShare = field(default=0.1, kw_only=True)
     shots: Index = field(default=0, kw_only=True)
     on_error: OnError = field(default="stop", kw_only=True)
     truncate: Truncate = field(default="error", kw_only=True)
@@ -158,7 +158,7 @@ class TaskSettings(ABC):
         """What suits this task and what is trained, where nothing is said."""
         return trainable.defaults
 
-    def goal(self, reading: Reading, writer: Writer) -> Goal:
+    def goal(self, reading: Reading, tools: WritingTools) -> Goal:
         """What is minimised of rows that are read so.
 
         Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.core import AdamStep, Decode, Lane, Probe, Prompt, Request, Sampling, Score, Scores, Term, Texts
+from twinpass.core import AdamStep, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Score, Scores, Term
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
 
@@ -78,7 +78,9 @@ class Engine(ABC):
         What the model returns is passed on as it is, also where it is not a finite number.
         """
 
-    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+    def generate(
+        self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode
+    ) -> Continuations:
         """Continue every prompt under every lane; ``decode`` turns a continuation's tokens into text.
 
         Raises:

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.objective.goal import Goal
 from twinpass.perturb.noise import Distribution
-from twinpass.settings import STRICT, Batch
+from twinpass.settings import STRICT, Several
 from twinpass.task.example import Example
 
 
@@ -36,7 +36,7 @@ class Estimator(ABC):
     whole: ClassVar[bool] = False
     fed_back: ClassVar[bool] = False
 
-    probes: Batch = 1
+    probes: Several = 1
     noise: Distribution = "binomial"
     perturbation: Literal["tandem", "inplace"] = "tandem"
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.estimate.base import Estimator
 from twinpass.objective.goal import Goal
-from twinpass.settings import STRICT, Batch
+from twinpass.settings import STRICT, Several
 from twinpass.task.example import Example
 
 Damping = Annotated[float, Field(ge=1e-12, le=1e12)]
@@ -34,7 +34,7 @@ class GaussNewton(Estimator):
     two_sided: ClassVar[bool] = True
     curved: ClassVar[bool] = True
 
-    probes: Batch = 8
+    probes: Several = 8
     damping: Damping = 1.0
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
-from twinpass.settings import STRICT, Count, Index, Positive, Rank, Scale, Targets, Text
+from twinpass.settings import STRICT, Count, Index, NonEmpty, Positive, Rank, Scale, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,7 @@ class Full(Trainable):
 class Pattern(Trainable):
     """Parameters whose name matches a regular expression anywhere (``re.search``)."""
 
-    pattern: Text
+    pattern: NonEmpty
 
     @property
     def upper(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from twinpass.core import BASE, Evaluation, Lane, Lesson, Probe, Request, Score
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
-from twinpass.objective.goal import START, At, Goal, Measured, blocks
+from twinpass.objective.goal import START, At, Goal, Measured, portions
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Example
 
@@ -46,7 +46,7 @@ class Objective(Goal):
         metric = loss = 0.0
         done = 0
         each: list[float] = []
-        for part in blocks(examples):
+        for part in portions(examples):
             values = engine.score(self.requests(part), [BASE]).values[0]
             metric += self.metric(part, values) * len(part)
             loss += self.loss(part, values) * len(part)

@@ -25,7 +25,7 @@ class TrainerState:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Returned:
     """What a function returned, and what it gave to ``log_metric`` and ``log_extra``, by name."""
 
     value: Any
@@ -37,7 +37,7 @@ class CallError(Exception):
     """A call did not come to an end as it should; the message says how, without a subject."""
 
 
-def answer_of(function: RewardFunction, given: Given) -> Answer:
+def answer_of(function: RewardFunction, given: Given) -> Returned:
     """Call a function, with functions to log with."""
     logged: dict[str, list[float]] = {}
     extra: dict[str, list[Any]] = {}
@@ -49,16 +49,16 @@ def answer_of(function: RewardFunction, given: Given) -> Answer:
         extra.setdefault(name, []).extend(values)
 
     value = function.call(**given, log_metric=log_metric, log_extra=log_extra)
-    return Answer(value, logged, extra)
+    return Returned(value, logged, extra)
 
 
-def call_here(function: RewardFunction, given: Given, timeout: float) -> Answer:
+def call_here(function: RewardFunction, given: Given, timeout: float) -> Returned:
     """Call a function in a thread; one that hangs is left behind there, and ends with the process.
 
     Raises:
         CallError: it raised, or hangs.
     """
-    box: list[Answer | BaseException] = []
+    box: list[Returned | BaseException] = []
 
     def work() -> None:
         try:
@@ -95,7 +95,7 @@ class Workers:
         self._count = count
         self._pool: Pool | None = None
 
-    def call(self, function: RewardFunction, parts: Sequence[Given], timeout: float) -> list[Answer]:
+    def call(self, function: RewardFunction, parts: Sequence[Given], timeout: float) -> list[Returned]:
         """The answers to parts of a batch, which run side by side.
 
         Raises:
@@ -127,7 +127,7 @@ _known: dict[Any, RewardFunction] = {}
 """Functions that this process has been asked for: files are run once."""
 
 
-def _work(named: tuple[str, Any], given: Given) -> Answer:
+def _work(named: tuple[str, Any], given: Given) -> Returned:
     if named not in _known:
         name, source = named
         _known[named] = load_reward(source, Path()) if isinstance(source, str) else RewardFunction.of(source, name)

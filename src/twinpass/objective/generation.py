@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Sampling, Tokens
-from twinpass.settings import STRICT, Index, Share, Texts
+from twinpass.settings import STRICT, Index, Share, Strings
 
 MaxTokens = Annotated[int, Field(ge=1, le=2**20)]
 Temperature = Annotated[float, Field(ge=0, le=1e3)]
@@ -26,7 +26,7 @@ class Generation:
     temperature: Temperature = 1.0
     top_p: Share = 1.0
     top_k: Index = 0
-    stop: Texts = ()
+    stop: Strings = ()
 
     def __post_init__(self) -> None:
         if 0 < self.temperature < COLDEST:

@@ -21,15 +21,15 @@ from twinpass.task.example import Example
 if TYPE_CHECKING:
     from twinpass.objective.base import Objective
 
-BLOCK = 32
+PORTION = 32
 
 T = TypeVar("T")
 
 
-def blocks(examples: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Held-out examples as they are measured, :data:`BLOCK` at a time."""
-    for start in range(0, len(examples), BLOCK):
-        yield examples[start : start + BLOCK]
+def portions(examples: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Held-out examples as they are measured, :data:`PORTION` at a time."""
+    for start in range(0, len(examples), PORTION):
+        yield examples[start : start + PORTION]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from twinpass.core import BASE, Decode, Evaluation, Lane, Lesson, Probe, Prompt, Request, Sampling, Text, Texts, Work
+from twinpass.core import (
+    BASE,
+    Continuation,
+    Continuations,
+    Decode,
+    Evaluation,
+    Lane,
+    Lesson,
+    Probe,
+    Prompt,
+    Request,
+    Sampling,
+    Work,
+)
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError, RewardError
 from twinpass.objective.base import Objective
 from twinpass.objective.calling import TrainerState
-from twinpass.objective.goal import START, At, Goal, Measured, Taught, blocks
+from twinpass.objective.goal import START, At, Goal, Measured, Taught, portions
 from twinpass.objective.policy_gradient import PolicyGradient
-from twinpass.objective.rewards import Batch, Rewards, Shaping, Values, advantages_of, metrics, shaped
+from twinpass.objective.rewards import Completions, Rewards, Shaping, Values, advantages_of, metrics, shaped
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Asked, Example
@@ -31,7 +44,7 @@ class Outcome:
 
     losses: tuple[float, ...]
     rewards: Values
-    written: Texts
+    written: Continuations
     metrics: Mapping[str, float]
     extra: Mapping[str, Sequence[Any]]
 
@@ -41,7 +54,7 @@ class Outcome:
         return self.written.work
 
     @property
-    def texts(self) -> list[list[list[Text]]]:
+    def texts(self) -> list[list[list[Continuation]]]:
         """By lane, prompt and sample."""
         samples = self.rewards.shape[2]
         return [
@@ -165,7 +178,7 @@ class Population(Goal):
         each: list[float] = []
         told: list[tuple[int, Mapping[str, float]]] = []
         records: list[Record] = []
-        for number, part in enumerate(blocks(examples)):
+        for number, part in enumerate(portions(examples)):
             found = self.write(engine, part, [BASE], replace(at, seed=derive_seed(at.seed, "block", number)))
             each += [float(np.nanmean(own)) for own in found.rewards[0] if np.isfinite(own).any()]
             told.append((len(part), found.metrics))
@@ -197,8 +210,8 @@ def _columns(asked: Sequence[Asked]) -> set[str]:
     return set.intersection(*(set(one.columns) for one in asked)) if asked else set()
 
 
-def _batch(whose: Sequence[Asked], texts: Sequence[Text], at: At) -> Batch:
-    return Batch(
+def _batch(whose: Sequence[Asked], texts: Sequence[Continuation], at: At) -> Completions:
+    return Completions(
         [one.shown for one in whose],
         [
             text.text if isinstance(one.shown, str) else [{"role": "assistant", "content": text.text}]

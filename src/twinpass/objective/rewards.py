@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpass.core import Text
+from twinpass.core import Continuation
 from twinpass.errors import RewardError
-from twinpass.objective.calling import Answer, CallError, TrainerState, Workers, call_here
+from twinpass.objective.calling import CallError, Returned, TrainerState, Workers, call_here
 from twinpass.objective.reward_functions import RewardFunction, require_distinct, text_of
 
 Values = NDArray[np.float64]
 Shaping = Literal["raw", "zscore", "rank", "prompt"]
 OnError = Literal["stop", "skip"]
-Found = tuple[list[float | None], Answer]
+Found = tuple[list[float | None], Returned]
 """Rewards of some completions, and the answer that they came in."""
 
 SHOWN = 60
@@ -25,7 +25,7 @@ SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Completions:
     """Completions to be rewarded: of each its prompt, tokens, the other columns of its row, and ``places`` for messages."""
 
     prompts: Sequence[Any]
@@ -38,10 +38,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def part(self, here: slice) -> "Batch":
+    def part(self, here: slice) -> "Completions":
         """Some of the completions."""
         columns = {name: values[here] for name, values in self.columns.items()}
-        return Batch(
+        return Completions(
             self.prompts[here],
             self.completions[here],
             self.completion_ids[here],
@@ -107,7 +107,7 @@ class Rewards:
         if self.workers:
             self._pool.append(Workers(self.functions, self.workers))
 
-    def __call__(self, batch: Batch) -> Rewarded:
+    def __call__(self, batch: Completions) -> Rewarded:
         """The rewards of a batch.
 
         Raises:
@@ -142,7 +142,7 @@ class Rewards:
         for workers in self._pool:
             workers.close()
 
-    def _values(self, function: RewardFunction, batch: Batch, failed: dict[str, int]) -> list[Found]:
+    def _values(self, function: RewardFunction, batch: Completions, failed: dict[str, int]) -> list[Found]:
         """A number, or None, a completion; where the whole does not work, one by one, to find whose fault it is."""
         try:
             return self._checked(function, batch)
@@ -155,12 +155,12 @@ class Rewards:
                     if self.on_error == "stop":
                         raise
                     failed[function.name] = failed.get(function.name, 0) + 1
-                    found.append(([None], Answer(None)))
+                    found.append(([None], Returned(None)))
             if not failed.get(function.name):
                 raise  # only all together do not work: nobody's fault but the function's
             return found
 
-    def _checked(self, function: RewardFunction, batch: Batch) -> list[Found]:
+    def _checked(self, function: RewardFunction, batch: Completions) -> list[Found]:
         """What a function says of the parts of a batch, which it is called with side by side."""
         size = -(-len(batch) // max(1, self.workers))
         parts = [batch.part(slice(start, start + size)) for start in range(0, len(batch), size)]
@@ -175,7 +175,7 @@ class Rewards:
         return [(_numbers(function, part, each.value), each) for part, each in zip(parts, answers, strict=True)]
 
 
-def _numbers(function: RewardFunction, batch: Batch, found: Any) -> list[float | None]:
+def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[float | None]:
     count = len(batch)
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
         got = f"{len(found)} values" if hasattr(found, "__len__") else repr(found)[:SHOWN]
@@ -191,7 +191,7 @@ def _numbers(function: RewardFunction, batch: Batch, found: Any) -> list[float |
     return values
 
 
-def _at(function: RewardFunction, batch: Batch, i: int, what: str) -> str:
+def _at(function: RewardFunction, batch: Completions, i: int, what: str) -> str:
     text = text_of(batch.completions[i])
     short = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return f"reward {function.name!r} {what}; {batch.places[i]}, text {short!r}"
@@ -241,7 +241,7 @@ def _mean(rewards: Values, otherwise: float) -> Values:
     return np.asarray(np.where(count, np.where(there, rewards, 0.0).sum((1, 2)) / np.maximum(1, count), otherwise))
 
 
-def metrics(rewarded: Rewarded, rewards: Values, texts: Sequence[Text]) -> dict[str, float]:
+def metrics(rewarded: Rewarded, rewards: Values, texts: Sequence[Continuation]) -> dict[str, float]:
     """What happened, under TRL's names; ``rewards`` is the total as [lanes, prompts, samples], ``texts`` all of them in that order.
 
     ``frac_reward_zero_std`` is the share of prompts all of whose texts got the same.

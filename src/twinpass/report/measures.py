@@ -64,7 +64,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Texts:
+class ScoredTexts:
     """Rows with a text: the log-probabilities of its tokens, an array each."""
 
     scores: Sequence[F64]
@@ -87,7 +87,7 @@ class Texts:
             "perplexity": _with_interval(len(self), lambda i: float(np.exp(-sums[i].sum() / counts[i].sum()))),
         }
 
-    def against(self, other: "Texts") -> dict[str, Any]:
+    def against(self, other: "ScoredTexts") -> dict[str, Any]:
         """How much more likely this makes a token than ``other`` on the same rows (nats), and the p-value of a paired bootstrap."""
         differences = self.each() - other.each()
         means = np.array([differences[rows].mean() for rows in _resampled(len(self))])

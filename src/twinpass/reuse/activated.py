@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
-from twinpass.settings import STRICT, Text
+from twinpass.settings import STRICT, NonEmpty
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -17,7 +17,7 @@ class ActivatedReuse(Policy):
         spill: a folder that keys and values are also written to, and found in by the next run.
     """
 
-    spill: Text | None = None
+    spill: NonEmpty | None = None
 
     def own_objections(self, to: Circumstances) -> list[str]:
         if to.activated:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from twinpass.core import Estimate, Lane, StepReport
 
-Base = Literal["compute", "keep", "carried"]
-"""Base-lane keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
+BaseKeys = Literal["compute", "keep", "carried"]
+"""BaseKeys-lane keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Spans:
 
     tokens: Literal["prompt", "returning"]
     layers: int
-    base: Base = "compute"
+    base: BaseKeys = "compute"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, Prefix, StepReport
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import Base, LanePlan, Situation, Spans
+from twinpass.reuse.plan import BaseKeys, LanePlan, Situation, Spans
 from twinpass.settings import STRICT, Positive, Probability
 from twinpass.steps import folded
 
@@ -98,7 +98,7 @@ def _expected(scale: float, error: float, there: float, away: float) -> float:
     return math.sqrt(rounding / scale**2 + (error**2 - rounding) * scale**2)
 
 
-def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: Base) -> LanePlan:
+def reflect(lanes: Sequence[Lane], situation: Situation, tolerance: float, check: float, base: BaseKeys) -> LanePlan:
     """Reflect every minus lane as far as the last measurement allows; measure, if it is time to."""
     pairs, eps = sum(lane.sign < 0 for lane in lanes), max(lane.eps for lane in lanes)
     layers = accepted_layers(eps, situation, tolerance)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import DataError
-from twinpass.settings import STRICT, Texts
+from twinpass.settings import STRICT, Strings
 from twinpass.task.example import Example
 from twinpass.task.fields import value_of
 from twinpass.task.labels import option_of, takes_indices
@@ -29,9 +29,9 @@ class ChoiceTemplate(TextTemplate):
 
     chooses: ClassVar[bool] = True
 
-    options: Texts = field(kw_only=True)
+    options: Strings = field(kw_only=True)
     label: str = "label"
-    labels: Texts = ()
+    labels: Strings = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

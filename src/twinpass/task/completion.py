@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.settings import STRICT, Text
+from twinpass.settings import STRICT, NonEmpty
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
 
@@ -23,7 +23,7 @@ class CompletionTemplate(TextTemplate):
     With ``end`` the tokenizer's end-of-text token follows, so that a trained model learns where to stop.
     """
 
-    completion: Text = field(kw_only=True)
+    completion: NonEmpty = field(kw_only=True)
     end: bool = True
 
     def __post_init__(self) -> None:

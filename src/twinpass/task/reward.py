@@ -8,8 +8,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.settings import STRICT
-from twinpass.settings import Text as NonEmpty
+from twinpass.settings import STRICT, NonEmpty
 from twinpass.task.chat import ChatTemplate, is_conversation
 from twinpass.task.example import Asked, Example
 from twinpass.task.rows import Row

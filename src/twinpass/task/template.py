@@ -9,8 +9,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.settings import STRICT
-from twinpass.settings import Text as NonEmpty
+from twinpass.settings import STRICT, NonEmpty
 from twinpass.task.example import Example
 from twinpass.task.limits import UNLIMITED, Limits
 from twinpass.task.rows import Row

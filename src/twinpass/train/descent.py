@@ -14,25 +14,25 @@ from safetensors import SafetensorError
 from twinpass.core import Lesson, Observation, StepReport
 from twinpass.engine.base import Engine, Gradient
 from twinpass.errors import JournalError
-from twinpass.objective.goal import blocks
+from twinpass.objective.goal import portions
 from twinpass.report.files import written
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
 from twinpass.train.history import History
 
 if TYPE_CHECKING:
-    from twinpass.train.trainer import Plan
+    from twinpass.train.trainer import TrainingPlan
 
 NEAR = 1e-3
 """How far, relatively, a loss that is taken again may be from the journal's: keys and values that were evicted come back to rounding only."""
 
 
 @dataclass(frozen=True)
-class Descent:
+class GradientSteps:
     """An engine along a plan's gradients; ``snapshots`` is the folder that they lie in."""
 
     engine: Engine
-    plan: "Plan"
+    plan: "TrainingPlan"
     optimizer: AdamW
     snapshots: Path
 
@@ -114,7 +114,7 @@ class Descent:
             parts = (
                 [batch(plan.train, self.optimizer.batch_size, plan.seed, event.draw)] if event.kind == "draw" else []
             )
-            for examples in blocks(plan.held_out) if event.kind == "evaluation" else parts:
+            for examples in portions(plan.held_out) if event.kind == "evaluation" else parts:
                 goal.warm(self.engine, examples, [], frozenset())
 
     def _restore(self, done: int, known: str) -> None:
@@ -132,14 +132,14 @@ class Descent:
         return self.snapshots / f"step-{done}.safetensors"
 
 
-def descent_of(engine: Engine, plan: "Plan", run: Path) -> Descent | None:
+def descent_of(engine: Engine, plan: "TrainingPlan", run: Path) -> GradientSteps | None:
     """The descent of a plan that steps along gradients, in a run folder; None: its updates are scalars."""
     if not isinstance(plan.optimizer, AdamW):
         return None
-    return Descent(engine, plan, plan.optimizer, run / "snapshots")
+    return GradientSteps(engine, plan, plan.optimizer, run / "snapshots")
 
 
-def graph_bytes(engine: Engine, plan: "Plan") -> int:
+def graph_bytes(engine: Engine, plan: "TrainingPlan") -> int:
     """About the bytes that a step's graph, gradient and moments take at the most: those of the longest examples."""
     longest = sorted(
         plan.train, key=lambda example: sum(map(len, example.options)) - example.suffix_start + len(example.prompt)

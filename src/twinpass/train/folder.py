@@ -26,7 +26,7 @@ from twinpass.train.history import History, Keep
 from twinpass.train.journal import Contents, Journal, read, unbegun
 from twinpass.train.lock import hold
 from twinpass.train.spaces import Spaces
-from twinpass.train.trainer import Plan, Trainer
+from twinpass.train.trainer import Trainer, TrainingPlan
 
 FINETUNE = "finetune"
 """The section of a configuration that twinpass.finetune wrote."""
@@ -132,7 +132,12 @@ class RunFolder:
         return journal, replace(contents, records=(*contents.records, record))
 
     def train(
-        self, engine: Engine, plan: Plan, journal: Journal, records: Sequence[Mapping[str, Any]], listener: Listener
+        self,
+        engine: Engine,
+        plan: TrainingPlan,
+        journal: Journal,
+        records: Sequence[Mapping[str, Any]],
+        listener: Listener,
     ) -> dict[str, Any]:
         """Run the plan to its end and write summary, plots and weights; returns the summary."""
         history = History.of(records)
@@ -152,7 +157,7 @@ class RunFolder:
             journal.require_there()
             return self._summary(engine, plan, history, weights)
 
-    def _summary(self, engine: Engine, plan: Plan, history: History, weights: Path) -> dict[str, Any]:
+    def _summary(self, engine: Engine, plan: TrainingPlan, history: History, weights: Path) -> dict[str, Any]:
         rows = read_metrics(self.metrics)
         steps = [row for row in rows if row["event"] == "step"]
         work = sum((Work(**row["token_layers"], reused=row["reused_by_source"]) for row in steps), Work())

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from twinpass.schedule.learning_rate import ScheduleName, factor
-from twinpass.settings import STRICT, Batch, Count, Index, NonNegative, Positive, Share
+from twinpass.settings import STRICT, Count, Index, NonNegative, Positive, Several, Share
 from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 
@@ -24,7 +24,7 @@ class Optimizer:
 
     lr: Positive
     steps: Count
-    batch_size: Batch = 16
+    batch_size: Several = 16
     schedule: ScheduleName = "linear"
     warmup: Index = 0
     guard_loss: NonNegative = 1.0

@@ -13,7 +13,7 @@ from twinpass.errors import DivergedError, LatticeError
 from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Fitting
 from twinpass.objective.base import scored
-from twinpass.objective.goal import At, Goal, blocks
+from twinpass.objective.goal import At, Goal, portions
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
 from twinpass.reuse.base import Policy
@@ -22,7 +22,7 @@ from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
-from twinpass.train.descent import Descent, descent_of
+from twinpass.train.descent import GradientSteps, descent_of
 from twinpass.train.fitting import answer_tokens, split
 from twinpass.train.history import History, Keep
 from twinpass.train.journal import Journal
@@ -34,7 +34,7 @@ from twinpass.train.step import Draw, Method, apply, measure
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything that decides a run's course, besides the engine's weights."""
 
     estimator: Estimator
@@ -72,12 +72,12 @@ class Trainer:
     """
 
     engine: Engine
-    plan: Plan
+    plan: TrainingPlan
     journal: Journal
     history: History = field(default_factory=History)
     listener: Listener = field(default_factory=Listener)
     clock: Callable[[], float] = time.perf_counter
-    _descent: Descent | None = None
+    _descent: GradientSteps | None = None
 
     def run(self) -> History:
         """Train to the last step.
@@ -155,7 +155,7 @@ class Trainer:
                     self._warm_one(fitted, [], after)
                 self._warm_one(self._batch(event.draw), self._probes(event.step, event.draw), after)
             elif event.kind == "evaluation":
-                for examples in blocks(plan.held_out):
+                for examples in portions(plan.held_out):
                     self._warm_one(examples, [], after)
             self.listener.warming(done, len(events))
 
@@ -282,7 +282,7 @@ class Trainer:
         apply(self.engine, report)
         self.listener.stepped(report, self.clock() - start)
 
-    def _descend(self, step: int, descent: Descent) -> None:
+    def _descend(self, step: int, descent: GradientSteps) -> None:
         start, lr = self.clock(), self.plan.optimizer.lr_at(step) * self.history.lr_scale
         report, gradient = descent.take(step, self.history.draws, lr)
         if not (math.isfinite(report.estimate.loss) and math.isfinite(gradient.norm)):

@@ -10,7 +10,7 @@ from twinpass.model.source import BUNDLED
 from twinpass.report.interval import wilson
 from twinpass.report.shown import shown
 from twinpass.train.folder import RunFolder
-from twinpass.use.settings import RunSettings
+from twinpass.use.settings import RunOrigin
 
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub id of the bundled model."""
@@ -38,7 +38,7 @@ def base_name(path: str) -> str:
     return BUNDLED_ID if path == BUNDLED else path
 
 
-def card(run: Path, settings: RunSettings, kind: str, merge: bool, step: int | None) -> str:
+def card(run: Path, settings: RunOrigin, kind: str, merge: bool, step: int | None) -> str:
     """The text of ``README.md``: its front matter as the hub reads it, then facts of the run."""
     folder = RunFolder(run)
     text = folder.config.read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def card(run: Path, settings: RunSettings, kind: str, merge: bool, step: int | N
     return "\n".join(lines) + "\n"
 
 
-def _trained(settings: RunSettings, merge: bool) -> str:
+def _trained(settings: RunOrigin, merge: bool) -> str:
     kind = type(settings.trainable).__name__.lower()
     return f"{kind}, merged into the weights" if merge else kind
 

@@ -31,7 +31,7 @@ Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunOrigin:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
     ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
@@ -97,7 +97,7 @@ class RunSettings:
 
 def settings_of(
     folder: Path, base: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None
-) -> RunSettings:
+) -> RunOrigin:
     """Read a run's configuration; ``base`` and ``tokenizer`` are the objects that ``finetune`` was given, where they cannot be loaded.
 
     Raises:
@@ -113,7 +113,7 @@ def settings_of(
     config = parse({**values, "engine": {}}, str(path), folder)
     reading = recalled(folder) or reading_of(config.task)
     model = config.model
-    return RunSettings(
+    return RunOrigin(
         folder,
         reading.template,
         config.trainable,
@@ -128,7 +128,7 @@ def settings_of(
     )
 
 
-def weights_of(settings: RunSettings, step: int | None = None) -> Path:
+def weights_of(settings: RunOrigin, step: int | None = None) -> Path:
     """The folder of what was trained: by the whole run, or as ``twinpass replay`` has rebuilt it after ``step`` steps.
 
     Raises:
@@ -150,7 +150,7 @@ def weights_of(settings: RunSettings, step: int | None = None) -> Path:
     return weights
 
 
-def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) -> RunSettings:
+def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) -> RunOrigin:
     fields = dict(values["template"])
     template = loaded(fields)
     kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
@@ -158,7 +158,7 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
     trainable = kinds[chosen.pop("kind")](**chosen)
     made = values.get(FINETUNE, {})
     saved = folder / "model" if given is None and not trainable.adapter and (folder / "model").is_dir() else None
-    settings = RunSettings(
+    settings = RunOrigin(
         folder,
         template,
         trainable,

@@ -17,7 +17,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Lora, Trainable
-from twinpass.objective.goal import blocks
+from twinpass.objective.goal import portions
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
 from twinpass.task.choice import ChoiceTemplate
@@ -25,7 +25,7 @@ from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
-from twinpass.use.settings import RunSettings, settings_of, weights_of
+from twinpass.use.settings import RunOrigin, settings_of, weights_of
 from twinpass.use.writing import Writer
 
 Rows = Sequence[Row | Mapping[str, Any]]
@@ -57,7 +57,7 @@ class TrainedModel:
     """
 
     def __init__(
-        self, settings: RunSettings, weights: Path, engine: TorchEngine, tokenizer: PreTrainedTokenizerBase
+        self, settings: RunOrigin, weights: Path, engine: TorchEngine, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         self.template = settings.template
         self.tokenizer = tokenizer
@@ -159,7 +159,7 @@ class TrainedModel:
     ) -> Iterator[Answer]:
         """Answers as they are found, some rows at a time."""
         done = 0
-        for part in blocks(examples):
+        for part in portions(examples):
             known = [example for example, _ in part]
             scores = self.score(known)
             for logits, (_, names) in zip(self._settings.choice.logits(known, scores), part, strict=True):

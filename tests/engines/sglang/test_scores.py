@@ -6,7 +6,7 @@ import pytest
 from real_sglang import ARGUMENTS, LAYERS, OPTIONS, SHOTS, SIGNS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
 
 from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.sglang.calls import Call, answer_of
+from twinpass.engine.sglang.calls import Call, reply_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.errors import EngineError, ModelError
 
@@ -74,7 +74,7 @@ def test_suffixes_never_enter_the_base_models_cache(loaded: Loaded, server: Serv
     (meta,) = server.score([call], [Variant()])
     assert meta["cached_tokens"] <= requests[0].active_from, "the suffix was found, which only adapters have run"
     (base,) = embedded.score(requests[:1], [BASE]).values[0]
-    assert abs(answer_of(call, meta).last[requests[0].completion[0]] - base[0]) < TOLERANCE
+    assert abs(reply_of(call, meta).last[requests[0].completion[0]] - base[0]) < TOLERANCE
     sglang.reset()
 
 

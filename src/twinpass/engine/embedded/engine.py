@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.core import (
     BASE,
     AdamStep,
+    Continuations,
     Decode,
     Lane,
     Probe,
@@ -20,7 +21,6 @@ from twinpass.core import (
     Sampling,
     Scores,
     Term,
-    Texts,
     Work,
 )
 from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_room
@@ -164,12 +164,14 @@ class TorchEngine(Engine):
                 result.work += part.work
         return Scores(result.values, result.work, self._route.held, result.prefix)
 
-    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+    def generate(
+        self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode
+    ) -> Continuations:
         require_room(prompts, sampling, self.window, self._causal.vocabulary, activated=self._trained.activated)
         if any(lane.linear or lane.prefix != "own" for lane in lanes):
             raise ModelError("texts are written under exact lanes: use an exact policy, and no derivatives")
         if not prompts or not lanes:
-            return Texts([[] for _ in lanes], Work())
+            return Continuations([[] for _ in lanes], Work())
         if self._inplace is None:
             values, work = self._route.write(prompts, lanes, lanes, sampling, decode)
         else:
@@ -179,7 +181,7 @@ class TorchEngine(Engine):
                 own, took = self._route.write(prompts, [BASE], [lane], sampling, decode)
                 values += own
                 work += took
-        return Texts(values, work, self._route.held)
+        return Continuations(values, work, self._route.held)
 
     def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
         self._require_descent()

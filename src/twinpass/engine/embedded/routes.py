@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twinpass.core import Decode, Held, Lane, Prompt, Request, Sampling, Scores, Text, WeightsVersion, Work
+from twinpass.core import Continuation, Decode, Held, Lane, Prompt, Request, Sampling, Scores, WeightsVersion, Work
 from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
@@ -67,7 +67,7 @@ class Route(ABC):
         versions: Sequence[Lane],
         sampling: Sampling,
         decode: Decode,
-    ) -> tuple[list[list[Text]], Work]:
+    ) -> tuple[list[list[Continuation]], Work]:
         """``[lane][prompt]`` texts, and the work they took."""
 
     @property
@@ -112,7 +112,7 @@ class PackedRoute(Route):
         versions: Sequence[Lane],
         sampling: Sampling,
         decode: Decode,
-    ) -> tuple[list[list[Text]], Work]:
+    ) -> tuple[list[list[Continuation]], Work]:
         used: dict[tuple[Lane, ...], LaneWeights] = {}
         own = [self.ledger.lane(lane) for lane in versions]
         order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._shared_by(versions))
@@ -168,7 +168,7 @@ class OwnForward(Route):
         versions: Sequence[Lane],
         sampling: Sampling,
         decode: Decode,
-    ) -> tuple[list[list[Text]], Work]:
+    ) -> tuple[list[list[Continuation]], Work]:
         values, work, depth = [], Work(), self.causal.depth
         for lane in lanes:
             weights = self.runner.weights([lane])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from twinpass.core import Decode, Prompt, Request, Sampling, Score, Text, Tokens
+from twinpass.core import Continuation, Decode, Prompt, Request, Sampling, Score, Tokens
 from twinpass.engine.embedded.scoring.packing import common_length
 from twinpass.engine.embedded.scoring.writing import Growing
 from twinpass.errors import EngineError
@@ -32,7 +32,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What SGLang says to a call: log-probabilities of the ``tokens`` after ``start``, those of ``last``, and the rows it ran."""
 
     scored: tuple[float, ...]
@@ -57,7 +57,7 @@ def calls_of(requests: Sequence[Request], *, activated: bool) -> tuple[list[Call
     return calls, which
 
 
-def answer_of(call: Call, meta: Mapping[str, Any], server: str = "SGLang") -> Answer:
+def reply_of(call: Call, meta: Mapping[str, Any], server: str = "SGLang") -> Reply:
     """Read the ``meta_info`` of a ``server``.
 
     Raises:
@@ -80,7 +80,7 @@ def answer_of(call: Call, meta: Mapping[str, Any], server: str = "SGLang") -> An
         raise EngineError(
             f"SGLang ran {total} tokens of a request of {len(call.tokens)}: it was cut, raise its context_length"
         )
-    return Answer(tuple(value for value, _ in given), last, total - cached, cached)
+    return Reply(tuple(value for value, _ in given), last, total - cached, cached)
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def count_of(meta: Mapping[str, Any], name: str, server: str) -> int:
 class Written:
     """A text that SGLang wrote, and the rows that it ran for it."""
 
-    text: Text
+    text: Continuation
     rows: int
 
 
@@ -141,7 +141,7 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def score_of(request: Request, answer: Answer) -> Score:
+def score_of(request: Request, answer: Reply) -> Score:
     """The log-probabilities of a request's completion."""
     return np.array([*answer.scored, answer.last[request.completion[-1]]], np.float64)
 

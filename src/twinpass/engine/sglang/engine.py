@@ -3,9 +3,22 @@
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from twinpass.core import Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Text, Texts, Tokens, Work
+from twinpass.core import (
+    Continuation,
+    Continuations,
+    Decode,
+    Lane,
+    Probe,
+    Prompt,
+    Request,
+    Sampling,
+    Scores,
+    Term,
+    Tokens,
+    Work,
+)
 from twinpass.engine.base import Engine, require_fit, require_room
-from twinpass.engine.sglang.calls import Answer, Call, answer_of, calls_of, score_of, shared_prefixes, written_of
+from twinpass.engine.sglang.calls import Call, Reply, calls_of, reply_of, score_of, shared_prefixes, written_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import ModelError
@@ -74,12 +87,12 @@ class SglangEngine(Engine):
         if not requests or not lanes:
             return Scores([[] for _ in lanes], Work())
         calls, which = calls_of(requests, activated=activated)
-        rows, by_lane = 0, list[list[Answer]]()
+        rows, by_lane = 0, list[list[Reply]]()
         for group in self._variants.groups(lanes):
             rows += self._send_ahead(calls, group)
             metas = self._server.score(calls * len(group), [variant for variant in group for _ in calls])
             answers = [
-                answer_of(call, meta, self._server.place) for call, meta in zip(calls * len(group), metas, strict=True)
+                reply_of(call, meta, self._server.place) for call, meta in zip(calls * len(group), metas, strict=True)
             ]
             by_lane += [answers[i * len(calls) : (i + 1) * len(calls)] for i in range(len(group))]
             self._forget_evicted(calls, answers)
@@ -88,7 +101,9 @@ class SglangEngine(Engine):
             values, self._work(requests, len(lanes), rows + sum(each.rows for own in by_lane for each in own))
         )
 
-    def generate(self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode) -> Texts:
+    def generate(
+        self, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling, decode: Decode
+    ) -> Continuations:
         _require_exact(lanes, None)
         activated = self._variants.activated
         require_room(prompts, sampling, self._causal.window, self._causal.vocabulary, activated=activated)
@@ -98,11 +113,11 @@ class SglangEngine(Engine):
                 'or [engine] kind = "torch"'
             )
         if not prompts or not lanes:
-            return Texts([[] for _ in lanes], Work())
+            return Continuations([[] for _ in lanes], Work())
         calls = [
             Call(prompt.tokens, len(prompt.tokens) - 1, prompt.active_from if activated else None) for prompt in prompts
         ]
-        rows, values = 0, list[list[Text]]()
+        rows, values = 0, list[list[Continuation]]()
         for group in self._variants.groups(lanes):
             rows += self._send_ahead(calls, group)
             metas = self._server.write(calls * len(group), [variant for variant in group for _ in calls], sampling)
@@ -118,7 +133,7 @@ class SglangEngine(Engine):
         ]
         demand, computed = self.layers * sum(read), self.layers * rows
         source = "activated" if activated else "shared_prefix"
-        return Texts(values, Work(demand, computed, {source: demand - computed}))
+        return Continuations(values, Work(demand, computed, {source: demand - computed}))
 
     def _send_ahead(self, calls: Sequence[Call], group: Sequence[Variant]) -> int:
         """Bring into SGLang's cache what the calls share; the rows that took."""
@@ -133,7 +148,7 @@ class SglangEngine(Engine):
             rows += self._server.fill(part, group)
         return rows
 
-    def _forget_evicted(self, calls: Sequence[Call], answers: Sequence[Answer]) -> None:
+    def _forget_evicted(self, calls: Sequence[Call], answers: Sequence[Reply]) -> None:
         """Prefixes that SGLang no longer had are sent again next time."""
         for i, answer in enumerate(answers):
             call = calls[i % len(calls)]

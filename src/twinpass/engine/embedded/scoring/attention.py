@@ -137,7 +137,7 @@ class AttentionPass:
         self._bias: dict[tuple[int, int | None, torch.dtype, int], Tensor] = {}
         self._heads: dict[tuple[int, int], list[Heads]] = {}
         order = sorted(pieces, key=lambda piece: piece.shape, reverse=True)
-        groups = [_Group.of(group) for group in _alike(order, device.growth)]
+        groups = [_BucketParts.of(group) for group in _alike(order, device.growth)]
         sent = iter(device.send(*store, *(part for group in groups for part in group.parts)))
         self.stored_rows, self.stored_slots = next(sent), next(sent)
         self.buckets = [Bucket(group.pooled, group.shape, *(next(sent) for _ in group.parts)) for group in groups]
@@ -192,7 +192,7 @@ BEYOND = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _BucketParts:
     """A bucket in the making: its ``parts`` are still in main memory, in the order of :class:`Bucket`."""
 
     pooled: bool
@@ -200,7 +200,7 @@ class _Group:
     parts: tuple[Rows, ...]
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece]) -> "_Group":
+    def of(cls, pieces: Sequence[Piece]) -> "_BucketParts":
         n, m = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
         queries, positions, lanes = (np.zeros((len(pieces), n), np.int64) for _ in range(3))
         keys, key_positions, key_lanes = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, EVERY_LANE))

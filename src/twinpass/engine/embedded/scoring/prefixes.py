@@ -101,7 +101,7 @@ class Prefixes:
             ValueError: a reflected lane comes without the one of the opposite sign.
         """
         packed = pack(sequences)
-        group = _Group(packed, versions, spans, self._depth)
+        group = _LaneRoles(packed, versions, spans, self._depth)
         slots = np.full((len(versions), packed.rows), NOWHERE, np.int64)
         if not packed.rows:
             return Prepared(packed, CachedRows(slots, tuple(versions)), {}, PrefixReport())
@@ -140,7 +140,7 @@ class Prefixes:
             self._cache.invalidate(version)
 
     def _base(
-        self, group: "_Group", shared: Tokens, running_of: RunningOf, reservation: Reservation
+        self, group: "_LaneRoles", shared: Tokens, running_of: RunningOf, reservation: Reservation
     ) -> tuple[Rows, Carry | None, int]:
         """The base lane's slots [R]; what was carried before, if it was replaced; how many rows were carried."""
         slots = np.full(group.packed.rows, NOWHERE, np.int64)
@@ -168,7 +168,7 @@ class Prefixes:
 
     def _run(
         self,
-        group: "_Group",
+        group: "_LaneRoles",
         versions: Sequence[WeightsVersion],
         slots: Rows,
         fresh: NDArray[np.bool_],
@@ -185,7 +185,7 @@ class Prefixes:
             first = stop
 
     def _reflect(
-        self, group: "_Group", base: Rows, slots: Rows, running_of: RunningOf, reservation: Reservation
+        self, group: "_LaneRoles", base: Rows, slots: Rows, running_of: RunningOf, reservation: Reservation
     ) -> None:
         if not group.opposite:
             return
@@ -200,7 +200,7 @@ class Prefixes:
             every = np.ones(group.packed.rows, bool)
             self._run(group, versions, slots[lanes], every, self._depth, running_of, first=group.cut)
 
-    def _errors(self, group: "_Group", base: Rows, slots: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _errors(self, group: "_LaneRoles", base: Rows, slots: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """By layer, how far reflections are from the lanes they stand for, relative to how far those are from the base.
 
         Then, how far those are from the base, relative to its size.
@@ -218,7 +218,7 @@ class Prefixes:
             drift.append(_ratio(moved, size, size))
         return tuple(errors), tuple(drift)
 
-    def _carried_error(self, group: "_Group", old: Carry | None, base: Rows, slots: Rows) -> float | None:
+    def _carried_error(self, group: "_LaneRoles", old: Carry | None, base: Rows, slots: Rows) -> float | None:
         """How far what was carried is from what was now computed, in the largest layer, relative to one perturbation."""
         if old is None or not old.age or old.version != group.base_version or not group.plus:
             return None
@@ -236,7 +236,7 @@ class Prefixes:
             ratios.append(_ratio(off, moved, size))
         return max(ratios)
 
-    def _retain(self, group: "_Group", slots: Rows, reservation: Reservation) -> None:
+    def _retain(self, group: "_LaneRoles", slots: Rows, reservation: Reservation) -> None:
         """Keep the plus lanes' keys and values of what is carried until the next update."""
         carry = self.carry
         assert carry is not None
@@ -246,7 +246,7 @@ class Prefixes:
             carry.directions.append(Direction(group.versions[lane], own))
 
 
-class _Group:
+class _LaneRoles:
     """Which lane does what; the rows of what may be carried are the first of the trie."""
 
     def __init__(self, packed: Packed, versions: Sequence[WeightsVersion], spans: Spans, depth: int) -> None:

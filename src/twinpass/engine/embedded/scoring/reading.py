@@ -18,7 +18,7 @@ from twinpass.engine.embedded.scoring.shared import SharedRows
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class PromptReader:
     """Reads prompts under ``versions``, each lane's weights, into slots of ``reservation``; what is leased stays until ``stack`` closes."""
 
     scorer: PackedScorer

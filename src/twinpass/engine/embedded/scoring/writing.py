@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from twinpass.core import BASE, Decode, Prompt, Sampling, Text, WeightsVersion, Work
+from twinpass.core import BASE, Continuation, Decode, Prompt, Sampling, WeightsVersion, Work
 from twinpass.engine.embedded.scoring.choosing import choose
 from twinpass.engine.embedded.scoring.decoding import Line, advance
 from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.passes import RunningOf
-from twinpass.engine.embedded.scoring.reading import Reader
+from twinpass.engine.embedded.scoring.reading import PromptReader
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.errors import CacheFullError
 
@@ -51,10 +51,10 @@ class Growing:
             self.text = text[: min(ends)] if ends else text if stopped else None
         return self.text is None and len(self.tokens) < sampling.max_tokens
 
-    def finished(self, decode: Decode) -> Text:
+    def finished(self, decode: Decode) -> Continuation:
         """What came of it."""
         text = decode(tuple(self.tokens)) if self.text is None else self.text
-        return Text(tuple(self.tokens), np.array(self.logprobs, np.float64), text, self.text is not None)
+        return Continuation(tuple(self.tokens), np.array(self.logprobs, np.float64), text, self.text is not None)
 
 
 class PackedWriter:
@@ -64,13 +64,13 @@ class PackedWriter:
         self._scorer, self._passes, self._cache = scorer, scorer.passes, scorer.passes.cache
         self._depth = scorer.passes.causal.depth
 
-    def write(self, order: Order) -> tuple[list[list[Text]], Work]:
+    def write(self, order: Order) -> tuple[list[list[Continuation]], Work]:
         """``[lane][prompt]`` continuations, and the work they took.
 
         Raises:
             CacheFullError: the cache's budget is too small for one prompt and its continuation.
         """
-        values: list[list[Text]] = [[] for _ in order.versions]
+        values: list[list[Continuation]] = [[] for _ in order.versions]
         work = Work()
         try:
             for part in self._groups(order):
@@ -107,7 +107,7 @@ class PackedWriter:
         if order.prompts:
             yield slice(start, len(order.prompts))
 
-    def _group_or_again(self, order: Order) -> tuple[list[list[Text]], Work]:
+    def _group_or_again(self, order: Order) -> tuple[list[list[Continuation]], Work]:
         """What the base lane keeps must not stand in its own way: without it there may be room."""
         try:
             return self._group(order)
@@ -117,11 +117,13 @@ class PackedWriter:
             self._scorer.forget(order.versions)
             return self._group(order)
 
-    def _group(self, order: Order) -> tuple[list[list[Text]], Work]:
+    def _group(self, order: Order) -> tuple[list[list[Continuation]], Work]:
         started = self._passes.computed
         with ExitStack() as stack:
             reservation = stack.enter_context(self._cache.reservation())
-            reader = Reader(self._scorer, order.versions, order.running_of, order.shared_by_lanes, reservation, stack)
+            reader = PromptReader(
+                self._scorer, order.versions, order.running_of, order.shared_by_lanes, reservation, stack
+            )
             firsts, reused = reader.read(order.prompts, order.sampling.max_tokens)
             lanes, idle = self._grow(order, reader, firsts)
         if idle:
@@ -131,7 +133,7 @@ class PackedWriter:
         reused["shared_prefix"] = demand - computed - sum(reused.values())
         return [[one.finished(order.decode) for one in lane] for lane in lanes], Work(demand, computed, reused)
 
-    def _grow(self, order: Order, reader: Reader, lanes: list[list[Line]]) -> tuple[list[list[Growing]], int]:
+    def _grow(self, order: Order, reader: PromptReader, lanes: list[list[Line]]) -> tuple[list[list[Growing]], int]:
         """Decode all lines to their ends; ``[lane][prompt]``, and the rows that only filled up lanes with fewer than others."""
         grown = [[Growing(prompt) for prompt in order.prompts] for _ in order.versions]
         stages, running, idle = reader.stages, order.running_of(order.versions), 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from twinpass.core import Decode, Prompt, Sampling, Text
+from twinpass.core import Continuation, Decode, Prompt, Sampling
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.scoring.choosing import choose
 from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES
@@ -21,7 +21,7 @@ def write_plain(
     running: Running,
     sampling: Sampling,
     decode: Decode,
-) -> tuple[list[Text], int]:
+) -> tuple[list[Continuation], int]:
     """Continuations under one lane, and how many rows ran; texts of equal length run together. ``starts`` are activation points."""
     grown = [Growing(prompt) for prompt in prompts]
     active, ran = list(range(len(prompts))), 0
