@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import math
 import os
 import shutil
 import struct
@@ -19,12 +20,13 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Llama4Config, Llama4ForConditionalGeneration, dynamic_module_utils
+from transformers import AutoModelForCausalLM, Llama4Config, Llama4ForConditionalGeneration, dynamic_module_utils
 
 from twinpass.cli.main import main
 from twinpass.errors import ModelError
 from twinpass.model.gguf import quickly
 from twinpass.model.load import load
+from twinpass.model.rotary import require_turned
 from twinpass.model.source import absolute, locate
 
 Change = Callable[[dict[str, Tensor]], None]
@@ -304,8 +306,10 @@ def test_paths_that_lead_nowhere_are_refused(path: str) -> None:
         locate(path)
 
 
-def gguf_of(folder: Path, target: Path, change: Change = lambda tensors: None) -> Path:
-    """The untied model of ``folder`` as a GGUF file; ``change`` edits its tensors first."""
+def gguf_of(
+    folder: Path, target: Path, change: Change = lambda tensors: None, says: Callable[[Any], None] = lambda writer: None
+) -> Path:
+    """The untied model of ``folder`` as a GGUF file; ``change`` edits its tensors first, and it ``says`` more."""
     writer = gguf.GGUFWriter(str(target), "llama")
     writer.add_block_count(2)
     writer.add_context_length(64)
@@ -321,6 +325,7 @@ def gguf_of(folder: Path, target: Path, change: Change = lambda tensors: None) -
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+    says(writer)
     tensors = {
         GGUF[name.replace(".0.", ".N.").replace(".1.", ".N.")].replace(
             "N", name.split(".")[2] if "layers" in name else ""
@@ -352,6 +357,91 @@ GGUF = {
     "model.layers.N.mlp.up_proj.weight": "blk.N.ffn_up.weight",
     "model.layers.N.mlp.down_proj.weight": "blk.N.ffn_down.weight",
 }
+
+
+def said(**values: Any) -> Callable[[Any], None]:
+    """What a file says of its rotation, whoever wrote it."""
+
+    def tell(writer: Any) -> None:
+        for key, value in values.items():
+            name = f"llama.rope.{key.replace('__', '.')}"
+            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+            add(name, value)
+
+    return tell
+
+
+def table(values: torch.Tensor) -> Change:
+    return lambda tensors: tensors.update({"rope_freqs.weight": values.float()})
+
+
+@pytest.mark.parametrize(
+    ("says", "change", "base", "divided"),
+    [
+        (said(), table(torch.ones(4)), 1e4, torch.ones(4)),
+        (said(freq_base=500.0, dimension_count=8), table(torch.ones(4)), 500.0, torch.ones(4)),
+        (said(freq_base=500.0, scaling__type="none"), table(torch.ones(4)), 500.0, torch.ones(4)),
+        (said(freq_base=500.0, scaling__type="linear", scaling__factor=4.0), None, 500.0, torch.full((4,), 4.0)),
+        (said(scale_linear=2.0), None, 1e4, torch.full((4,), 2.0)),
+        (said(freq_base=3e4), table(torch.ones(4)), 3e4, torch.ones(4)),
+    ],
+)
+def test_positions_turn_as_a_gguf_file_says(
+    untied: Path, tmp_path: Path, says: Callable[[Any], None], change: Change | None, base: float, divided: torch.Tensor
+) -> None:
+    model, _ = load(str(gguf_of(untied, tmp_path / "it.gguf", change or (lambda tensors: None), says)))
+    expected = base ** -(torch.arange(4) / 4) / divided
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again.model.rotary_emb.inv_freq, expected)
+
+
+def test_llama_3s_table_of_frequencies_is_its_rule(untied: Path, tmp_path: Path) -> None:
+    long = 5e5 ** -(torch.arange(4) / 4)
+    waves = 2 * math.pi / long
+    share = ((8192 / waves - 1) / 3).clamp(0, 1)
+    divided = 1 / ((1 - share) / 8 + share)
+    assert 1 < divided.max() <= 8
+    file = gguf_of(untied, tmp_path / "it.gguf", table(divided), said(freq_base=5e5))
+    model, _ = load(str(file))
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, long / divided, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("says", "change", "part"),
+    [
+        (said(), table(torch.tensor([1.0, 1.0, 3.0, 9.0])), "not Llama 3's"),
+        (said(scaling__type="longrope", scaling__factor=4.0), None, "scaled by 'longrope'"),
+        (said(scaling__type="yarn", scaling__factor=4.0), None, "does not say"),
+    ],
+)
+def test_positions_that_cannot_be_taken_over(
+    untied: Path, tmp_path: Path, says: Callable[[Any], None], change: Change | None, part: str
+) -> None:
+    file = gguf_of(untied, tmp_path / "it.gguf", change or (lambda tensors: None), says)
+    with pytest.raises(ModelError, match=part) as caught:
+        load(str(file))
+    assert "get the model as safetensors" in str(caught.value)
+
+
+def test_a_model_that_turns_more_than_the_file_says(untied: Path, tmp_path: Path) -> None:
+    model, _ = load(str(untied))
+    require_turned(model, gguf_of(untied, tmp_path / "same.gguf", says=said(dimension_count=8)))
+    with pytest.raises(ModelError, match="turn 4 numbers of a head, and in the model 8"):
+        require_turned(model, gguf_of(untied, tmp_path / "less.gguf", says=said(dimension_count=4)))
+
+
+def test_yarn_is_taken_over(untied: Path, tmp_path: Path) -> None:
+    says = said(scaling__type="yarn", scaling__factor=4.0, scaling__original_context_length=16)
+    model, _ = load(str(gguf_of(untied, tmp_path / "it.gguf", says=says)))
+    assert model.config.rope_parameters == {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+    assert model.model.rotary_emb.attention_scaling == pytest.approx(1 + 0.1 * math.log(4))
 
 
 def test_a_gguf_file_loads_and_can_be_saved(untied: Path, tmp_path: Path) -> None:

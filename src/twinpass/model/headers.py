@@ -1,4 +1,4 @@
-"""What weight files say that they hold, read without their weights: the names and sizes of tensors.
+"""What weight files say of themselves, read without their weights: the names and sizes of tensors, numbers and texts beside them.
 
 A loader takes a damaged header at its word: it may walk for hours, or ask for more memory than there is. So headers are looked at first, by
 code that never believes a length that the file does not have.
@@ -6,15 +6,21 @@ code that never believes a length that the file does not have.
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import TypeVar
 
 from twinpass.errors import ModelError
 
-_NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""GGUF's types of numbers and booleans, and the bytes that one takes."""
+T = TypeVar("T")
+Fact = int | float | str
+
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""GGUF's types of numbers and booleans, as ``struct`` has them."""
+_NUMBERS = {kind: struct.calcsize(f"<{form}") for kind, form in _FORMATS.items()}
+"""The bytes that one of each takes."""
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _DIMENSIONS = 4
@@ -26,11 +32,24 @@ def sizes_of(file: Path) -> Mapping[str, int]:
     Raises:
         ModelError: the header is damaged.
     """
+    return _read(file, _gguf if file.suffix == ".gguf" else _safetensors)
+
+
+def facts_of(file: Path) -> Mapping[str, Fact]:
+    """Numbers and texts that a GGUF file says about itself, by their keys; its arrays are left out.
+
+    Raises:
+        ModelError: the header is damaged.
+    """
+    return _read(file, _facts)
+
+
+def _read(file: Path, entries: Callable[[mmap], Iterator[tuple[str, T]]]) -> dict[str, T]:
     try:
         if file.stat().st_size < 8:
             raise ValueError("it ends before its header does")
         with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
-            return dict(_gguf(data) if file.suffix == ".gguf" else _safetensors(data))
+            return dict(entries(data))
     except (ValueError, TypeError, KeyError, struct.error, RecursionError) as error:
         raise ModelError(
             f"model.path: {file} is damaged ({error or type(error).__name__}); fetch it again from its source"
@@ -54,13 +73,30 @@ def _safetensors(data: mmap) -> Iterator[tuple[str, int]]:
         raise ValueError(f"it ends after {len(data)} bytes of {8 + length + last}")
 
 
-def _gguf(data: mmap) -> Iterator[tuple[str, int]]:
+def _facts(data: mmap) -> Iterator[tuple[str, Fact]]:
+    _, entries, at = _counts(data)
+    for _ in range(entries):
+        key, at = _string(data, at)
+        (kind,) = struct.unpack_from("<I", data, at)
+        if kind in _FORMATS:
+            yield key, struct.unpack_from(f"<{_FORMATS[kind]}", data, at + 4)[0]
+        elif kind == _STRING:
+            yield key, _string(data, at + 4)[0]
+        at = _after_value(data, at)
+
+
+def _counts(data: mmap) -> tuple[int, int, int]:
+    """How many tensors and how many entries there are, and where these begin."""
     if data[:4] != b"GGUF":
         raise ValueError("it does not begin like a GGUF file")
     version, tensors, entries = struct.unpack_from("<IQQ", data, 4)
     if version not in _VERSIONS:
         raise ValueError(f"GGUF version {version}, where 2 and 3 are known")
-    at = 24
+    return tensors, entries, 24
+
+
+def _gguf(data: mmap) -> Iterator[tuple[str, int]]:
+    tensors, entries, at = _counts(data)
     for _ in range(entries):
         _, at = _string(data, at)
         at = _after_value(data, at)

@@ -24,6 +24,7 @@ from twinpass.errors import ModelError
 from twinpass.model.gguf import quickly
 from twinpass.model.headers import sizes_of
 from twinpass.model.loaded import require_complete, unconverted
+from twinpass.model.rotary import require_turned, take_over
 from twinpass.model.source import Source, locate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -59,11 +60,14 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
         own_code = trust_remote_code and _AUTO in getattr(config, "auto_map", {})
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
             raise ModelError(f"model.path: {path} is a {config.model_type} model without a causal language-model head")
+        if source.gguf:
+            take_over(config, *source.weight_files, held)
         if held and not own_code:
             _require_likely(config, held, path)
     with _reading("weights", path, source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **arguments,
+            config=config,
             dtype=DTYPES[dtype],
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report
@@ -71,6 +75,7 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
         model, report = loaded
         require_complete(model, config, report, held if source.gguf else {}, path)
         if source.gguf:
+            require_turned(model, *source.weight_files)
             model = _plain(model, path)
     with _reading("tokenizer", path, source):
         tokenizer = AutoTokenizer.from_pretrained(**arguments)
