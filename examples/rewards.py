@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cheerful(completions: list[str], **kwargs: Any) -> list[float]:
-    """VADER's compound score, from -1 (gloomy) to 1 (cheerful): pip install 'twinpass[rewards]'."""
+    """VADER's compound score, from -1 (gloomy) to 1 (cheerful): pip install vaderSentiment."""
     return [float(_analyser().polarity_scores(text)["compound"]) for text in completions]
 
 

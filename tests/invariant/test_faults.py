@@ -23,6 +23,7 @@ from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.errors import BusyError, JournalError, StorageError
 from twinpass.report.listener import Listener
+from twinpass.report.outcome import outcome
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import read
 from twinpass.train.lock import hold
@@ -310,7 +311,24 @@ def test_the_weights_of_the_best_evaluation_are_kept(keep: str, tmp_path: Path) 
 def test_a_run_that_learned_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny.config(tmp_path, optimizer={"lr": 1e-30, "steps": 2}, estimator={"perturbation": "tandem"})
     assert main(["train", str(config)]) == 3
-    assert "learned nothing: no evaluation is better" in capsys.readouterr().err.replace("\n", " ")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "learned nothing: no evaluation is better" in said
+    assert "try another optimizer.lr, more steps, or look at plots/gradient.png" in said
+
+
+def test_what_helps_where_directions_are_fitted_is_no_learning_rate(tmp_path: Path) -> None:
+    summary = {
+        "metric_name": "accuracy",
+        "steps": 2,
+        "kept_step": 0,
+        "settled": False,
+        "steps_planned": 2,
+        "rollbacks": 0,
+    }
+    summary |= {"kept_metric": 0.5, "final_metric": 0.5, "base_metric": 0.5, "accepted_changes": [], "learned": False}
+    *_, said = outcome({**summary, "fitted": True}, tmp_path)
+    assert "lr" not in said
+    assert "see whether prompt, suffix and options read as one text, give more rows" in said
 
 
 def test_a_run_stops_in_time_and_goes_on(tmp_path: Path) -> None:

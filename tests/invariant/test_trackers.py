@@ -84,10 +84,16 @@ def test_a_tracker_that_is_not_installed(
     assert main(["train", str(config)]) == 2
     said = capsys.readouterr().err
     for name in ("wandb", "trackio"):
-        assert f"[run] report_to: '{name}' is not installed: pip install 'twinpass[{name}]'" in said
+        assert f"[run] report_to: '{name}' is not installed: pip install {name}" in said
     assert not (tmp_path / "run").exists()
     assert main(["train", str(config), "--set", 'run.report_to=["mlflow"]']) == 2
     assert "report_to" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_in_two_folders_are_two() -> None:
+    names = {trackers.distinct(Path(place)) for place in ("a/run", "b/run", "a/../a/run")}
+    assert len(names) == 2
+    assert all(name.startswith("run-") for name in names)
 
 
 def test_whatever_a_step_measures_is_told() -> None:

@@ -289,6 +289,10 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"model": {"path": None}}, ("[model] path: is missing",)),
     ({"trainable": {"kind": "layers", "first": 0}}, ("[trainable] last: is missing",)),
     ({"run": {"out": None}}, ("[run] out: is missing",)),
+    (
+        {"task": {"options": None, "suffix": None, "label": None, "labels": None}},
+        ('[task] options: is missing; name the answers to choose from, such as [" bad", " good"], or the text to write: completion',),
+    ),
     ({"task": {"train": None}}, ("[task] train:",)),
     ({"task": {"eval": ""}}, ("[task] eval:", "not empty")),
     ({"task": {"train": ["a.jsonl", 1]}}, ("[task] train:", "an array of such")),

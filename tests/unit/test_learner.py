@@ -1,6 +1,8 @@
 """What is trained, and how, where a configuration or a call does not say."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import ADAPTERS, Activated, Informed, Lora
+from twinpass.task.sources.lines import read_standard_input
 from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
 
@@ -84,11 +87,29 @@ def test_a_suffix_with_fields_is_none_to_act_from() -> None:
     assert type(config({**CHOICE, "suffix": "About {text}\nSentiment:"}).trainable) is Informed
 
 
-@pytest.mark.parametrize("train", ["gone.jsonl", "-", "somebody/something"])
+@pytest.mark.parametrize("train", ["gone.jsonl", "somebody/something"])
 def test_rows_that_cannot_be_looked_at_yet_get_what_works_for_all(tmp_path: Path, train: str) -> None:
     found = config({"train": train}, tmp_path)
     assert type(found.trainable) is Lora
     assert found.reason == UNSEEN.reason
+
+
+@pytest.mark.parametrize(
+    ("piped", "trainable"),
+    [
+        ('\n{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', Informed),
+        ('not json\n{"instruction": "a", "output": "b"}', Activated),
+        ("", Lora),
+    ],
+)
+def test_what_is_piped_in_is_looked_at_like_a_file(
+    monkeypatch: pytest.MonkeyPatch, piped: str, trainable: type
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
+    for _ in range(2):
+        assert type(config({"train": "-"}).trainable) is trainable
+    lines = [line for line in piped.splitlines() if line]
+    assert len(list(read_standard_input())) == len(lines)
 
 
 @pytest.mark.parametrize(("task", "expected"), [(CHOICE, SERVED), (TEXT, SERVED), (OPEN, SERVED_ANYWHERE)])

@@ -74,9 +74,7 @@ def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ConfigError(
-            config.source, ["the baseline needs PEFT for its adapters: pip install 'twinpass[peft]'"]
-        ) from error
+        raise ConfigError(config.source, ["the baseline needs PEFT for its adapters: pip install peft"]) from error
     base: Any = load(**asdict(config.model))[0]
     layers = list(range(lora.first, base.config.num_hidden_layers)) if lora.first else None
     targets = list(lora.targets)

@@ -1,5 +1,6 @@
 """What a run learns by where its configuration does not say: chosen by what was measured (docs/training.md)."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +13,7 @@ from twinpass.errors import TwinpassError
 from twinpass.model.trainable import EXACT, Defaults
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
+from twinpass.task.sources.lines import STDIN, first_of_standard_input
 from twinpass.task.sources.read import read
 
 GLOBBED = set("*?[")
@@ -92,11 +94,24 @@ def _first(sources: Sequence[str]) -> Row | None:
     """The first row of what lies here; None where it would have to be fetched, or cannot be read, which is said in its turn."""
     if not sources:
         return None
+    if sources[0] == STDIN:
+        return _piped()
     path = Path(sources[0])
     if not path.exists() and not (path.is_absolute() and GLOBBED & set(sources[0])):
         return None
     stamp = path.stat().st_mtime_ns if path.exists() else 0
     return _looked(sources[0], stamp)
+
+
+def _piped() -> Row | None:
+    """The first row of standard input; None where nobody pipes anything in."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    try:
+        found = first_of_standard_input()
+    except (TwinpassError, OSError):
+        return None
+    return found if isinstance(found, Row) else None
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,14 @@ from twinpass.task.sources.read import located
 
 Values = dict[str, dict[str, Any]]
 
+LACKING = {
+    ("task", "options"): (
+        '; name the answers to choose from, such as [" bad", " good"], or the text to write: completion = "{answer}", or the functions '
+        "that judge it: rewards"
+    )
+}
+"""What may have been meant where a key is missing, by section and key."""
+
 LONGEST = 600
 """Characters of a problem that are shown; a value may be a megabyte of something else."""
 
@@ -223,7 +231,7 @@ def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> st
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"[{section}] {key}: no such key{_hint(key, names)}; there are {_list(names)}"
     if fault["type"] in ("missing", "missing_argument"):
-        return f"[{section}] {key}: is missing"
+        return f"[{section}] {key}: is missing{LACKING.get((section, key), '')}"
     if fault["type"] == "value_error":
         return f"[{section}] {fault['ctx']['error']}"
     message = str(fault["msg"])

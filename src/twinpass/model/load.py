@@ -61,7 +61,7 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
             raise ModelError(f"model.path: {path} is a {config.model_type} model without a causal language-model head")
         if source.gguf:
-            take_over(config, *source.weight_files, held)
+            take_over(config, source.weight_files[0], held)
         if held and not own_code:
             _require_likely(config, held, path)
     with _reading("weights", path, source):
@@ -75,7 +75,7 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
         model, report = loaded
         require_complete(model, config, report, held if source.gguf else {}, path)
         if source.gguf:
-            require_turned(model, *source.weight_files)
+            require_turned(model, source.weight_files[0])
             model = _plain(model, path)
     with _reading("tokenizer", path, source):
         tokenizer = AutoTokenizer.from_pretrained(**arguments)

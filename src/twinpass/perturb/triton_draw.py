@@ -10,9 +10,7 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ModelError(
-        f"weights on a CUDA device are perturbed by Triton ({error}): pip install 'twinpass[gpu]'"
-    ) from error
+    raise ModelError(f"weights on a CUDA device are perturbed by Triton ({error}): pip install triton") from error
 
 
 @triton.jit

@@ -7,6 +7,12 @@ from typing import Any
 
 from twinpass.report.shown import shown
 
+FITTED = (
+    "see whether prompt, suffix and options read as one text, give more rows, let [trainable] act in more layers, "
+    'set [trainable] kind = "activated" with [estimator] kind = "backprop",'
+)
+"""What helps where directions are fitted, which have no learning rate."""
+
 
 def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Whatever is not as a reader would take for granted of a run that came to its end."""
@@ -36,6 +42,6 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     if summary["learned"] is False:
         found.append(
             f"learned nothing: no evaluation is better than the one before training ({name} {shown(name, summary['base_metric'])}); "
-            "try another optimizer.lr, more steps, or look at plots/gradient.png and plots/loss.png"
+            f"{FITTED if summary['fitted'] else 'try another optimizer.lr, more steps,'} or look at plots/gradient.png and plots/loss.png"
         )
     return found

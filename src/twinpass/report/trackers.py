@@ -60,11 +60,10 @@ class WeightsAndBiases(Tracker):
     def __init__(self, run: Path, values: Mapping[str, Any]) -> None:
         import wandb
 
-        name = run.resolve()
         self._run = wandb.init(
             project=PROJECT,
-            name=name.name,
-            id=sha256(str(name).encode()).hexdigest()[:16],
+            name=run.resolve().name,
+            id=_digest(run),
             resume="allow",
             dir=str(run),
             config=dict(values),
@@ -86,7 +85,7 @@ class Trackio(Tracker):
         import trackio
 
         self._trackio = trackio
-        trackio.init(project=PROJECT, name=run.resolve().name, config=dict(values), resume="allow")
+        trackio.init(project=PROJECT, name=distinct(run), config=dict(values), resume="allow")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._trackio.log(dict(values), step=step)
@@ -100,6 +99,15 @@ TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
     "wandb": WeightsAndBiases,
     "trackio": Trackio,
 }
+
+
+def distinct(run: Path) -> str:
+    """A name that no run in another folder has: one that is known by name alone goes on where an earlier one of that name ended."""
+    return f"{run.resolve().name}-{_digest(run)[:8]}"
+
+
+def _digest(run: Path) -> str:
+    return sha256(str(run.resolve()).encode()).hexdigest()[:16]
 
 
 def scalars(event: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
@@ -126,7 +134,7 @@ def unusable(names: Sequence[str]) -> list[str]:
         if name not in get_args(TrackerName):
             found.append(f"report_to: there is no tracker {name!r}; there are {', '.join(get_args(TrackerName))}")
         elif find_spec(name) is None:
-            found.append(f"report_to: {name!r} is not installed: pip install 'twinpass[{name}]', or leave it out")
+            found.append(f"report_to: {name!r} is not installed: pip install {name}, or leave it out")
     return found
 
 

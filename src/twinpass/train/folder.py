@@ -171,6 +171,7 @@ class RunFolder:
             "kept_metric": evaluations.get(history.kept(plan.keep)),
             "kept_step": history.kept(plan.keep),
             "learned": learned(history, plan.keep),
+            "fitted": plan.fitting is not None,
             "steps": len(history.steps),
             "steps_planned": plan.optimizer.steps,
             "settled": len(history.steps) < plan.optimizer.steps and history.settled(plan.patience),

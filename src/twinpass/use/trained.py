@@ -82,7 +82,7 @@ class TrainedModel:
         try:
             from peft import PeftModel
         except ImportError as error:
-            raise ModelError("an adapter is used elsewhere through PEFT: pip install 'twinpass[peft]'") from error
+            raise ModelError("an adapter is used elsewhere through PEFT: pip install peft") from error
         model: PreTrainedModel = PeftModel.from_pretrained(self._base_again(), str(self.weights))
         return model
 

@@ -87,7 +87,7 @@ class InProcess(Transport):
             import sglang
         except ImportError as error:
             raise EngineError(
-                f"[engine] kind = \"sglang\" needs SGLang ({error}): pip install 'twinpass[sglang]', in an environment of its own"
+                f'[engine] kind = "sglang" needs SGLang ({error}): pip install sglang=={TESTED[-1]}, in an environment of its own'
             ) from error
         if sglang.__version__ not in TESTED:
             raise EngineError(

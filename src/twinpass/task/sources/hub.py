@@ -78,7 +78,7 @@ def _library(name: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{name}: Hugging Face datasets are read by the library of that name; pip install 'twinpass[data]'"
+            f"{name}: Hugging Face datasets are read by the library of that name; pip install datasets"
         ) from error
     return datasets
 

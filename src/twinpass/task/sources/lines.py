@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twinpass.errors import DataError
 from twinpass.task.rows import Item, Row
@@ -26,6 +26,35 @@ def read_standard_input() -> Iterator[Item]:
         yield from read_lines(lines, "standard input")
     finally:
         lines.detach()
+
+
+def first_of_standard_input() -> Item | None:
+    """The first row that is piped in, which is read again with the others; None: there is none."""
+    if not isinstance(sys.stdin, io.TextIOWrapper):
+        return None
+    source, read = sys.stdin.detach(), bytearray()
+    found = None
+    while found is None and (line := source.readline()):
+        read += line
+        for item in read_lines([line.decode("utf-8-sig", "replace")], "standard input"):
+            found = item if isinstance(item, Row) else None
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(_Again(bytes(read), source)))
+    return found
+
+
+class _Again(io.RawIOBase):
+    """Bytes that were read already, and the rest."""
+
+    def __init__(self, read: bytes, rest: BinaryIO) -> None:
+        self._read, self._rest = io.BytesIO(read), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._read.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def read_lines(lines: Iterable[str], name: str) -> Iterator[Item]:

@@ -15,7 +15,7 @@ def read_file(path: Path) -> Iterator[Item]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise DataError(f"{path}: Parquet files are read by pyarrow; pip install 'twinpass[data]'") from error
+        raise DataError(f"{path}: Parquet files are read by pyarrow; pip install pyarrow") from error
     try:
         with ParquetFile(path) as file:
             number = 0
