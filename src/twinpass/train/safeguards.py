@@ -21,7 +21,7 @@ ERRORS = 3.0
 ALIVE, DEAD = 10, 0.9
 """Steps that are looked at, and the share of gradients of exactly 0 that a live run does not have."""
 
-ClipWindow = Annotated[int, Field(ge=SETTLED)]
+ClipWindow = Annotated[int, Field(ge=SETTLED, le=10**12)]
 
 
 @dataclass(frozen=True, config=STRICT)
