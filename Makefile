@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -173,6 +173,9 @@ long-run: install  ## 10,000 steps of a tiny model, killed and resumed, into ben
 
 chaos: install  ## runs of every kind, killed, starved of disk and started twice, into benchmarks/results/chaos.json
 	PYTHONPATH=tests OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_THREADING_LAYER=workqueue $(BIN)/python tests/chaos.py --kills 200 --json benchmarks/results/chaos.json
+
+chaos-sglang: $(SGLANG_VENV)/.installed  ## runs on a real SGLang, of which either side is killed, into benchmarks/results/chaos-sglang.json
+	PYTHONPATH=$(SGLANG_SHIMS):tests OMP_NUM_THREADS=1 $(SGLANG_BIN)/python tests/chaos_sglang.py --json benchmarks/results/chaos-sglang.json
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -33,6 +33,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
     ("chaos", (PACKAGE, "tests/chaos.py")),
+    ("chaos-sglang", (PACKAGE, "tests/chaos_sglang.py")),
     ("fuzz", (PACKAGE, "tests/fuzz")),
     ("long-run", (PACKAGE, "benchmarks/long_run.py")),
     ("*", (*STEP, "benchmarks/{name}.py")),

@@ -1,8 +1,5 @@
 """A server that somebody else started, with SGLang's own defaults (overlap scheduling on) and an API key; and what becomes of a run when it dies."""
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +13,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import torch
-from real_sglang import SHOTS, TOLERANCE, Loaded, requests_of, worst
+from real_sglang import SECRET, SHOTS, START_SECONDS, TOLERANCE, Loaded, RunningServer, requests_of, worst
 from safetensors.torch import load_file
 
 from twinpass.core import BASE, Lane, Probe, Term
@@ -31,78 +28,7 @@ from twinpass.model.trainable import Activated, Full, Trainable
 from twinpass.reuse.auto import Auto
 from twinpass.train.journal import read
 
-SECRET = "a-key-that-nobody-may-see"
 EXAMPLES = Path(__file__).parents[3] / "examples"
-START_SECONDS = 240
-ARGUMENTS = [
-    "--dtype",
-    "float32",
-    "--device",
-    "cpu",
-    "--attention-backend",
-    "torch_native",
-    "--sampling-backend",
-    "pytorch",
-    "--disable-cuda-graph",
-    "--grammar-backend",
-    "none",
-    "--max-total-tokens",
-    "16384",
-    "--context-length",
-    "1024",
-    "--skip-server-warmup",
-    "--sleep-on-idle",
-    "--log-level",
-    "warning",
-    "--enable-lora",
-    "--lora-backend",
-    "torch_native",
-    "--max-lora-rank",
-    "8",
-    "--max-loras-per-batch",
-    "6",
-    "--lora-target-modules",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-]
-
-
-def free_port() -> int:
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return int(it.getsockname()[1])
-
-
-class RunningServer:
-    """``python -m sglang.launch_server``, which can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder, self._log, self._port = folder, log, free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        words = ["--model-path", str(self.folder), "--port", str(self._port), "--api-key", SECRET, *ARGUMENTS]
-        environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1"}
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "sglang.launch_server", *words]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until and self._process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        raise AssertionError(f"no server: {self._log.read_text()[-3000:]}")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture(scope="module")
