@@ -5,6 +5,7 @@ in which every pair of values of two axes does. Where there are two axes that is
 run.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -20,6 +21,13 @@ Cell = tuple[tuple[str, Hashable], ...]
 def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in bfloat16 are taken on every processor: float32's instructions give what AMX's give, no faster."""
     monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: True)
+
+
+def pytest_collection_finish() -> None:
+    if "numba" in sys.modules:
+        from compiling import one_at_a_time
+
+        one_at_a_time()
 
 
 @pytest.hookimpl(tryfirst=True)

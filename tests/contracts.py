@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -104,7 +105,8 @@ MODELS = [
 
 def policy_contract(policy: Policy) -> None:
     """A pure function of lanes and situation, whose lanes are the estimator's own in their order, and which says where it does not fit."""
-    assert hash(policy) == hash(policy)
+    assert hash(policy) == hash(copy(policy))
+    assert policy == copy(policy)
     assert policy.bias_order is None or policy.approximate, "an exact policy has no bias"
     for facts in product((False, True), (False, True, None), (1, 2), (False, True), (False, True), (False, True)):
         assert all(isinstance(problem, str) and problem for problem in policy.objections(Circumstances(*facts)))

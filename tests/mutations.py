@@ -93,12 +93,12 @@ def _running(node: ast.AST, *, outside: bool) -> Iterator[tuple[ast.AST, bool]]:
             return
         case _:
             yield node, outside
-    inner = outside and not isinstance(node, ast.FunctionDef | ast.Lambda)
+    later = isinstance(node, ast.FunctionDef | ast.Lambda)
     for name, value in ast.iter_fields(node):
         if name not in SILENT:
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from _running(child, outside=inner)
+                    yield from _running(child, outside=outside and not (later and name == "body"))
 
 
 def _changes(node: ast.AST) -> Iterator[Change]:

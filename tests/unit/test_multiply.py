@@ -9,6 +9,7 @@ import numeric
 import numpy as np
 import pytest
 from llvmlite import binding
+from numba.core import config
 from numeric import Array
 
 from twinpass.perturb import kernels
@@ -75,11 +76,12 @@ def test_a_rows_result_does_not_depend_on_the_others(first: int, last: int, thre
     assert np.array_equal(multiplied(part, w), multiplied(x, w)[:, first:last])
 
 
+@pytest.mark.full
 def test_narrower_registers_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor with AVX2 and no AVX-512: compiled for eight at a time."""
     if registers.WIDTH < 16:
         pytest.skip("these are the narrow ones")
-    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: {"avx2": True, "fma": True})
+    monkeypatch.setattr(config, "CPU_FEATURES", "+avx2,+fma")
     narrow = copied(registers, "narrow_registers", tmp_path, monkeypatch)
     own = copied(multiply, "narrow_multiply", tmp_path, monkeypatch)
     assert (narrow.WIDTH, own.COLUMNS) == (8, 16)
@@ -103,10 +105,22 @@ def copied(module: ModuleType, name: str, folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("features", "width"), [({"avx512f": True}, 16), ({"avx2": True, "fma": True}, 8), ({"avx2": True}, 0), ({}, 0)]
+    ("features", "width"),
+    [({"avx512f": True}, 16), ({"avx2": True, "fma": True}, 8), ({"avx2": True, "fma": False}, 0), ({}, 0)],
 )
+@pytest.mark.parametrize("told", [False, True])
 def test_what_a_processor_is_known_to_have(
-    features: dict[str, bool], width: int, monkeypatch: pytest.MonkeyPatch
+    features: dict[str, bool], width: int, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: features)
+    """The host's features, or those that Numba is told to compile for."""
+    named = ",".join(f"{'+' if has else '-'}{name}" for name, has in features.items())
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: {"avx512f": True} if told else features)
+    monkeypatch.setattr(config, "CPU_NAME", "haswell" if told else None)
+    monkeypatch.setattr(config, "CPU_FEATURES", named if told else None)
     assert registers._width() == width
+
+
+def test_nothing_is_known_of_a_processor_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CPU_NAME", "haswell")
+    monkeypatch.setattr(config, "CPU_FEATURES", None)
+    assert registers._width() == 0

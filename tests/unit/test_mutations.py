@@ -19,7 +19,7 @@ class Point:
     """Not a place."""
     x: int | None = None
 
-    def move(self, by: int) -> int:
+    def move(self, by: int = 5) -> int:
         if not by and self.x < 4 or by == -2:
             raise ValueError(f"{by + 1} is too far")
         self.seen = by
@@ -33,6 +33,7 @@ def test_every_kind_of_change_is_made_where_it_is_named() -> None:
     lines = {change: place.line for change, place in found.items()}
     assert lines == {
         "3 -> 4": 4,
+        "5 -> 6": 11,
         "not by and self.x < 4 or by == -2: Or -> And": 12,
         "not by and self.x < 4: And -> Or": 12,
         "not by: no not": 12,
@@ -46,7 +47,7 @@ def test_every_kind_of_change_is_made_where_it_is_named() -> None:
         "return self.x + by -> None": 16,
         "self.x + by: Add -> Sub": 16,
     }
-    assert {change for change, place in found.items() if place.outside} == {"3 -> 4"}
+    assert {change for change, place in found.items() if place.outside} == {"3 -> 4", "5 -> 6"}
     assert "self.x - by" in ast.unparse(mutated(SOURCE, found["self.x + by: Add -> Sub"]))
     assert "not not by" in ast.unparse(mutated(SOURCE, found["not by: no not"]))
 

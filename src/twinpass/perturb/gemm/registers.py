@@ -23,8 +23,10 @@ from numba.extending import intrinsic
 
 
 def features() -> Mapping[str, bool]:
-    """What the processor has, where Numba compiles for it."""
-    elsewhere = config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX
+    """What the processor that Numba compiles for has: this one's, or ``NUMBA_CPU_FEATURES`` where it is set (``+avx2,+fma``)."""
+    if config.CPU_FEATURES is not None:
+        return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+    elsewhere = config.CPU_NAME is not None or not config.ENABLE_AVX
     known: Mapping[str, bool] = {} if elsewhere else binding.get_host_cpu_features()
     return known
 
