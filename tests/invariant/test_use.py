@@ -17,6 +17,7 @@ from twinpass.cli.main import main
 from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.errors import DataError, JournalError, ModelError
 from twinpass.report.interval import wilson
+from twinpass.report.written import normalised, token_f1
 from twinpass.use.card import _facts, base_name
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -130,6 +131,56 @@ def test_texts_are_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for message, options in refused.items():
         assert main(["generate", str(run), "--prompt", "a", *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_rows_with_prompts_are_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out, rows = completion(tmp_path, "lora"), tmp_path / "texts.jsonl", tmp_path / "prompts.jsonl"
+    prompts = ["Review: dull Sentiment:", "great", "a fine film"]
+    rows.write_text("".join(json.dumps({"prompt": prompt, "id": i}) + "\n" for i, prompt in enumerate(prompts)))
+    command = ["generate", str(run), "--rows", str(rows), "--out", str(out)]
+    command += ["--max-tokens", "4", "--temperature", "30", "--seed", "2", "--json"]
+    assert main(command) == 0
+    whole = out.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    expected = twinpass.load(run).generate(prompts, 4, temperature=30.0, seed=2)
+    assert [(line["id"], line["prediction"]["text"]) for line in lines] == list(enumerate(expected))
+    out.write_text(whole.splitlines(keepends=True)[0])
+    capsys.readouterr()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["continued_from"] == 1
+    assert out.read_text() == whole, "continued with the same random numbers"
+    refused = {
+        "give either --prompt, or --rows": ["--prompt", "a", "--rows", str(rows)],
+        "a line for each of --rows goes there": ["--prompt", "a", "--out", str(out)],
+        "there is no text in a field prompt; 'twinpass predict'": ["--rows", str(tmp_path / "eval.jsonl")],
+    }
+    for message, options in refused.items():
+        assert main(["generate", str(run), *options]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_eval_measures_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, rewards = completion(tmp_path, "lora"), tmp_path / "rewards.py"
+    rewards.write_text("def same(completions, answer):\n    return [c == a for c, a in zip(completions, answer)]\n")
+    command = ["eval", str(run), "--write", "--max-tokens", "3", "--json"]
+    capsys.readouterr()
+    assert main([*command, "--reward", f"{rewards}:same"]) == 0
+    found = json.loads(capsys.readouterr().out)["measures"]
+    rows = tiny.rows(6)
+    texts = twinpass.load(run).generate([f"Review: {row['text']} Sentiment:" for row in rows], 3)
+    right = [str(row["text"]) for row in rows]
+    f1 = [token_f1(text, answer) for text, answer in zip(texts, right, strict=True)]
+    assert found["token_f1"]["value"] == pytest.approx(sum(f1) / 6)
+    exact = sum(normalised(text) == normalised(answer) for text, answer in zip(texts, right, strict=True))
+    assert found["exact_match"]["value"] == pytest.approx(exact / 6)
+    assert 0 <= found["rewards/same/pass_rate"]["value"] <= found["exact_match"]["value"]
+    assert {"perplexity", "token_probability"} < found.keys()
+    assert main(["eval", str(run), "--max-tokens", "3"]) == 2
+    assert main(["eval", str(train(tmp_path / "choice")), "--write"]) == 2
+    assert "have no text to write" in capsys.readouterr().err.replace("\n", " ")
+    rewards.write_text("def same(completions, level):\n    return [0 for _ in completions]\n")
+    assert main([*command, "--reward", f"{rewards}:same"]) == 2
+    assert "level" in capsys.readouterr().out
 
 
 def test_a_text_goes_no_further_than_the_window(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from twinpass.config.compose import Session
     from twinpass.config.schema import Config
+    from twinpass.core import Sampling
     from twinpass.engine.base import Engine
     from twinpass.objective.goal import Goal
+    from twinpass.objective.rewards import Rewards
     from twinpass.report.measures import Choices, ScoredTexts
     from twinpass.task.example import Example
     from twinpass.task.rows import Item
+    from twinpass.use.writing import Writer
 
 
 def add(commands: Any) -> None:
@@ -61,6 +64,19 @@ def add(commands: Any) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override a setting of a configuration file",
     )
+    command.add_argument(
+        "--write",
+        action="store_true",
+        help="of a run that writes texts, also let it write each row's, greedily: exact match, token F1, and ROUGE with rouge-score",
+    )
+    command.add_argument("--max-tokens", type=int, metavar="N", help="of a written text (default: 128)")
+    command.add_argument(
+        "--reward",
+        action="append",
+        default=[],
+        metavar="FILE.PY:FUNCTION",
+        help="what this function makes of written texts, and the share that it gives more than 0; its column answer is the right text",
+    )
     command.add_argument("--json", action="store_true", help=HELP.format("the result"))
     command.set_defaults(run=run)
 
@@ -92,6 +108,12 @@ def _require_sense(args: argparse.Namespace) -> None:
         problems.append("ROWS are scored by a run; for the base model name them in task.eval")
     if args.rows and args.task is not None:
         problems.append("--task names rows of its own; leave ROWS out")
+    if args.write and not is_run:
+        problems.append("--write needs the folder of a run; --step 0 is its base model")
+    if (args.reward or args.max_tokens is not None) and not args.write:
+        problems.append("--reward and --max-tokens are for texts that are written; add --write")
+    if args.max_tokens is not None and args.max_tokens < 1:
+        problems.append(f"--max-tokens {args.max_tokens}: expected at least 1")
     if "-" in args.rows and args.compare is not None:
         problems.append("standard input is read once; two runs are compared on rows in a file")
     if problems:
@@ -108,6 +130,7 @@ def _evaluate(
 
     session: Session[Engine]
     other = None if args.task is None else load_config(args.task)
+    rewards = _rewards(args.reward)
     rows = _rows(target, args.rows) if args.rows else None
     if target.is_dir():
         session, step = restore(target, step, console)
@@ -118,7 +141,8 @@ def _evaluate(
         session, step = build(config), 0
         for note in session.notes:
             console.print(note, markup=False)
-    from twinpass.use.measure import outcomes
+    from twinpass.objective.completion import Completion
+    from twinpass.use.measure import outcomes, written
 
     objective, examples = session.plan.objective, session.plan.held_out
     with (
@@ -135,16 +159,45 @@ def _evaluate(
         def told(done: int) -> None:
             progress.update(bar, completed=done)
 
+        if args.write and not isinstance(objective, Completion):
+            raise ConfigError("command line", ["--write: rows of this task have no text to write; leave it out"])
         found = outcomes(session.engine, objective, examples, told)
+        measures: dict[str, Any] = {}
         if found is None:
             value = objective.evaluate(session.engine, examples, told, session.plan.exam(step))
-            facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": {}}
+            facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": measures}
             facts |= {"metrics": dict(value.metrics), "samples": dict(value.samples)} if value.samples else {}
         else:
-            measures = found.measures()
+            measures |= found.measures()
             metric, loss = measures[objective.metric_name]["value"], measures["loss"]["value"]
             facts = {"metric_name": objective.metric_name, "metric": metric, "loss": loss, "measures": measures}
+        if args.write:
+            progress.update(bar, description="writing")
+            writer, sampling = _writing(target, session, args.max_tokens)
+            measures |= written(writer, examples, sampling, rewards, told).measures()
     return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
+
+
+def _rewards(names: Sequence[str]) -> "Rewards | None":
+    """Functions by name, found before anything is loaded; None: there are none."""
+    if not names:
+        return None
+    from twinpass.objective.reward_functions import load_reward
+    from twinpass.objective.rewards import Rewards
+
+    return Rewards([load_reward(name) for name in names])
+
+
+def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tuple[Writer, Sampling]":
+    """What continues the prompts of a run, and how."""
+    from twinpass.config.load import load_config
+    from twinpass.core import Sampling
+    from twinpass.use.trained import MAX_TOKENS
+    from twinpass.use.writing import Writer
+
+    trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
+    writer = Writer(session.engine, session.tokenizer, trainable.activated, lambda: session.engine)
+    return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
 
 
 def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goal, Sequence[Example]]":

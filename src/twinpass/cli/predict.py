@@ -2,20 +2,23 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, DataError
 from twinpass.paths import expand
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinpass.task.rows import Row
+    from twinpass.task.rows import Item, Row
     from twinpass.use.trained import TrainedModel
+
+PROMPT = "prompt"
+"""The field of rows that are continued as they are."""
 
 WRITING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")
 """Options that say how texts are written."""
@@ -47,7 +50,16 @@ def add(commands: Any) -> None:
         description="Continue texts with what a run has trained. The prompt is taken as it is, without the task's template.",
     )
     generate.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
-    generate.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="repeat it for several")
+    generate.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="repeat it for several")
+    generate.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="ROWS",
+        help='rows with a field prompt, from wherever training takes them; a line of JSON each: its fields, and "prediction"',
+    )
+    generate.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write those lines; one that is half written is continued"
+    )
     _common(generate)
     generate.set_defaults(run=run_generate)
 
@@ -79,10 +91,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 def run_predict(args: argparse.Namespace, console: "Console") -> int:
     """Predict row by row."""
     chosen = _chosen(args)
-    from rich.progress import Progress
-
     from twinpass.task.sources.read import sound
-    from twinpass.use.predictions import digest_of, finished, together, write
     from twinpass.use.settings import settings_of
     from twinpass.use.trained import load
 
@@ -92,6 +101,21 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     if trained.chooses and chosen:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
         raise ConfigError("command line", [f"{options}: the task is to choose, and no text is written; leave it out"])
+    return _each(args, console, trained, rows, lambda left, done: _predictions(trained, left, chosen, done))
+
+
+def _each(
+    args: argparse.Namespace,
+    console: "Console",
+    trained: "TrainedModel",
+    rows: "list[Row]",
+    predicted: "Callable[[list[Row], int], Iterator[Mapping[str, Any]]]",
+) -> int:
+    """Write a line for each row that the file does not hold yet; what is ``predicted`` goes by how many it holds."""
+    from rich.progress import Progress
+
+    from twinpass.use.predictions import digest_of, finished, together, write
+
     weights = digest_of(trained.weights)
     done = 0 if args.out is None else finished(args.out, rows, weights)
     if done:
@@ -99,7 +123,7 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     left = rows[done:]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("predicting", total=len(rows), completed=done)
-        lines = together(left, weights, _predictions(trained, left, chosen, done))
+        lines = together(left, weights, predicted(left, done))
         told = (_told(line, lambda: progress.advance(bar)) for line in lines)
         if args.out is None:
             for line in told:
@@ -116,16 +140,51 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
 def run_generate(args: argparse.Namespace, console: "Console") -> int:
     """Generate and print."""
     chosen = _chosen(args)
+    if bool(args.prompt) == bool(args.rows):
+        raise ConfigError("command line", ["give either --prompt, or --rows"])
+    if args.out is not None and not args.rows:
+        raise ConfigError("command line", ["--out: a line for each of --rows goes there; leave it out"])
+    rows = _with_prompts(args.rows) if args.rows else []
     from twinpass.use.trained import load
 
     console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
-    for prompt, text in zip(args.prompt, trained.texts(args.prompt, trained.sampling(**chosen)), strict=True):
+    sampling = trained.sampling(**chosen)
+    if rows:
+        return _each(
+            args,
+            console,
+            trained,
+            rows,
+            lambda left, done: (
+                {"text": text} for text in trained.texts([row.fields[PROMPT] for row in left], sampling, done)
+            ),
+        )
+    for prompt, text in zip(args.prompt, trained.texts(args.prompt, sampling), strict=True):
         if args.json:
             say({"prompt": prompt, "text": text})
         else:
             print(text)
     return 0
+
+
+def _with_prompts(names: Sequence[str]) -> "list[Row]":
+    """Rows whose prompts are texts.
+
+    Raises:
+        DataError: naming those that are none.
+    """
+    from twinpass.task.rows import Row
+    from twinpass.task.sources.read import read, sound
+
+    def asked(item: "Item") -> "Item":
+        if isinstance(item, Row) and not isinstance(item.fields.get(PROMPT), str):
+            return DataError(
+                f"{item.place}: there is no text in a field {PROMPT}; 'twinpass predict' makes prompts of other rows as the run's task does"
+            )
+        return item
+
+    return sound(map(asked, read([sourced(name) for name in names], "rows")))
 
 
 def _predictions(

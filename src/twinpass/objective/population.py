@@ -181,7 +181,9 @@ class Population(Goal):
         for number, part in enumerate(portions(examples)):
             found = self.write(engine, part, [BASE], replace(at, seed=derive_seed(at.seed, "block", number)))
             each += [float(np.nanmean(own)) for own in found.rewards[0] if np.isfinite(own).any()]
-            told.append((len(part), found.metrics))
+            own = found.rewards[np.isfinite(found.rewards)]
+            passes = {"pass_rate": float(np.mean(own > 0))} if own.size else {}
+            told.append((len(part), {**found.metrics, **passes}))
             records += found.records(_asked(part))
             progress(sum(rows for rows, _ in told))
         if not each:

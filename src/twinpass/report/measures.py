@@ -42,10 +42,10 @@ class Choices:
         counts = np.zeros((kinds, kinds), np.int64)
         np.add.at(counts, (self.right, chosen), 1)
         return {
-            "accuracy": _with_interval(len(self), lambda i: float(each[i].mean())),
-            "macro_f1": _with_interval(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
-            "loss": _with_interval(len(self), lambda i: float(loss[i].mean())),
-            "calibration_error": _with_interval(len(self), lambda i: calibration_error(sure[i], each[i])),
+            "accuracy": with_interval(len(self), lambda i: float(each[i].mean())),
+            "macro_f1": with_interval(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
+            "loss": with_interval(len(self), lambda i: float(loss[i].mean())),
+            "calibration_error": with_interval(len(self), lambda i: calibration_error(sure[i], each[i])),
             "confusion": counts.tolist(),
         }
 
@@ -55,7 +55,7 @@ class Choices:
         gained, lost = int(np.sum(own > others)), int(np.sum(own < others))
         return {
             "measure": "accuracy",
-            "difference": _with_interval(len(self), lambda i: float((own[i] - others[i]).mean())),
+            "difference": with_interval(len(self), lambda i: float((own[i] - others[i]).mean())),
             "only_first_right": gained,
             "only_second_right": lost,
             "test": "McNemar, exact",
@@ -82,9 +82,9 @@ class ScoredTexts:
         sums = np.array([score.sum() for score in self.scores])
         counts = np.array([len(score) for score in self.scores])
         return {
-            "token_probability": _with_interval(len(self), lambda i: float(np.exp(each[i]).mean())),
-            "loss": _with_interval(len(self), lambda i: -float(each[i].mean())),
-            "perplexity": _with_interval(len(self), lambda i: float(np.exp(-sums[i].sum() / counts[i].sum()))),
+            "token_probability": with_interval(len(self), lambda i: float(np.exp(each[i]).mean())),
+            "loss": with_interval(len(self), lambda i: -float(each[i].mean())),
+            "perplexity": with_interval(len(self), lambda i: float(np.exp(-sums[i].sum() / counts[i].sum()))),
         }
 
     def against(self, other: "ScoredTexts") -> dict[str, Any]:
@@ -94,7 +94,7 @@ class ScoredTexts:
         tail = min(float(np.mean(means <= 0)), float(np.mean(means >= 0)))
         return {
             "measure": "mean log-probability of a token",
-            "difference": _with_interval(len(self), lambda i: float(differences[i].mean())),
+            "difference": with_interval(len(self), lambda i: float(differences[i].mean())),
             "test": f"paired bootstrap, {RESAMPLES} resamples",
             "p_value": min(1.0, 2 * max(tail, 1 / RESAMPLES)),
         }
@@ -123,7 +123,7 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / (1 << pairs))
 
 
-def _with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str, float]:
+def with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str, float]:
     """A statistic of all rows, and its 95% interval by the percentiles of a bootstrap over rows."""
     values = [statistic(rows) for rows in _resampled(count)]
     low, high = np.percentile(values, [2.5, 97.5])
