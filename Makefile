@@ -145,9 +145,9 @@ bench: install $(WORKLOADS:%=bench-workload-%) $(LOWER:%=bench-bfloat16-%)  ## t
 
 CLEAN = git diff --quiet HEAD -- . ':(exclude)benchmarks/results' ':(exclude)docs' || { echo "commit first: results name the commit they are of"; exit 2; }
 
-results: install  ## every result file made again at one clean commit, on this machine; takes hours
+results: install  ## results older than their code made again at this clean commit, the shortest first; ONLY="NAME ..." MINUTES=N for some; takes hours
 	@$(CLEAN)
-	$(MAKE) bench-noise bench-products bench-memory bench-reuse bench-lattice bench-demo bench-profile bench-adaptive bench-training bench-scale bench-sglang bench
+	$(BIN)/python benchmarks/remake.py $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 freshness: install  ## which result files are older than the code they measure
 	$(BIN)/python benchmarks/freshness.py

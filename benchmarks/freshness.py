@@ -5,11 +5,11 @@ A file is as old as the commit that it names. It is older than its code if a lat
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -61,7 +61,7 @@ def sources_of(name: str) -> tuple[str, ...]:
 
 def age_of(file: Path, root: Path = ROOT) -> Age:
     """How a result file stands to the checkout at ``root``."""
-    measured = str(json.loads(file.read_text()).get("commit") or "")
+    measured = _commit_of(json.loads(file.read_text()))
     touched = _git(root, "rev-list", "-1", "HEAD", "--", *sources_of(file.stem)) or ""
     if not measured or measured.endswith("-dirty") or not _known(root, measured) or not touched:
         return Age(file.stem, measured or "not named", touched[:7], "unknown")
@@ -84,7 +84,7 @@ def section() -> str:
     lines = [
         "\n## How old the results are\n",
         f"As of commit {head()}, by `python benchmarks/freshness.py`, which compares the commit that a file names with the last one that touched the sources it measures "
-        "(a file that moved was touched). `make results` makes them all again at one clean commit.\n",
+        "(a file that moved was touched). `make results` makes what is older again, at one clean commit.\n",
         "| result | measured at | sources touched at | |",
         "|---|---|---|---|",
     ]
@@ -92,6 +92,12 @@ def section() -> str:
         link = f"[{age.name}](../benchmarks/results/{age.name}.json)"
         lines.append(f"| {link} | {age.measured} | {age.touched} | {age.state} |")
     return "\n".join([*lines, ""])
+
+
+def _commit_of(result: Mapping[str, Any]) -> str:
+    """The commit that a result names, or that all of its runs name; empty where there is no such one."""
+    named = {result["commit"]} if "commit" in result else {run.get("commit") for run in result.get("runs", ())}
+    return str(named.pop() or "") if len(named) == 1 else ""
 
 
 def _known(root: Path, commit: str) -> bool:

@@ -342,11 +342,3 @@ class Evaluation:
     error: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Rollback:
-    """Go back to the weights after ``to`` steps, because of ``reason``."""
-
-    to: int
-    reason: str

@@ -1,12 +1,21 @@
 """The steps in force, and what is made of them: taken further with every step, not made anew."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from twinpass.core import StepReport
 
 S = TypeVar("S")
 Take = Callable[[S, StepReport], S]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Go back to the weights after ``to`` steps, because of ``reason``."""
+
+    to: int
+    reason: str
 
 
 class Steps(list[StepReport]):

@@ -75,3 +75,13 @@ def test_sources_are_where_they_are_said_to_be() -> None:
     for file in sorted((ROOT / "benchmarks/results").glob("*.json")):
         for source in freshness.sources_of(file.stem):
             assert (ROOT / source).exists(), (file.stem, source)
+
+
+def test_runs_of_one_commit_are_of_it_and_of_two_of_none(checkout: Path) -> None:
+    first = change(checkout, "src/twinpass/perturb/kernels.py")
+    second = change(checkout, "README.md")
+    for commits, expected in (([first, first], "up to date"), ([first, second], "unknown"), ([], "unknown")):
+        file = checkout / "noise.json"
+        file.write_text(json.dumps({"runs": [{"commit": commit} for commit in commits]}))
+        assert freshness.age_of(file, checkout).state == expected
+        file.unlink()

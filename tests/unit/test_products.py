@@ -183,17 +183,17 @@ def test_blocks_that_are_none_or_wrong_are_left_alone(monkeypatch: pytest.Monkey
         _linear_pointwise = torch.ops.mkldnn._linear_pointwise
         _reorder_linear_weight = operator
 
-    products._blocks.cache_clear()
+    products._prepack.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Ops)
     try:
-        assert products._blocks(torch.float32) is None
+        assert products._prepack(torch.float32) is None
         model = nn.Sequential(nn.Linear(33, 17))
         Prepacked(model, None).pack()
         assert model[0].weight.layout is torch.strided
     finally:
-        products._blocks.cache_clear()
+        products._prepack.cache_clear()
     monkeypatch.undo()
-    assert products._blocks(torch.float32) is not None
+    assert products._prepack(torch.float32) is not None
 
 
 CAPACITIES = """

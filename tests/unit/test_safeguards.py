@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from twinpass.core import Estimate, Probe, Rollback, StepReport, Work
+from twinpass.core import Estimate, Probe, StepReport, Work
 from twinpass.estimate.spsa import Spsa
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.schedule.learning_rate import ScheduleName, factor
-from twinpass.steps import Steps
+from twinpass.steps import Rollback, Steps
 from twinpass.train.batches import batch
 from twinpass.train.history import History
 from twinpass.train.optimizer import Sgd

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinpass.cli.main import main
-from twinpass.core import Estimate, Evaluation, Probe, Rollback, StepReport, Work
+from twinpass.core import Estimate, Evaluation, Probe, StepReport, Work
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.trainable import Full
 from twinpass.report.plots import draw_loss, in_force
 from twinpass.report.progress import ProgressBar
+from twinpass.steps import Rollback
 from twinpass.train.spaces import TOGETHER, Spaces, advance
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinpass.engine.embedded.linear.products import in_blocks, product
+from twinpass.engine.embedded.linear.products import prepacked, product
 from twinpass.model.causal import is_linear
 
 
@@ -101,12 +101,12 @@ def _rows(x: Tensor, weight: Tensor, out: Tensor) -> Any:
     return torch.mm(x, weight.t(), out=out)
 
 
-def _blocks(x: Tensor, weight: Tensor, out: Tensor) -> Any:
+def _prepacked(x: Tensor, weight: Tensor, out: Tensor) -> Any:
     return product(x, weight)
 
 
 def _prepare(way: Way, weight: Tensor) -> Tensor:
-    return in_blocks(weight) if way is _blocks else weight
+    return prepacked(weight) if way is _prepacked else weight
 
 
 class _Layers:
@@ -139,7 +139,7 @@ def _fastest(shape: Shape, dtype: torch.dtype, repeats: int = 3) -> Way:
             call()
             return min(_timed(call) for _ in range(repeats))
 
-    return min((_rows, _blocks), key=best)
+    return min((_rows, _prepacked), key=best)
 
 
 def _timed(call: Callable[[], Any]) -> float:

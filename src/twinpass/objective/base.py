@@ -2,14 +2,14 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from twinpass.core import BASE, Evaluation, Lane, Lesson, Probe, Request, Score
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
-from twinpass.objective.goal import START, At, Goal, Measured, portions
+from twinpass.objective.goal import START, At, Goal, Measured, Progress, portions, silent
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Example
 
@@ -37,11 +37,7 @@ class Objective(Goal):
         return Measured(losses, scores.work, scores.cache, scores.prefix, scores.values)
 
     def evaluate(
-        self,
-        engine: Engine,
-        examples: Sequence[Example],
-        progress: Callable[[int], None] = lambda done: None,
-        at: At = START,
+        self, engine: Engine, examples: Sequence[Example], progress: Progress = silent, at: At = START
     ) -> Evaluation:
         metric = loss = 0.0
         done = 0

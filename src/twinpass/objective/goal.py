@@ -25,6 +25,13 @@ PORTION = 32
 
 T = TypeVar("T")
 
+Progress = Callable[[int], None]
+"""Told how many held-out examples are done."""
+
+
+def silent(done: int) -> None:
+    """Tell nobody."""
+
 
 def portions(examples: Sequence[T]) -> Iterator[Sequence[T]]:
     """Held-out examples as they are measured, :data:`PORTION` at a time."""
@@ -119,11 +126,7 @@ class Goal(ABC):
 
     @abstractmethod
     def evaluate(
-        self,
-        engine: Engine,
-        examples: Sequence[Example],
-        progress: Callable[[int], None] = lambda done: None,
-        at: At = START,
+        self, engine: Engine, examples: Sequence[Example], progress: Progress = silent, at: At = START
     ) -> Evaluation:
         """Metric and loss of the weights as they stand; ``progress`` is told how many examples are done."""
 

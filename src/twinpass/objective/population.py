@@ -1,7 +1,7 @@
 """A goal of what lanes write: minus the shaped mean reward of a lane's texts, all lanes in one batch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from twinpass.engine.base import Engine
 from twinpass.errors import ModelError, RewardError
 from twinpass.objective.base import Objective
 from twinpass.objective.calling import TrainerState
-from twinpass.objective.goal import START, At, Goal, Measured, Taught, portions
+from twinpass.objective.goal import START, At, Goal, Measured, Progress, Taught, portions, silent
 from twinpass.objective.policy_gradient import PolicyGradient
 from twinpass.objective.rewards import Completions, Rewards, Shaping, Values, advantages_of, metrics, shaped
 from twinpass.perturb.noise import derive_seed
@@ -169,11 +169,7 @@ class Population(Goal):
         return [Request(one.prompt, text, one.suffix_start) for one in examples for _ in range(self.samples)]
 
     def evaluate(
-        self,
-        engine: Engine,
-        examples: Sequence[Example],
-        progress: Callable[[int], None] = lambda done: None,
-        at: At = START,
+        self, engine: Engine, examples: Sequence[Example], progress: Progress = silent, at: At = START
     ) -> Evaluation:
         each: list[float] = []
         told: list[tuple[int, Mapping[str, float]]] = []

@@ -7,13 +7,10 @@ float32, float64, or bfloat16 bit patterns in uint16. Nothing here uses fast-mat
 Loops run over slices from 0 on: with an offset in the index Numba does not vectorise them, which takes twice as long.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import njit, prange
 from numba.core import types
 from numba.extending import overload
 from numpy.typing import NDArray
@@ -23,19 +20,10 @@ from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.shard import Shard
+from twinpass.perturb.threads import threads_for
 
 CHUNK = 4096
 _f, _u = np.float32, np.uint32
-
-
-def _start_threads() -> None:
-    """Start Numba's threads now. They share OpenMP with torch's, and starting them sets how many torch uses."""
-    before = torch.get_num_threads()
-    get_num_threads()
-    torch.set_num_threads(before)
-
-
-_start_threads()
 
 
 def _load(w, i):
@@ -221,21 +209,6 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
             stuck[c] = True
         overflow += bad
     return overflow
-
-
-SERIAL = 1 << 15
-"""Below this many elements waking a second thread costs more than it gives."""
-
-
-@contextmanager
-def threads_for(elements: int) -> Iterator[None]:
-    """One thread for few elements inside the block, as many as before for more."""
-    before = get_num_threads()
-    set_num_threads(1 if elements < SERIAL else before)
-    try:
-        yield
-    finally:
-        set_num_threads(before)
 
 
 def fill(out: NDArray[Any], seed: int, key: int, start: int, distribution: Distribution) -> None:

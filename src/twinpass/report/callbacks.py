@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.core import Evaluation, StepReport
 from twinpass.report.listener import Listener
 from twinpass.report.metrics import evaluation_event, rollback_event, step_event
+from twinpass.steps import Rollback
 
 Told = Callable[[Mapping[str, Any]], None]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.core import Evaluation, StepReport
+from twinpass.steps import Rollback
 
 
 class Listener:

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from twinpass.core import Evaluation, Rollback, StepReport
+from twinpass.core import Evaluation, StepReport
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.files import storing, write_text
 from twinpass.report.listener import Listener
+from twinpass.steps import Rollback
 
 
 class Metrics(Listener):

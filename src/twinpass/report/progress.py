@@ -11,10 +11,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from twinpass.core import Evaluation, Held, Rollback, StepReport, Work
+from twinpass.core import Evaluation, Held, StepReport, Work
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
 from twinpass.report.shown import shown
+from twinpass.steps import Rollback
 
 
 class _Bars(Progress):

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import Rollback
 from twinpass.settings import STRICT, Count, NonNegative
+from twinpass.steps import Rollback
 from twinpass.train.history import History
 
 SETTLED = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from twinpass.core import Probe, Rollback, StepReport, Work
+from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError, LatticeError
 from twinpass.estimate.base import Estimator
@@ -20,6 +20,7 @@ from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import Epsilon, Known
+from twinpass.steps import Rollback
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.descent import GradientSteps, descent_of

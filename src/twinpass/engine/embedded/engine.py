@@ -27,7 +27,7 @@ from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_
 from twinpass.engine.embedded.builder import Perturbation, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit
-from twinpass.engine.embedded.routes import Linearised
+from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
 from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.engine.embedded.scoring.packing_check import still_runs
@@ -152,16 +152,8 @@ class TorchEngine(Engine):
             return linearised.score(requests)
         if self._scorer is None:
             lanes, spans = [lane.exact for lane in lanes], None
-        self._require_spans(lanes, spans)
-        if self._inplace is None:
-            result = self._route.score(requests, lanes, lanes, spans)
-        else:
-            result = Result([])
-            for lane in lanes:
-                self._inplace.move_to(lane)
-                part = self._route.score(requests, [BASE], [lane])
-                result.values += part.values
-                result.work += part.work
+        require_spans(lanes, spans, self._own_prefixes)
+        result = self._of_lanes.score(requests, Under.tandem(lanes), spans)
         return Scores(result.values, result.work, self._route.held, result.prefix)
 
     def generate(
@@ -172,16 +164,13 @@ class TorchEngine(Engine):
             raise ModelError("texts are written under exact lanes: use an exact policy, and no derivatives")
         if not prompts or not lanes:
             return Continuations([[] for _ in lanes], Work())
-        if self._inplace is None:
-            values, work = self._route.write(prompts, lanes, lanes, sampling, decode)
-        else:
-            values, work = [], Work()
-            for lane in lanes:
-                self._inplace.move_to(lane)
-                own, took = self._route.write(prompts, [BASE], [lane], sampling, decode)
-                values += own
-                work += took
+        values, work = self._of_lanes.write(prompts, Under.tandem(lanes), sampling, decode)
         return Continuations(values, work, self._route.held)
+
+    @property
+    def _of_lanes(self) -> Route:
+        """How lanes run: together, or one after another where the weights walk."""
+        return self._route if self._inplace is None else InPlaceRoute(self._route, self._inplace)
 
     def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
         self._require_descent()
@@ -223,16 +212,6 @@ class TorchEngine(Engine):
         self._moved({None})
         return self._descent.moments.restore(self.parameters, file)
 
-    def _require_spans(self, lanes: Sequence[Lane], spans: Spans | None) -> None:
-        if spans is None and all(lane.prefix == "own" for lane in lanes):
-            return
-        if spans is None:
-            raise ModelError(
-                "a lane takes its prefix from elsewhere, but no spans say where: give both, as a plan has them"
-            )
-        if self._own_prefixes is not None:
-            raise ModelError(self._own_prefixes)
-
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
         result, observer, errors = self._watch(requests, slopes)
         scale = float(observer.states().double().norm(dim=-1).mean())
@@ -263,7 +242,7 @@ class TorchEngine(Engine):
         if self._scorer is None:
             raise ModelError(self._unpacked)
         observer = Observer(self._causal, tuple(self._trained.adapters))
-        result = self._route.score(requests, [BASE], [BASE], observer=observer)
+        result = self._route.score(requests, Under.tandem([BASE]), observer=observer)
         running = self._runner.running(self._runner.weights([BASE]))
         return result, observer, observer.errors(slopes(result.values[0]), running)
 
@@ -339,7 +318,7 @@ class TorchEngine(Engine):
         self._inplace = placed(self._trained, self.noise, self._perturbation)
 
     def prepack(self) -> None:
-        """Hold the linear layers that adapters stand beside in the blocks oneDNN computes with, for faster products.
+        """Hold the linear layers that adapters stand beside in the order that oneDNN reads them in, for faster products.
 
         The model is of no use elsewhere until :meth:`unpack`; where it would not run itself any more, or is trained itself, it
         stays as it is.

@@ -1,10 +1,23 @@
 """How the model runs under lanes: packed, with all that lanes share, or each sequence by its own forward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from twinpass.core import Continuation, Decode, Held, Lane, Prompt, Request, Sampling, Scores, WeightsVersion, Work
+from twinpass.core import (
+    BASE,
+    Continuation,
+    Decode,
+    Held,
+    Lane,
+    Prompt,
+    Request,
+    Sampling,
+    Scores,
+    WeightsVersion,
+    Work,
+)
 from twinpass.engine.embedded.linear.lanes import LaneWeights, Running
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
@@ -20,6 +33,7 @@ from twinpass.engine.embedded.scoring.writing_plain import write_plain
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Trained
+from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.noise import Distribution
 from twinpass.reuse.plan import Spans
 
@@ -45,15 +59,30 @@ class LaneRunner:
         return [each.active_from if self.trained.activated else 0 for each in inputs]
 
 
+@dataclass(frozen=True, slots=True)
+class Under:
+    """``lanes`` as modules add them to the weights in memory, and the ``versions`` of the base weights that come of it.
+
+    Both are the same but in in-place mode, where the memory holds a lane's own weights and modules add nothing to them.
+    """
+
+    lanes: Sequence[Lane]
+    versions: Sequence[Lane]
+
+    @classmethod
+    def tandem(cls, lanes: Sequence[Lane]) -> "Under":
+        """Over the base weights."""
+        return cls(lanes, lanes)
+
+
 class Route(ABC):
-    """Requests and prompts under ``lanes``; the weights in memory are, together, ``versions`` of the base weights."""
+    """How requests and prompts run under lanes."""
 
     @abstractmethod
     def score(
         self,
         requests: Sequence[Request],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
+        under: Under,
         spans: Spans | None = None,
         observer: Observer | None = None,
     ) -> Result:
@@ -61,12 +90,7 @@ class Route(ABC):
 
     @abstractmethod
     def write(
-        self,
-        prompts: Sequence[Prompt],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
-        sampling: Sampling,
-        decode: Decode,
+        self, prompts: Sequence[Prompt], under: Under, sampling: Sampling, decode: Decode
     ) -> tuple[list[list[Continuation]], Work]:
         """``[lane][prompt]`` texts, and the work they took."""
 
@@ -93,49 +117,40 @@ class PackedRoute(Route):
     def score(
         self,
         requests: Sequence[Request],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
+        under: Under,
         spans: Spans | None = None,
         observer: Observer | None = None,
     ) -> Result:
-        used: dict[tuple[Lane, ...], LaneWeights] = {}
-        own = [self.ledger.lane(lane) for lane in versions]
-        job = Job(requests, own, self._running_of(lanes, used), self._shared_by(versions), spans, observer=observer)
-        result = self.scorer.score(job)
-        self.runner.tandem.check(used.values())
-        return result
+        with self._lanes(under) as (own, running_of, shared_by_lanes):
+            return self.scorer.score(Job(requests, own, running_of, shared_by_lanes, spans, observer=observer))
 
     def write(
-        self,
-        prompts: Sequence[Prompt],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
-        sampling: Sampling,
-        decode: Decode,
+        self, prompts: Sequence[Prompt], under: Under, sampling: Sampling, decode: Decode
     ) -> tuple[list[list[Continuation]], Work]:
-        used: dict[tuple[Lane, ...], LaneWeights] = {}
-        own = [self.ledger.lane(lane) for lane in versions]
-        order = Order(prompts, own, self._running_of(lanes, used), sampling, decode, self._shared_by(versions))
-        found = PackedWriter(self.scorer).write(order)
-        self.runner.tandem.check(used.values())
-        return found
+        with self._lanes(under) as (own, running_of, shared_by_lanes):
+            return PackedWriter(self.scorer).write(Order(prompts, own, running_of, sampling, decode, shared_by_lanes))
 
     @property
     def held(self) -> Held:
         return self.scorer.held
 
-    def _running_of(self, lanes: Sequence[Lane], used: dict[tuple[Lane, ...], LaneWeights]) -> RunningOf:
-        """What makes the model compute some weights versions; ``used`` takes note of the lanes."""
+    @contextmanager
+    def _lanes(self, under: Under) -> Iterator[tuple[list[WeightsVersion], RunningOf, SharedByLanes | None]]:
+        """Names of the lanes' weights, what makes the model compute some of them, and what all of them share.
+
+        Raises:
+            ModelError: at the end of the block, where a module has used a perturbed weight that it does not own.
+        """
+        used: dict[tuple[Lane, ...], LaneWeights] = {}
 
         def running_of(which: Sequence[WeightsVersion]) -> Running:
-            chosen = tuple(lanes if self.one_by_one else [version.lane for version in which])
+            chosen = tuple(under.lanes if self.one_by_one else [version.lane for version in which])
             return self.runner.running(used.setdefault(chosen, self.runner.weights(chosen)))
 
-        return running_of
-
-    def _shared_by(self, lanes: Sequence[Lane]) -> SharedByLanes | None:
-        blocks = {lane.probe.block for lane in lanes if lane.probe is not None}
-        return self.sharing.shared_by_lanes(blocks or {None})
+        blocks = {lane.probe.block for lane in under.versions if lane.probe is not None}
+        shared_by_lanes = self.sharing.shared_by_lanes(blocks or {None})
+        yield [self.ledger.lane(lane) for lane in under.versions], running_of, shared_by_lanes
+        self.runner.tandem.check(used.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,29 +163,23 @@ class OwnForward(Route):
     def score(
         self,
         requests: Sequence[Request],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
+        under: Under,
         spans: Spans | None = None,
         observer: Observer | None = None,
     ) -> Result:
         values, starts = [], self.runner.starts(requests)
-        for lane in lanes:
+        for lane in under.lanes:
             weights = self.runner.weights([lane])
             values.append(score_plain(self.causal, requests, starts, self.runner.running(weights)))
             self.runner.tandem.check([weights])
-        rows = len(lanes) * self.causal.depth * sum(len(request.inputs) for request in requests)
+        rows = len(under.lanes) * self.causal.depth * sum(len(request.inputs) for request in requests)
         return Result(values, Work(rows, rows))
 
     def write(
-        self,
-        prompts: Sequence[Prompt],
-        lanes: Sequence[Lane],
-        versions: Sequence[Lane],
-        sampling: Sampling,
-        decode: Decode,
+        self, prompts: Sequence[Prompt], under: Under, sampling: Sampling, decode: Decode
     ) -> tuple[list[list[Continuation]], Work]:
         values, work, depth = [], Work(), self.causal.depth
-        for lane in lanes:
+        for lane in under.lanes:
             weights = self.runner.weights([lane])
             running = self.runner.running(weights)
             texts, ran = write_plain(self.causal, prompts, self.runner.starts(prompts), running, sampling, decode)
@@ -183,6 +192,63 @@ class OwnForward(Route):
     @property
     def held(self) -> Held:
         return Held()
+
+
+@dataclass(frozen=True, slots=True)
+class InPlaceRoute(Route):
+    """One lane after another, the weights in memory walking to each of them."""
+
+    inner: Route
+    inplace: InPlaceWeights
+
+    def score(
+        self,
+        requests: Sequence[Request],
+        under: Under,
+        spans: Spans | None = None,
+        observer: Observer | None = None,
+    ) -> Result:
+        result = Result([])
+        for standing in self._walk(under):
+            part = self.inner.score(requests, standing)
+            result.values += part.values
+            result.work += part.work
+        return result
+
+    def write(
+        self, prompts: Sequence[Prompt], under: Under, sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Continuation]], Work]:
+        values, work = list[list[Continuation]](), Work()
+        for standing in self._walk(under):
+            own, took = self.inner.write(prompts, standing, sampling, decode)
+            values += own
+            work += took
+        return values, work
+
+    @property
+    def held(self) -> Held:
+        return self.inner.held
+
+    def _walk(self, under: Under) -> Iterator[Under]:
+        for lane in under.lanes:
+            self.inplace.move_to(lane)
+            yield Under([BASE], [lane])
+
+
+def require_spans(lanes: Sequence[Lane], spans: Spans | None, own_prefixes: str | None) -> None:
+    """Refuse lanes whose prefix is not their own where spans are missing, or ``own_prefixes`` says why there are no such lanes.
+
+    Raises:
+        ModelError: saying what is missing.
+    """
+    if spans is None and all(lane.prefix == "own" for lane in lanes):
+        return
+    if spans is None:
+        raise ModelError(
+            "a lane takes its prefix from elsewhere, but no spans say where: give both, as a plan has them"
+        )
+    if own_prefixes is not None:
+        raise ModelError(own_prefixes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.draw import CODES, draw
 from twinpass.perturb.gemm.registers import COLUMNS, ROWS, WIDTH, aligned, form, product_of_row, product_of_rows
-from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.noise import UNIT, Distribution
+from twinpass.perturb.threads import threads_for
 
 AVAILABLE = WIDTH > 0
 """Whether this processor is one that the products are made for."""

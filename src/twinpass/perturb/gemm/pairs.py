@@ -33,8 +33,8 @@ from twinpass.perturb.gemm.tiles import (
     form,
     kind_of,
 )
-from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.noise import UNIT, Distribution
+from twinpass.perturb.threads import threads_for
 
 _DEEP = 9
 """Steps whose weights, 4 KiB each, stay in the nearest cache while rows go by."""

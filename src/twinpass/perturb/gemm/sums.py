@@ -11,7 +11,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from twinpass.perturb.compiled import kernel
-from twinpass.perturb.kernels import threads_for
+from twinpass.perturb.threads import threads_for
 
 LaneIndices = NDArray[np.int64]
 """For each part, the lane (or part) meant, counted from 0, or :data:`NO_LANE`."""

@@ -78,7 +78,7 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """``x W^T + b`` by the product that scoring uses, for a weight that stays as it is, in rows or in blocks."""
+    """``x W^T + b`` by the product that scoring uses, for a weight that stays as it is, plain or prepacked."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

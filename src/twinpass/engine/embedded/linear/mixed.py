@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from twinpass.core import Lane, Probe
 from twinpass.engine.embedded.linear.arithmetic import Arithmetic, Plain
 from twinpass.engine.embedded.linear.lanes import LaneWeights, runs
-from twinpass.engine.embedded.linear.products import halved, in_blocks, of_linear, product
+from twinpass.engine.embedded.linear.products import halved, of_linear, prepacked, product
 from twinpass.errors import ModelError
 from twinpass.model.causal import output_layer
 from twinpass.perturb.gemm import pairs, sums
@@ -113,7 +113,7 @@ class Low:
 class Paired(Arithmetic):
     """Products in bfloat16 of float32 rows by float32 weights, accumulated in float32; see the top of this file.
 
-    Weights that are not trained are held a second time, in bfloat16 and in oneDNN's blocks, unless :class:`Prepacked` holds them so;
+    Weights that are not trained are held a second time, in bfloat16 and prepacked, unless :class:`Prepacked` holds them so;
     trained ones are rounded where they are multiplied. Lanes whose opposite is not in the pass round like any product in bfloat16.
 
     Args:
@@ -165,7 +165,7 @@ class Paired(Arithmetic):
         if weight.dtype is torch.bfloat16:
             return weight
         if layer not in self._fixed:
-            self._fixed[layer] = in_blocks(halved(weight.to_dense())[0])
+            self._fixed[layer] = prepacked(halved(weight.to_dense())[0])
         return self._fixed[layer]
 
     def forget(self) -> None:

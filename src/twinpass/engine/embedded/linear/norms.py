@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from twinpass.engine.embedded.linear import device_norms
 from twinpass.perturb.compiled import kernel
-from twinpass.perturb.kernels import threads_for
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import F32
+from twinpass.perturb.threads import threads_for
 
 _f = np.float32
 TOLERANCE = 1e-5

@@ -1,7 +1,7 @@
 """Products with weights that stay as they are, by oneDNN where PyTorch has it.
 
 PyTorch hands float32 products on x86 to MKL, which shares tall, narrow ones badly among threads: with the 96 rows of an activated step
-oneDNN is faster on every layer of a small model (docs/log.md), and faster still on weights held in the blocks that it computes with.
+oneDNN is faster on every layer of a small model (docs/log.md), and faster still on weights that are prepacked: held in the order that it reads them in.
 Its operators are not public, so they are tried once, and left alone where they are missing or wrong.
 """
 
@@ -28,8 +28,8 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 Linear = Callable[[nn.Module, Tensor], Tensor]
 """What a linear layer returns for rows [..., in]."""
 
-BLOCKS_FOR = 256
-"""Rows of a product that the blocks are chosen for."""
+PREPACKED_FOR = 256
+"""Rows of a product that weights are prepacked for."""
 
 
 @cache
@@ -45,28 +45,28 @@ def _onednn(dtype: torch.dtype) -> Any:
 
 
 @cache
-def _blocks(dtype: torch.dtype) -> Any:
-    """The operator that puts a weight into blocks, or None where it changes one, or products with it."""
+def _prepack(dtype: torch.dtype) -> Any:
+    """The operator that prepacks a weight, or None where it changes one, or products with it."""
     if (operator := _onednn(dtype)) is None:
         return None
     try:
-        blocks = torch.ops.mkldnn._reorder_linear_weight
+        prepack = torch.ops.mkldnn._reorder_linear_weight
         x, weight = (torch.arange(6 * n, dtype=dtype).view(n, 6) for n in (2, 3))
-        blocked = blocks(weight, BLOCKS_FOR)
-        same = torch.equal(operator(x, blocked, None, "none", [], ""), torch.mm(x, weight.t()))
-        right = same and _is_blocked(blocked) and torch.equal(blocked.to_dense(), weight)
+        reordered = prepack(weight, PREPACKED_FOR)
+        same = torch.equal(operator(x, reordered, None, "none", [], ""), torch.mm(x, weight.t()))
+        right = same and _is_prepacked(reordered) and torch.equal(reordered.to_dense(), weight)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return None
-    return blocks if right else None
+    return prepack if right else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b``: x [..., in], W [out, in], in rows or in blocks, b [out]."""
-    if _is_blocked(weight):
+    """``x W^T + b``: x [..., in], W [out, in], plain or prepacked, b [out]."""
+    if _is_prepacked(weight):
         if not x.numel() or torch.is_grad_enabled() or x.dtype is not weight.dtype:
             return torch.nn.functional.linear(x, weight.to_dense(), bias)
-        blocked: Tensor = _onednn(x.dtype)(x, weight.detach(), bias, "none", [], "")
-        return blocked
+        found: Tensor = _onednn(x.dtype)(x, weight.detach(), bias, "none", [], "")
+        return found
     plain = x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu" and weight.is_contiguous()
     if not plain or not x.numel() or torch.is_grad_enabled() or (operator := _onednn(x.dtype)) is None:
         return torch.nn.functional.linear(x, weight, bias)
@@ -91,27 +91,27 @@ def own_products(linears: Iterable[nn.Module], linear: Linear | None = None) -> 
         yield
 
 
-def _is_blocked(weight: Tensor) -> bool:
+def _is_prepacked(weight: Tensor) -> bool:
     return weight.layout is torch._mkldnn  # type: ignore[attr-defined]
 
 
-def in_blocks(weight: Tensor) -> Tensor:
-    """A weight [out, in], float32 or bfloat16, in the blocks that oneDNN computes with, where it has them; itself otherwise."""
-    if _is_blocked(weight) or not _in_rows(weight) or (blocks := _blocks(weight.dtype)) is None:
+def prepacked(weight: Tensor) -> Tensor:
+    """A weight [out, in], float32 or bfloat16, in the order that oneDNN reads it in, where it has one; itself otherwise."""
+    if _is_prepacked(weight) or not _is_plain(weight) or (prepack := _prepack(weight.dtype)) is None:
         return weight
-    blocked: Tensor = blocks(weight, BLOCKS_FOR)
-    return blocked
+    reordered: Tensor = prepack(weight, PREPACKED_FOR)
+    return reordered
 
 
 class Prepacked:
-    """Float32 weights of linear layers, held in the blocks that oneDNN computes with: a weight takes no memory twice.
+    """Float32 weights of linear layers, held in the order that oneDNN reads them in: a weight takes no memory twice.
 
-    They come back to the bit. The layers must run inside :func:`own_products` while they are in blocks.
+    They come back to the bit. The layers must run inside :func:`own_products` while they are prepacked.
 
     Args:
-        model: the model, none of whose weights is trained; those that several of its modules use stay in rows.
+        model: the model, none of whose weights is trained; those that several of its modules use stay plain.
         head: a layer that stays as it is.
-        low: whether the blocks hold them rounded to bfloat16, with what that leaves out beside them: the same memory again.
+        low: whether they are rounded to bfloat16, with what that leaves out beside them: the same memory again.
     """
 
     def __init__(self, model: nn.Module, head: nn.Module | None, *, low: bool = False) -> None:
@@ -121,13 +121,16 @@ class Prepacked:
 
         def can_be(module: nn.Module) -> bool:
             return (
-                is_linear(module) and uses[id(module.weight)] == 1 and _blockable(module.weight) and module is not head
+                is_linear(module)
+                and uses[id(module.weight)] == 1
+                and _can_be_prepacked(module.weight)
+                and module is not head
             )
 
         self._modules = [module for module in model.modules() if can_be(module)]
 
     def pack(self) -> None:
-        """Put the weights into blocks, one at a time.
+        """Prepack the weights, one at a time.
 
         The others are copied, so that none keeps the file in memory that all of them may have been mapped from.
         """
@@ -137,19 +140,19 @@ class Prepacked:
             weight = _weight(module)
             if self._low and weight.dtype is torch.float32:
                 weight, self._left[module] = halved(weight)
-            _replace(module, in_blocks(weight))
+            _replace(module, prepacked(weight))
         held = {id(_weight_of(module)) for module in self._modules}
         for parameter in self._model.parameters():
             if id(parameter) not in held:
                 parameter.data = parameter.data.clone()
 
     def unpack(self) -> None:
-        """Put them back into rows."""
+        """Make them plain again."""
         for module in self._modules:
             weight = _weight(module)
             if (left := self._left.pop(module, None)) is not None:
-                _replace(module, whole(weight.to_dense() if _is_blocked(weight) else weight, left))
-            elif _is_blocked(weight):
+                _replace(module, whole(weight.to_dense() if _is_prepacked(weight) else weight, left))
+            elif _is_prepacked(weight):
                 _replace(module, weight.to_dense())
 
 
@@ -173,11 +176,11 @@ def _weight(module: nn.Module) -> Tensor:
     return _weight_of(module).detach()
 
 
-def _blockable(weight: Any) -> bool:
-    return weight.dtype is torch.float32 and _in_rows(weight)
+def _can_be_prepacked(weight: Any) -> bool:
+    return weight.dtype is torch.float32 and _is_plain(weight)
 
 
-def _in_rows(weight: Any) -> bool:
+def _is_plain(weight: Any) -> bool:
     known = weight.dtype in (torch.float32, torch.bfloat16)
     return known and weight.device.type == "cpu" and weight.layout is torch.strided
 

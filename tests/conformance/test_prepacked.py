@@ -15,7 +15,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.trainable import Lora
 
 
-def in_blocks(model: nn.Module) -> list[str]:
+def prepacked(model: nn.Module) -> list[str]:
     return [name for name, weight in model.named_parameters() if weight.layout is not torch.strided]
 
 
@@ -33,10 +33,10 @@ def test_scores_are_the_same(name: str, kind: str) -> None:
         scores = engine.score(requests, LANES)
         for a, b in zip(expected.values, scores.values, strict=True):
             assert np.abs(np.concatenate(a) - np.concatenate(b)).max() < 1e-4
-    blocked = in_blocks(model)
+    blocked = prepacked(model)
     assert bool(blocked) == (kind in ("lora", "activated") and name != "gpt2")
     engine.unpack()
-    assert not in_blocks(model)
+    assert not prepacked(model)
     assert all(torch.equal(tensor, before[key]) for key, tensor in bits(model).items())
 
 
@@ -81,7 +81,7 @@ def test_a_model_that_reads_weights_itself_stays_in_rows() -> None:
     engine = TorchEngine(model, Lora(2, 4.0, ("q_proj",)))
     assert engine.packs
     engine.prepack()
-    assert not in_blocks(model)
+    assert not prepacked(model)
     requests = trainables("llama")["full"][1]
     (scores,) = engine.score(requests, [BASE]).values
     assert deviation(scores, naive(model, requests)) < 1e-4
