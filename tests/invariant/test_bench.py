@@ -27,6 +27,7 @@ from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.causal import CausalModel
 from twinpass.objective.choice import Choice
+from twinpass.phases import phase
 
 pytestmark = pytest.mark.usefixtures("any_processor")
 
@@ -152,11 +153,9 @@ def test_clocks_give_every_phase_its_own_time(tmp_path: Path, monkeypatch: pytes
     session = engine_of(tiny.config(tmp_path, **FULL))
     requests = session.plan.objective.requests(session.plan.train[:4])
     clock = Clock()
-    before = {name: vars(TorchEngine)[name] for name in ("update", "score")}
     with clock.running():
         session.engine.score(requests, [Lane(Probe(1), 1, 1e-3), Lane(Probe(1), -1, 1e-3)])
         session.engine.update([])
-    assert {name: vars(TorchEngine)[name] for name in before} == before
     shares = clock.shares()
     assert tuple(shares) == PHASES
     assert sum(shares.values()) == pytest.approx(1.0)
@@ -167,14 +166,34 @@ def test_clocks_give_every_phase_its_own_time(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_phase_takes_its_time_from_the_one_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "time", Ticks(0, 1, 3, 10, 12))
+    monkeypatch.setattr(phases, "time", Ticks(0, 0, 1, 3, 10, 12, 13))
     clock = Clock()
-    inner = clock.around("noise", lambda: None)
-    clock.around("linear", inner)()
+    with clock.running():
+        phase("linear")(phase("noise")(lambda: None))()
     assert {name: seconds for name, seconds in clock.seconds.items() if seconds} == {
-        "other": 1,
+        "other": 1 + 1,
         "linear": 2 + 2,
         "noise": 7,
+    }
+
+
+def test_forming_a_product_s_weights_is_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call, for no rows, tells how long; it is no part of the step's time."""
+    monkeypatch.setattr(phases, "time", Ticks(0, 0, 1, 2, 4, 14, 15, 16))
+    clock, rows = Clock(), list[tuple[int, int]]()
+
+    @phase("product")
+    def multiply(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> str:
+        rows.append((x.shape[1], y.shape[1]))
+        return "done"
+
+    with clock.running():
+        assert phase("linear")(multiply)(np.zeros((2, 3)), y=np.zeros((2, 3, 4))) == "done"
+    assert rows == [(0, 0), (3, 3)]
+    assert {name: seconds for name, seconds in clock.seconds.items() if seconds} == {
+        "other": 1 + 1,
+        "linear": 1 + 11 - 2,
+        "noise": 2,
     }
 
 

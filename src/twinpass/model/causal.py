@@ -14,6 +14,7 @@ from transformers.utils.generic import ModelOutput
 from twinpass.errors import ModelError
 from twinpass.model.device import Device
 from twinpass.model.patching import forward_of
+from twinpass.phases import phase
 
 
 class CausalModel:
@@ -112,6 +113,7 @@ class CausalModel:
             output["last_hidden_state"] = seen[0]
         return output
 
+    @phase("logits")
     def head(self, ids: Tensor, output: ModelOutput, hidden: Tensor) -> Tensor:
         """Logits [B, N, vocabulary] of ``hidden`` [B, N, size], states that the decoder has computed already."""
         part = copy(output)
@@ -156,6 +158,7 @@ def is_linear(module: nn.Module) -> bool:
     return type(module).forward is nn.Linear.forward
 
 
+@phase("logits")
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities, in float32 at least."""
     return torch.log_softmax(logits, -1, dtype=torch.float64 if logits.dtype is torch.float64 else torch.float32)

@@ -21,6 +21,7 @@ from twinpass.perturb.draw import CODES, draw, draw_uniform
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.shard import Shard
 from twinpass.perturb.threads import threads_for
+from twinpass.phases import phase
 
 CHUNK = 4096
 _f, _u = np.float32, np.uint32
@@ -211,6 +212,7 @@ def _lattice(w, seeds, exact, update, times, code, high, rounding, quantum, limi
     return overflow
 
 
+@phase("noise")
 def fill(out: NDArray[Any], seed: int, key: int, start: int, distribution: Distribution) -> None:
     """``out[:] = z[start : start + out.size]`` of the parameter whose :func:`name_key` is ``key``, float32 or bfloat16.
 
@@ -220,6 +222,7 @@ def fill(out: NDArray[Any], seed: int, key: int, start: int, distribution: Distr
         _fill(out, start, CODES[distribution], np.uint64(seed), np.uint64(key))
 
 
+@phase("noise")
 def perturb(
     w: NDArray[Any],
     out: NDArray[Any],
@@ -237,6 +240,7 @@ def perturb(
         _perturb(w, out, scales, CODES[distribution], np.uint64(seed), np.uint64(key), *shard.numbers)
 
 
+@phase("noise")
 def perturb_each(
     w: NDArray[Any],
     bounds: NDArray[np.int64],
@@ -257,6 +261,7 @@ def perturb_each(
         _perturb_each(w, bounds, out, scales, CODES[distribution], np.uint64(seed), keys)
 
 
+@phase("noise")
 def gather(
     w: NDArray[Any],
     rows: NDArray[np.int64],

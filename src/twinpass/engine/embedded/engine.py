@@ -37,6 +37,7 @@ from twinpass.model.space import Observed, Space
 from twinpass.model.trainable import Trainable
 from twinpass.perturb.lattice import power_of_two
 from twinpass.perturb.noise import Distribution
+from twinpass.phases import phase
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Spans
@@ -283,6 +284,7 @@ class TorchEngine(Engine):
                 [self._ledger.lane(BASE), *(self._ledger.shared(own.layers) for own in self._sharing.all)]
             )
 
+    @phase("update")
     def update(self, terms: Sequence[Term]) -> None:
         self._moved({term.block for term in terms}, terms)
         if self._inplace is None:

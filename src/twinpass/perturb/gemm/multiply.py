@@ -14,6 +14,7 @@ from twinpass.perturb.draw import CODES, draw
 from twinpass.perturb.gemm.registers import COLUMNS, ROWS, WIDTH, aligned, form, product_of_row, product_of_rows
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.threads import threads_for
+from twinpass.phases import phase
 
 AVAILABLE = WIDTH > 0
 """Whether this processor is one that the products are made for."""
@@ -70,6 +71,7 @@ def _multiply(x, w, scales, y, code, seed, high):
                     target[to + i * out : to + i * out + columns] = part[i * COLUMNS : i * COLUMNS + columns]
 
 
+@phase("product")
 def multiply(
     x: NDArray[np.float32],
     w: NDArray[np.float32],

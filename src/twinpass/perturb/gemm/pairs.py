@@ -35,6 +35,7 @@ from twinpass.perturb.gemm.tiles import (
 )
 from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.threads import threads_for
+from twinpass.phases import phase
 
 _DEEP = 9
 """Steps whose weights, 4 KiB each, stay in the nearest cache while rows go by."""
@@ -169,6 +170,7 @@ def split(x: NDArray[Any], plus: LaneIndices, minus: LaneIndices, scales: NDArra
     return low
 
 
+@phase("product")
 def multiply(
     low: NDArray[np.uint16],
     w: NDArray[np.float32],

@@ -31,6 +31,7 @@ from twinpass.model.causal import output_layer
 from twinpass.perturb.gemm import pairs, sums
 from twinpass.perturb.gemm.sums import NO_LANE, LaneIndices
 from twinpass.perturb.layout import flat_view
+from twinpass.phases import phase
 from twinpass.settings import ComputeDtype
 
 LEAVE_OUT = "or leave engine.compute_dtype out"
@@ -153,6 +154,7 @@ class Paired(Arithmetic):
         pairing.join(base, y)
         return y if bias is None else y.add_(bias)
 
+    @phase("linear")
     def alone(self, layer: nn.Module, x: Tensor) -> Tensor:
         """What a layer returns in a pass of the base weights, rows [..., in]."""
         if layer is self._head:

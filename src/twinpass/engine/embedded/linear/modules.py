@@ -21,6 +21,7 @@ from twinpass.model.causal import is_linear
 from twinpass.model.informed import InformedWeights
 from twinpass.model.lora import LoraWeights
 from twinpass.model.patching import forward_of
+from twinpass.phases import phase
 
 
 class LaneModule(ABC):
@@ -86,6 +87,7 @@ class LaneLinear(LaneModule):
     def acts(self, perturbed: Set[str], layout: LaneLayout) -> bool:
         return self.arithmetic.everywhere or super().acts(perturbed, layout)
 
+    @phase("linear")
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
         if "weight" in self.owned:
@@ -123,6 +125,7 @@ class LaneHead(LaneLinear):
 class LaneConv1D(LaneModule):
     """GPT-2's ``Conv1D``: a linear layer with its weight stored as [in, out]."""
 
+    @phase("linear")
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
         weight = weights.whole(self.owned["weight"]) if "weight" in self.owned else self.weight
@@ -200,6 +203,7 @@ class LaneAdapted(LaneModule):
     def change(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """What is added to the product of ``rows`` [lanes, rows, in]: x [lanes, rows, r], B^T [lanes or 1, r, out], a factor; None: nothing."""
 
+    @phase("linear")
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
         change = self.change(weights, layout, rows)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from twinpass.model.causal import is_linear
 from twinpass.model.patching import forward_of
+from twinpass.phases import phase
 
 KEPT = 32
 """oneDNN compiles a product anew for every number of rows, and no two batches are alike: of a thousand that two of its caches keep by
@@ -74,6 +75,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
+@phase("linear")
 def of_linear(module: nn.Module, x: Tensor) -> Tensor:
     """What an ``nn.Linear`` returns."""
     weight, bias = module.weight, module.bias

@@ -23,6 +23,7 @@ from twinpass.engine.embedded.scoring.indices import EVERY_LANE, slots_of
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.errors import ModelError
 from twinpass.model.device import CPU, Device
+from twinpass.phases import phase
 
 NAME = "twinpass_packed"
 BUCKET_ELEMENTS = 1 << 21
@@ -228,6 +229,7 @@ HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "cache_position", 
 """Arguments that models pass to their attention and that change nothing of it here: positions are the pass's, nothing drops out."""
 
 
+@phase("attention")
 def _packed_attention(
     module: torch.nn.Module,
     query: Tensor,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinpass.core import Request, Tokens
+from twinpass.phases import phase
 
 Rows = NDArray[np.int64]
 
@@ -62,6 +63,7 @@ class Reads:
         return cls(rows, tuple(np.array(request.completion, np.int64) for request in requests), columns)
 
 
+@phase("cache")
 def pack(sequences: Iterable[Tokens]) -> Packed:
     """Merge sequences into a trie and lay it out in rows, depth first."""
     unique = sorted({sequence for sequence in sequences if sequence})

@@ -20,6 +20,7 @@ from twinpass.engine.embedded.scoring.carry import Carry, Direction
 from twinpass.engine.embedded.scoring.indices import NOWHERE
 from twinpass.engine.embedded.scoring.packing import Packed, Rows, common_length, pack
 from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, Passes, RunningOf
+from twinpass.phases import phase
 from twinpass.reuse.plan import Spans
 
 UNMOVED = 8 * float(np.finfo(np.float32).eps)
@@ -184,6 +185,7 @@ class Prefixes:
             self._passes.run(batch, running_of(versions))
             first = stop
 
+    @phase("cache")
     def _reflect(
         self, group: "_LaneRoles", base: Rows, slots: Rows, running_of: RunningOf, reservation: Reservation
     ) -> None:

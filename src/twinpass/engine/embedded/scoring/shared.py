@@ -13,6 +13,7 @@ from twinpass.engine.embedded.scoring.indices import NOWHERE, before_activation
 from twinpass.engine.embedded.scoring.jobs import SharedByLanes
 from twinpass.engine.embedded.scoring.packing import Packed, Rows, groups, mark, pack
 from twinpass.engine.embedded.scoring.passes import Batch, CachedRows, Passes, alone
+from twinpass.phases import phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class SharedPrefixes:
             rows = np.concatenate([np.arange(edge.stop - count, edge.stop) for edge, count in new])
             spill.store(sequences, slots[rows], self.passes.pool)
 
+    @phase("cache")
     def lease(self, tokens: Tokens, path: Rows, version: WeightsVersion, slots: Rows, stack: ExitStack) -> None:
         """Pin what is held of a sequence until ``stack`` closes, and write where it is into ``slots`` [R]."""
         found = stack.enter_context(self.passes.cache.lease(version, tokens))
