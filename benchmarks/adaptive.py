@@ -107,7 +107,7 @@ def error_at(session: Session[TorchEngine], eps: float, derivative: Sequence[flo
     history, gradients = list[StepReport](), list[float]()
     for probes in own.groups(plan.estimator.probes):
         situation = Situation(session.engine.layers, history, coin=1.0)
-        method = Method(plan.estimator, plan.objective, plan.policy)
+        method = Method(plan.estimator, plan.objective, plan.planner)
         report = step(session.engine, method, Draw(len(history), own.examples, probes, eps, 0.0), situation)
         history.append(report)
         gradients += report.observed.approximate or report.estimate.gradients

@@ -41,7 +41,7 @@ class OwnFloat32:
         """A step on the same examples, along the same directions."""
         plan, engine = self.session.plan, self.session.engine
         started = time.perf_counter()
-        method = Method(plan.estimator, plan.objective, plan.policy)
+        method = Method(plan.estimator, plan.objective, plan.planner)
         draw = Draw(report.step, examples, report.estimate.probes, report.estimate.eps, report.lr)
         own = measure(engine, method, draw, Situation(engine.layers, [], 1.0))
         apply(engine, own)

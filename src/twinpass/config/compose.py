@@ -162,7 +162,7 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
         optimizer=recipe.optimizer,
         train=encoded.train,
         held_out=encoded.held_out,
-        policy=recipe.reuse,
+        planner=recipe.reuse,
         seed=recipe.seed,
         eval_every=recipe.eval_every,
         keep=recipe.keep,

@@ -23,6 +23,9 @@ class Estimator(ABC):
         perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
             lane to lane on an exact lattice, and eps is rounded to a power of two).
 
+    Engines carry out ``noise`` and ``perturbation``, and are given both (:class:`twinpass.engine.subject.Subject`). They stand here as they say
+    what is estimated: along which z, and at which eps there can be. A run on another engine means the same by them.
+
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
     probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
     objective's gradient and curvature. A ``whole`` gradient is taken along no probes, by reverse mode or, ``fed_back``, by forward

@@ -1,14 +1,12 @@
 """The contract of a policy: which keys and values may stand in for which, and what that costs in bias."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass as settings
 
-from twinpass.core import Lane
-from twinpass.reuse.plan import LanePlan, Situation
+from twinpass.reuse.plan import LanePlanner
 from twinpass.settings import STRICT, Bytes, Count
 
 
@@ -60,8 +58,12 @@ class Circumstances:
 
 
 @settings(frozen=True, config=STRICT, kw_only=True)
-class Policy(ABC):
+class Policy(LanePlanner, ABC):
     """Says which forward work is shared. All have in common the size of the KV cache and its page.
+
+    It has two faces. An engine asks, once, what all lanes share exactly (:meth:`sharing`) and how large the cache is; a trainer sees a
+    :class:`LanePlanner`, and asks at every step which lanes take approximations. One object is both, as a configuration names one policy
+    and the two answers must fit: what is shared exactly is not approximated (:func:`refuse_exact_ground`).
 
     Each declares its bias: the error of g is O(eps ** ``bias_order``), or None where there is none in expectation.
     ``approximate`` policies have one in single steps. ``caution`` is said once to whoever chooses the policy.
@@ -104,14 +106,6 @@ class Policy(ABC):
         Raises:
             ValueError: the policy does not fit what is trained; the message says what would.
         """
-
-    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
-        """How to score an estimator's lanes: a pure function, so that a resumed run plans as the first did."""
-        return LanePlan(tuple(lanes))
-
-    def accepted(self, eps: float, situation: Situation) -> float | None:
-        """The share of reflections that would be accepted at ``eps``, as last measured; None where there are none."""
-        return None
 
 
 def refuse_exact_ground(trains: Trains, policy: str) -> None:

@@ -68,6 +68,18 @@ class Situation:
     trial: bool = False
 
 
+class LanePlanner:
+    """What a trainer asks of a policy, step by step: which lanes take their prefix from elsewhere. Here none does."""
+
+    def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
+        """How to score an estimator's lanes: a pure function, so that a resumed run plans as the first did."""
+        return LanePlan(tuple(lanes))
+
+    def accepted(self, eps: float, situation: Situation) -> float | None:
+        """The share of reflections that would be accepted at ``eps``, as last measured; None where there are none."""
+        return None
+
+
 def combine(plan: LanePlan, approximate: Estimate, exact: Estimate) -> tuple[float, ...]:
     """``g_a + weight * (g - g_a)``, probe by probe; to the bit one of them at weight 0 or 1."""
     if plan.weight in (0.0, 1.0):

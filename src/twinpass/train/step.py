@@ -8,8 +8,7 @@ from twinpass.core import BASE, Lane, Observation, Probe, StepReport
 from twinpass.engine.base import Engine
 from twinpass.estimate.base import Estimator
 from twinpass.objective.goal import START, At, Goal
-from twinpass.reuse.base import Policy
-from twinpass.reuse.plan import Situation, combine
+from twinpass.reuse.plan import LanePlanner, Situation, combine
 from twinpass.task.example import Example
 
 Clip = Callable[[Sequence[float]], tuple[float, ...]]
@@ -17,15 +16,15 @@ Clip = Callable[[Sequence[float]], tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How steps are measured: what is estimated, of which goal, with which policy's lanes.
+    """How steps are measured: what is estimated, of which goal, along which lanes.
 
-    ``policy`` says which lanes may read others' prefixes, and which are measured exactly beside them, to compare or to correct;
+    ``planner`` says which lanes may read others' prefixes, and which are measured exactly beside them, to compare or to correct;
     ``clip`` bounds the projected gradients.
     """
 
     estimator: Estimator
     goal: Goal
-    policy: Policy
+    planner: LanePlanner
     clip: Clip = tuple
 
 
@@ -47,9 +46,9 @@ class Draw:
 
 def measure(engine: Engine, method: Method, draw: Draw, situation: Situation) -> StepReport:
     """Everything of a step but its update, which is made once the report is in the journal."""
-    estimator, goal, policy = method.estimator, method.goal, method.policy
+    estimator, goal = method.estimator, method.goal
     examples, probes, eps = draw.examples, draw.probes, draw.eps
-    plan = policy.plan(estimator.lanes(probes, eps), situation)
+    plan = method.planner.plan(estimator.lanes(probes, eps), situation)
     tries = [(other, Lane(probes[0], 1, other), Lane(probes[0], -1, other)) for other in draw.trials]
     lanes = [*plan.lanes, *plan.twins, *(lane for _, *signs in tries for lane in signs), *([BASE] if tries else [])]
     distinct = list(dict.fromkeys(lanes))

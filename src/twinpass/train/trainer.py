@@ -16,9 +16,7 @@ from twinpass.objective.base import scored
 from twinpass.objective.goal import At, Goal, portions
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
-from twinpass.reuse.base import Policy
-from twinpass.reuse.exact import Exact
-from twinpass.reuse.plan import Situation
+from twinpass.reuse.plan import LanePlanner, Situation
 from twinpass.schedule.epsilon import Epsilon, Known
 from twinpass.steps import Rollback
 from twinpass.task.example import Example
@@ -44,7 +42,7 @@ class TrainingPlan:
     optimizer: Optimizer
     train: Sequence[Example]
     held_out: Sequence[Example]
-    policy: Policy = field(default_factory=Exact)
+    planner: LanePlanner = field(default_factory=LanePlanner)
     seed: int = 0
     eval_every: int = 0
     keep: Keep = "best"
@@ -190,7 +188,7 @@ class Trainer:
         method = Method(
             plan.estimator,
             plan.objective,
-            self._policy,
+            self._planner,
             lambda gradients: _clipped(plan.optimizer, gradients, self.history),
         )
         drawn = Draw(
@@ -205,14 +203,14 @@ class Trainer:
         return measure(engine, method, drawn, Situation(engine.layers, before, coin, trial=bool(trials)))
 
     @property
-    def _policy(self) -> Policy:
-        return self.plan.policy if self.engine.takes_spans else Exact()
+    def _planner(self) -> LanePlanner:
+        return self.plan.planner if self.engine.takes_spans else LanePlanner()
 
     def _known(self, before: Sequence[StepReport]) -> Known:
-        policy, engine = self._policy, self.engine
+        planner, engine = self._planner, self.engine
         situation = Situation(engine.layers, before)
         return Known(
-            before, self.plan.estimator.bias_order, engine.resolution, lambda eps: policy.accepted(eps, situation)
+            before, self.plan.estimator.bias_order, engine.resolution, lambda eps: planner.accepted(eps, situation)
         )
 
     def _probes(self, step: int, draw: int) -> list[Probe]:
