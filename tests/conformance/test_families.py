@@ -103,6 +103,15 @@ def test_every_family_has_a_table_and_every_kind_a_row() -> None:
         assert "engine_contract(" in (Path(__file__).parents[1] / file).read_text()
 
 
+@pytest.mark.parametrize("section", ROWS)
+def test_a_kind_without_a_row_is_noticed_in_every_family(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = SECTIONS[section].kinds
+    more = {**getattr(kinds, "own"), "one_more": next(iter(getattr(kinds, "own").values()))}
+    monkeypatch.setitem(vars(kinds), "own", more)
+    with pytest.raises(AssertionError, match=section):
+        test_every_family_has_a_table_and_every_kind_a_row()
+
+
 @pytest.mark.parametrize(("section", "name"), [each for each in EACH if each[0] not in ("task", "engine")])
 def test_it_keeps_its_contract(section: str, name: str) -> None:
     CONTRACTS[section](ROWS[section][name])
