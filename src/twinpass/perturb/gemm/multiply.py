@@ -17,7 +17,11 @@ from twinpass.perturb.threads import threads_for
 from twinpass.phases import phase
 
 AVAILABLE = WIDTH > 0
-"""Whether this processor is one that the products are made for."""
+"""Whether this processor is one that the products are made for: AVX-512, or AVX2 with FMA.
+
+There they are always taken, not where a measurement at the start finds them faster: a row keeps its bits beside any other rows, which a library
+does not promise. The other way, writing both lanes and the library's product, is ``written float32`` in ``benchmarks/products.py``.
+"""
 
 _f = np.float32
 
