@@ -105,9 +105,8 @@ def test_every_family_has_a_table_and_every_kind_a_row() -> None:
 
 @pytest.mark.parametrize("section", ROWS)
 def test_a_kind_without_a_row_is_noticed_in_every_family(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = SECTIONS[section].kinds
-    more = {**getattr(kinds, "own"), "one_more": next(iter(getattr(kinds, "own").values()))}
-    monkeypatch.setitem(vars(kinds), "own", more)
+    family = vars(SECTIONS[section].kinds)
+    monkeypatch.setitem(family, "own", {**family["own"], "one_more": next(iter(family["own"].values()))})
     with pytest.raises(AssertionError, match=section):
         test_every_family_has_a_table_and_every_kind_a_row()
 

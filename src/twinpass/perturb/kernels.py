@@ -1,7 +1,7 @@
 """The noise of :mod:`twinpass.perturb.noise` at memory speed, fused with what is done with it (Numba, CPU).
 
 Every kernel works on flat arrays and walks them in chunks: the chunk's noise is drawn into a small buffer that
-stays in cache and is consumed at once, so ``z`` never exists as a whole. A chunk lies within one run of a shard. Weights are
+stays in cache and is consumed at once, so ``z`` never exists as a whole. A chunk lies within one stretch of a shard. Weights are
 float32, float64, or bfloat16 bit patterns in uint16. Nothing here uses fast-math: the results are the same bits for any thread count and split.
 
 Loops run over slices from 0 on: with an offset in the index Numba does not vectorise them, which takes twice as long.
@@ -89,7 +89,7 @@ def _fill(out, start, code, seed, high):
 
 @njit(inline="always")
 def _chunks(size, width):
-    """How many chunks cover ``size`` elements in runs of ``width``, none of them across two runs."""
+    """How many chunks cover ``size`` elements in stretches of ``width``, none of them across two."""
     return (size // width) * ((width + CHUNK - 1) // CHUNK)
 
 

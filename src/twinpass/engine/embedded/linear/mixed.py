@@ -69,7 +69,7 @@ class Pairing:
 
     @property
     def places(self) -> tuple[LaneIndices, LaneIndices, LaneIndices]:
-        """All three."""
+        """``plus``, ``minus`` and ``difference``, as :mod:`twinpass.perturb.gemm.sums` takes them."""
         return self.plus, self.minus, self.difference
 
     def join(self, low: Tensor, y: Tensor) -> None:

@@ -82,9 +82,9 @@ def _advance(
             hidden = output["last_hidden_state"]
             passes.computed += count * width * (stage.last - stage.first)
         assert hidden is not None
-        block = max(1, device.growth * LOGITS_BYTES // (4 * count * causal.vocabulary))
-        for first in range(0, width, block):
-            here = slice(first, min(width, first + block))
+        most = max(1, device.growth * LOGITS_BYTES // (4 * count * causal.vocabulary))
+        for first in range(0, width, most):
+            here = slice(first, min(width, first + most))
             with running(LaneLayout(count, here.stop - here.start)):
                 logits = causal.head(ids[:, here], output, hidden[:, here])
             told = [own[here] for own in lanes]

@@ -108,16 +108,16 @@ class Observer:
         step = max(1, BLOCK_BYTES // (4 * self._causal.vocabulary))
         found, device = [], self._causal.device
         for first in range(0, len(order), step):
-            block = slice(first, first + step)
+            few = slice(first, first + step)
             here = (rows >= first) & (rows < first + step)
             columns = part.reads.columns
             asked = device.send(rows[here] - first, targets[here], *(() if columns is None else (columns,)))
-            layout = LaneLayout(1, len(states[block]), columns=None if columns is None else asked[2])
+            layout = LaneLayout(1, len(states[few]), columns=None if columns is None else asked[2])
             with running(layout):
-                found.append(self._block(tokens[block], states[block], asked[0], asked[1], weights[here], layout))
+                found.append(self._errors_of(tokens[few], states[few], asked[0], asked[1], weights[here], layout))
         return torch.cat(found)
 
-    def _block(
+    def _errors_of(
         self, tokens: Tensor, states: Tensor, rows: Tensor, targets: Tensor, weights: Score, layout: LaneLayout
     ) -> Tensor:
         with torch.enable_grad():

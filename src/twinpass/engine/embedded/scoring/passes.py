@@ -21,7 +21,7 @@ from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segmen
 from twinpass.model.causal import CausalModel, log_softmax
 
 LOGITS_BYTES = 64 << 20
-"""Largest logits tensor; more positions are read in blocks."""
+"""Largest logits tensor; more positions are read one part after another."""
 
 RunningOf = Callable[[Sequence[WeightsVersion]], Running]
 """The tandem for some lanes, named by their weights versions."""
@@ -61,8 +61,8 @@ class Batch:
         first, last: the layers that run.
         hidden: the states that enter layer ``first``, unless it begins with the embeddings.
         marked: each lane's version of the marked rows, whose keys and values come from elsewhere.
-        states: slots [R] for the states that leave layer ``last`` - 1 below the last; by default the same as ``slots``; -1 for
-            those not kept.
+        states: slots [R] for the states that leave layer ``last`` - 1 below the last; by default the same as ``slots``; NOWHERE
+            for those not kept.
     """
 
     packed: Packed
@@ -280,11 +280,11 @@ class _Result:
         self._shape = (lanes, len(rows))
         self._parts: list[tuple[Rows, Tensor]] = []
 
-    def wanted(self, rows: Rows, block: int) -> Iterator[Rows]:
-        """Those of ``rows`` (sorted) that are read, in blocks."""
+    def wanted(self, rows: Rows, most: int) -> Iterator[Rows]:
+        """Those of ``rows`` (sorted) that are read, at most ``most`` at a time."""
         wanted = np.intersect1d(self._rows, rows, assume_unique=True)
-        for start in range(0, len(wanted), block):
-            yield wanted[start : start + block]
+        for start in range(0, len(wanted), most):
+            yield wanted[start : start + most]
 
     def reads(self, wanted: Rows) -> _Reads:
         """What is read of these rows."""

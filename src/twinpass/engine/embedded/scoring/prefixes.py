@@ -90,7 +90,7 @@ class Prefixes:
         running_of: RunningOf,
         stack: ExitStack,
     ) -> Prepared:
-        """Compute, reuse, reflect.
+        """Make the keys and values [tokens of the trie, a slot each] of every lane's prefix: computed, carried, the base lane's, or reflected.
 
         Args:
             sequences: the prefix of each request.
@@ -203,9 +203,9 @@ class Prefixes:
             self._run(group, versions, slots[lanes], every, self._depth, running_of, first=group.cut)
 
     def _errors(self, group: "_LaneRoles", base: Rows, slots: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """By layer, how far reflections are from the lanes they stand for, relative to how far those are from the base.
+        """Two numbers a layer, where exact twins run beside reflected lanes; the larger of keys' and values'.
 
-        Then, how far those are from the base, relative to its size.
+        First ``|reflected - exact| / |exact - base|``, how wrong reflections are; then ``|exact - base| / |base|``, how far lanes are apart.
         """
         about, at = torch.from_numpy(base), torch.from_numpy(slots)
         errors, drift = [], []
@@ -221,7 +221,7 @@ class Prefixes:
         return tuple(errors), tuple(drift)
 
     def _carried_error(self, group: "_LaneRoles", old: Carry | None, base: Rows, slots: Rows) -> float | None:
-        """How far what was carried is from what was now computed, in the largest layer, relative to one perturbation."""
+        """``|carried - computed| / |plus lane - computed|`` of the base lane's keys and values, in the worst layer; None: nothing to compare."""
         if old is None or not old.age or old.version != group.base_version or not group.plus:
             return None
         count = common_length(old.tokens, self.carry.tokens if self.carry else ())
@@ -249,7 +249,11 @@ class Prefixes:
 
 
 class _LaneRoles:
-    """Which lane does what; the rows of what may be carried are the first of the trie."""
+    """What each lane does, by its index among the lanes; the rows of what may be carried are the first of the trie.
+
+    ``own`` lanes compute their prefix, ``base`` lanes read the base lane's. A reflected lane i is made of the base lane and ``opposite[i]``;
+    ``twins[i]`` is its exact version, if that runs. ``directions``: one plus lane a probe, along which updates are carried.
+    """
 
     def __init__(self, packed: Packed, versions: Sequence[WeightsVersion], spans: Spans, depth: int) -> None:
         self.packed, self.versions, self.spans = packed, versions, spans

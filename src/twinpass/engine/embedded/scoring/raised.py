@@ -24,7 +24,7 @@ class Raised(TorchFunctionMode):
     """Inside the block every operation takes and returns float64 where it would take or return a lower float.
 
     Casts to lower floats are casts to float64, too, and tensors say that this is their dtype. Weights stay what they are: those of
-    linear layers are raised a block at a time, what lookups read of a table alone, others as a whole for one operation.
+    linear layers are raised some rows at a time, what lookups read of a table alone, others as a whole for one operation.
     """
 
     def __torch_function__(
@@ -52,8 +52,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b``: x [..., in], W [out, in], b [out]."""
     rows, columns = weight.shape
     step, x = max(1, BLOCK_ELEMENTS // columns), _raise(x)
-    block = x.new_empty((min(step, rows), columns))
-    parts = [functional.linear(x, block[: len(part)].copy_(part)) for part in torch.split(weight, step)]
+    raised = x.new_empty((min(step, rows), columns))
+    parts = [functional.linear(x, raised[: len(part)].copy_(part)) for part in torch.split(weight, step)]
     y = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
     return y if bias is None else y + bias
 

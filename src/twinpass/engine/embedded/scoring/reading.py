@@ -35,7 +35,7 @@ class PromptReader:
 
     @property
     def cut(self) -> int:
-        """The layers below which lanes do not differ, whatever the token."""
+        """Lanes have the same keys and values in all layers below this one; 0: in none."""
         if self.shared_by_lanes is None:
             return 0
         return (
@@ -46,7 +46,7 @@ class PromptReader:
 
     @property
     def stages(self) -> list[Stage]:
-        """The layers that lanes share everything below of, if any, and those that they do not."""
+        """The layers that all lanes share, if there are any, then those that each lane runs by itself."""
         depth = self.scorer.passes.causal.depth
         upper = Stage(self.cut, depth, self.versions)
         if self.shared_by_lanes is None or not self.cut:
@@ -103,7 +103,7 @@ class PromptReader:
         self.reservation.insert(self.versions[line.lane], tokens, line.slots[0, : len(tokens)])
 
     def _read_lanes(self, sequences: Sequence[Tokens]) -> list[list[Rows]]:
-        """Nothing is shared between lanes."""
+        """Read every token under every lane: slots by lane and prompt. Lanes share nothing."""
         packed = pack(sequences)
         slots = np.full((len(self.versions), packed.rows), NOWHERE, np.int64)
         paths = {tokens: packed.path_of[tokens] for tokens in sequences if tokens}
@@ -127,7 +127,7 @@ class PromptReader:
     def _read_after(
         self, prompts: Sequence[Prompt], shared: SharedRows, shared_by_lanes: SharedByLanes
     ) -> list[list[Rows]]:
-        """All before the activation point is there: read what follows it."""
+        """Read what follows the activation point, under every lane; what is before it is in the cache. Slots by lane and prompt."""
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed = pack(marked)
         slots = np.full((len(self.versions), packed.rows), NOWHERE, np.int64)
@@ -145,7 +145,7 @@ class PromptReader:
     def _read_above(
         self, prompts: Sequence[Prompt], shared: SharedRows, shared_by_lanes: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]]]:
-        """The lower layers of all tokens are there: run those above; slots of either."""
+        """Run the upper layers of every token; the states that enter them are in the cache. Slots of lower and of upper layers, by lane and prompt."""
         packed, lanes = shared.packed, len(self.versions)
         slots = np.stack([self.reservation.take(version, packed.rows) for version in self.versions])
         hidden = CachedRows(shared.slots[None], [shared_by_lanes.version])
@@ -158,7 +158,10 @@ class PromptReader:
     def _read_both(
         self, prompts: Sequence[Prompt], shared_by_lanes: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]], int]:
-        """Lanes share lower layers of all tokens, and all layers of those before the activation point; slots of either, what was saved."""
+        """Lanes share the lower layers of all tokens, and every layer of those before the activation point.
+
+        Slots of lower and of upper layers, by lane and prompt; how many token-layers that saved.
+        """
         marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
         packed, lanes, shared = pack(marked), len(self.versions), shared_by_lanes.version
         below, depth, passes = shared_by_lanes.sharing.below, self.scorer.passes.causal.depth, self.scorer.passes

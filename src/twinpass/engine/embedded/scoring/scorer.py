@@ -76,7 +76,7 @@ class PackedScorer:
         return cls(passes, slot_bytes, spill)
 
     def score(self, job: Job) -> Result:
-        """Log-probabilities, and the work they took.
+        """``[lane][request]`` log-probabilities (nats) of the completions' tokens, and the token-layers that they took.
 
         Raises:
             CacheFullError: the cache's budget is too small for a request.
@@ -138,7 +138,7 @@ class PackedScorer:
         return values, Work(demand, computed, reused)
 
     def _narrowed(self, job: Job) -> Job:
-        """Told to read few logits, where few are asked for."""
+        """The job, told which columns of the head suffice, where these are so few that the head can leave out the others."""
         if not self.narrow or not all(request.relative for request in job.requests):
             return job
         columns = np.unique(np.concatenate([request.completion for request in job.requests]))
@@ -158,7 +158,7 @@ class PackedScorer:
             self.prefixes.drop()
 
     def forget(self, versions: Sequence[WeightsVersion]) -> None:
-        """Weights that will not come back."""
+        """Drop what was computed under these weights, which will not be in force again."""
         for version in versions:
             self._cache.invalidate(version)
 
@@ -171,7 +171,7 @@ class PackedScorer:
         return Held(self._cache.held * size, self._cache.evicted * size, spilled)
 
     def _groups(self, job: Job) -> Iterator[slice]:
-        """What is shared has to be in the cache all at once: so many requests at a time as leave room for the rest."""
+        """Cut the requests into groups: what a group shares is in the cache all at once, and leaves room for the rest."""
         if job.shared_by_lanes is not None:
             sequences = [shared_tokens(request, job.shared_by_lanes) for request in job.requests]
             yield from groups(sequences, self._room(job, job.shared_by_lanes))
@@ -182,7 +182,10 @@ class PackedScorer:
             yield slice(0, len(job.requests))
 
     def _room(self, job: Job, shared_by_lanes: SharedByLanes) -> int:
-        """Tokens that may be shared at a time: half of the cache, or, if that is more, what is left when every lane keeps what is its own and every request ends on a page of which it fills one slot."""
+        """How many tokens a group may share: half of the cache, or more if lanes' own tokens leave more.
+
+        Own tokens are counted for every lane, and every request may end on a page of which it fills one slot.
+        """
         capacity = self._cache.capacity
         if shared_by_lanes.sharing.tokens == "all":
             return capacity // 2
@@ -191,7 +194,7 @@ class PackedScorer:
         return max(capacity // 2, capacity - len(job.versions) * own - unfilled)
 
     def _group_or_again(self, job: Job) -> Result:
-        """What the base lane keeps must not stand in its own way: without it there may be room."""
+        """Score a group; if the cache is too full for the base lane, drop what that lane has kept, and try once more."""
         try:
             return self._group(job, keep=job.base_only)
         except CacheFullError:
@@ -226,12 +229,12 @@ class PackedScorer:
         return self.prefixes.prepare(sequences, job.returning, job.versions, spans, job.running_of, stack)
 
     def _run_after(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> list[list[Score]]:
-        """What lanes have in common is there: run the layers above it, or the tokens after it."""
+        """What lanes share is in the cache: run the layers above it, or the tokens after it."""
         batch, reads = self._above(job, shared_by_lanes, shared)
         return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
     def _above(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> tuple[Batch, Reads]:
-        """What is left to run, and to read."""
+        """The batch that is left to run where what lanes share is in the cache, and where answers are read in it."""
         if shared_by_lanes.sharing.tokens == "all":
             packed = pack([request.inputs for request in job.requests])
             paths = [packed.path_of[request.inputs] for request in job.requests]
@@ -248,7 +251,7 @@ class PackedScorer:
         return self._rest(job, [request.active_from for request in job.requests], shared.packed, kept)
 
     def _upper(self, job: Job, shared_by_lanes: SharedByLanes, shared: SharedRows) -> tuple[Batch, Reads]:
-        """Tokens before the activation point are there, and the states of those after it: the layers above."""
+        """In the cache are keys and values before the activation point, and the states after it that enter layer ``below``: run from there on."""
         packed, lanes = shared.packed, len(job.versions)
         paths = [packed.path_of[shared_tokens(request, shared_by_lanes)] for request in job.requests]
         before = before_activation(packed.tokens)
@@ -267,7 +270,7 @@ class PackedScorer:
         return batch, job.reads(paths)
 
     def _run_prepared(self, job: Job, prepared: Prepared) -> list[list[Score]]:
-        """Every lane's prefix is there: run the tokens after it."""
+        """Every lane's prefix is in the cache: run the tokens after it."""
         batch, reads = self._rest(job, job.prefixes, prepared.packed, prepared.kept)
         return self.passes.run(batch, job.running_of(job.versions), reads, job.observer)
 
@@ -284,7 +287,7 @@ class PackedScorer:
         return Batch(packed, job.versions, fresh, slots, 0, self._causal.depth, marked=kept.versions), job.reads(paths)
 
     def _lanes(self, job: Job) -> tuple[Batch, Reads]:
-        """Every token, where lanes share nothing."""
+        """A batch of every token, for lanes that share nothing."""
         packed = pack([request.inputs for request in job.requests])
         paths = [packed.path_of[request.inputs] for request in job.requests]
         fresh, slots = np.ones(packed.rows, bool), _unkept(job, packed)

@@ -108,7 +108,7 @@ class PackedWriter:
             yield slice(start, len(order.prompts))
 
     def _group_or_again(self, order: Order) -> tuple[list[list[Continuation]], Work]:
-        """What the base lane keeps must not stand in its own way: without it there may be room."""
+        """Write for a group; if the cache is too full for the base lane, drop what that lane has kept, and try once more."""
         try:
             return self._group(order)
         except CacheFullError:
