@@ -1,4 +1,4 @@
-"""The glossary names what is there."""
+"""The glossary names what is there, each name has one meaning, each page a way to it, and no file is long."""
 
 import ast
 import re
@@ -36,3 +36,19 @@ def test_no_name_has_two_meanings() -> None:
                 others |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     assert len(classes) > 100
     assert {name for name, count in classes.items() if count > 1 or name in others} == set()
+
+
+def test_every_page_is_linked_from_another() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    linked = {
+        (page.parent / target).resolve()
+        for page in pages
+        for target in re.findall(r"\]\(([^)#]+\.md)", page.read_text())
+        if (page.parent / target).resolve() != page
+    }
+    assert [page.name for page in pages[2:] if page not in linked] == []
+
+
+def test_no_file_of_the_package_is_long() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
