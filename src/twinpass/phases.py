@@ -21,10 +21,10 @@ Phase = Literal["noise", "linear", "product", "attention", "logits", "update", "
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Listener = Callable[[Phase, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
+PhaseListener = Callable[[Phase, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
 """Is given every call of a phase's function, and has to make it: ``return function(*args, **kwargs)``."""
 
-_listener: ContextVar[Listener | None] = ContextVar("twinpass_phases", default=None)
+_listener: ContextVar[PhaseListener | None] = ContextVar("twinpass_phases", default=None)
 
 
 def phase(name: Phase) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -45,7 +45,7 @@ def phase(name: Phase) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: PhaseListener) -> Iterator[None]:
     """Inside the block calls of phases in this thread go by the listener."""
     token = _listener.set(listener)
     try:
