@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,8 +35,18 @@ test-full: test test-rest  ## everything but SGLang
 test-fast: install
 	$(PYTEST) -m "not full"
 
+# As on a processor with AVX2 and no AVX-512: oneDNN, PyTorch, MKL, Numba, and our own products.
+AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell \
+	NUMBA_CPU_FEATURES=+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt
+# Tests whose outcome is one of rounding: bits that must not depend on it, and tolerances.
+ROUNDING := tests/conformance tests/unit/test_multiply.py tests/unit/test_sums.py tests/unit/test_pairs.py tests/unit/test_products.py tests/unit/test_norms.py
+
+test-avx2: install  ## the fast tier as on a processor without AVX-512
+	$(AVX2) $(PYTEST) -m "not full"
+
 test-rest: install  ## what test-full adds to test
 	$(PYTEST) -m full
+	$(AVX2) $(PYTEST) -m "not full" $(ROUNDING)
 	$(INTERPRETED) -m full
 
 # Triton is told to interpret when it is imported, so these cases have a process of their own.
