@@ -1,0 +1,266 @@
+"""GGUF files load exactly as they are, and turn positions as they say, or are refused."""
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+import torch
+from checkpoints import Change, refused
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from twinpass.errors import ModelError
+from twinpass.model.gguf import quickly
+from twinpass.model.load import load
+from twinpass.model.rotary import require_turned
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("untied") / "model", "llama-untied")
+
+
+def gguf_of(
+    folder: Path, target: Path, change: Change = lambda tensors: None, says: Callable[[Any], None] = lambda writer: None
+) -> Path:
+    """The untied model of ``folder`` as a GGUF file; ``change`` edits its tensors first, and it ``says`` more."""
+    writer = gguf.GGUFWriter(str(target), "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(97)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b", "ab", *(f"t{i}" for i in range(3, 97))])
+    writer.add_token_types([1] * 97)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    says(writer)
+    tensors = {
+        GGUF[name.replace(".0.", ".N.").replace(".1.", ".N.")].replace(
+            "N", name.split(".")[2] if "layers" in name else ""
+        ): t
+        for name, t in load_file(folder / "model.safetensors").items()
+        if not name.endswith("bias")
+    }
+    change(tensors)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+GGUF = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "model.layers.N.input_layernorm.weight": "blk.N.attn_norm.weight",
+    "model.layers.N.post_attention_layernorm.weight": "blk.N.ffn_norm.weight",
+    "model.layers.N.self_attn.q_proj.weight": "blk.N.attn_q.weight",
+    "model.layers.N.self_attn.k_proj.weight": "blk.N.attn_k.weight",
+    "model.layers.N.self_attn.v_proj.weight": "blk.N.attn_v.weight",
+    "model.layers.N.self_attn.o_proj.weight": "blk.N.attn_output.weight",
+    "model.layers.N.mlp.gate_proj.weight": "blk.N.ffn_gate.weight",
+    "model.layers.N.mlp.up_proj.weight": "blk.N.ffn_up.weight",
+    "model.layers.N.mlp.down_proj.weight": "blk.N.ffn_down.weight",
+}
+
+
+def said(**values: Any) -> Callable[[Any], None]:
+    """What a file says of its rotation, whoever wrote it."""
+
+    def tell(writer: Any) -> None:
+        for key, value in values.items():
+            name = f"llama.rope.{key.replace('__', '.')}"
+            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+            add(name, value)
+
+    return tell
+
+
+def table(values: torch.Tensor) -> Change:
+    return lambda tensors: tensors.update({"rope_freqs.weight": values.float()})
+
+
+@pytest.mark.parametrize(
+    ("says", "change", "base", "divided"),
+    [
+        (said(), table(torch.ones(4)), 1e4, torch.ones(4)),
+        (said(freq_base=500.0, dimension_count=8), table(torch.ones(4)), 500.0, torch.ones(4)),
+        (said(freq_base=500.0, scaling__type="none"), table(torch.ones(4)), 500.0, torch.ones(4)),
+        (said(freq_base=500.0, scaling__type="linear", scaling__factor=4.0), None, 500.0, torch.full((4,), 4.0)),
+        (said(scale_linear=2.0), None, 1e4, torch.full((4,), 2.0)),
+        (said(freq_base=3e4), table(torch.ones(4)), 3e4, torch.ones(4)),
+    ],
+)
+def test_positions_turn_as_a_gguf_file_says(
+    untied: Path, tmp_path: Path, says: Callable[[Any], None], change: Change | None, base: float, divided: torch.Tensor
+) -> None:
+    model, _ = load(str(gguf_of(untied, tmp_path / "it.gguf", change or (lambda tensors: None), says)))
+    expected = base ** -(torch.arange(4) / 4) / divided
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again.model.rotary_emb.inv_freq, expected)
+
+
+def test_llama_3s_table_of_frequencies_is_its_rule(untied: Path, tmp_path: Path) -> None:
+    long = 5e5 ** -(torch.arange(4) / 4)
+    waves = 2 * math.pi / long
+    share = ((8192 / waves - 1) / 3).clamp(0, 1)
+    divided = 1 / ((1 - share) / 8 + share)
+    assert 1 < divided.max() <= 8
+    file = gguf_of(untied, tmp_path / "it.gguf", table(divided), said(freq_base=5e5))
+    model, _ = load(str(file))
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, long / divided, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("says", "change", "part"),
+    [
+        (said(), table(torch.tensor([1.0, 1.0, 3.0, 9.0])), "not Llama 3's"),
+        (said(scaling__type="longrope", scaling__factor=4.0), None, "scaled by 'longrope'"),
+        (said(scaling__type="yarn", scaling__factor=4.0), None, "does not say"),
+    ],
+)
+def test_positions_that_cannot_be_taken_over(
+    untied: Path, tmp_path: Path, says: Callable[[Any], None], change: Change | None, part: str
+) -> None:
+    file = gguf_of(untied, tmp_path / "it.gguf", change or (lambda tensors: None), says)
+    with pytest.raises(ModelError, match=part) as caught:
+        load(str(file))
+    assert "get the model as safetensors" in str(caught.value)
+
+
+def test_a_model_that_turns_more_than_the_file_says(untied: Path, tmp_path: Path) -> None:
+    model, _ = load(str(untied))
+    require_turned(model, gguf_of(untied, tmp_path / "same.gguf", says=said(dimension_count=8)))
+    with pytest.raises(ModelError, match="turn 4 numbers of a head, and in the model 8"):
+        require_turned(model, gguf_of(untied, tmp_path / "less.gguf", says=said(dimension_count=4)))
+
+
+def test_yarn_is_taken_over(untied: Path, tmp_path: Path) -> None:
+    says = said(scaling__type="yarn", scaling__factor=4.0, scaling__original_context_length=16)
+    model, _ = load(str(gguf_of(untied, tmp_path / "it.gguf", says=says)))
+    assert model.config.rope_parameters == {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+    assert model.model.rotary_emb.attention_scaling == pytest.approx(1 + 0.1 * math.log(4))
+
+
+def test_a_gguf_file_loads_and_can_be_saved(untied: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(str(gguf_of(untied, tmp_path / "it.gguf")))
+    assert tokenizer("b")["input_ids"] == [1]
+    held = load_file(untied / "model.safetensors")
+    for name in ("lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"):
+        assert torch.equal(model.state_dict()[name], held[name])
+    model.save_pretrained(tmp_path / "saved")
+    assert len(load_file(tmp_path / "saved" / "model.safetensors")) == len(held) - 14  # its biases
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda t: t.__delitem__("blk.1.ffn_up.weight"), "model.layers.1.mlp.up_proj.weight is not in it"),
+        (lambda t: t.update({"blk.2.ffn_up.weight": torch.zeros(48, 32)}), "blk.2.ffn_up.weight is in it"),
+        (lambda t: t.update({"blk.1.odd.weight": torch.zeros(7)}), "7 weights are in it that have no place"),
+        (
+            lambda t: t.update({"blk.0.ffn_up.weight": torch.zeros(40, 32)}),
+            "is [40, 32] in it and [48, 32] in the model",
+        ),
+        (lambda t: t.update({"rope_freqs.weight": torch.ones(4)}), None),
+    ],
+)
+def test_gguf_files_are_complete_or_refused(untied: Path, tmp_path: Path, change: Change, part: str | None) -> None:
+    file = gguf_of(untied, tmp_path / "it.gguf", change)
+    if part:
+        refused(file, part)
+    else:
+        load(str(file))
+
+
+@pytest.mark.parametrize("length", [0, 4, 23, 24, 200, 2000, -1, -2000])
+def test_gguf_files_that_end_early_are_refused(untied: Path, tmp_path: Path, length: int) -> None:
+    file = gguf_of(untied, tmp_path / "it.gguf")
+    data = file.read_bytes()
+    file.write_bytes(data[:length])
+    refused(file)
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, 1 << 60), (16, 1 << 60), (4, 9), (24, 1 << 63)])
+def test_gguf_files_whose_counts_are_wrong_are_refused_at_once(
+    untied: Path, tmp_path: Path, at: int, value: int
+) -> None:
+    file = gguf_of(untied, tmp_path / "it.gguf")
+    data = bytearray(file.read_bytes())
+    struct.pack_into("<I" if at == 4 else "<Q", data, at, value)
+    file.write_bytes(data)
+    refused(file, "is damaged")
+
+
+def test_a_gguf_header_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import modeling_gguf_pytorch_utils
+
+    gguf: Any = modeling_gguf_pytorch_utils
+
+    asked: list[tuple[Any, bool]] = []
+
+    def parse(path: Any, return_tensors: bool = False, **more: Any) -> dict[str, Any]:
+        asked.append((path, return_tensors))
+        return {"config": {"path": str(path)}}
+
+    monkeypatch.setattr(gguf, "load_gguf_checkpoint", parse)
+    with quickly():
+        first, again, other = (gguf.load_gguf_checkpoint(path, return_tensors=False) for path in ("a", "a", "b"))
+        first["config"]["path"] = "changed"
+        assert (again["config"]["path"], other["config"]["path"]) == ("a", "b")
+        assert gguf.load_gguf_checkpoint("a")["config"]["path"] == "a"
+        gguf.load_gguf_checkpoint("a", return_tensors=True)
+        gguf.load_gguf_checkpoint("a", return_tensors=True)
+    assert asked == [("a", False), ("b", False), ("a", True), ("a", True)]
+    assert gguf.load_gguf_checkpoint is parse
+
+
+def test_a_gguf_file_says_the_same_when_it_is_read_quickly(tmp_path: Path) -> None:
+    reader = pytest.importorskip("gguf.gguf_reader", reason="needs the package gguf")
+    import gguf
+
+    file = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "bé", ""])
+    writer.add_block_count(2)
+    writer.add_tensor("blk.0.attn_q.weight", np.arange(32, dtype=np.float32).reshape(4, 8))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    asked = gguf.MODEL_ARCH.LLAMA, 2
+    slow = reader.GGUFReader(file)
+    slow_map, numpy = gguf.get_tensor_name_map(*asked).mapping, reader.np
+    with quickly():
+        quick = reader.GGUFReader(file)
+        assert gguf.get_tensor_name_map(*asked) is gguf.get_tensor_name_map(*asked)
+        assert gguf.get_tensor_name_map(*asked).mapping == slow_map
+    assert reader.np is numpy
+    assert gguf.get_tensor_name_map(*asked) is not gguf.get_tensor_name_map(*asked)
+    assert {name: field.contents() for name, field in quick.fields.items()} == {
+        name: field.contents() for name, field in slow.fields.items()
+    }
+    assert quick.fields["tokenizer.ggml.tokens"].contents() == ["a", "bé", ""]
+    np.testing.assert_array_equal(quick.tensors[0].data, slow.tensors[0].data)
