@@ -30,19 +30,14 @@ SOURCE, TESTS = ROOT / "src", ROOT / "tests"
 PACKAGES = ("cache", "reuse", "estimate", "train", "perturb")
 
 ALSO: Mapping[str, tuple[str, ...]] = {
-    "cache": ("unit/test_cache.py", "unit/test_prefix_cache.py", "conformance/test_accounting.py"),
+    "cache": ("unit/test_cache.py", "unit/test_prefix_cache.py", "conformance/test_memory.py"),
     "reuse": ("conformance/test_families.py", "unit/test_policies.py", "unit/test_plans.py"),
-    "estimate": ("conformance/test_families.py", "statistics/test_bias.py", "unit/test_directions.py"),
-    "train": (
-        "invariant/test_runs.py",
-        "invariant/test_descent_runs.py",
-        "invariant/test_informed_runs.py",
-        "unit/test_safeguards.py",
-    ),
+    "estimate": ("conformance/test_families.py", "statistics/test_bias.py"),
+    "train": ("invariant/test_runs.py", "invariant/test_descent_runs.py", "invariant/test_informed_runs.py"),
     "perturb": ("unit/test_noise.py", "unit/test_moving.py", "unit/test_parameters.py", "unit/test_shard.py"),
-    "perturb.gemm": ("unit/test_multiply.py", "unit/test_pairs.py"),
+    "perturb.race": ("conformance/test_generation.py",),
 }
-"""Tests of a package that neither a module's name nor an import tells."""
+"""Tests of a package beside the unit tests of that name, or that import it."""
 
 COMPILED = ("draw", "kernels", "race", "sums", "multiply", "pairs", "registers", "tiles")
 """Modules that Numba compiles: which of their lines a test reaches is not to be seen, and compiled code is not another mutant's."""
@@ -214,8 +209,7 @@ def tests_of(module: str) -> tuple[str, ...]:
     if name in INTERPRETED:
         return ("tests/gpu/test_triton_cuda.py",)
     found = {f"tests/{path}" for key, paths in ALSO.items() if f"{inner}.".startswith(f"{key}.") for path in paths}
-    for folder in ("unit", "conformance", "invariant", "statistics"):
-        for file in (TESTS / folder).glob("test_*.py"):
-            if file.stem == f"test_{name}" or f"from {module} import" in file.read_text():
-                found.add(file.relative_to(ROOT).as_posix())
+    for file in (TESTS / "unit").glob("test_*.py"):
+        if file.stem == f"test_{name}" or f"from {module} import" in file.read_text():
+            found.add(file.relative_to(ROOT).as_posix())
     return tuple(sorted(found))

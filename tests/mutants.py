@@ -1,6 +1,6 @@
 """Whether the tests find faults: ``python tests/mutants.py --json FILE`` changes the code at many places, one at a time.
 
-A place is a comparison, an operator, a constant, ``and`` or ``or``, a ``not``, a returned value or a statement. All tests run once with the
+A place is a comparison, an operator, a constant, ``and`` or ``or``, a ``not``, a returned value or a statement. The tests of these packages run once with the
 code as it is, to see how long each takes and which lines it reaches (:mod:`courses`). A mutant is judged by those that reach its line, those
 that belong to its module first (:mod:`verdicts`): in a fork of a process that has collected the tests, where its functions get other code;
 or, where what changes runs when a module is imported, is compiled or is interpreted, in a fork of one that has imported nothing of twinpass.
@@ -141,6 +141,8 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 def in_this_world(state: State, chosen: Sequence[Place]) -> None:
     """Judge the places that are of this process."""
+    if not chosen:
+        return
     for name in WARM:
         import_module(name)
     files = sorted({file for place in chosen for file in tests_of(place.module)})
@@ -153,7 +155,7 @@ def in_this_world(state: State, chosen: Sequence[Place]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=360, help="how many places")
+    parser.add_argument("--count", type=int, default=320, help="how many places")
     parser.add_argument("--seed", type=int, default=20, help="which places")
     parser.add_argument(
         "--only", default="", help="places whose text holds this, such as cache/tree or a line's number"
