@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from twinpass import Full, Lora, Sgd, finetune
 from twinpass.cli.main import main
 from twinpass.config.compose import build
 from twinpass.config.load import load_config
-from twinpass.core import StepReport
+from twinpass.core import StepReport, Term
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import BusyError, JournalError, StorageError
 from twinpass.report.listener import Listener
 from twinpass.report.outcome import outcome
@@ -213,6 +215,40 @@ def test_paths_with_markup_are_shown_as_they_are(tmp_path: Path, capsys: pytest.
     assert "\x1b" not in said
 
 
+def test_a_line_is_on_the_disk_before_what_it_describes_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the configuration before the header, the journal's name before a step, what was trained before its place."""
+    config, run = tiny.config(tmp_path), tmp_path / "run"
+    journal, wait = run / "journal.jsonl", os.fsync
+    synced: dict[int, int] = {}
+    steps: list[int] = []
+
+    def fsync(handle: int) -> None:
+        wait(handle)
+        state = os.fstat(handle)
+        synced[state.st_ino] = state.st_size
+
+    def on_disk(path: Path) -> bool:
+        return synced.get(path.stat().st_ino, -1) == path.stat().st_size
+
+    def update(engine: TorchEngine, terms: Sequence[Term]) -> None:
+        assert on_disk(journal)
+        assert on_disk(run / "config.toml")
+        assert run.stat().st_ino in synced
+        steps.append(kinds(run).count("step"))
+        moved(engine, terms)
+
+    moved = TorchEngine.update
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(TorchEngine, "update", update)
+    assert train(config, "--set", "run.keep=last") in ENDED
+    assert steps == list(range(1, 9)), "before the first update one step is in the journal, and so on"
+    files = [*run.glob("adapter/*"), run / "summary.json", journal]
+    assert len(files) > 3
+    assert all(map(on_disk, files))
+
+
 # --- numbers that are none
 
 
@@ -389,6 +425,27 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=env, cwd=folder
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_and_the_last_word_is_how_to_go_on(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run, moved = tiny.config(tmp_path), tmp_path / "run", TorchEngine.update
+
+    def update(engine: TorchEngine, terms: Sequence[Term]) -> None:
+        if kinds(run).count("step") == 3:
+            os.kill(os.getpid(), number)
+        moved(engine, terms)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "update", update)
+        assert main(["train", str(config)]) == 128 + number
+    said = capsys.readouterr().err.replace("\n", "")
+    assert said.endswith(f"continue with: twinpass train --resume {run}")
+    assert kinds(run).count("step") == 3
+    assert main(["train", "--resume", str(run), "--json"]) in ENDED
+    assert kinds(run).count("step") == 8
 
 
 def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:

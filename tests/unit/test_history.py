@@ -69,6 +69,22 @@ def test_history_is_that_of_a_plain_list(data: st.DataObject) -> None:
     assert history == History.of(records)
 
 
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.sampled_from([None, 1.0, 2.0, 3.0])), min_size=1))
+def test_extremes_kept_up_are_those_found_anew(found: list[tuple[int, int, float | None]]) -> None:
+    """Through evaluations made again, and rollbacks (a metric of 0 stands for one)."""
+    history = History()
+    for step, metric, loss in found:
+        if not metric:
+            history.fold(rollback(step, 0.5))
+            continue
+        more = {} if loss is None else {"loss": loss, "rows": 2}
+        history.fold({**evaluation(step, metric / 3), **more})
+        kept = history.extremes
+        history._extremes = None
+        assert history.extremes == kept
+
+
 def test_terms_are_those_of_the_steps_in_order() -> None:
     steps = [report(step, seed=step, lr=0.5) for step in range(3)]
     history = History.of([step_record(step) for step in steps])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,43 @@ def history_of(
         estimate = Estimate(probes, 1e-3, ((loss + 0.25, loss - 0.25),) * len(row), tuple(row))
         steps.append(StepReport(step, estimate, (0.0,) * len(row), 1e-3, Work()))
     return History(Steps(steps), dict(metrics or {}), len(steps))
+
+
+def work_of(call: Callable[[], object]) -> int:
+    """How many lines of Python run."""
+    count = 0
+
+    def trace(frame: object, event: str, argument: object) -> Any:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_a_check_takes_does_not_grow_with_the_run(every: int) -> None:
+    """Evaluations included, which may come after every step."""
+    history, guard, found = history_of(), DivergenceGuard(), dict[int, int]()
+    template = history_of(losses=[1.0]).steps[0]
+    for step in range(1, 1201):
+        history.steps.append(replace(template, step=step - 1))
+        record = {"kind": "evaluation", "step": step, "metric": (step * 7919 % 101) / 101, "loss": 1.0, "rows": 4}
+        taken = [lambda: guard.check(history, likelihood=True), lambda: dead(history)]
+        if not step % every:
+            taken.insert(0, lambda record=record: history.fold(record))  # type: ignore[misc]
+        if step in (300, 1200):
+            found[step] = sum(map(work_of, taken))
+        else:
+            for call in taken:
+                call()
+    assert 0 < found[1200] <= found[300] < 1000
 
 
 # --- clip

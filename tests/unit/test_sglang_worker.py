@@ -1,22 +1,29 @@
 """Commands to weights in another process, carried out on a model of Hugging Face's: its parameters lie where they say."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny import model as tiny_model
+from tiny import save, tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
+from twinpass.config.engines import SglangSettings
+from twinpass.engine.sglang import launch
 from twinpass.engine.sglang.inside.worker import answer, carry_out, lane_of
+from twinpass.engine.subject import Subject
 from twinpass.errors import EngineError, LatticeError
 from twinpass.model.identity import hash_of
-from twinpass.model.trainable import Full, Pattern, Trainable
+from twinpass.model.trainable import Full, Lora, Pattern, Trainable
 from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.noise import ALGORITHM
+from twinpass.reuse.auto import Auto
 
 SESSION = "one"
 LANE = [7, None, 1, 2.0**-10]
@@ -213,3 +220,26 @@ class TestCarryOut:
     def test_errors_are_told(self) -> None:
         assert self.told("move", error=EngineError("no")) == {"error": "no"}
         assert self.told("move", error=RuntimeError("odd")) == {"error": "RuntimeError: odd"}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_sglang_runs_a_checkpoints_code_only_where_it_is_trusted(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told so either way: SGLang's own default does not count."""
+    told: dict[str, object] = {}
+
+    def start(folder: str, arguments: Mapping[str, object]) -> None:
+        told.update(arguments)
+        raise EngineError("far enough")
+
+    monkeypatch.setattr(launch, "InProcess", start)
+    path = str(save(tmp_path / "model"))
+    subject = Subject(tiny_model(), tokenizer(), Lora(), Auto(), path, "float32", trust_remote_code=trusted)
+    with pytest.raises(EngineError, match="far enough"):
+        launch.launch(subject, device="cpu", arguments={})
+    assert told["trust_remote_code"] is trusted
+    with pytest.raises(
+        ValidationError, match=r"'trust_remote_code' is set by twinpass: use \[model\] trust_remote_code"
+    ):
+        SglangSettings(arguments={"trust_remote_code": True})

@@ -110,13 +110,13 @@ class History:
         self.draws += 1
 
     def _evaluation(self, record: Mapping[str, Any]) -> None:
-        step = record["step"]
+        step, again = record["step"], record["step"] in self.evaluations
         self.evaluations[step] = record["metric"]
         self.samples.pop(step, None)
         if "loss" in record:
             self.samples[step] = Sample(record["loss"], record["rows"], record.get("error"))
         self.events.append(Event("evaluation", step))
-        self._extremes = None
+        self._extremes = None if again or self._extremes is None else self._beyond(self._extremes, step)
 
     def _rollback(self, record: Mapping[str, Any]) -> None:
         to = record["to"]
@@ -150,6 +150,12 @@ class History:
             lowest = min(self.samples, key=lambda step: self.samples[step].loss, default=-1)
             self._extremes = Extremes(best, lowest, max(self.evaluations))
         return self._extremes
+
+    def _beyond(self, known: Extremes, step: int) -> Extremes:
+        """The extremes once there is one more evaluation, after ``step`` steps."""
+        best = step if self.evaluations[step] > self.evaluations[known.best] else known.best
+        lower = step in self.samples and (known.lowest < 0 or self.samples[step].loss < self.samples[known.lowest].loss)
+        return Extremes(best, step if lower else known.lowest, max(known.last, step))
 
     def settled(self, patience: int) -> bool:
         """Whether the last ``patience`` evaluations (0: never) came to no more than one before them."""
