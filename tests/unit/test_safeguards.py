@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,9 @@ def test_what_a_check_takes_does_not_grow_with_the_run(every: int) -> None:
     for step in range(1, 1201):
         history.steps.append(replace(template, step=step - 1))
         record = {"kind": "evaluation", "step": step, "metric": (step * 7919 % 101) / 101, "loss": 1.0, "rows": 4}
-        taken = [lambda: guard.check(history, likelihood=True), lambda: dead(history)]
+        taken: list[Callable[[], object]] = [lambda: guard.check(history, likelihood=True), lambda: dead(history)]
         if not step % every:
-            taken.insert(0, lambda record=record: history.fold(record))  # type: ignore[misc]
+            taken.insert(0, partial(history.fold, record))
         if step in (300, 1200):
             found[step] = sum(map(work_of, taken))
         else:
