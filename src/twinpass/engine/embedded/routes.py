@@ -80,11 +80,7 @@ class Route(ABC):
 
     @abstractmethod
     def score(
-        self,
-        requests: Sequence[Request],
-        under: Under,
-        spans: Spans | None = None,
-        observer: Observer | None = None,
+        self, requests: Sequence[Request], under: Under, spans: Spans | None = None, observer: Observer | None = None
     ) -> Result:
         """``[lane][request]`` scores."""
 
@@ -115,11 +111,7 @@ class PackedRoute(Route):
     one_by_one: bool
 
     def score(
-        self,
-        requests: Sequence[Request],
-        under: Under,
-        spans: Spans | None = None,
-        observer: Observer | None = None,
+        self, requests: Sequence[Request], under: Under, spans: Spans | None = None, observer: Observer | None = None
     ) -> Result:
         with self._lanes(under) as (own, running_of, shared_by_lanes):
             return self.scorer.score(Job(requests, own, running_of, shared_by_lanes, spans, observer=observer))
@@ -161,11 +153,7 @@ class OwnForward(Route):
     causal: CausalModel
 
     def score(
-        self,
-        requests: Sequence[Request],
-        under: Under,
-        spans: Spans | None = None,
-        observer: Observer | None = None,
+        self, requests: Sequence[Request], under: Under, spans: Spans | None = None, observer: Observer | None = None
     ) -> Result:
         values, starts = [], self.runner.starts(requests)
         for lane in under.lanes:
@@ -202,11 +190,7 @@ class InPlaceRoute(Route):
     inplace: InPlaceWeights
 
     def score(
-        self,
-        requests: Sequence[Request],
-        under: Under,
-        spans: Spans | None = None,
-        observer: Observer | None = None,
+        self, requests: Sequence[Request], under: Under, spans: Spans | None = None, observer: Observer | None = None
     ) -> Result:
         result = Result([])
         for standing in self._walk(under):

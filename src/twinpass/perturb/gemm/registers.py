@@ -40,11 +40,11 @@ def _width() -> int:
 
 
 WIDTH = _width()
-# A step takes ROWS numbers of x and HALVES vectors of the panel for ROWS * HALVES multiply-adds. More rows would reuse the weights more
+# A step takes ROWS numbers of x and VECTORS registers of the panel for ROWS * VECTORS multiply-adds. More rows would reuse the weights more
 # often, but then LLVM spills sums to memory.
 ROWS = 8 if WIDTH == 16 else 4
-HALVES = 2
-COLUMNS = HALVES * max(1, WIDTH)
+VECTORS = 2
+COLUMNS = VECTORS * max(1, WIDTH)
 LINE = 16
 """Float32 in a line of the cache."""
 
@@ -101,14 +101,14 @@ def _product_of(rows):
             multiply_add = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{WIDTH}f32")
             lines = [builder.gep(own, [builder.mul(stride, _i64(r))]) for r in range(rows)]
             # Stack slots, one a sum, that LLVM turns into registers, as nobody takes their address.
-            sums = [[cgutils.alloca_once(builder, _vector) for _ in range(HALVES)] for _ in range(rows)]
+            sums = [[cgutils.alloca_once(builder, _vector) for _ in range(VECTORS)] for _ in range(rows)]
             for line in sums:
                 for total in line:
                     builder.store(ir.Constant(_vector, [0.0] * WIDTH), total)
             with cgutils.for_range(builder, depth) as loop:
                 first = builder.mul(loop.index, _i64(COLUMNS))
                 # The panel's line k, contiguous, is loaded once for all rows.
-                weights = [load(builder, panels, builder.add(first, _i64(h * WIDTH))) for h in range(HALVES)]
+                weights = [load(builder, panels, builder.add(first, _i64(h * WIDTH))) for h in range(VECTORS)]
                 for line, line_sums in zip(lines, sums, strict=True):
                     # x[r, k] in every element of a register. k is the outer loop, so that each sum gets its terms in the order of k
                     # whatever the tile: a row has the same bits beside any other rows, and on AVX2 as on AVX-512.
