@@ -157,7 +157,7 @@ CLEAN = git diff --quiet HEAD -- . ':(exclude)benchmarks/results' ':(exclude)doc
 
 results: install  ## results older than their code made again at this clean commit, the shortest first; ONLY="NAME ..." MINUTES=N for some; takes hours
 	@$(CLEAN)
-	$(BIN)/python benchmarks/remake.py $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python benchmarks/remake.py $(if $(ONLY),--only $(ONLY:%='%')) $(if $(MINUTES),--minutes $(MINUTES))
 
 freshness: install  ## which result files are older than the code they measure
 	$(BIN)/python benchmarks/freshness.py

@@ -41,7 +41,7 @@ CHUNK_ROWS = 1536
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Of an engine; ``reason``: why its batches are not packed, where they are not, and then there is no ``scorer``.
+    """Parts of an engine. ``reason``: why its batches are not packed, where they are not; then there is no ``scorer``.
 
     ``own_prefixes``: why no lane may take its prefix from elsewhere, where none may.
     ``inplace``: the weights in memory, where they stand at one lane at a time; ``paired``: products in bfloat16, where they are.
@@ -184,5 +184,5 @@ def _spill(causal: CausalModel, policy: Policy, base_hash: str, paired: Paired |
 
 
 def _warn(message: str, deeper: int = 0) -> None:
-    """To whoever makes an engine."""
+    """Warn, in the name of the line that makes the engine."""
     warnings.warn(message, stacklevel=4 + deeper)

@@ -29,7 +29,7 @@ def fed_back(
 
 
 def norm(gradient: Mapping[str, Tensor]) -> float:
-    """Of all tensors together."""
+    """The Euclidean norm of all tensors taken together."""
     return float(torch.stack([own.double().square().sum() for own in gradient.values()]).sum().sqrt())
 
 

@@ -128,7 +128,7 @@ class Difference:
 
     @property
     def allowed(self) -> float:
-        """What is put down to rounding."""
+        """The largest ``off`` (nats) that rounding in float64 explains."""
         return ROUNDING * self.largest
 
 
@@ -162,7 +162,7 @@ def _run(passes: Passes, requests: Sequence[Request], cut: int) -> list[Score]:
 
 
 def _obstacle(causal: CausalModel) -> str:
-    """Why there is no use in trying, if so."""
+    """Why the model cannot be packed, where that is known without trying it; empty: it has to be tried."""
     config: Any = causal.model.config.get_text_config()
     if not getattr(causal.model, "_supports_attention_backend", False):
         return "its attention does not go through the attention registry"
