@@ -9,9 +9,25 @@ from twinpass.cache.tree import RadixTree, Slots
 from twinpass.core import Tokens
 from twinpass.errors import CacheError, CacheFullError, StaleKVError
 
+FREE = 0
+"""The number of no version: what is written in a slot that is free."""
+
+UNKNOWN = -1
+"""The number of a version under which nothing was ever reserved: no slot has it."""
+
 
 class PrefixCache:
     """Owns ``capacity`` slots, each free, reserved by a caller, or held in the tree under a weights version.
+
+    ::
+
+        free            -- take -->     reserved            -- insert -->     held
+        _free[:_left]                   Reservation.slots                     RadixTree: leased nodes stay,
+          ^                                |                                  others may be evicted
+          |<-- at the end of the block ----'                                     |
+          |<-- evicted, or invalidated and no longer leased ---------------------'
+
+    A version has a number, from 1 on; ``_written`` [capacity] says under which one each slot was reserved.
 
     Args:
         capacity: how many slots there are; a slot holds one token's keys and values, in the layers its version covers.
@@ -24,7 +40,7 @@ class PrefixCache:
         self._tree = RadixTree(page_size)
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)
         self._left = capacity
-        self._written = np.zeros(capacity, np.int64)
+        self._written = np.full(capacity, FREE, np.int64)
         self._numbers: dict[Hashable, int] = {}
         self._next = 1
 
@@ -63,7 +79,7 @@ class PrefixCache:
         Raises:
             StaleKVError: one does not.
         """
-        wrong = self._written[slots] != self._numbers.get(version, -1)  # free slots are 0, versions count from 1
+        wrong = self._written[slots] != self._numbers.get(version, UNKNOWN)
         if wrong.any():
             raise StaleKVError(
                 f"{int(wrong.sum())} of {len(slots)} tokens' keys and values belong to other weights than {version}; "
@@ -107,7 +123,7 @@ class PrefixCache:
         return self._tree.insert(version, tokens, slots)
 
     def _give_back(self, slots: Slots) -> None:
-        self._written[slots] = 0
+        self._written[slots] = FREE
         self._free[self._left : self._left + len(slots)] = slots
         self._left += len(slots)
 

@@ -105,7 +105,7 @@ def groups(sequences: Sequence[Tokens], budget: int) -> Iterator[slice]:
 
 
 def mark(sequence: Tokens, active_from: int) -> Tokens:
-    """Tell tokens before the activation point from those after it, as the same prefix means something else there."""
+    """Mark tokens before the activation point, where the same prefix means something else: token t becomes -1 - t, below 0."""
     return tuple(-1 - token for token in sequence[:active_from]) + sequence[active_from:]
 
 
