@@ -52,3 +52,14 @@ def test_every_page_is_linked_from_another() -> None:
 def test_no_file_of_the_package_is_long() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+def test_the_page_of_structure_names_each_file_of_engines_models_noise_and_cache() -> None:
+    page = (ROOT / "docs" / "structure.md").read_text()
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+\.py)`", page)}
+    package = ROOT / "src" / "twinpass"
+    files = [path for part in ("engine", "model", "perturb", "cache") for path in (package / part).rglob("*.py")]
+    assert len(files) > 80
+    assert {path.name for path in files} - named == {"__init__.py"}
+    everywhere = {path.name for folder in (package, ROOT / "tests") for path in folder.rglob("*.py")}
+    assert named <= everywhere, named - everywhere
