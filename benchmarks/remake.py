@@ -113,9 +113,9 @@ def remake(
     minutes: float,
 ) -> Outcome:
     """Run parts with stale results, the shortest first, as long as they are likely to end within ``minutes`` in all."""
-    started, made, left = time.monotonic(), list[str](), dict[str, str]()
+    started, now, made, left = time.monotonic(), states(), list[str](), dict[str, str]()
     for part in sorted(parts, key=lambda part: part.minutes):
-        names = stale(part, states())
+        names = stale(part, now)
         if not names:
             continue
         reason = why_not(part)
@@ -124,7 +124,8 @@ def remake(
         if reason is None:
             print(f"--- {part.target}: {', '.join(names)}, about {part.minutes} minutes", flush=True)
             reason = None if make(part.target) else f"make {part.target} failed"
-        again = stale(part, states()) if reason is None else names
+            now = states()
+        again = stale(part, now) if reason is None else names
         made += [name for name in names if name not in again]
         left |= dict.fromkeys(again, reason or f"make {part.target} has not made it of this commit")
     return Outcome(made, left)

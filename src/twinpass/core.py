@@ -156,7 +156,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CacheStatistics:
     """Keys and values in bytes: held now, evicted and spilled to disk since the engine was made."""
 
     held: int = 0
@@ -194,7 +194,7 @@ class Scores:
 
     values: Sequence[Sequence[Score]]
     work: Work
-    cache: Held = Held()
+    cache: CacheStatistics = CacheStatistics()
     prefix: PrefixReport = PrefixReport()
 
 
@@ -248,7 +248,7 @@ class Continuations:
 
     values: Sequence[Sequence[Continuation]]
     work: Work
-    cache: Held = Held()
+    cache: CacheStatistics = CacheStatistics()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ class StepReport:
     clipped: tuple[float, ...]
     lr: float
     work: Work = Work()
-    cache: Held = Held()
+    cache: CacheStatistics = CacheStatistics()
     observed: Observation = Observation()
     space: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)

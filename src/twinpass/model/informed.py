@@ -63,15 +63,15 @@ class InformedAdapter(Adapter):
         for path, module in chosen.items():
             if causal.layer_of(path) < first:
                 continue
-            turned = isinstance(module, Conv1D)
-            self.fan_in_fan_out |= turned
-            if module.weight.shape[1 if turned else 0] != size:
+            transposed = isinstance(module, Conv1D)
+            self.fan_in_fan_out |= transposed
+            if module.weight.shape[1 if transposed else 0] != size:
                 raise ModelError(
-                    f"trainable.targets: {path} has {module.weight.shape[1 if turned else 0]} outputs, the residual stream {size}; "
+                    f"trainable.targets: {path} has {module.weight.shape[1 if transposed else 0]} outputs, the residual stream {size}; "
                     "informed directions are for what writes into it, such as o_proj and down_proj"
                 )
             self.modules[path] = InformedWeights(f"{path}.gain")
-            self._shapes[path] = (module.weight.shape[0 if turned else 1], size)
+            self._shapes[path] = (module.weight.shape[0 if transposed else 1], size)
         if missing := sorted(set(self.targets) - {path.rsplit(".", 1)[-1] for path in self.modules}):
             linear = {p.rsplit(".", 1)[-1] for p, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
             raise ModelError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpass.core import Evaluation, Held, Lane, Lesson, PrefixReport, Probe, Request, Score, Work
+from twinpass.core import CacheStatistics, Evaluation, Lane, Lesson, PrefixReport, Probe, Request, Score, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
@@ -60,7 +60,7 @@ class Measured:
 
     losses: tuple[float, ...]
     work: Work
-    cache: Held = field(default_factory=Held)
+    cache: CacheStatistics = field(default_factory=CacheStatistics)
     prefix: PrefixReport = field(default_factory=PrefixReport)
     scores: Sequence[Sequence[Score]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from twinpass.core import Evaluation, Held, StepReport, Work
+from twinpass.core import CacheStatistics, Evaluation, StepReport, Work
 from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
 from twinpass.report.shown import shown
@@ -130,7 +130,7 @@ def _sources(work: Work) -> str:
     return f" ({', '.join(shares)})" if len(shares) > 1 else ""
 
 
-def _cache(cache: Held) -> str:
+def _cache(cache: CacheStatistics) -> str:
     """What the KV cache holds, if anything."""
     parts = [f"{name} {size / 2**20:.0f} MiB" for name, size in asdict(cache).items() if size]
     return f"  KV {', '.join(parts)}" if parts else ""

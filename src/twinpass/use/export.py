@@ -92,9 +92,9 @@ def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
         weight = cast(Tensor, model.get_submodule(path).weight)
         wide = torch.promote_types(weight.dtype, torch.float32)
         change = scale * (b.to(wide) @ a.to(wide))
-        turned = change if isinstance(model.get_submodule(path), nn.Linear) else change.T
+        transposed = change if isinstance(model.get_submodule(path), nn.Linear) else change.T
         with torch.no_grad():
-            weight.copy_(weight.to(wide) + turned)
+            weight.copy_(weight.to(wide) + transposed)
     return model
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from twinpass.core import (
     BASE,
+    CacheStatistics,
     Continuation,
     Decode,
-    Held,
     Lane,
     Prompt,
     Request,
@@ -92,7 +92,7 @@ class Route(ABC):
 
     @property
     @abstractmethod
-    def held(self) -> Held:
+    def held(self) -> CacheStatistics:
         """What is kept in the cache."""
 
 
@@ -123,7 +123,7 @@ class PackedRoute(Route):
             return PackedWriter(self.scorer).write(Order(prompts, own, running_of, sampling, decode, shared_by_lanes))
 
     @property
-    def held(self) -> Held:
+    def held(self) -> CacheStatistics:
         return self.scorer.held
 
     @contextmanager
@@ -178,8 +178,8 @@ class OwnForward(Route):
         return values, work
 
     @property
-    def held(self) -> Held:
-        return Held()
+    def held(self) -> CacheStatistics:
+        return CacheStatistics()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class InPlaceRoute(Route):
         return values, work
 
     @property
-    def held(self) -> Held:
+    def held(self) -> CacheStatistics:
         return self.inner.held
 
     def _walk(self, under: Under) -> Iterator[Under]:

@@ -31,10 +31,10 @@ def _form(w, at, width, z, first, scale, columns, panel):
     """``panel[k * COLUMNS + j]``: input k's weight for output j of these ``columns``; zero for outputs beyond them."""
     whole = width // WIDTH * WIDTH
     for j in range(0, COLUMNS, WIDTH):
-        turned = whole if columns >= j + WIDTH else 0
-        for k in range(0, turned, WIDTH):
+        transposed = whole if columns >= j + WIDTH else 0
+        for k in range(0, transposed, WIDTH):
             form(w, at + j * width + k, width, z, first + j * width + k, scale, panel, k * COLUMNS + j)
-        for k in range(turned, width):
+        for k in range(transposed, width):
             for i in range(j, j + WIDTH):
                 if i < columns:
                     panel[k * COLUMNS + i] = w[at + i * width + k] + scale * z[first + i * width + k]

@@ -37,8 +37,8 @@ from twinpass.perturb.noise import UNIT, Distribution
 from twinpass.perturb.threads import threads_for
 from twinpass.phases import phase
 
-_DEEP = 9
-"""Steps whose weights, 4 KiB each, stay in the nearest cache while rows go by."""
+KC = 9
+"""Steps of depth whose weights, 4 KiB each, stay in the nearest cache while rows go by (Goto and van de Geijn's k_c)."""
 PANELS, LOWS = 1 << 17, 1 << 15
 """Words of weights, and of rows, that stay in the next cache while one goes by the other."""
 
@@ -79,10 +79,10 @@ def _form(source, at, width, columns, panel, kind):
     whole = width // DEPTH
     for half in range(2):
         n = half * 16
-        turned = whole if columns >= n + 16 else 0
-        for k in range(turned):
+        transposed = whole if columns >= n + 16 else 0
+        for k in range(transposed):
             form(source, at + n * width + k * DEPTH, width, panel, (4 * k + kind + half) * WORDS)
-        for k in range(turned * DEPTH, (width + DEPTH - 1) // DEPTH * DEPTH, 2):
+        for k in range(transposed * DEPTH, (width + DEPTH - 1) // DEPTH * DEPTH, 2):
             to = (4 * (k // DEPTH) + kind + half) * WORDS + k % DEPTH // 2 * 16
             for j in range(16):
                 word = _u(0)
@@ -132,8 +132,8 @@ def _multiply(kind, low, w, plus, minus, scales, y, code, seed, high, group, chu
         for first in range(0, parts * blocks, chunk):
             last = min(parts * blocks, first + chunk)
             for c in range(own):
-                for k in range(0, steps, _DEEP):
-                    deep, weights = min(_DEEP, steps - k), c * size + k * 4 * WORDS
+                for k in range(0, steps, KC):
+                    deep, weights = min(KC, steps - k), c * size + k * 4 * WORDS
                     for b in range(first, last):
                         at, to = (b * steps + k) * 2 * WORDS, (b - first) * SUMS
                         add(kind, source, at, panels, weights, deep, sums, to, k == 0)

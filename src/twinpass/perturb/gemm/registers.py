@@ -132,7 +132,7 @@ product_of_rows, product_of_row = _product_of(ROWS), _product_of(1)
 
 @intrinsic
 def form(typing, w, at, stride, z, first, scale, panel, to):
-    """``panel[to + k * COLUMNS + j] = w[at + j * stride + k] + scale * z[first + j * stride + k]``, j and k < WIDTH: turned in registers.
+    """``panel[to + k * COLUMNS + j] = w[at + j * stride + k] + scale * z[first + j * stride + k]``, j and k < WIDTH: transposed in registers.
 
     Product and sum are rounded one after the other, as wherever else weights are perturbed.
     """
@@ -150,7 +150,7 @@ def form(typing, w, at, stride, z, first, scale, panel, to):
             place = builder.mul(stride, _i64(j))
             moved = builder.fmul(factor, load(builder, noise, place))
             lines.append(builder.fadd(load(builder, weights, place), moved))
-        for k, line in enumerate(turned(builder, lines)):
+        for k, line in enumerate(transposed(builder, lines)):
             store(builder, line, target, _i64(k * COLUMNS))
         return context.get_dummy_value()
 
@@ -158,7 +158,7 @@ def form(typing, w, at, stride, z, first, scale, panel, to):
     return types.void(w, i, i, z, i, types.float32, panel, i), generate
 
 
-def turned(builder, lines):
+def transposed(builder, lines):
     """A square of vectors, transposed in log2(width) rounds: in each, the squares of 1, 2, 4, ... on both sides of the diagonal swap."""
     distance, width = 1, len(lines)
     while distance < width:

@@ -1,6 +1,6 @@
 """Products of bfloat16 in tiles, summed in float32: by AMX's instructions, or float32's where there are none.
 
-A tile of rows is ``ROWS`` of them, ``DEPTH`` columns of each; one of weights is ``DEPTH`` of each of 16 outputs, turned so that two
+A tile of rows is ``ROWS`` of them, ``DEPTH`` columns of each; one of weights is ``DEPTH`` of each of 16 outputs, transposed so that two
 neighbours of a row, one word, lie beside those of the next output. That is what AMX multiplies (Intel 64 and IA-32 Architectures
 Optimization Reference Manual, chapter 20). AVX-512's instruction for bfloat16 was slower than float32's on the same tiles (docs/log.md).
 
@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numpy.typing import NDArray
 
-from twinpass.perturb.gemm.registers import WIDTH, data, features, load, splat, store, turned
+from twinpass.perturb.gemm.registers import WIDTH, data, features, load, splat, store, transposed
 
 Instructions = Literal["amx", "float32"]
 
@@ -258,7 +258,7 @@ def form(typing, source, at, stride, panel, to):
             )
             low = builder.lshr(_rounded(builder, even), _constant(16))
             lines.append(builder.or_(low, _upper(builder, _rounded(builder, odd))))
-        for k, line in enumerate(turned(builder, lines)):
+        for k, line in enumerate(transposed(builder, lines)):
             store(builder, line, target, _i64(k * 16))
         return context.get_dummy_value()
 

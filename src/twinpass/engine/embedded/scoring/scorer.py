@@ -11,7 +11,7 @@ from torch import Tensor
 from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache
 from twinpass.cache.spill import Spill
-from twinpass.core import BASE, Held, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
+from twinpass.core import BASE, CacheStatistics, PrefixReport, Request, Score, Term, Tokens, WeightsVersion, Work
 from twinpass.engine.embedded.linear.products import Linear
 from twinpass.engine.embedded.scoring.indices import NOWHERE, before_activation
 from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
@@ -163,12 +163,12 @@ class PackedScorer:
             self._cache.invalidate(version)
 
     @property
-    def held(self) -> Held:
+    def held(self) -> CacheStatistics:
         """What the cache holds."""
         size = self.slot_bytes
         spill = self.shared.spill
         spilled = 0 if spill is None else spill.written
-        return Held(self._cache.held * size, self._cache.evicted * size, spilled)
+        return CacheStatistics(self._cache.held * size, self._cache.evicted * size, spilled)
 
     def _groups(self, job: Job) -> Iterator[slice]:
         """Cut the requests into groups: what a group shares is in the cache all at once, and leaves room for the rest."""
