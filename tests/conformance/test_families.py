@@ -23,6 +23,7 @@ from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
+from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.reuse.activated import ActivatedReuse
@@ -56,7 +57,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
         "reward": RewardTask(prompt="Review: {text}", rewards=("rewards.py:few",), **DATA),
     },
-    "objective": {"choice": Choice(), "completion": Completion()},
+    "objective": {"choice": Choice(), "accuracy": Accuracy(), "completion": Completion()},
     "estimator": {
         "spsa": Spsa(probes=2),
         "one_sided": OneSided(probes=2),

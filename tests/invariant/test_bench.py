@@ -13,7 +13,7 @@ import tiny
 import torch
 from architectures import REQUESTS
 
-from twinpass.bench import gemm, phases
+from twinpass.bench import gemm, phases, population
 from twinpass.bench.naive import completion_logprobs, lean_logprobs
 from twinpass.bench.peak import RESET, peaks
 from twinpass.bench.phases import PHASES, Clock
@@ -26,6 +26,7 @@ from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import BASE, Lane, Probe
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import DataError
 from twinpass.model.causal import CausalModel
 from twinpass.objective.choice import Choice
 from twinpass.phases import phase
@@ -449,6 +450,34 @@ def test_what_cannot_be_raced(
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["bench", "time-to-accuracy", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All write as much; phases are the whole; the model that public strategies perturb is the configuration's again."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    sets = [*WORKLOADS["rewards"][1], f"model.path={tiny.save(tmp_path / 'model')}", "task.prompt=a {question} b"]
+    config = load_config(Path("examples/gsm8k.toml"), sets)
+    written: list[int] = []
+    generate = TorchEngine.generate
+
+    def counted(self: TorchEngine, prompts: Any, lanes: Any, *args: Any) -> Any:
+        found = generate(self, prompts, lanes, *args)
+        written.append(sum(len(text.tokens) for own in found.values for text in own))
+        return found
+
+    monkeypatch.setattr(TorchEngine, "generate", counted)
+    result = population.measure(config, population.Size(lanes=4, prompts=2, tokens=3), 1)
+    assert set(written) == {4 * 2 * 3}
+    for kind in ("activated", "lora"):
+        found = result[kind]
+        assert sum(found["phases"].values()) == pytest.approx(1)
+        assert min(found["phases"][name] for name in ("prefill", "decode", "choosing", "reward")) > 0
+        assert found["tokens_per_second"] * found["seconds"] == pytest.approx(24)
+        assert found["of_bare"] == pytest.approx(found["bare"]["seconds"] / found["seconds"])
+        assert found["ratio"] == pytest.approx(result["public"]["seconds"] / found["seconds"])
+    assert result["activated"]["hit_rate"] > result["lora"]["hit_rate"]
+    with pytest.raises(DataError, match="9 prompts are asked for, and there are 8"):
+        population.measure(config, population.Size(lanes=2, prompts=9, tokens=3), 1)
 
 
 def test_named_workloads_are_valid_configurations() -> None:

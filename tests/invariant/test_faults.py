@@ -364,7 +364,7 @@ def test_what_helps_where_directions_are_fitted_is_no_learning_rate(tmp_path: Pa
     summary |= {"kept_metric": 0.5, "final_metric": 0.5, "base_metric": 0.5, "accepted_changes": [], "learned": False}
     *_, said = outcome({**summary, "fitted": True}, tmp_path)
     assert "lr" not in said
-    assert "see whether prompt, suffix and options read as one text, give more rows" in said
+    assert "see whether prompt, suffix and options read as one text, give more rows or steps" in said
 
 
 def test_a_run_stops_in_time_and_goes_on(tmp_path: Path) -> None:

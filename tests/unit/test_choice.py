@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinpass.core import Request, Score
+from twinpass.errors import ModelError
+from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
 from twinpass.task.example import Example
 
@@ -158,3 +160,12 @@ def test_over_the_vocabulary_slopes_and_curvature_are_those_of_the_loss(score: L
     length = 1 if score == "sum" else 2
     right = np.array([[t[0].sum() / length, t[4].sum() / length] for t in tangents])
     np.testing.assert_allclose(found, right @ right.T / 2)
+
+
+def test_accuracy_tells_right_from_wrong_alone() -> None:
+    examples = [Example((5, 6), ((1,), (2, 3)), label, 1) for label in (0, 1, 1)]
+    scores = [np.array(each) for each in ([-1.0], [-0.4, -0.5], [-3.0], [-1.0, -1.0], [-1.0], [-0.6, -0.6])]
+    assert Accuracy().loss(examples, scores) == pytest.approx(2 / 3)
+    assert Accuracy().metric(examples, scores) == pytest.approx(1 / 3)
+    with pytest.raises(ModelError, match=r"Accuracy has no derivative; use estimator\.kind = 'spsa'"):
+        Accuracy().gradient(examples, scores)

@@ -152,6 +152,8 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         ("[engine] arguments: 'page_size' is set by twinpass", "[reuse] page_size"),
     ),
     ({"engine": {"kind": "sglang", "device": "tpu"}, "trainable": {"kind": "lora"}}, ("[engine] device:", "'cuda'")),
+    ({"objective": {"kind": "accuracy"}, "estimator": {"kind": "jvp"}}, ("[objective] kind: this one has no derivative",)),
+    ({"objective": {"kind": "accuracy"}, "trainable": {"kind": "informed"}}, ("[objective] kind: this one has no derivative",)),
     # missing keys
     ({"model": {"path": None}}, ("[model] path: is missing",)),
     ({"trainable": {"kind": "layers", "first": 0}}, ("[trainable] last: is missing",)),

@@ -19,6 +19,14 @@ SHOTS = ("task.shots=8",)
 FRUGAL = ("task.train_rows=400", "reuse.budget=32MiB", "reuse.spill=kv-cache", "engine.chunk_rows=256")
 """Fewer prompts, each of which has to be read once, and their keys and values on disk, not in memory; few at a time."""
 RACE = "time-to-accuracy"
+REWARDS = "rewards"
+ONE_TEXT = (
+    "task.samples=1",
+    "task.shaping=zscore",
+    "generation.temperature=1.0",
+    "generation.max_tokens=1",
+    "generation.stop=[]",
+)
 WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
     "reviews-0shot": ("reviews-full.toml", ()),
     "reviews-8shot": ("reviews-full.toml", SHOTS),
@@ -27,6 +35,7 @@ WORKLOADS: Mapping[str, tuple[str, Sequence[str]]] = {
     "activated-0shot": ("reviews-mezo.toml", ()),
     "activated-8shot": ("reviews-mezo.toml", SHOTS),
     RACE: ("reviews-mezo.toml", FRUGAL),
+    REWARDS: ("gsm8k.toml", ONE_TEXT),
 }
 """Named workloads: a configuration among the examples, and what is set in it."""
 
@@ -51,7 +60,8 @@ def add(commands: Any) -> None:
         description=(
             "Run twinpass and plain MeZO by turns on the same batches of a task: seconds, what a step's time goes into, how near "
             "it is to the bare matrix products, hit rate, error of the gradient, peak memory. time-to-accuracy trains instead, "
-            "beside plain MeZO and LoRA with AdamW."
+            "beside plain MeZO and LoRA with AdamW. rewards lets a population write, beside texts without lanes and beside "
+            "members that perturb the whole model one after another."
         ),
     )
     command.add_argument(
@@ -65,6 +75,10 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--batch", type=int, metavar="N", help="default: the configuration's optimizer.batch_size")
     command.add_argument("--repeats", type=int, metavar="N", help="timed steps of each (default: 6)")
+    command.add_argument("--lanes", type=int, metavar="N", help="of rewards: lanes that write (default: 16)")
+    command.add_argument(
+        "--tokens", type=int, metavar="N", help="of rewards: tokens of a text (default: 32); --batch are the prompts"
+    )
     command.add_argument("--probes", type=int, metavar="N", help="directions for the error of g (default: 4)")
     command.add_argument("--target", type=float, help="accuracy, or nats of texts, that ends a race (default: 0.85)")
     command.add_argument(
@@ -99,7 +113,11 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     from twinpass.report.files import write_json
     from twinpass.report.plots_bench import draw_race, draw_step
 
-    if args.workload == RACE:
+    if args.workload == REWARDS:
+        from twinpass.bench.population import Size, measure
+
+        found = measure(config, Size(args.lanes, config.optimizer.batch_size, args.tokens), args.repeats, console.print)
+    elif args.workload == RACE:
         found = race(
             config,
             args.target,
@@ -141,6 +159,7 @@ def joined(earlier: Mapping[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 STEPS: Mapping[str, float] = {"repeats": 6, "probes": 4}
 LIMITS: Mapping[str, float] = {"target": 0.85, "seconds": 240.0}
+WRITING: Mapping[str, float] = {"repeats": 3, "lanes": 16, "tokens": 32}
 
 
 def _fill(args: argparse.Namespace) -> None:
@@ -149,16 +168,20 @@ def _fill(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: one was given that does not.
     """
-    races = args.workload == RACE
-    if not races and (args.methods or args.task):
+    own = {RACE: LIMITS, REWARDS: WRITING}.get(args.workload, STEPS)
+    if args.workload != RACE and (args.methods or args.task):
         raise ConfigError(
             args.workload, [f"--methods and --task: no effect here, only {RACE} is a race; leave them out"]
         )
-    own, others = (LIMITS, STEPS) if races else (STEPS, LIMITS)
-    if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
-        kind = f"{RACE} takes no steps by turns" if races else f"only {RACE} is a race"
-        raise ConfigError(args.workload, [f"{' and '.join(given)}: no effect here, {kind}; leave it out"])
-    for name, value in {**own, **others}.items():
+    if given := [
+        f"--{name}" for name in {**STEPS, **LIMITS, **WRITING} if name not in own and getattr(args, name) is not None
+    ]:
+        kind = {RACE: f"{RACE} takes no steps by turns", REWARDS: f"{REWARDS} lets lanes write"}
+        why = kind.get(args.workload, f"only {RACE} is a race, and in {REWARDS} alone lanes write")
+        raise ConfigError(args.workload, [f"{' and '.join(given)}: no effect here, {why}; leave it out"])
+    if args.workload == REWARDS and args.plot:
+        raise ConfigError(args.workload, ["--plot: there is none of this; leave it out"])
+    for name, value in {**WRITING, **STEPS, **LIMITS, **own}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
@@ -189,6 +212,8 @@ def _config(args: argparse.Namespace) -> "Config":
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
     problems = []
+    if args.lanes < 2 or args.lanes % 2 or args.tokens < 1:
+        problems.append(f"--lanes {args.lanes}, --tokens {args.tokens}: expected an even number, and at least 1")
     if args.workload == RACE and args.methods:
         from twinpass.bench.race import suiting
 

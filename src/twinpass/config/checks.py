@@ -66,7 +66,13 @@ def _curvature(built: Mapping[str, Any]) -> list[str]:
         found.append(
             "[reuse] policy: 'gauss_newton' takes every score's own derivative, which an approximation spoils; use 'auto'"
         )
-    if estimator is not None and estimator.curved and objective is not None and not objective.curved:
+    if (
+        estimator is not None
+        and estimator.curved
+        and objective is not None
+        and objective.differentiable
+        and not objective.curved
+    ):
         found.append(
             "[estimator] kind: 'gauss_newton' needs an objective with a curvature; use 'spsa', which needs none"
         )
@@ -137,6 +143,14 @@ def _objective(built: Mapping[str, Any]) -> list[str]:
         return []
     if task.writes:
         return ["[objective] kind: this task goes by rewards alone; leave the section out"]
+    estimator, trainable = built.get("estimator"), built.get("trainable")
+    fits = trainable is not None and trainable.fitting is not None
+    derives = estimator is not None and (estimator.whole or estimator.curved or estimator.differentiates)
+    if not objective.differentiable and (fits or derives):
+        return [
+            '[objective] kind: this one has no derivative, which what is trained here goes by; set [trainable] kind = "activated" '
+            'or "lora", and [estimator] kind = "spsa"'
+        ]
     if not objective.compares or task.chooses:
         return []
     return [

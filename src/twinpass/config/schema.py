@@ -138,6 +138,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 "twinpass.objectives",
                 {
                     "choice": "twinpass.objective.choice:Choice",
+                    "accuracy": "twinpass.objective.accuracy:Accuracy",
                     "completion": "twinpass.objective.completion:Completion",
                 },
             ),

@@ -85,6 +85,9 @@ class Goal(ABC):
     compares: ClassVar[bool] = False
     curved: ClassVar[bool] = False
 
+    differentiable: ClassVar[bool] = True
+    """Whether a goal of scores has a derivative by them: see :meth:`gradient`."""
+
     likelihood: ClassVar[bool] = False
     """Whether the loss is the negative log-likelihood of texts, so that one that doubles is a divergence."""
 

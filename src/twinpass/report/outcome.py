@@ -8,7 +8,7 @@ from typing import Any
 from twinpass.report.shown import shown
 
 FITTED = (
-    "see whether prompt, suffix and options read as one text, give more rows, let [trainable] act in more layers, "
+    "see whether prompt, suffix and options read as one text, give more rows or steps, let [trainable] act in more layers, "
     'set [trainable] kind = "activated" with [estimator] kind = "backprop",'
 )
 """What helps where directions are fitted, which have no learning rate."""

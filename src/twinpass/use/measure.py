@@ -7,6 +7,7 @@ import numpy as np
 
 from twinpass.core import BASE, Sampling
 from twinpass.engine.base import Engine
+from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.objective.goal import Goal, portions
@@ -30,6 +31,8 @@ def outcomes(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Choices | ScoredTexts | None:
     """What the weights as they stand make of each example; None for an objective that has no measures but its own."""
+    if isinstance(objective, Accuracy):
+        objective = objective.choice
     if not isinstance(objective, Choice | Completion):
         return None
     shares, scores, done = [], [], 0

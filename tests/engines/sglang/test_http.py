@@ -13,7 +13,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import torch
-from real_sglang import SECRET, SHOTS, START_SECONDS, TOLERANCE, Loaded, RunningServer, requests_of, worst
+from real_sglang import SECRET, SHOTS, START_SECONDS, TEXTS, TOLERANCE, Loaded, RunningServer, requests_of, worst
 from safetensors.torch import load_file
 
 from twinpass.core import BASE, Lane, Probe, Term
@@ -220,11 +220,78 @@ def require_finished(run: Path, again: Path) -> None:
     """The run has all its steps, and its journal rebuilds what it trained on the embedded engine, to the bit."""
     records = read(run / "journal.jsonl").records
     assert [record["step"] for record in records if record["kind"] == "step"] == list(range(8))
+    require_replayed(run, again)
+
+
+def require_replayed(run: Path, again: Path) -> None:
+    """A journal rebuilds what was trained on the embedded engine, to the bit."""
     command = [sys.executable, "-m", "twinpass", "replay", str(run), "--out", str(again)]
     assert subprocess.run(command, check=False).returncode == 0
     (ours,), (theirs,) = (list(at.glob("*/*model.safetensors")) for at in (run, again))
     trained, replayed = load_file(ours), load_file(theirs)
     assert all(torch.equal(trained[name], replayed[name]) for name in replayed)
+
+
+ASKED = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}
+
+
+def answers_of(client: httpx.Client, prompts: list[list[int]]) -> list[tuple[list[int], list[float]]]:
+    """What a server writes for somebody else, each asked alone, and how likely it finds that."""
+    found = []
+    for prompt in prompts:
+        asked = {"input_ids": prompt, "sampling_params": ASKED, "return_logprob": True}
+        told = client.post("/generate", json=asked).raise_for_status().json()["meta_info"]["output_token_logprobs"]
+        found.append(([int(token) for _, token, *_ in told], [float(value) for value, *_ in told]))
+    return found
+
+
+def test_other_clients_get_the_base_models_texts_while_a_run_trains(
+    loaded: Loaded, server: RunningServer, tmp_path: Path
+) -> None:
+    """They ask throughout for what the run's lanes read too, so that keys and values of an adapter would show, in text or likelihood."""
+    run = tmp_path / "run"
+    changes: dict[str, Any] = {"model.path": server.folder, "engine.url": server.url, "reuse.budget": "1GiB"}
+    prompts = [[*request.prompt] for request in requests_of(loaded[1], SHOTS)[::3]]
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=300) as client:
+        expected = answers_of(client, prompts)
+        served = set()
+        process = train(*settings(run, **changes))
+        while process.poll() is None:
+            before = steps(run)
+            for (tokens, own), (right, theirs) in zip(answers_of(client, prompts), expected, strict=True):
+                assert tokens == right
+                assert own == pytest.approx(theirs, abs=TOLERANCE)
+            served.add(before)
+        assert process.wait() in (0, 3), process.communicate()[1]
+    assert len(served) > 3, "they were served at several steps"
+    require_finished(run, tmp_path / "again")
+
+
+def test_rewards_train_on_a_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
+    """Greedy texts under adapters, rewarded: two steps, whose journal the embedded engine replays without a reward; sampling is refused."""
+    (tmp_path / "rewards.py").write_text(
+        "def vowels(completions, **kwargs):\n"
+        "    return [sum(c in 'aeiou' for c in text) / (1 + len(text)) for text in completions]\n"
+    )
+    rows = [f'{{"prompt": "Review: {text}\\nSentiment:"}}\n' for text in TEXTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(rows))
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f"""[model]\npath = "{server.folder}"\n[task]\nkind = "reward"\ntrain = "prompts.jsonl"\neval = "prompts.jsonl"\n"""
+        """rewards = ["rewards.py:vowels"]\n[generation]\nmax_tokens = 6\ntemperature = 0.0\n[trainable]\nkind = "lora"\n"""
+        f"""[estimator]\nprobes = 2\n[epsilon]\nvalue = 0.1\n[optimizer]\nlr = 1e-2\nsteps = 2\nbatch_size = 2\n[engine]\nkind = "sglang"\nurl = "{server.url}"\n"""
+        f"""[run]\nout = "{tmp_path / "run"}"\nkeep = "last"\n"""
+    )
+    process = train(str(config))
+    said = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode in (0, 3), said
+    records = [record for record in read(tmp_path / "run" / "journal.jsonl").records if record["kind"] == "step"]
+    assert len(records) == 2
+    assert len({loss for record in records for pair in record["losses"] for loss in pair}) > 2
+    require_replayed(tmp_path / "run", tmp_path / "again")
+    process = train(str(config), "--set", "generation.temperature=1.0", "--set", f"run.out={tmp_path / 'sampled'}")
+    assert "SGLang samples by random numbers of its own" in process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode == 2
 
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
