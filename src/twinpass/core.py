@@ -64,11 +64,12 @@ BASE = Lane()
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A change of the weights: ``theta += scale * z``, ``z`` that of a probe; the only kind of change that MeZO makes."""
+    """A change of the weights: ``theta = keep * theta + scale * z``, ``z`` that of a probe; the only kind of change that MeZO makes."""
 
     seed: int
     scale: float
     block: int | None = None
+    keep: float = 1.0
 
     @property
     def probe(self) -> Probe:
@@ -317,14 +318,15 @@ class StepReport:
     space: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     lesson: Lesson | None = None
+    decay: float = 0.0
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The update ``theta -= lr / q * sum_k clipped[k] * z_k`` as a list of terms."""
+        """The update ``theta = (1 - lr decay) theta - lr / q * sum_k clipped[k] * z_k`` as a list of terms."""
         q = len(self.clipped)
         return tuple(
-            Term(probe.seed, -self.lr * g / q, probe.block)
-            for probe, g in zip(self.estimate.probes, self.clipped, strict=True)
+            Term(probe.seed, -self.lr * g / q, probe.block, 1.0 if k else 1.0 - self.lr * self.decay)
+            for k, (probe, g) in enumerate(zip(self.estimate.probes, self.clipped, strict=True))
         )
 
 

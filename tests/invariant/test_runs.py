@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("any_processor")
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
+    "lora-pulled-back": {"optimizer": {"decay": 2.0}},
     "lora-inplace": {"estimator": {"perturbation": "inplace"}},
     "full": {"trainable": {"kind": "full"}},
     "full-gaussian": {"trainable": {"kind": "full"}, "estimator": {"noise": "gaussian"}},
@@ -64,7 +66,7 @@ def events_of(run: Path) -> list[tuple[str, int]]:
     return [(row["event"], row["step"]) for row in rows]
 
 
-FAST = ("lora", "full-inplace", "full-bfloat16", "blocks", "activated-pages")
+FAST = ("lora-pulled-back", "full-inplace", "full-bfloat16", "blocks", "activated-pages")
 
 
 @pytest.fixture(params=some_fast(KINDS, FAST))
@@ -116,6 +118,23 @@ def test_a_step_in_the_middle(tmp_path: Path) -> None:
     assert main(["train", str(short), "--json"]) == main(["train", str(long), "--json"]) == 0
     assert main(["replay", str(tmp_path / "long/run"), "--step", "4", "--json"]) == 0
     assert same(weights(tmp_path / "long/run/step-4"), weights(tmp_path / "short/run"))
+
+
+def test_adapters_are_pulled_back_to_where_they_began(tmp_path: Path) -> None:
+    """The first step of two runs is along the same gradient: they differ by what decay takes of theta_0, lr times decay."""
+    found = {}
+    for decay in (0.0, 4.0):
+        optimizer = {"lr": 0.05, "steps": 1, "schedule": "constant", "decay": decay}
+        config = tiny.config(tmp_path / str(decay), optimizer=optimizer, run={"keep": "last", "seed": 3})
+        assert main(["train", str(config), "--json"]) in (0, 3)
+        assert main(["replay", str(tmp_path / str(decay) / "run"), "--step", "0", "--json"]) == 0
+        run = Path(tomllib.loads(config.read_text())["run"]["out"])
+        found[decay] = (weights(run / "step-0"), weights(run))
+    (start, plain), (again, pulled) = found.values()
+    assert same(start, again)
+    assert not same(plain, pulled)
+    for name, tensor in start.items():
+        torch.testing.assert_close(plain[name] - pulled[name], 0.2 * tensor, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.plots

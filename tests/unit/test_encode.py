@@ -11,6 +11,8 @@ from twinpass.config.encode import Encoded, encode
 from twinpass.config.tasks import ChoiceTask, TaskSettings
 from twinpass.errors import DataError
 from twinpass.model.trainable import Activated, Lora
+from twinpass.task.activation import activation_points, common_suffix
+from twinpass.task.example import Example
 from twinpass.task.rows import Item, Row
 from twinpass.task.split import split
 
@@ -172,3 +174,16 @@ def test_a_suffix_that_differs_from_row_to_row_cannot_activate() -> None:
     ]
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: the suffix becomes tokens .* or holds fields"):
         encode(task(suffix=" {ask} :"), train, [], Activated(), MODEL, TOKENIZER)
+
+
+def test_line_breaks_that_become_tokens_with_the_suffix_in_some_rows_do_not_matter() -> None:
+    """As where a prompt ends with an empty field and a line break, which many tokenizers join with the one before."""
+    joined, apart = Example((7, 5, 5, 1, 2), ((3,),), 0, 1), Example((7, 5, 1, 2), ((3,),), 0, 2)
+    for examples in ([joined, apart], [apart, joined]):
+        suffix = common_suffix(examples)
+        assert suffix == (1, 2)
+        assert {len(each.prompt) - each.suffix_start for each in activation_points(examples, suffix)} == {2}
+    with pytest.raises(
+        DataError, match=r'other: the suffix becomes tokens \[1, 4\] here .* train trainable.kind = "lora"'
+    ):
+        common_suffix([apart, Example((7, 1, 4), ((3,),), 0, 1, "other")])

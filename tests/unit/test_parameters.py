@@ -184,3 +184,18 @@ class TestCopyFrom:
         with pytest.raises(ModelError, match=message):
             Parameters({"layer.w": tensor}).copy_from(source)
         assert torch.equal(tensor, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_weights_are_pulled_back_before_a_step(together: bool) -> None:
+    """Each term keeps its share of what was there before it, whatever stands beside it in the list."""
+    memory = torch.linspace(-1, 1, 10)
+    tensors = {"a": memory[:6].view(2, 3), "b": memory[6:]}
+    parameters, expected = Parameters(tensors, together=together), memory.clone()
+    terms = [Term(3, 0.1), Term(5, 0.2, None, 0.5), Term(7, 0.0, None, 0.75), Term(9, -0.3)]
+    one_by_one = {"a": expected[:6].view(2, 3), "b": expected[6:]}
+    for term in terms:
+        expected.mul_(term.keep)
+        Parameters(one_by_one, together=together).add([Term(term.seed, term.scale)], "gaussian")
+    parameters.add(terms, "gaussian")
+    assert torch.equal(memory, expected)

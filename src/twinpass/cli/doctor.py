@@ -105,6 +105,10 @@ def _lines(found: "Diagnosis", verbose: bool) -> Iterator[str]:
         yield from _kind_lines(name, kind, verbose)
 
 
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
+
+
 def _kind_lines(name: str, kind: "KindFound", verbose: bool) -> Iterator[str]:
     if not kind.works:
         yield f"{name:<12}no: {kind.reason}"
@@ -113,10 +117,10 @@ def _kind_lines(name: str, kind: "KindFound", verbose: bool) -> Iterator[str]:
     yield f"{name:<12}{kind.trained:,} numbers to train{kept}"
     if kind.step is not None:
         step = kind.step
-        new = "" if step.first_seconds == step.seconds else f" ({step.first_seconds:.2g} s while prompts are new)"
+        new = "" if step.first_seconds == step.seconds else f" ({_seconds(step.first_seconds)} while prompts are new)"
         whole = "" if step.measured_rows == step.rows else f", measured with {step.measured_rows}"
         yield (
-            f"  step      about {step.seconds:.2g} s{new} by {step.estimator}, "
+            f"  step      about {_seconds(step.seconds)}{new} by {step.estimator}, "
             f"{step.rows} rows of {step.tokens} tokens{whole}"
         )
     yield from _named("learners", kind.estimators, True)

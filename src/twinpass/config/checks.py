@@ -19,6 +19,7 @@ def conflicts(built: Mapping[str, Any]) -> list[str]:
         *_activation(built),
         *_objective(built),
         *_curvature(built),
+        *_decay(built),
         *_writing(built),
     ]
     return found + ([] if engine is None else engine.problems(built))
@@ -119,6 +120,26 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
             '[model] dtype: AdamW\'s steps are lost on bfloat16 weights; set "float32", or train adapters, which are float32'
         )
     return found
+
+
+def _decay(built: Mapping[str, Any]) -> list[str]:
+    """What is pulled back has to know where to: adapters do nothing at 0."""
+    estimator, optimizer, trainable = (built.get(name) for name in ("estimator", "optimizer", "trainable"))
+    if optimizer is None or estimator is None or trainable is None or not optimizer.decay or not optimizer.along_probes:
+        return []
+    if not trainable.adapter or trainable.fitting is not None:
+        return [
+            '[optimizer] decay: it pulls adapters back to the base model; leave it out, or set [trainable] kind = "activated" or "lora"'
+        ]
+    if estimator.perturbation == "inplace":
+        return [
+            '[optimizer] decay: weights that move in place can only be added to; set [estimator] perturbation = "tandem"'
+        ]
+    if optimizer.lr * optimizer.decay >= 1:
+        return [
+            f"[optimizer] decay: lr times decay is {optimizer.lr * optimizer.decay:g}, and takes all; set it below 1"
+        ]
+    return []
 
 
 def _activation(built: Mapping[str, Any]) -> list[str]:

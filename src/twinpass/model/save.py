@@ -21,7 +21,7 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | N
     Raises:
         ModelError: they cannot be written; nothing is left in ``folder`` then but what was there before.
     """
-    with new(folder) as part, _without_progress():
+    with new(folder) as part, without_progress():
         model.save_pretrained(part, state_dict=_apart(model))
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
@@ -65,7 +65,8 @@ def _apart(model: "PreTrainedModel") -> "dict[str, Tensor]":
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
+def without_progress() -> Iterator[None]:
+    """Inside the block transformers shows no bars of its own."""
     bars: Any = logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()

@@ -1,7 +1,7 @@
 """The trainable tensors, under the names that the noise is addressed by."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,12 +132,18 @@ class Parameters(Mapping[str, Tensor]):
         return sum(tensor.numel() for tensor in self._tensors.values())
 
     def add(self, terms: Sequence[Term], distribution: Distribution) -> None:
-        """``theta += sum_t scale_t * z_t``, term after term in one pass: the order decides the last bits.
+        """``theta = keep_t * theta + scale_t * z_t``, term after term, in one pass as long as all is kept: the order decides the last bits.
 
         float32 and float64 round to nearest; bfloat16 stochastically, from each term's seed, so that updates
         smaller than half a step are not lost on average.
         """
         if not terms:
+            return
+        if any(term.keep != 1.0 for term in terms):
+            for keep, part in _apart(terms):
+                for tensor in self._tensors.values() if keep != 1.0 else ():
+                    tensor.mul_(keep)
+                self.add(part, distribution)
             return
         if self.arena is not None:
             seeds = np.array([term.seed for term in terms], np.uint64)
@@ -167,6 +173,19 @@ class Parameters(Mapping[str, Tensor]):
                 raise ModelError(f"base weights: {name} is {found}, expected shape {tuple(tensor.shape)}")
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])
+
+
+def _apart(terms: Sequence[Term]) -> Iterator[tuple[float, list[Term]]]:
+    """Terms that keep all, and what of the weights is kept before them."""
+    part: list[Term] = []
+    keep = 1.0
+    for term in terms:
+        if term.keep != 1.0 and part:
+            yield keep, part
+            keep, part = 1.0, []
+        keep *= term.keep
+        part.append(replace(term, keep=1.0))
+    yield keep, part
 
 
 def _wanted(tensor: Tensor, backend: Backend) -> str:

@@ -11,22 +11,26 @@ from twinpass.task.example import Example
 def common_suffix(examples: Sequence[Example]) -> Tokens:
     """The tokens of the task's suffix, which have to be the same in all examples.
 
+    Line breaks before it may become tokens together with it in some rows: it is what all have.
+
     Raises:
         DataError: there is no suffix, or it makes other tokens of a row because it melts into the row's text.
     """
     if not examples:
         return ()
-    suffix = examples[0].prompt[examples[0].suffix_start :]
+    shortest = min(examples, key=lambda example: len(example.prompt) - example.suffix_start)
+    suffix = shortest.prompt[shortest.suffix_start :]
     if not suffix:
         raise DataError(
             "activated adapters act from the task's suffix on, and there is none, or it becomes no tokens of its own: "
             'set task.suffix, such as "Sentiment:", or trainable.invocation'
         )
     for example in examples:
-        if (own := example.prompt[example.suffix_start :]) != suffix:
+        if (own := example.prompt[example.suffix_start :])[-len(suffix) :] != suffix:
             raise DataError(
-                f"{example.place}: the suffix becomes tokens {list(own)} here and {list(suffix)} in {examples[0].place}: it "
-                "melts into the text before it, or holds fields; end task.prompt with a line break, and keep fields in it"
+                f"{example.place}: the suffix becomes tokens {list(own)} here and {list(suffix)} in {shortest.place}: it "
+                "melts into the text before it, or holds fields; end task.prompt with a line break, and keep fields in it, "
+                'or train trainable.kind = "lora", which acts everywhere'
             )
     return suffix
 

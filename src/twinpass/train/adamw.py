@@ -13,7 +13,7 @@ from twinpass.train.optimizer import Optimizer
 class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) on the gradient of ``[estimator] kind = "backprop"``.
 
-    The gradient is scaled down to a norm of ``max_norm`` first (0: never). Weights and moments are stored every
+    ``decay`` is that of the paper: towards 0, adapters and the model's own weights alike. The gradient is scaled down to a norm of ``max_norm`` first (0: never). Weights and moments are stored every
     ``snapshot_every`` steps, in the run folder: from the last snapshot a run continues, or goes back, by taking the steps after it again.
     """
 
@@ -24,7 +24,6 @@ class AdamW(Optimizer):
     beta1: Probability = 0.9
     beta2: Probability = 0.999
     eps: Positive = 1e-8
-    decay: NonNegative = 0.0
     max_norm: NonNegative = 1.0
     snapshot_every: Count = 25
 

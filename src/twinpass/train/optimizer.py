@@ -17,6 +17,10 @@ class Optimizer:
     A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run
     whose projected gradients are nearly all exactly 0 stops (:func:`twinpass.train.safeguards.dead`).
 
+    ``decay`` pulls adapters back to where they do nothing, that is the model back to its base weights: each step takes away the share
+    ``lr * decay`` of every weight, first. (What arXiv 2605.30148 calls anchored weight decay; the model's own weights have no such anchor
+    in memory.)
+
     ``along_probes``: updates are scalars times directions; lr, steps and batch_size that are left out then follow what is trained.
     """
 
@@ -33,6 +37,7 @@ class Optimizer:
     guard_lr: Share = 0.5
     guard_rollbacks: Index = 5
     guard_zeros: bool = True
+    decay: NonNegative = 0.0
 
     def lr_at(self, step: int) -> float:
         """The learning rate of ``step``, before any slow-down by the guard."""

@@ -20,6 +20,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "gradients": list(estimate.gradients),
         "clipped": list(report.clipped),
         "lr": report.lr,
+        **({"decay": report.decay} if report.decay else {}),
         **({} if report.space is None else {"space": report.space}),
         **({} if report.lesson is None else {"lesson": asdict(report.lesson)}),
         **({} if report.observed == Observation() else {"observed": _without_empty(asdict(report.observed))}),
@@ -60,6 +61,7 @@ def report_of(record: Mapping[str, Any]) -> StepReport:
         observed=observed,
         space=record.get("space"),
         lesson=_lesson(record["lesson"]) if "lesson" in record else None,
+        decay=record.get("decay", 0.0),
     )
 
 

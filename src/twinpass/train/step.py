@@ -40,6 +40,7 @@ class Draw:
     probes: Sequence[Probe]
     eps: float
     lr: float
+    decay: float = 0.0
     at: At = START
     trials: Sequence[float] = ()
 
@@ -70,7 +71,9 @@ def measure(engine: Engine, method: Method, draw: Draw, situation: Situation) ->
         by_lane = dict(zip(distinct, found.scores, strict=True))
         estimate = estimator.refine(estimate, goal, examples, [by_lane[lane] for lane in plan.lanes])
     moved = estimate.preconditioned or method.clip(estimate.gradients)
-    return StepReport(draw.step, estimate, moved, draw.lr, found.work, found.cache, observed, metrics=found.metrics)
+    return StepReport(
+        draw.step, estimate, moved, draw.lr, found.work, found.cache, observed, metrics=found.metrics, decay=draw.decay
+    )
 
 
 def _finite(values: Sequence[float]) -> bool:
@@ -78,5 +81,5 @@ def _finite(values: Sequence[float]) -> bool:
 
 
 def apply(engine: Engine, report: StepReport) -> None:
-    """``theta -= lr / q * sum_k g_k z_k``."""
+    """``theta = (1 - lr decay) theta - lr / q * sum_k g_k z_k``."""
     engine.update(report.terms)

@@ -197,6 +197,7 @@ class Trainer:
             self._probes(step, draw),
             eps,
             plan.optimizer.lr_at(step) * self.history.lr_scale,
+            plan.optimizer.decay,
             plan.writing(step, draw),
             trials,
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.errors import ModelError
+from twinpass.model.save import without_progress
 from twinpass.model.source import TOKENIZERS
 from twinpass.paths import expand
 from twinpass.use.card import base_name, card
@@ -46,9 +47,9 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
         if kind == "peft":
             _copy_adapter(weights, folder, settings.path)
         elif adapter:
-            merged(model, weights).save_pretrained(folder)
+            _save(merged(model, weights), folder)
         else:
-            type(model).from_pretrained(str(weights), dtype=model.dtype).save_pretrained(folder)
+            _save(type(model).from_pretrained(str(weights), dtype=model.dtype), folder)
         if kind == "gguf-ready":
             _complete_tokenizer(model, tokenizer, settings.path, folder)
         (folder / "README.md").write_text(card(run, settings, kind, merge, step), encoding="utf-8")
@@ -58,6 +59,11 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
     return out
 
 
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    with without_progress():
+        model.save_pretrained(folder)
+
+
 def _require_possible(adapter: bool, weights: Path, kind: Format, merge: bool) -> None:
     if kind == "gguf-ready" and merge and not adapter:
         raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
@@ -65,18 +71,19 @@ def _require_possible(adapter: bool, weights: Path, kind: Format, merge: bool) -
         raise ModelError("the run has trained the model's own weights, and PEFT holds adapters: use --format hf")
     if kind == "peft" and merge:
         raise ModelError("--merge makes a model without an adapter: use --format hf with it, or leave it out")
+    merges = merge or kind == "hf"
+    if merges and adapter and _setup(weights).get("alora_invocation_tokens"):
+        raise ModelError(
+            "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged. "
+            "Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
+            'or train [trainable] kind = "lora", which merges'
+        )
     if kind == "hf" and adapter and not merge:
         raise ModelError(
             "the run has trained an adapter: use --format peft, or --merge to add it to the model's own weights"
         )
     if merge and not adapter:
         raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
-    if merge and _setup(weights).get("alora_invocation_tokens"):
-        raise ModelError(
-            "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged. "
-            "Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
-            'or train [trainable] kind = "lora", which merges'
-        )
 
 
 def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:

@@ -286,7 +286,8 @@ class TorchEngine(Engine):
 
     @phase("update")
     def update(self, terms: Sequence[Term]) -> None:
-        self._moved({term.block for term in terms}, terms)
+        along = all(term.keep == 1.0 for term in terms)
+        self._moved({term.block for term in terms}, terms if along else None)
         if self._inplace is None:
             self.parameters.add(terms, self.noise)
         else:
