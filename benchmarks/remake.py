@@ -61,9 +61,10 @@ PARTS: Sequence[Part] = (
     Part("chaos", ("chaos",), 10),
     Part("fuzz", ("fuzz",), 10),
     Part("long-run", ("long-run",), 20),
+    Part("chaos-sglang", ("chaos-sglang",), 30),
     Part("bench-scale", ("scale",), 30),
     Part("bench-rewards", ("rewards-1", "rewards-2", "rewards-3"), 35),
-    Part("mutants", ("mutants",), 35),
+    Part("mutants", ("mutants",), 15),
     Part("bench-adaptive", ("adaptive",), 40),
     Part("bench-tasks", ("tasks",), 60, "TASKS_FOLDER"),
     Part("bench-training", ("training",), 90),
@@ -74,6 +75,7 @@ PARTS: Sequence[Part] = (
 
 BY_HAND: Mapping[str, str] = {
     "learning-*": "make bench-learning CONFIG=FILE NAME=WORD, with that task's rows",
+    "bench-rewards*": "twinpass bench rewards --out FILE, with the rows of GSM8K",
     "adaptive-*": "a variant of bench-adaptive at the commit that it names",
     "*-amx": "another processor's",
     "*-xeon": "another processor's",

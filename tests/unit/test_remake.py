@@ -80,6 +80,13 @@ def test_every_result_is_a_part_s_or_made_by_hand() -> None:
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in known)] == []
 
 
+def test_every_file_that_a_target_writes_is_a_part_s() -> None:
+    """Names with variables in them are those of workloads, seeds and tasks of one's own."""
+    written = set(re.findall(r"benchmarks/results/([\w-]+)\.json", (ROOT / "Makefile").read_text()))
+    assert {"noise", "scale", "chaos"} < written
+    assert written - {name for part in PARTS for name in part.results} - {"learning-NAME", "rewards-SEED"} == set()
+
+
 def test_every_part_is_a_target_and_writes_its_results() -> None:
     text = (ROOT / "Makefile").read_text()
     rules = dict(re.findall(r"^([a-z0-9%-]+):(.*\n(?:\t.*\n)+)", text, re.MULTILINE))
