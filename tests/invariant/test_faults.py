@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -418,13 +418,19 @@ def test_a_run_of_finetune_is_replayed(trainable: Any, tmp_path: Path, capsys: p
 # --- signals, and a locale of another time
 
 
-def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+@contextmanager
+def started(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which does not outlive the block."""
     code = "import sys; from twinpass.cli.main import main; sys.exit(main(sys.argv[1:]))"
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=env, cwd=folder
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -452,16 +458,16 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
     config = tiny.config(
         tmp_path, task={"prompt": "Kritik („{text}“)"}, optimizer={"steps": 10**6}, run={"eval_every": 0}
     )
-    process = started(["train", str(config)], tmp_path)
-    journal = tmp_path / "run/journal.jsonl"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError):
-            if journal.read_bytes().count(b'"kind":"step"') > 2:
-                process.send_signal(signal.SIGTERM)
-                break
-        time.sleep(0.1)
-    _, said = process.communicate(timeout=120)
+    with started(["train", str(config)], tmp_path) as process:
+        journal = tmp_path / "run/journal.jsonl"
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(OSError):
+                if journal.read_bytes().count(b'"kind":"step"') > 2:
+                    process.send_signal(signal.SIGTERM)
+                    break
+            time.sleep(0.1)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert (
         f"interrupted; every finished step is in the journal; continue with: twinpass train --resume {tmp_path / 'run'}"
@@ -473,8 +479,8 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_a_run_is_read_in_any_locale(tmp_path: Path) -> None:
     assert train(tiny.config(tmp_path, task={"prompt": "Kritik („{text}“)"})) in ENDED
-    process = started(["eval", str(tmp_path / "run"), "--step", "2", "--json"], tmp_path)
-    out, said = process.communicate(timeout=300)
+    with started(["eval", str(tmp_path / "run"), "--step", "2", "--json"], tmp_path) as process:
+        out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert json.loads(out)["examples"] == 6
 
