@@ -399,6 +399,7 @@ def test_public_rows_are_read_in_their_own_format(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+@pytest.mark.full
 def test_peaks_are_those_of_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(tiny.config(tmp_path, **FULL))
     (peak,) = peaks(config, ("inference",)).values()

@@ -53,6 +53,7 @@ class Copy:
         return folder, int(hits), np.array([float(each) for each in numbers.split()], np.float32)
 
 
+@pytest.mark.full
 def test_an_edit_in_a_file_that_is_imported_gives_the_new_noise(tmp_path: Path) -> None:
     copy, expected = Copy(tmp_path / "copy", tmp_path), reference(7, "w", 0, UNIT, "binomial")
     first, _, noise = copy.draw()

@@ -215,7 +215,8 @@ class TestFill:
 
 
 class TestThreads:
-    @pytest.mark.parametrize(("of_torch", "of_numba"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.full)])
+    @pytest.mark.full
+    @pytest.mark.parametrize(("of_torch", "of_numba"), [(1, 2), (2, 1)])
     def test_a_kernel_leaves_the_number_of_torchs_threads_alone(self, of_torch: int, of_numba: int) -> None:
         """In a process of its own, because Numba's threads are started once."""
         code = f"""

@@ -203,10 +203,11 @@ print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPAC
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "asked",
     [
-        pytest.param({}, marks=pytest.mark.full),
+        {},
         {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "500"},
     ],
 )

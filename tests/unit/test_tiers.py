@@ -58,7 +58,12 @@ def test_all(x, y): pass
 
 
 @pytest.mark.parametrize(
-    ("chosen", "count"), [("not full", 5 + 15 + 3), ("full", 1 + 10 + 3), ("full or not full", 15 + 1 + 15 + 6)]
+    ("chosen", "count"),
+    [
+        ("not full", 5 + 15 + 3),
+        pytest.param("full", 1 + 10 + 3, marks=pytest.mark.full),
+        pytest.param("full or not full", 15 + 1 + 15 + 6, marks=pytest.mark.full),
+    ],
 )
 def test_the_tiers_are_the_whole(chosen: str, count: int, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(Path(conftest.__file__).read_text())

@@ -22,7 +22,7 @@ Compile = Callable[[Callable[[], object]], list[str]]
 def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "twinpass.perturb.triton_draw", raising=False)
-    with pytest.raises(ModelError, match=r"by Triton \(.*triton.*\): pip install 'twinpass\[gpu\]'"):
+    with pytest.raises(ModelError, match=r"by Triton \(.*triton.*\): pip install triton"):
         import_module("twinpass.perturb.triton_draw")
 
 
