@@ -49,6 +49,8 @@ AMX = ("pairs", "tiles")
 IMPORTS = "imports"
 REACHED = "__reached__"
 """What modules call before every statement."""
+FAULT = 70
+"""What a process returns in which something else than a test failed."""
 WALL = 20
 """A process that waits, or has to share the processor, may take so many times as long as it may run."""
 
@@ -141,6 +143,11 @@ def tested(files: Sequence[str], plugin: object, *options: str) -> int:
     return int(pytest.main([*quiet, *options, "-m", "not full", *files], [plugin]))
 
 
+def compiled(module: str) -> bool:
+    """Whether Numba compiles it."""
+    return module.rpartition(".")[2] in COMPILED
+
+
 def interpreted(module: str) -> bool:
     """Whether Triton interprets it."""
     return module.rpartition(".")[2] in INTERPRETED
@@ -155,7 +162,7 @@ def forked(run: Callable[[], int], limit: float, log: Path | None = None) -> int
         os.dup2(output, 1)
         os.dup2(output, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 3))
-        code = 70
+        code = FAULT
         try:
             code = run()
         except BaseException:

@@ -23,7 +23,19 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from courses import IMPORTS, ROOT, Course, file_of, interpreted, left_out, modules, tested, tests_of, unchanged
+from courses import (
+    IMPORTS,
+    ROOT,
+    Course,
+    compiled,
+    file_of,
+    interpreted,
+    left_out,
+    modules,
+    tested,
+    tests_of,
+    unchanged,
+)
 from mutations import Place, places
 from verdicts import Case, Forking, Verdict, case_of, exchanged, judged_anew
 
@@ -36,6 +48,8 @@ WARM = (
     "matplotlib.pyplot",
 )
 """What is imported before anything forks."""
+THREADS = {"OMP_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}
+"""OpenMP ends a process that was forked from one that has threads of it."""
 
 
 def drawn(count: int, seed: int) -> list[Place]:
@@ -104,8 +118,8 @@ def _head() -> str:
     ]
 
 
-def judge(state: State, chosen: Sequence[Place]) -> None:
-    """Verdicts of places that have none yet."""
+def judge(state: State, chosen: Sequence[Place], until: float) -> None:
+    """Verdicts of places that have none yet, as far as there is time; what has to be compiled comes last."""
     cases = [case_of(place, state.courses) for place in chosen if place not in state.verdicts]
     imported = state.courses[IMPORTS].lines
     anew = [
@@ -119,7 +133,9 @@ def judge(state: State, chosen: Sequence[Place]) -> None:
         files = sorted({name.split("::", maxsplit=1)[0] for case in quick for name in case.names})
         with tempfile.TemporaryDirectory() as folder:
             _in_a_fork(lambda: tested(files, Forking(quick, state.judged, Path(folder)), "-s"))
-    for case in anew:
+    for case in sorted(anew, key=lambda case: compiled(case.place.module)):
+        if time.time() > until:
+            break
         began = time.monotonic()
         state.judged(case, judged_anew(case), time.monotonic() - began)
 
@@ -139,7 +155,7 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton looks when it is imported, so what it interprets is judged in another process than the rest."""
 
 
-def in_this_world(state: State, chosen: Sequence[Place]) -> None:
+def in_this_world(state: State, chosen: Sequence[Place], until: float) -> None:
     """Judge the places that are of this process."""
     if not chosen:
         return
@@ -150,29 +166,35 @@ def in_this_world(state: State, chosen: Sequence[Place]) -> None:
         began = time.monotonic()
         state.reached(files, unchanged(files))
         print(f"{len(state.courses)} tests unchanged in {time.monotonic() - began:.0f} s", flush=True)
-    judge(state, chosen)
+    judge(state, chosen, until)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=320, help="how many places")
+    parser.add_argument("--count", type=int, default=340, help="how many places")
     parser.add_argument("--seed", type=int, default=20, help="which places")
     parser.add_argument(
         "--only", default="", help="places whose text holds this, such as cache/tree or a line's number"
     )
     parser.add_argument("--state", type=Path, help="a file of what was found so far; a run that was broken off goes on")
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="what takes another import is not begun after so many"
+    )
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--world", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.world:
         chosen = [place for place in drawn(args.count, args.seed) if args.only in str(place)]
-        in_this_world(State.of(args.world), [place for place in chosen if interpreted(place.module) == INTERPRETING])
+        own = [place for place in chosen if interpreted(place.module) == INTERPRETING]
+        in_this_world(State.of(args.world), own, args.until)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = args.state or Path(folder) / "state"
         command = [sys.executable, __file__, f"--count={args.count}", f"--seed={args.seed}", f"--only={args.only}"]
-        for world in ("", "1"):
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": world}
+        command.append(f"--until={time.time() + 60 * args.minutes}")
+        for world in ("1", ""):
+            environment = {**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": world}
             subprocess.run([*command, f"--world={file}"], env=environment, check=True)
         verdicts = State.of(file).verdicts
     result = report(verdicts) | {"seed": args.seed, "modules_left_out": list(left_out())}

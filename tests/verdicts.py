@@ -18,17 +18,18 @@ from typing import Any, Literal
 
 import numba
 import pytest
-from courses import COMPILED, IMPORTS, INTERPRETED, Course, file_of, forked, spec_of, tested, tests_of
+from courses import COMPILED, FAULT, IMPORTS, INTERPRETED, Course, file_of, forked, spec_of, tested, tests_of
 from mutations import Place, mutated
 
 Verdict = Literal["killed", "survived", "timed out"]
 
-SECONDS = 15.0
+SECONDS = 8.0
 """Tests are taken until they need so long."""
 PATIENCE, GRACE, COMPILING = 4.0, 10.0, 120.0
 """A mutant has so many times as long as its tests, so many seconds more, and those if it has to be compiled."""
 UNCHANGED = 71
-"""What a process returns that could not make the change."""
+UNJUDGED = (UNCHANGED, FAULT, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""What a process returns that could not make the change, or not run the tests."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ def _file(name: str) -> str:
 
 
 def of_code(code: int | None) -> Verdict:
-    """The verdict, by what a process returned.
+    """The verdict, by what a process returned: one that says nothing about tests is a fault of this script.
 
     Raises:
-        SystemExit: it could not make the change.
+        SystemExit: it could not make the change, or run the tests.
     """
-    if code == UNCHANGED:
-        raise SystemExit("a change could not be made")
+    if code in UNJUDGED:
+        raise SystemExit(f"a change could not be made, or its tests not be run: the process returned {code}")
     return "timed out" if code is None else "killed" if code else "survived"
 
 
@@ -188,7 +189,7 @@ class Forking:
 
 def _run(case: Case, items: Mapping[str, pytest.Item]) -> int:
     other, file = exchanged(case.place), sys.modules[case.place.module].__file__
-    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    functions = [each for each in gc.get_objects() if type(each) is FunctionType]  # isinstance would ask the object
     own = [each for each in functions if each.__code__.co_filename == file and _key(each.__code__) in other]
     if not own:
         return UNCHANGED
