@@ -3,8 +3,8 @@
     python benchmarks/long_run.py --json benchmarks/results/long-run.json
 
 Each run is a process of its own, looked at from outside while it trains and killed by SIGKILL before its last steps; then it is resumed.
-Whether steps grow is read off the fastest tenth of each part's steps, and seconds to resume are the processor's: what other processes on the
-machine disturb least.
+Whether a step grows is read off the calls of functions that it makes, which nothing else on the machine changes, and off the processor's
+seconds, which are disturbed less than the clock's.
 """
 
 import argparse
@@ -38,10 +38,14 @@ LEFT = 20
 BOUNDS: Mapping[str, float] = {
     "rss_growth": 0.02,
     "journal_off_a_line": 0.02,
-    "step_growth": 0.1,
+    "calls_growth": 0.02,
+    "step_cpu_growth": 0.25,
     "resume_cpu_seconds": 20.0,
 }
 """What may at most be found; all but the last are fractions, of what there was after the first part."""
+
+COUNTED = 10
+"""Of so many steps one has its calls counted."""
 
 ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
 
@@ -95,7 +99,8 @@ def watched(config: Path, run: Path, steps: int) -> list[dict[str, float]]:
     """Marks of a run, which is killed near its end."""
     journal, marks, known = run / "journal.jsonl", list[dict[str, float]](), (0, 0)
     began = time.monotonic()
-    with subprocess.Popen([*TWINPASS, "train", str(config), "--json"], stdout=subprocess.DEVNULL) as process:
+    command = [sys.executable, __file__, "--child", str(run.with_name("calls")), "train", str(config), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and known[0] < steps - LEFT:
             time.sleep(0.02)
             known = steps_of(journal, known)
@@ -107,12 +112,40 @@ def watched(config: Path, run: Path, steps: int) -> list[dict[str, float]]:
     return marks
 
 
-def deciles(metrics: Path, steps: int) -> list[list[float]]:
-    """The deciles of seconds a step in each part of a run."""
-    lines = map(json.loads, metrics.read_text().splitlines())
-    seconds = [line["seconds"] for line in lines if line["event"] == "step"][:steps]
-    part = len(seconds) // PARTS
-    return [statistics.quantiles(seconds[i * part : (i + 1) * part], n=10) for i in range(PARTS)]
+def child(file: str, arguments: Sequence[str]) -> int:
+    """``twinpass`` with some arguments; of some steps the number and the calls of Python and C functions go to ``file``."""
+    from twinpass.cli.main import main
+    from twinpass.train.trainer import Trainer
+
+    goes_on = Trainer._next
+    with Path(file).open("a", buffering=1) as counts:
+
+        def counted(trainer: Trainer, late: bool) -> bool:
+            steps, calls = len(trainer.history.steps), 0
+
+            def count(frame: object, event: str, argument: object) -> None:
+                nonlocal calls
+                calls += event in ("call", "c_call")
+
+            sys.setprofile(None if steps % COUNTED else count)
+            try:
+                return goes_on(trainer, late)
+            finally:
+                sys.setprofile(None)
+                if calls and len(trainer.history.steps) > steps:
+                    counts.write(f"{steps} {calls}\n")
+
+        setattr(Trainer, "_next", counted)  # noqa: B010
+        return main(arguments)
+
+
+def calls_a_step(counts: Path, steps: int) -> list[float]:
+    """The median calls of a step in each part of a run."""
+    found = [list(map(int, line.split())) for line in counts.read_text().splitlines()]
+    return [
+        statistics.median(calls for step, calls in found if i * steps <= PARTS * step < (i + 1) * steps)
+        for i in range(PARTS)
+    ]
 
 
 def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
@@ -135,12 +168,16 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
     bytes_a_step = [
         (now["journal_bytes"] - then["journal_bytes"]) / (now["steps"] - then["steps"]) for then, now in pairwise(marks)
     ]
-    fastest = [part[0] for part in deciles(run / "metrics.jsonl", steps - LEFT)]
+    cpu_a_step = [
+        (now["cpu_seconds"] - then["cpu_seconds"]) / (now["steps"] - then["steps"]) for then, now in pairwise(marks)
+    ]
+    calls = calls_a_step(run.with_name("calls"), steps - LEFT)
     rss = [each["rss_bytes"] for each in marks[1:]]
     found = {
         "rss_growth": max(rss) / rss[0] - 1,
         "journal_off_a_line": max(abs(each / statistics.median(bytes_a_step) - 1) for each in bytes_a_step[1:]),
-        "step_growth": statistics.median(fastest[-3:]) / statistics.median(fastest[1:4]) - 1,
+        "calls_growth": max(calls[1:]) / calls[1] - 1,
+        "step_cpu_growth": statistics.median(cpu_a_step[-3:]) / statistics.median(cpu_a_step[1:4]) - 1,
         "resume_cpu_seconds": resumed["cpu_seconds"],
     }
     return {
@@ -148,10 +185,8 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
         "problems": [key for key, most in BOUNDS.items() if found[key] > most],
         "resume_seconds": resumed["seconds"],
         "steps_done": json.loads((run / "summary.json").read_text())["steps"],
-        "step_seconds": {
-            "fastest_tenth": fastest,
-            "median": [part[4] for part in deciles(run / "metrics.jsonl", steps - LEFT)],
-        },
+        "calls_a_step": calls,
+        "cpu_seconds_a_step": cpu_a_step,
         "journal_bytes_a_step": bytes_a_step,
         "marks": marks,
     }
@@ -171,6 +206,8 @@ def main(names: Sequence[str], steps: int, file: Path | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        sys.exit(child(sys.argv[2], sys.argv[3:]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
