@@ -22,6 +22,7 @@ STEP = tuple(
 
 SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("bench-*", (*STEP, f"{PACKAGE}/bench")),
+    ("population", (*STEP, f"{PACKAGE}/bench")),
     ("profile-*", (*STEP, f"{PACKAGE}/analysis")),
     ("noise", (f"{PACKAGE}/perturb", "benchmarks/noise.py")),
     ("products", (f"{PACKAGE}/perturb", f"{PACKAGE}/engine/embedded/linear", "benchmarks/products.py")),

@@ -18,7 +18,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products.json`, `scale.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products.json`, `scale.json`, `population.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -40,7 +40,7 @@ def main() -> None:
 
 def whole(results: Mapping[str, Result]) -> str:
     """The page's text, with the sections whose results are there."""
-    more = {"products": _products, "scale": _scale, "gpu": page_gpu.section}
+    more = {"products": _products, "scale": _scale, "population": population, "gpu": page_gpu.section}
     files = {name: RESULTS / f"{name}.json" for name in more}
     return page(results) + "".join(
         more[name](json.loads(file.read_text())) for name, file in files.items() if file.exists()
@@ -168,6 +168,30 @@ def _scale(result: Result) -> str:
         f"Seconds grow with powers of: {powers} (least squares on logarithms; for size, of models above 100M weights). On paper, on these two cores: {guesses}. "
         "Extrapolated, not run; weights in float32 alone would take 4 bytes each.\n",
     ]
+    return "\n".join(lines)
+
+
+def population(result: Result) -> str:
+    """The section on populations that write."""
+    phases = list(result["activated"]["phases"])
+    lines = [
+        "\n## A population that writes\n",
+        f"A step's texts for rewards: {result['lanes']} lanes, {result['prompts']} prompts, {result['tokens']} tokens each "
+        f"([file](../benchmarks/results/population.json), commit {result['commit'][:12]}, {result['machine']['processor']}, medians of {result['repeats']}; `make bench-population`). "
+        "**Without lanes** is the same engine writing as many texts with the base lane. **Public** is what public evolution strategies do: the whole "
+        "model perturbed in place, Hugging Face's `generate` with its cache, one member after another. The other columns are shares of the step.\n",
+        f"| | step | tokens a second | without lanes | of that | times public | hit rate | {' | '.join(phases)} |",
+        f"|---{'|---' * (6 + len(phases))}|",
+    ]
+    for kind in ("activated", "lora"):
+        found = result[kind]
+        shares = " | ".join(f"{found['phases'][name]:.1%}" for name in phases)
+        lines.append(
+            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | "
+            f"{found['of_bare']:.2f} | {found['ratio']:.1f} | {found['hit_rate']:.1%} | {shares} |"
+        )
+    public = result["public"]
+    lines.append(f"\nPublic: {public['seconds']:.1f} s, {public['tokens_per_second']:.0f} tokens a second.\n")
     return "\n".join(lines)
 
 

@@ -47,6 +47,7 @@ PARTS: Sequence[Part] = (
     Part("bench-demo", ("demo",), 4),
     Part("bench-memory", ("memory",), 4),
     Part("bench-reuse", ("reuse",), 6),
+    Part("bench-population", ("population",), 8),
     *(Part(f"bench-workload-{name}", (f"bench-{name}",), minutes) for name, minutes in WORKLOADS.items()),
     *(
         Part(f"bench-bfloat16-{name}", (f"bench-{name}-bfloat16",), WORKLOADS[name], "amx_bf16")

@@ -165,7 +165,7 @@ def finetune(
     folder = RunFolder(
         path,
         named="out",
-        instead="continue it with resume=True, or choose another folder with out=FOLDER",
+        instead='exist="resume" continues it, exist="new" begins one beside it; or choose another folder with out=FOLDER',
         accepting="accept_changes=True",
     )
     base = folder.path / BASE

@@ -477,6 +477,12 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
         assert found["of_bare"] == pytest.approx(found["bare"]["seconds"] / found["seconds"])
         assert found["ratio"] == pytest.approx(result["public"]["seconds"] / found["seconds"])
     assert result["activated"]["hit_rate"] > result["lora"]["hit_rate"]
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    about = {"commit": "0123456789abcdef", "machine": {"processor": "some"}}
+    section = import_module("page").population({**about, **result})
+    row = next(line for line in section.splitlines() if line.startswith("| lora"))
+    assert f" | {result['lora']['of_bare']:.2f} | {result['lora']['ratio']:.1f} | " in row
+    assert row.count("|") == section.splitlines()[section.splitlines().index(row) - 2].count("|")
     with pytest.raises(DataError, match="9 prompts are asked for, and there are 8"):
         population.measure(config, population.Size(lanes=2, prompts=9, tokens=3), 1)
 
