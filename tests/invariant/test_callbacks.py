@@ -40,7 +40,7 @@ def test_a_cell_is_run_again(tmp_path: Path) -> None:
     again = finetune(out, exist="resume")
     assert (out / "journal.jsonl").read_bytes() == journal
     assert again["final_metric"] == first["final_metric"]
-    with pytest.raises(JournalError, match="already holds a run: exist=.resume. continues it"):
+    with pytest.raises(JournalError, match=r"already holds a run: exist=.resume. continues it"):
         finetune(out)
     for name in ("run-2", "run-3"):
         finetune(out, exist="new")
