@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 from safetensors.torch import load_file
+from tiers import some_fast
 
 import twinpass
 from twinpass.cli.main import main
@@ -176,10 +177,11 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
     )
 
 
+KINDS = ("two-sided", "one-sided", "activated", "inplace", "feedback", "backprop")
 SAMPLED = {"optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4), "samples": 4}
 
 
-@pytest.mark.parametrize("kind", ["two-sided", "one-sided", "activated", "inplace", "feedback", "backprop"])
+@pytest.mark.parametrize("kind", some_fast(KINDS, ("two-sided", "inplace", "backprop")))
 def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: str) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "one-sided": {"estimator": twinpass.OneSided(probes=3)},

@@ -65,6 +65,17 @@ def test_a_holder_that_wrote_nothing_is_still_one(tmp_path: Path) -> None:
         assert "another process" in refused(tmp_path)
 
 
+def test_others_may_read_it_and_no_file_stays_open(tmp_path: Path) -> None:
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    with hold(tmp_path):
+        refused(tmp_path)
+        assert (tmp_path / NAME).stat().st_mode & 0o777 in (0o644, 0o640, 0o600)
+    again = os.open(os.devnull, os.O_RDONLY)
+    os.close(again)
+    assert again == free
+
+
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("elsewhere"), lambda path: path.mkdir()])
 def test_a_link_or_folder_in_its_place_is_refused(tmp_path: Path, make: object) -> None:
     assert callable(make)

@@ -46,6 +46,14 @@ def added(tensor: Tensor, name: str, terms: Sequence[Term], distribution: Distri
 
 
 class TestMapping:
+    def test_blocks_are_those_that_are_given(self) -> None:
+        tensors = {name: random_tensor(3) for name in "abc"}
+        parameters = Parameters(tensors, {"a": 4, "b": 1})
+        assert parameters.blocks == (1, 4)
+        assert [parameters.block_of(name) for name in "abc"] == [4, 1, None]
+        assert [parameters.moves("a", block) for block in (None, 4, 1)] == [True, True, False]
+        assert Parameters(tensors).blocks == (None,)
+
     def test_keeps_names_and_order(self) -> None:
         tensors = {name: random_tensor(2, 3) for name in ("z", "a", "m")}
         parameters = Parameters(tensors)

@@ -9,12 +9,31 @@ from planning import EPS, ONE, SEEN, TWO, pairs, prefixes, report, situation
 from twinpass.core import BASE, Lane, StepReport
 from twinpass.estimate.one_sided import OneSided
 from twinpass.reuse.auto import Auto
+from twinpass.reuse.base import Policy, Trains
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.plan import LanePlan, Spans
 from twinpass.reuse.reflected import Reflected, accepted_layers, expected_errors
 from twinpass.reuse.transported import Transported
+
+
+@pytest.mark.parametrize("policy", [Reflected(), Transported(), Frozen(), Debiased(inner=Reflected())], ids=str)
+@pytest.mark.parametrize(
+    ("trains", "instead"),
+    [
+        (Trains(3, 0, activated=True, varies=False), "activated"),
+        (Trains(3, 1, activated=False, varies=False), "invariant"),
+        (Trains(3, 0, activated=False, varies=True), "invariant"),
+    ],
+)
+def test_approximations_are_refused_where_an_exact_policy_shares_more(
+    policy: Policy, trains: Trains, instead: str
+) -> None:
+    with pytest.raises(ValueError, match=f"use policy = '{instead}'"):
+        policy.sharing(trains)
+    assert policy.sharing(Trains(3, 0, activated=False, varies=False)) is None
+
 
 # --- acceptance
 
