@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-population bench-profile bench-adaptive bench-training bench-sglang bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -144,6 +144,9 @@ bench-training: install  ## training under each policy, into benchmarks/results/
 
 bench-sglang: $(SGLANG_VENV)/.installed  ## what RadixAttention shares between lanes, into benchmarks/results/sglang.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/radix_attention.py --json benchmarks/results/sglang.json
+
+bench-serving: $(SGLANG_VENV)/.installed  ## what other clients of a SGLang server wait for while a run trains there, into benchmarks/results/serving.json
+	PYTHONPATH=$(SGLANG_SHIMS):tests OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/serving.py --json benchmarks/results/serving.json
 
 bench-population: install  ## texts that a population writes for rewards, beside others, into benchmarks/results/population.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m twinpass bench rewards --out benchmarks/results/population.json

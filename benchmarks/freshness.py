@@ -28,6 +28,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("products", (f"{PACKAGE}/perturb", f"{PACKAGE}/engine/embedded/linear", "benchmarks/products.py")),
     ("lattice", (*STEP, "benchmarks/lattice.py")),
     ("sglang", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/radix_attention.py")),
+    ("serving", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/serving.py")),
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
     ("learning-*", (*STEP, "benchmarks/demo.py")),

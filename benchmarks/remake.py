@@ -58,6 +58,7 @@ PARTS: Sequence[Part] = (
     Part("bench-race-first-order", ("bench-time-to-accuracy-all-first-order",), 5),
     Part("bench-race-trec", ("bench-time-to-accuracy-trec",), 6, "ROWS_TREC"),
     Part("bench-race-gsm8k", ("bench-time-to-accuracy-gsm8k",), 6, "ROWS_GSM8K"),
+    Part("bench-serving", ("serving",), 6),
     Part("bench-sglang", ("sglang",), 10),
     Part("chaos", ("chaos",), 10),
     Part("fuzz", ("fuzz",), 10),

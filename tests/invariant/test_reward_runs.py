@@ -128,6 +128,8 @@ def test_a_run_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert evaluation["completions/mean_length"] <= 6
     samples = json.loads((run / "samples" / "step-0.json").read_text())
     assert [len(samples[kind]) for kind in ("best", "worst")] == [3, 3]
+    every = [record["reward"] for kind in ("best", "worst") for record in samples[kind]]  # three prompts, two samples
+    assert evaluation["pass_rate"] == pytest.approx(sum(value > 0 for value in every) / 6)
     assert samples["best"][0]["reward"] >= samples["best"][1]["reward"] >= samples["worst"][0]["reward"]
     assert samples["best"][0].keys() == {"prompt", "completion", "reward", "first"}
     assert {plot.name for plot in (run / "plots").iterdir()} == {"reward.png", "gradient.png"}
