@@ -291,13 +291,21 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a step learned of texts that it wrote: their tokens, prompt by prompt, and how much better each was than others of its prompt.
+    """What steps learn of texts that were written for them: their tokens, prompt by prompt, and how much better each was than others of its prompt.
 
-    ``advantages`` are in standard deviations of the rewards of one prompt's texts.
+    ``advantages`` are in standard deviations of the rewards of one prompt's texts. ``reference`` has the log-probabilities of every
+    text's tokens before training, where steps are held to them.
     """
 
     texts: tuple[Tokens, ...]
     advantages: tuple[float, ...]
+    reference: tuple[tuple[float, ...], ...] = ()
+
+    def part(self, number: int, parts: int) -> "Lesson":
+        """One of equally long parts, from 0."""
+        count = len(self.texts) // parts
+        here = slice(number * count, (number + 1) * count)
+        return Lesson(self.texts[here], self.advantages[here], self.reference[here])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from twinpass.errors import ConfigError, TwinpassError
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Lora
 from twinpass.objective.generation import Generation
-from twinpass.train.journal import read
+from twinpass.train.journal import Journal, read
 
 REWARDS = """
 from pathlib import Path
@@ -179,11 +179,11 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
     )
 
 
-KINDS = ("two-sided", "one-sided", "activated", "inplace", "feedback", "backprop")
+KINDS = ("two-sided", "one-sided", "activated", "inplace", "feedback", "backprop", "generations")
 SAMPLED = {"optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4), "samples": 4}
 
 
-@pytest.mark.parametrize("kind", some_fast(KINDS, ("two-sided", "inplace", "backprop")))
+@pytest.mark.parametrize("kind", some_fast(KINDS, ("two-sided", "inplace", "generations")))
 def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: str) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "one-sided": {"estimator": twinpass.OneSided(probes=3)},
@@ -195,15 +195,22 @@ def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: st
             "trainable": twinpass.Activated(rank=2, alpha=4.0, targets=("o_proj", "down_proj"), first=1),
         },
         "backprop": {**SAMPLED, "estimator": twinpass.Backprop(), "trainable": Lora(rank=2, alpha=4.0, first=1)},
+        "generations": {
+            **SAMPLED,
+            "estimator": twinpass.Backprop(),
+            "trainable": Lora(rank=2, alpha=4.0),
+            "steps_per_generation": 3,
+        },
     }
     more = kinds.get(kind, {})
+    written = 6 // more.get("steps_per_generation", 1)
     COUNT.clear()
     whole = tune(tmp_path / "whole", keep="last", **more)
     asked = len(COUNT)
     with pytest.raises(Stop):
         tune(tmp_path / "part", keep="last", callbacks=stop_at(3), **more)
     parted = tune(tmp_path / "part", keep="last", resume=True, **more)
-    assert len(COUNT) == 2 * asked == 2 * (6 + 4)  # steps, and evaluations of one block
+    assert len(COUNT) == 2 * asked == 2 * (written + 4)  # generations, and evaluations of one block
     assert parted["final_metric"] == whole["final_metric"]
     one, two = (read(tmp_path / name / "journal.jsonl").records for name in ("whole", "part"))
     assert one == two
@@ -211,6 +218,35 @@ def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: st
     file = "model.safetensors" if kind == "inplace" else "adapter_model.safetensors"
     first, second = ((tmp_path / name / folder / file).read_bytes() for name in ("whole", "part"))
     assert first == second
+
+
+def test_steps_of_one_generation_learn_from_a_part_of_its_texts_each(tmp_path: Path) -> None:
+    """Its first step's line in the journal holds all texts, and what the model as it was would have said of them."""
+    tune(tmp_path / "run", **SAMPLED, estimator=twinpass.Backprop(), steps_per_generation=3, beta=0.5)
+    lines = [line for line in read(tmp_path / "run" / "journal.jsonl").records if line["kind"] == "step"]
+    assert [len(line["lesson"]["texts"]) if "lesson" in line else 0 for line in lines] == [24, 0, 0, 24, 0, 0]
+    first, second = lines[0]["lesson"], lines[3]["lesson"]
+    assert all(map(len, first["reference"])) and first["reference"] != second["reference"]
+    assert first["texts"] != second["texts"]
+    losses = [line["losses"][0][0] for line in lines]
+    assert len(set(losses)) == 6
+
+
+def test_a_generation_goes_on_where_a_rollback_left_it(tmp_path: Path) -> None:
+    """Back in the middle of one, its texts are still those to learn from."""
+    guarded = twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=1)
+    more = {"optimizer": guarded, "samples": 4, "estimator": twinpass.Backprop(), "steps_per_generation": 3}
+    with pytest.raises(Stop):
+        tune(tmp_path / "run", callbacks=stop_at(5), **more)
+    journal, contents = Journal.open(tmp_path / "run" / "journal.jsonl")
+    journal.append({"kind": "rollback", "to": 2, "lr_scale": 0.5, "discarded": 0, "reason": "asked for"})
+    journal.close()
+    COUNT.clear()
+    tune(tmp_path / "run", resume=True, **more)
+    lines = [line for line in read(tmp_path / "run" / "journal.jsonl").records[len(contents.records) + 1 :]]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == [2, 3, 4, 5]
+    assert ["lesson" in line for line in steps] == [False, True, False, False]
 
 
 def test_a_finished_run_is_rebuilt_by_its_journal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +319,17 @@ def refused(path: Path) -> str:
         (
             {"estimator": {"kind": "backprop", "probes": 1}, "optimizer": {"kind": "adamw"}, "task": {"samples": 1}},
             "'backprop' learns from how texts of one prompt differ",
+        ),
+        ({"task": {"beta": 0.1}}, "beta: lanes are held against each other"),
+        ({"task": {"steps_per_generation": 2}}, "steps_per_generation: lanes are held against each other"),
+        (
+            {
+                "estimator": {"kind": "backprop", "probes": 1},
+                "optimizer": {"kind": "adamw"},
+                "trainable": {"kind": "layers", "first": 1, "last": 2},
+                "task": {"samples": 4},
+            },
+            "beta: the weights are trained themselves",
         ),
         ({"reuse": {"policy": "frozen"}, "trainable": {"kind": "full"}}, "texts are written under exact lanes"),
         ({"epsilon": {"kind": "join", "boundaries": [1], "schedules": SCHEDULES}}, 'which "adaptive" goes by'),

@@ -1,14 +1,15 @@
 """Sampled texts become more likely the better they were, and what was written once is not written again."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from architectures import build
 
-from twinpass.core import BASE, AdamStep, Sampling
+from twinpass.core import BASE, AdamStep, Request, Sampling
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.model.trainable import Lora
+from twinpass.model.trainable import Activated, Lora
 from twinpass.objective.goal import At
 from twinpass.objective.policy_gradient import PolicyGradient
 from twinpass.objective.population import Population
@@ -50,6 +51,41 @@ def test_the_loss_and_its_derivative() -> None:
         pytest.approx([1 / 3]),
     ]
     assert [request.completion for request in objective.requests(examples)] == [(2, 3), (4,)]
+
+
+def test_the_divergence_from_what_the_model_was_and_its_derivative() -> None:
+    """The estimate is never below 0, 0 where nothing moved, and its slope is that of a difference quotient."""
+    before, scores = ((-1.0, -3.0), (-2.0,)), [np.array([-1.5, -2.0]), np.array([-2.0])]
+    objective = PolicyGradient((0.0, 0.0), before, beta=0.3)
+    examples = [Example((1,), ((2, 3),), 0, 0), Example((1,), ((4,),), 0, 0)]
+    ratios = [0.5, -1.0, 0.0]
+    assert objective.loss(examples, scores) == pytest.approx(0.3 * sum(np.exp(r) - r - 1 for r in ratios) / 3)
+    assert objective.divergence([np.array(own) for own in before]) == 0
+    slopes, step = objective.gradient(examples, scores), 1e-6
+    for i, score in enumerate(scores):
+        for j in range(len(score)):
+            moved = [own.copy() for own in scores]
+            moved[i][j] += step
+            rise = objective.loss(examples, moved) - objective.loss(examples, scores)
+            assert slopes[i][j] == pytest.approx(rise / step, abs=1e-5)
+
+
+def test_what_the_model_was_is_known_whatever_has_been_trained() -> None:
+    """By an adapter that acts everywhere, and by one that acts on the text alone."""
+    for trainable in (Lora(4, 8.0), Activated(4, 8.0)):
+        engine, goal = TorchEngine(build("llama"), trainable, invocation=(7,)), replace(population(4), beta=0.1)
+        requests = [Request((5, 6, 7), (8, 9, 3), 2), Request((9, 7), (4,), 1)]
+        before = engine.score(requests, [BASE]).values[0]
+        engine.descend(
+            engine.gradient(requests, lambda scores: [np.ones(len(own)) for own in scores]), AdamStep(1, 1e-1)
+        )
+        known = engine.reference(requests).values[0]
+        for own, then, now in zip(known, before, engine.score(requests, [BASE]).values[0], strict=True):
+            np.testing.assert_allclose(own, then, atol=1e-5)
+            assert np.abs(now - then).max() > 1e-2
+        asked = [Asked((5, 6, 7), 2, shown="five")]
+        lesson = goal.teach(engine, asked, At(3)).lesson
+        assert [len(own) for own in lesson.reference] == [len(own) for own in lesson.texts]
 
 
 def test_a_step_along_it_makes_better_texts_likelier() -> None:

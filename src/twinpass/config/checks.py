@@ -202,6 +202,16 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         found.append(
             '[estimator] kind: rewards have no derivative; set "spsa" or "one_sided", or learn from sampled texts by "feedback" or "backprop"'
         )
+    if estimator is not None and not estimator.whole:
+        found += [
+            f'[task] {key}: lanes are held against each other, and no text is learned from; leave it out, or set [estimator] kind = "backprop"'
+            for key, given in (("beta", bool(task.beta)), ("steps_per_generation", task.steps_per_generation > 1))
+            if given
+        ]
+    elif estimator is not None and trainable is not None and not trainable.adapter and task.beta != 0:
+        found.append(
+            "[task] beta: the weights are trained themselves, so that the model as it was is not at hand; set 0"
+        )
     if policy is not None and policy.approximate:
         found.append('[reuse] policy: texts are written under exact lanes; set "auto"')
     if epsilon is not None and epsilon.measures:

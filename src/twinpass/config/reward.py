@@ -18,10 +18,13 @@ from twinpass.objective.population import Population
 from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct
 from twinpass.objective.rewards import OnError as OnRewardError
 from twinpass.objective.rewards import Rewards, Shaping
-from twinpass.settings import STRICT, Seconds, Several
+from twinpass.settings import STRICT, NonNegative, Seconds, Several
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.tokens import ids_of
+
+BETA = 0.04
+"""As in GRPO (arXiv 2402.03300)."""
 
 WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 """Processes beside this one."""
@@ -35,6 +38,9 @@ class RewardTask(TaskSettings, RewardTemplate):
     what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts, as [generation] says. ``shaping``: a
     lane's loss is minus its mean reward ("raw"), the same in standard deviations over all lanes ("zscore") or over the texts of each
     prompt ("prompt"), or its place among the lanes ("rank").
+    Whole gradients are taken of texts that the base lane wrote, for ``steps_per_generation`` steps at once, each of which learns from
+    those of its own batch of prompts. They are held to what the model was: a nat a token away from it costs ``beta`` (by default
+    0.04), in standard deviations of rewards.
     A call may take ``reward_timeout`` seconds, in one of ``workers`` processes, or in this one. A reward that raises, hangs or is no
     number ends the run ("stop"), or its text goes without ("skip"): ``on_reward_error``.
     """
@@ -47,6 +53,8 @@ class RewardTask(TaskSettings, RewardTemplate):
     weights: Annotated[tuple[float, ...], Field(strict=False)] = field(default=(), kw_only=True)
     samples: Several = field(default=1, kw_only=True)
     shaping: Shaping = field(default="zscore", kw_only=True)
+    steps_per_generation: Several = field(default=1, kw_only=True)
+    beta: NonNegative | None = field(default=None, kw_only=True)
     reward_timeout: Seconds = field(default=60.0, kw_only=True)
     on_reward_error: OnRewardError = field(default="stop", kw_only=True)
     workers: WorkerCount = field(default=0, kw_only=True)
@@ -101,6 +109,8 @@ class RewardTask(TaskSettings, RewardTemplate):
             lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
             self.samples,
             self.shaping,
+            self.steps_per_generation,
+            BETA if self.beta is None else self.beta,
         )
 
     @property

@@ -134,6 +134,16 @@ class Engine(ABC):
             f"{type(self).__name__} does not tell what enters a module; set [engine] kind = 'torch', or [estimator] kind = 'spsa'"
         )
 
+    def reference(self, requests: Sequence[Request]) -> Scores:
+        """Scores under ``theta_0``, whatever updates were made since.
+
+        Raises:
+            ModelError: those weights are not at hand.
+        """
+        raise ModelError(
+            f"{type(self).__name__} has no other weights at hand than those as they stand; set task.beta = 0"
+        )
+
     def unfit_for_feedback(self) -> str | None:
         """Why :meth:`feedback` has no meaning for what is trained; None if it has."""
         return f"{type(self).__name__} does not tell what enters a module; set [engine] kind = 'torch'"

@@ -97,6 +97,11 @@ class Goal(ABC):
     absolute: ClassVar[bool] = True
     """Whether losses of different steps can be compared, so that rising ones are a divergence."""
 
+    @property
+    def steps_per_lesson(self) -> int:
+        """How many steps share what :meth:`teach` finds, each a part of it."""
+        return 1
+
     def close(self) -> None:
         """Give back what is held outside this process."""
         return

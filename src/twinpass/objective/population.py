@@ -91,6 +91,8 @@ class Population(Goal):
     Args:
         samples: completions a prompt and lane; greedy ones are all the same.
         shaping: what a lane's mean is taken of (:func:`twinpass.objective.rewards.shaped`).
+        steps_per_generation: steps along whole gradients that texts are written for at once; each learns from a part of them.
+        beta: what nats a token away from the model as it was cost there, in standard deviations of rewards (0: nothing).
     """
 
     metric_name: ClassVar[str] = "reward"
@@ -102,6 +104,12 @@ class Population(Goal):
     decode: Decode
     samples: int = 1
     shaping: Shaping = "raw"
+    steps_per_generation: int = 1
+    beta: float = 0.0
+
+    @property
+    def steps_per_lesson(self) -> int:
+        return self.steps_per_generation
 
     def __post_init__(self) -> None:
         if self.samples < 1 or (self.samples > 1 and self.sampling.temperature == 0):
@@ -153,16 +161,23 @@ class Population(Goal):
         found = self.write(engine, examples, [BASE], at)
         advantages = tuple(advantages_of(found.rewards[0]).ravel().tolist())
         lesson = Lesson(tuple(text.tokens for text in found.written.values[0]), advantages)
-        return Taught(lesson, found.work, found.metrics)
+        if not self.beta:
+            return Taught(lesson, found.work, found.metrics)
+        before = engine.reference(PolicyGradient(advantages).requests(self._written(examples, lesson)))
+        known = tuple(tuple(score.tolist()) for score in before.values[0])
+        return Taught(replace(lesson, reference=known), found.work + before.work, found.metrics)
 
     def learn(self, examples: Sequence[Example], lesson: Lesson | None) -> tuple[Objective, Sequence[Example]]:
         assert lesson is not None
+        return PolicyGradient(lesson.advantages, lesson.reference, self.beta), self._written(examples, lesson)
+
+    def _written(self, examples: Sequence[Example], lesson: Lesson) -> list[Example]:
+        """Texts that were written, as answers to their prompts."""
         whose = [one for one in examples for _ in range(self.samples)]
-        written = [
+        return [
             Example(one.prompt, (text,), 0, one.suffix_start, one.place)
             for one, text in zip(whose, lesson.texts, strict=True)
         ]
-        return PolicyGradient(lesson.advantages), written
 
     def largest(self, examples: Sequence[Example]) -> list[Request]:
         text = (0,) * self.sampling.max_tokens

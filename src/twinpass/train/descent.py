@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from twinpass.core import Lesson, Observation, StepReport
+from twinpass.core import Observation, StepReport
 from twinpass.engine.base import Engine, Gradient
 from twinpass.errors import JournalError
 from twinpass.objective.goal import portions
 from twinpass.report.files import written
+from twinpass.task.example import Example
 from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
 from twinpass.train.history import History
@@ -41,23 +42,36 @@ class GradientSteps:
         if self.plan.objective.teaches:
             self.engine.forget()
 
-    def take(self, step: int, draw: int, lr: float, lesson: Lesson | None = None) -> tuple[StepReport, Gradient]:
-        """What a step finds; :meth:`apply` makes it. A ``lesson`` that is known is not found out again."""
+    def take(self, step: int, draw: int, lr: float, history: History) -> tuple[StepReport, Gradient]:
+        """What a step finds; :meth:`apply` makes it. What ``history`` knows of a lesson is not found out again.
+
+        Steps that share a lesson have it from the first of them, which the journal names it with.
+        """
         plan, goal, taught = self.plan, self.plan.objective, None
-        rows = batch(plan.train, self.optimizer.batch_size, plan.seed, draw)
+        parts = goal.steps_per_lesson
+        first = step - step % parts
+        drawn = history.draw_of(first) if first < len(history.steps) else draw
+        rows = [self._rows(drawn + part) for part in range(parts)]
+        lesson = history.steps[first].lesson if first < len(history.steps) else None
         self.fresh()
-        if lesson is None and (taught := goal.teach(self.engine, rows, plan.writing(step, draw))) is not None:
-            lesson = taught.lesson
+        if lesson is None:
+            taught = goal.teach(self.engine, [row for own in rows for row in own], plan.writing(step, drawn))
             self.fresh()
-        objective, examples = goal.learn(rows, lesson)
+        whole = lesson if taught is None else taught.lesson
+        objective, examples = goal.learn(rows[step - first], None if whole is None else whole.part(step - first, parts))
         taken = self.engine.feedback if plan.estimator.fed_back else self.engine.gradient
         gradient = taken(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
         estimate = plan.estimator.estimate((), 0.0, [objective.loss(examples, gradient.scores.values[0])])
         scores, observed = gradient.scores, Observation(norm=gradient.norm)
-        report = StepReport(step, estimate, (), lr, scores.work, scores.cache, observed, lesson=lesson)
+        report = StepReport(
+            step, estimate, (), lr, scores.work, scores.cache, observed, lesson=whole if step == first else None
+        )
         if taught is not None:
             report = replace(report, work=report.work + taught.work, metrics=taught.metrics)
         return report, gradient
+
+    def _rows(self, draw: int) -> list[Example]:
+        return batch(self.plan.train, self.optimizer.batch_size, self.plan.seed, draw)
 
     def apply(self, report: StepReport, gradient: Gradient) -> None:
         """AdamW's step, at the report's learning rate."""
@@ -90,8 +104,7 @@ class GradientSteps:
         for number in range(first, step):
             told(number, step)
             known = history.steps[number].estimate.loss
-            before = history.steps[number]
-            report, gradient = self.take(number, history.draw_of(number), before.lr, before.lesson)
+            report, gradient = self.take(number, history.draw_of(number), history.steps[number].lr, history)
             if not abs(report.estimate.loss - known) <= NEAR * max(1.0, abs(known)):
                 raise JournalError(
                     f"step {number}, taken again, gave a loss of {report.estimate.loss:.6g}, and the journal has {known:.6g}: "

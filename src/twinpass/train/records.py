@@ -22,7 +22,7 @@ def step_record(report: StepReport) -> dict[str, Any]:
         "lr": report.lr,
         **({"decay": report.decay} if report.decay else {}),
         **({} if report.space is None else {"space": report.space}),
-        **({} if report.lesson is None else {"lesson": asdict(report.lesson)}),
+        **({} if report.lesson is None else {"lesson": _without_empty(asdict(report.lesson))}),
         **({} if report.observed == Observation() else {"observed": _without_empty(asdict(report.observed))}),
     }
 
@@ -66,7 +66,8 @@ def report_of(record: Mapping[str, Any]) -> StepReport:
 
 
 def _lesson(record: Mapping[str, Any]) -> Lesson:
-    return Lesson(tuple(map(tuple, record["texts"])), tuple(record["advantages"]))
+    known = tuple(map(tuple, record.get("reference", ())))
+    return Lesson(tuple(map(tuple, record["texts"])), tuple(record["advantages"]), known)
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -284,7 +284,7 @@ class Trainer:
 
     def _descend(self, step: int, descent: GradientSteps) -> None:
         start, lr = self.clock(), self.plan.optimizer.lr_at(step) * self.history.lr_scale
-        report, gradient = descent.take(step, self.history.draws, lr)
+        report, gradient = descent.take(step, self.history.draws, lr, self.history)
         if not (math.isfinite(report.estimate.loss) and math.isfinite(gradient.norm)):
             self._roll_back(self.plan.optimizer.guard.not_finite(self.history), discarded=1)
             return

@@ -225,6 +225,15 @@ class TorchEngine(Engine):
         found = fed_back(observer.inputs(), errors, self.parameters, self._trained.loras)
         return Gradient(Scores(result.values, result.work, self._route.held), norm(found), found)
 
+    def reference(self, requests: Sequence[Request]) -> Scores:
+        if not self._trained.adapters:
+            raise ModelError(
+                "the weights are trained themselves, and theta_0 is not at hand: set task.beta = 0, or train adapters"
+            )
+        require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
+        result = self._route.reference(requests)
+        return Scores(result.values, result.work, self._route.held)
+
     def unfit_for_feedback(self) -> str | None:
         if self._inplace is not None or self._paired is not None:
             return "feedback is for float weights as they are: leave perturbation = 'inplace' and compute_dtype out"

@@ -24,7 +24,7 @@ from twinpass.engine.embedded.scoring.jobs import Job, Result, SharedByLanes
 from twinpass.engine.embedded.scoring.ledger import Ledger
 from twinpass.engine.embedded.scoring.linearised import score_linear
 from twinpass.engine.embedded.scoring.observe import Observer
-from twinpass.engine.embedded.scoring.passes import RunningOf
+from twinpass.engine.embedded.scoring.passes import RunningOf, alone
 from twinpass.engine.embedded.scoring.plain import score_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import SharingByBlock
@@ -90,6 +90,10 @@ class Route(ABC):
     ) -> tuple[list[list[Continuation]], Work]:
         """``[lane][prompt]`` texts, and the work they took."""
 
+    @abstractmethod
+    def reference(self, requests: Sequence[Request]) -> Result:
+        """Scores of the model as it is, without what stands beside its modules."""
+
     @property
     @abstractmethod
     def held(self) -> CacheStatistics:
@@ -121,6 +125,13 @@ class PackedRoute(Route):
     ) -> tuple[list[list[Continuation]], Work]:
         with self._lanes(under) as (own, running_of, shared_by_lanes):
             return PackedWriter(self.scorer).write(Order(prompts, own, running_of, sampling, decode, shared_by_lanes))
+
+    def reference(self, requests: Sequence[Request]) -> Result:
+        version = self.ledger.shared(self.sharing.depth)
+        try:
+            return self.scorer.score(Job(requests, [version], lambda versions: alone))
+        finally:
+            self.scorer.forget([version])
 
     @property
     def held(self) -> CacheStatistics:
@@ -176,6 +187,10 @@ class OwnForward(Route):
             demand = sum(len(prompt.tokens) + len(text.tokens) - 1 for prompt, text in zip(prompts, texts, strict=True))
             work += Work(depth * demand, depth * ran, {"again": depth * (demand - ran)})
         return values, work
+
+    def reference(self, requests: Sequence[Request]) -> Result:
+        rows = self.causal.depth * sum(len(request.inputs) for request in requests)
+        return Result([score_plain(self.causal, requests, [0] * len(requests), alone)], Work(rows, rows))
 
     @property
     def held(self) -> CacheStatistics:
