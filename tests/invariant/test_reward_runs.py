@@ -226,7 +226,8 @@ def test_steps_of_one_generation_learn_from_a_part_of_its_texts_each(tmp_path: P
     lines = [line for line in read(tmp_path / "run" / "journal.jsonl").records if line["kind"] == "step"]
     assert [len(line["lesson"]["texts"]) if "lesson" in line else 0 for line in lines] == [24, 0, 0, 24, 0, 0]
     first, second = lines[0]["lesson"], lines[3]["lesson"]
-    assert all(map(len, first["reference"])) and first["reference"] != second["reference"]
+    assert all(map(len, first["reference"]))
+    assert first["reference"] != second["reference"]
     assert first["texts"] != second["texts"]
     losses = [line["losses"][0][0] for line in lines]
     assert len(set(losses)) == 6
@@ -243,7 +244,7 @@ def test_a_generation_goes_on_where_a_rollback_left_it(tmp_path: Path) -> None:
     journal.close()
     COUNT.clear()
     tune(tmp_path / "run", resume=True, **more)
-    lines = [line for line in read(tmp_path / "run" / "journal.jsonl").records[len(contents.records) + 1 :]]
+    lines = read(tmp_path / "run" / "journal.jsonl").records[len(contents.records) + 1 :]
     steps = [line for line in lines if line["kind"] == "step"]
     assert [line["step"] for line in steps] == [2, 3, 4, 5]
     assert ["lesson" in line for line in steps] == [False, True, False, False]
