@@ -83,7 +83,7 @@ def test_what_the_model_was_is_known_whatever_has_been_trained() -> None:
         for own, then, now in zip(known, before, engine.score(requests, [BASE]).values[0], strict=True):
             np.testing.assert_allclose(own, then, atol=1e-5)
             assert np.abs(now - then).max() > 1e-2
-        asked = [Asked((5, 6, 7), 2, shown="five")]
+        asked = [Asked((5, 6, 7), suffix_start=2, shown="five")]
         lesson = goal.teach(engine, asked, At(3)).lesson
         assert [len(own) for own in lesson.reference] == [len(own) for own in lesson.texts]
 

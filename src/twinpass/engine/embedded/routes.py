@@ -224,6 +224,9 @@ class InPlaceRoute(Route):
             work += took
         return values, work
 
+    def reference(self, requests: Sequence[Request]) -> Result:
+        return self.inner.reference(requests)
+
     @property
     def held(self) -> CacheStatistics:
         return self.inner.held
