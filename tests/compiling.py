@@ -2,13 +2,12 @@
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from numba.core import event
 
-LOCK = Path(tempfile.gettempdir()) / f"twinpass-tests-{os.getuid()}.lock"
+from twinpass.perturb.compiled import FOLDER
 
 
 class OneAtATime(event.Listener):  # type: ignore[misc]
@@ -30,5 +29,6 @@ class OneAtATime(event.Listener):  # type: ignore[misc]
 
 
 def one_at_a_time() -> None:
-    """From now on in this process."""
-    event.register("numba:compiler_lock", OneAtATime(LOCK))
+    """From now on in this process, among those that keep what they compile in the same folder."""
+    if FOLDER is not None:
+        event.register("numba:compiler_lock", OneAtATime(FOLDER / "lock"))

@@ -24,7 +24,7 @@ def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_finish() -> None:
-    if "numba" in sys.modules:
+    if "twinpass.perturb.compiled" in sys.modules:
         from compiling import one_at_a_time
 
         one_at_a_time()
