@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -68,6 +68,7 @@ def beside(client: httpx.Client, server: RunningServer, kind: str, steps: int, e
             "model.path": server.folder,
             "trainable.kind": kind,
             "reuse.policy": "auto",
+            "reuse.budget": "1GiB",  # the server has its own
             "optimizer.steps": steps,
             "task.eval_rows": 8,
             "run.eval_every": 0,
@@ -111,11 +112,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--every", type=float, default=0.2, help="seconds between two requests of the other client")
+    parser.add_argument("--layers", type=int, metavar="N", help="of the model, for a trial (default: all)")
     args = parser.parse_args()
     os.environ[KEY] = SECRET
     with tempfile.TemporaryDirectory(prefix="serving-model-") as place:
         folder = Path(place) / "model"
-        for part in load("smollm2"):
+        model, tokenizer = load("smollm2")
+        if args.layers is not None:
+            del cast(Any, model).model.layers[args.layers :]
+            model.config.num_hidden_layers = args.layers
+        for part in (model, tokenizer):
             part.save_pretrained(folder)
         server = RunningServer(folder, Path(place) / "log")
         server.start()
@@ -127,7 +133,10 @@ def main() -> None:
         finally:
             server.kill()
     about = {"commit": commit(), "machine": machine(), "versions": {**versions(), "sglang": version("sglang")}}
-    write_json(args.json, {"steps": args.steps, "prompt_tokens": LENGTH, "every": args.every, **found, **about})
+    write_json(
+        args.json,
+        {"steps": args.steps, "layers": args.layers, "prompt_tokens": LENGTH, "every": args.every, **found, **about},
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.errors import DataError, JournalError, ModelError
 from twinpass.report.interval import wilson
 from twinpass.report.written import normalised, token_f1
+from twinpass.train.journal import read
 from twinpass.use.card import _facts, base_name
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -377,6 +378,20 @@ def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.Capt
     assert main(["eval", str(run), "--compare", str(run)]) == 0
     assert "accuracy +0.000 (95% +0.000 to +0.000), p = 1 (McNemar, exact)" in " ".join(capsys.readouterr().err.split())
     assert main(["eval", task, "--compare", str(run), "--json"]) == 2
+
+
+def test_a_run_by_accuracy_alone_is_measured_and_used_as_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, objective={"kind": "accuracy"})
+    losses = [record["losses"] for record in read(run / "journal.jsonl").records if record["kind"] == "step"]
+    assert {4 * loss % 1 for step in losses for pair in step for loss in pair} == {0.0}, "shares of a batch of four"
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    answers = twinpass.load(run).predict(tiny.rows(6))
+    right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
+    assert found["measures"]["accuracy"]["value"] == found["metric"] == pytest.approx(sum(right) / 6)
 
 
 def logits(model: Any, text: str = "Review: a fine film Sentiment:") -> torch.Tensor:
