@@ -1,13 +1,21 @@
 """SIGTERM and SIGHUP end a command as SIGINT does: with what is written closed, and a word on how to go on."""
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import UnraisableHookArgs
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+SOON = 0.05
+"""Seconds until an interrupt that was lost is made again."""
 
 
 class Ended(KeyboardInterrupt):
@@ -22,17 +30,35 @@ class Ended(KeyboardInterrupt):
 def ending_like_interrupt() -> Iterator[None]:
     """Raise :class:`Ended` where one of these signals comes; once, a second one ends the process at once.
 
-    Signals that are ignored (``nohup``) or handled otherwise stay so.
+    Signals that are ignored (``nohup``) or handled otherwise stay so. An interrupt that comes while C calls Python, as compilers of
+    kernels do, is dropped there by Python; it is made again.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in ENDING}
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    others, later = sys.unraisablehook, list[threading.Timer]()
+
+    def dropped(what: "UnraisableHookArgs") -> None:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            others(what)
+            return
+        number = signal.SIGINT
+        if isinstance(what.exc_value, Ended):
+            number = what.exc_value.signal
+            signal.signal(number, _end)
+        later.append(threading.Timer(SOON, _thread.interrupt_main, [number]))
+        later[-1].start()
+
     try:
         for number in ours:
             signal.signal(number, _end)
+        sys.unraisablehook = dropped
         yield
     finally:
+        sys.unraisablehook = others
+        for timer in later:
+            timer.cancel()
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
 
