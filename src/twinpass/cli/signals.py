@@ -7,10 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import UnraisableHookArgs
+from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -39,11 +36,11 @@ def ending_like_interrupt() -> Iterator[None]:
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
     others, later = sys.unraisablehook, list[threading.Timer]()
 
-    def dropped(what: "UnraisableHookArgs") -> None:
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
         if not isinstance(what.exc_value, KeyboardInterrupt):
             others(what)
             return
-        number = signal.SIGINT
+        number = int(signal.SIGINT)
         if isinstance(what.exc_value, Ended):
             number = what.exc_value.signal
             signal.signal(number, _end)
