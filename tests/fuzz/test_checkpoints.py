@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from twinpass.errors import ModelError
-from twinpass.model.headers import sizes_of
+from twinpass.model.headers import facts_of, sizes_of
 from twinpass.model.load import load
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ def test_headers(suffix: str, tmp_path: Path, tally: Counter[str]) -> None:
     for _ in range(COUNT // 5):
         file.write_bytes(damaged(gguf(chance) if suffix == "gguf" else sound, chance))
         sizes = accepted(partial(sizes_of, file), file)
+        if suffix == "gguf":
+            accepted(partial(facts_of, file), file)
         read += sizes is not None
         tally["inputs"] += 1
         tally["refused"] += sizes is None

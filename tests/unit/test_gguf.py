@@ -134,6 +134,9 @@ def test_llama_3s_table_of_frequencies_is_its_rule(untied: Path, tmp_path: Path)
         (said(), table(torch.tensor([1.0, 1.0, 3.0, 9.0])), "not Llama 3's"),
         (said(scaling__type="longrope", scaling__factor=4.0), None, "scaled by 'longrope'"),
         (said(scaling__type="yarn", scaling__factor=4.0), None, "does not say"),
+        (said(freq_base=math.nan), None, "a base of nan"),
+        (said(freq_base=0.0), None, "a base of 0"),
+        (said(scaling__type="linear", scaling__factor=-2.0), None, "a factor of -2"),
     ],
 )
 def test_positions_that_cannot_be_taken_over(

@@ -44,6 +44,8 @@ def take_over(config: PreTrainedConfig, file: Path, tensors: Mapping[str, int]) 
             raise _refused(file, f"of a {config.model_type} are scaled")
         return
     base = float(_of(said, "freq_base", _BASE))
+    if not 0 < base < math.inf or not 0 < (factor or 1.0) < math.inf:
+        raise _refused(file, f"go by a base of {base:g} and a factor of {factor or 1.0:g}")
     if kind == "none" and _FREQUENCIES in tensors:
         found: dict[str, Any] = _by_table(file, base)
     elif kind in ("none", "linear", "yarn") and _FREQUENCIES not in tensors:
