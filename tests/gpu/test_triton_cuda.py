@@ -159,6 +159,13 @@ class Move:
         return result, outside
 
 
+def test_what_is_said_of_the_kernels() -> None:
+    """No weights are formed where they are multiplied, and a matrix is taken at a time."""
+    backend = triton()
+    assert (backend.devices, backend.dtypes, backend.fuses) == (("cuda",), DTYPES, False)
+    assert backend.growth > NUMBA.growth
+
+
 class TestFill:
     @each_distribution
     @pytest.mark.parametrize("seed", SEEDS)

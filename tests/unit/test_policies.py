@@ -8,11 +8,13 @@ from planning import EPS, ONE, SEEN, TWO, pairs, prefixes, report, situation
 
 from twinpass.core import BASE, Lane, StepReport
 from twinpass.estimate.one_sided import OneSided
+from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.base import Policy, Trains
+from twinpass.reuse.base import Policy, Sharing, Trains
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
+from twinpass.reuse.invariant import Invariant
 from twinpass.reuse.plan import LanePlan, Spans
 from twinpass.reuse.reflected import Reflected, accepted_layers, expected_errors
 from twinpass.reuse.transported import Transported
@@ -33,6 +35,24 @@ def test_approximations_are_refused_where_an_exact_policy_shares_more(
     with pytest.raises(ValueError, match=f"use policy = '{instead}'"):
         policy.sharing(trains)
     assert policy.sharing(Trains(3, 0, activated=False, varies=False)) is None
+
+
+def test_auto_shares_what_the_policy_that_suits_shares() -> None:
+    for trains, policy in (
+        (Trains(3, 0, activated=True), ActivatedReuse()),
+        (Trains(3, 2, activated=True), ActivatedReuse()),
+        (Trains(3, 1), Invariant()),
+    ):
+        assert Auto().sharing(trains) == policy.sharing(trains) is not None
+    assert Auto().sharing(Trains(3, 0)) is None
+
+
+def test_what_is_shared_is_counted_under_its_policys_name() -> None:
+    assert ActivatedReuse().sharing(Trains(3, 2, activated=True)) == Sharing(
+        "activated", "before_activation", 3, True, 2
+    )
+    assert Exact().sharing(Trains(3, 2, activated=True)) == Sharing("activated", "before_activation", 3, False)
+    assert Invariant().sharing(Trains(3, 0, varies=True)) is None
 
 
 # --- acceptance
