@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twinpass.core import Work
 from twinpass.estimate import directions
-from twinpass.estimate.directions import RIDGES, UNIT, fit
+from twinpass.estimate.directions import RIDGES, UNIT, _level, fit
 from twinpass.model.space import Observed
 from twinpass.model.trainable import Fitting
 from twinpass.task.example import Example
@@ -140,3 +140,11 @@ def test_texts_are_fewer_than_options() -> None:
     assert answer_tokens(Example((1,), ((2,), (3,)), 0, 0)) == 1
     assert answer_tokens(Example((1,), ((2, 3), (4, 5, 6)), 0, 0)) == 4
     assert answer_tokens(Example((1,), ((2, 3, 4),), 0, 0)) == 3
+
+
+def test_a_ridges_level_is_the_inputs_spread_but_no_less_than_rounding() -> None:
+    spread = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    for mean, expected in ((0.0, 2.5), (30.0, 2.5), (1e5, 1e-6 * (2e10 + 2.5))):
+        centred = spread.double()
+        level = _level((spread + mean).double(), centred @ centred.t())
+        assert float(level) == pytest.approx(expected, rel=1e-6)
