@@ -112,23 +112,6 @@ class Request:
         return self.prompt + self.completion[:-1]
 
 
-@dataclass(frozen=True, slots=True)
-class AdamStep:
-    """Step ``number`` (from 1) of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) along a gradient.
-
-    The gradient is first scaled down to a norm of ``clip`` (0: never). ``lr`` is this step's, ``decay`` the share of a weight that it
-    takes away, times lr.
-    """
-
-    number: int
-    lr: float
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    decay: float = 0.0
-    clip: float = 0.0
-
-
 Score = NDArray[np.float64]
 """Log-probabilities (nats) of a request's completion tokens, shape ``[len(completion)]``; relative ones if it asks for no more."""
 

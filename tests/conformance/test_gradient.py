@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import BASE, AdamStep, Request
+from twinpass.core import BASE, Request
+from twinpass.engine.base import AdamStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.trainable import Activated, Layers, Lora

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from architectures import build
 
-from twinpass.core import BASE, AdamStep, Request, Sampling
+from twinpass.core import BASE, Request, Sampling
+from twinpass.engine.base import AdamStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.trainable import Activated, Lora
 from twinpass.objective.goal import At

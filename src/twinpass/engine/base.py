@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.core import AdamStep, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Score, Scores, Term
+from twinpass.core import Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Score, Scores, Term
 from twinpass.errors import ModelError
 from twinpass.reuse.plan import Spans
 
@@ -29,6 +29,23 @@ class Gradient:
     scores: Scores
     norm: float
     tensors: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AdamStep:
+    """Step ``number`` (from 1) of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) along a gradient.
+
+    The gradient is first scaled down to a norm of ``clip`` (0: never). ``lr`` is this step's, ``decay`` the share of a weight that it
+    takes away, times lr.
+    """
+
+    number: int
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay: float = 0.0
+    clip: float = 0.0
 
 
 class Engine(ABC):

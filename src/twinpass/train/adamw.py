@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from twinpass.core import AdamStep
+from twinpass.engine.base import AdamStep
 from twinpass.settings import STRICT, Count, NonNegative, Positive, Probability, Scale
 from twinpass.train.optimizer import Optimizer
 

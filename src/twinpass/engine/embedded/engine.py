@@ -9,21 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import (
-    BASE,
-    AdamStep,
-    Continuations,
-    Decode,
-    Lane,
-    Probe,
-    Prompt,
-    Request,
-    Sampling,
-    Scores,
-    Term,
-    Work,
-)
-from twinpass.engine.base import Engine, Gradient, Slopes, require_fit, require_room
+from twinpass.core import BASE, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Work
+from twinpass.engine.base import AdamStep, Engine, Gradient, Slopes, require_fit, require_room
 from twinpass.engine.embedded.builder import Perturbation, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit

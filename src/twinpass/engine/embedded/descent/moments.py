@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from twinpass.core import AdamStep
+from twinpass.engine.base import AdamStep
 from twinpass.errors import JournalError
 from twinpass.perturb.layout import flat_view
 
