@@ -55,43 +55,64 @@ THREADS = {"OMP_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}
 def drawn(count: int, seed: int) -> list[Place]:
     """So many places: as many of each module as there are, in rounds of one of each, so that any part of them is a fair sample."""
     dice = random.Random(seed)
-    found = [places(module, file_of(module).read_text()) for module in modules()]
-    rounds = zip_longest(*(dice.sample(every, len(every)) for every in found))
+    found = {module: places(module, file_of(module).read_text()) for module in modules()}
+    rounds = zip_longest(*(random.Random(f"{seed} {name}").sample(own, len(own)) for name, own in found.items()))
     return [place for each in rounds for place in dice.sample(each, len(each)) if place is not None][:count]
 
 
 @dataclass
 class State:
-    """What is known so far, line by line in a file, so that a run that was broken off goes on."""
+    """What is known so far, line by line in a file, so that a run that was broken off goes on.
+
+    It may go on at a later commit. What tests found stays found where its module is the same; what survived is judged again, and tests
+    in files that changed are looked at again. ``commits`` says where each verdict is from.
+    """
 
     file: Path
     files: set[str] = field(default_factory=set)
     courses: dict[str, Course] = field(default_factory=dict)
     verdicts: dict[Place, Verdict] = field(default_factory=dict)
+    commits: dict[Place, str] = field(default_factory=dict)
+    again: list[Place] = field(default_factory=list)
+    at: str = ""
 
     @classmethod
     def of(cls, file: Path) -> "State":
-        """As an earlier run left it.
-
-        Raises:
-            SystemExit: that was of other sources.
-        """
-        state, head = cls(file), _head()
-        if not file.exists():
-            file.write_text(json.dumps({"commit": head}) + "\n")
-        first, *others = [json.loads(line) for line in file.read_text().splitlines()]
-        if first["commit"] != head:
-            raise SystemExit(f"{file} is of commit {first['commit']}, and this is {head}: delete it to begin anew")
-        for record in others:
-            if "place" in record:
-                state.verdicts[Place(*record["place"])] = record["verdict"]
-            elif "files" in record:
-                state.files.update(record["files"])
-            else:
-                seconds, lines = record["course"]
-                course = state.courses.setdefault(record["test"], Course(seconds))
-                course.lines |= {(module, line) for module, line in lines}
+        """As an earlier run left it."""
+        state = cls(file)
+        for line in file.read_text().splitlines() if file.exists() else ():
+            state._take(json.loads(line))
+        if state.at != (head := _git("rev-parse", "--short=12", "HEAD")):
+            state._note({"commit": head})
+            state._take({"commit": head})
         return state
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        if "commit" in record:
+            self._move(record["commit"])
+        elif "place" in record:
+            place = Place(*record["place"])
+            self.verdicts[place], self.commits[place] = record["verdict"], self.at
+        elif "files" in record:
+            self.files.update(record["files"])
+        else:
+            seconds, lines = record["course"]
+            course = self.courses.setdefault(record["test"], Course(seconds))
+            course.lines |= {(module, line) for module, line in lines}
+
+    def _move(self, commit: str) -> None:
+        """To another commit."""
+        changed = set(_git("diff", "--name-only", self.at, commit).splitlines()) if self.at else set()
+        self.at = commit
+        self.files -= changed
+        self.courses = {name: own for name, own in self.courses.items() if name.split("::")[0] not in changed}
+        sound = {
+            place: verdict
+            for place, verdict in self.verdicts.items()
+            if file_of(place.module).relative_to(ROOT).as_posix() not in changed
+        }
+        self.again += [place for place, verdict in sound.items() if verdict == "survived"]
+        self.verdicts = {place: verdict for place, verdict in sound.items() if verdict != "survived"}
 
     def reached(self, files: Sequence[str], courses: Mapping[str, Course]) -> None:
         """Take in courses of all tests of some files."""
@@ -103,7 +124,7 @@ class State:
 
     def judged(self, case: Case, verdict: Verdict, seconds: float) -> None:
         """Take in a verdict."""
-        self.verdicts[case.place] = verdict
+        self.verdicts[case.place], self.commits[case.place] = verdict, self.at
         self._note({"place": astuple(case.place), "verdict": verdict})
         print(f"{verdict:9} {seconds:5.1f} s, {len(case.names):3} tests: {case.place}", flush=True)
 
@@ -112,10 +133,8 @@ class State:
             file.write(json.dumps(record) + "\n")
 
 
-def _head() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout[
-        :12
-    ]
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def judge(state: State, chosen: Sequence[Place], until: float) -> None:
@@ -132,7 +151,7 @@ def judge(state: State, chosen: Sequence[Place], until: float) -> None:
     if quick:
         files = sorted({name.split("::", maxsplit=1)[0] for case in quick for name in case.names})
         with tempfile.TemporaryDirectory() as folder:
-            _in_a_fork(lambda: tested(files, Forking(quick, state.judged, Path(folder)), "-s"))
+            _in_a_fork(lambda: tested(files, Forking(quick, state.judged, Path(folder), until), "-s"))
     for case in sorted(anew, key=lambda case: compiled(case.place.module)):
         if time.time() > until:
             break
@@ -162,9 +181,9 @@ def in_this_world(state: State, chosen: Sequence[Place], until: float) -> None:
     for name in WARM:
         import_module(name)
     files = sorted({file for place in chosen for file in tests_of(place.module)})
-    if not state.files.issuperset(files):
+    if new := [file for file in files if file not in state.files]:
         began = time.monotonic()
-        state.reached(files, unchanged(files))
+        state.reached(new, unchanged(new))
         print(f"{len(state.courses)} tests unchanged in {time.monotonic() - began:.0f} s", flush=True)
     judge(state, chosen, until)
 
@@ -178,16 +197,15 @@ def main() -> None:
     )
     parser.add_argument("--state", type=Path, help="a file of what was found so far; a run that was broken off goes on")
     parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument(
-        "--minutes", type=float, default=60.0, help="what takes another import is not begun after so many"
-    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="no mutant is begun after so many")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--world", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.world:
         chosen = [place for place in drawn(args.count, args.seed) if args.only in str(place)]
-        own = [place for place in chosen if interpreted(place.module) == INTERPRETING]
-        in_this_world(State.of(args.world), own, args.until)
+        state = State.of(args.world)
+        chosen = list(dict.fromkeys([*state.again, *chosen]))
+        in_this_world(state, [place for place in chosen if interpreted(place.module) == INTERPRETING], args.until)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = args.state or Path(folder) / "state"
@@ -196,8 +214,13 @@ def main() -> None:
         for world in ("1", ""):
             environment = {**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": world}
             subprocess.run([*command, f"--world={file}"], env=environment, check=True)
-        verdicts = State.of(file).verdicts
-    result = report(verdicts) | {"seed": args.seed, "modules_left_out": list(left_out())}
+        state = State.of(file)
+    judged_at = Counter(state.commits[place] for place in state.verdicts)
+    result = report(state.verdicts) | {
+        "judged_at": dict(judged_at),
+        "seed": args.seed,
+        "modules_left_out": list(left_out()),
+    }
     print(json.dumps({key: result[key] for key in ("mutants", "verdicts", "found")}))
     if args.json:
         from twinpass.report.environment import commit, machine, versions

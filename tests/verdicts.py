@@ -163,13 +163,17 @@ def _key(code: CodeType) -> Key:
 class Forking:
     """A plugin of pytest that runs no test itself: in a fork for each case the mutant's functions get their other code, and its tests run."""
 
-    def __init__(self, cases: Sequence[Case], told: Callable[[Case, Verdict, float], None], folder: Path) -> None:
-        self._cases, self._told, self._found = cases, told, folder / "found"
+    def __init__(
+        self, cases: Sequence[Case], told: Callable[[Case, Verdict, float], None], folder: Path, until: float
+    ) -> None:
+        self._cases, self._told, self._found, self._until = cases, told, folder / "found", until
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
         for case in self._cases:
+            if time.time() > self._until:
+                break
             began = time.monotonic()
             code = forked(partial(_run, case, items), case.limit)
             self._told(case, of_code(code), time.monotonic() - began)
