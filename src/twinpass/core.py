@@ -296,7 +296,7 @@ class StepReport:
     """What one step did: its estimate, the gradients after clipping, ``lr``, the work, what the cache holds, what it measured.
 
     ``space`` is the digest of the directions that were taken up before it, if any were, and ``lesson`` what it was made of, if texts
-    were written for it. ``metrics`` are for people, and in no journal.
+    were written for it. ``decay`` times lr is the share of the weights that it takes away. ``metrics`` are for people, and in no journal.
     """
 
     step: int
