@@ -91,6 +91,9 @@ def test_folders_are_tried_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "numba"))
     assert list(compiled.candidates()) == [tmp_path / "numba", compiled.PACKAGE / "__pycache__", tmp_path / "twinpass"]
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(compiled.candidates())[-1] == tmp_path / ".cache" / "twinpass"
 
 
 def test_names_follow_sources_and_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
