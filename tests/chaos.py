@@ -42,6 +42,7 @@ HANGS = 60.0
 
 ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
 SHOTS = {"shots": 2}
+ADAMW = {"kind": "adamw", "lr": 1e-2, "steps": 8, "batch_size": 4, "snapshot_every": 3}
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -69,10 +70,32 @@ KINDS: dict[str, dict[str, Any]] = {
     "backprop": {
         "trainable": ACTIVATED,
         "estimator": {"kind": "backprop"},
-        "optimizer": {"kind": "adamw", "lr": 1e-2, "steps": 8, "batch_size": 4, "snapshot_every": 3},
+        "optimizer": ADAMW,
+    },
+    "feedback": {
+        "trainable": {**ACTIVATED, "targets": ["o_proj", "down_proj"], "first": 1},
+        "estimator": {"kind": "feedback"},
+        "optimizer": ADAMW,
+    },
+    "rewards": {
+        "task": {
+            "kind": "reward",
+            "train": "train.jsonl",
+            "eval": "eval.jsonl",
+            "prompt": "Review: {text}",
+            "rewards": ["rewards.py:short"],
+            "samples": 2,
+        },
+        "generation": {"max_tokens": 4},
+        "estimator": {"kind": "spsa", "probes": 2},
     },
 }
 """Every estimator, and whatever has a state of its own."""
+
+REWARDS = """
+def short(completions, **columns):
+    return [-float(len(text)) for text in completions]
+"""
 
 
 class Child:
@@ -131,6 +154,7 @@ class Kind:
         self.name, self.folder, self.run = name, folder / name, folder / name / "run"
         self.found: Counter[str] = Counter()
         self.folder.mkdir()
+        (self.folder / "rewards.py").write_text(REWARDS)
         text = json.dumps(KINDS[name]).replace('"SPILL"', json.dumps(str(self.folder / "kv")))
         self.fresh = ["train", str(tiny.config(self.folder, **json.loads(text))), "--json"]
         self.further = ["train", "--resume", str(self.run), "--json"]

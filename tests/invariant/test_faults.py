@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +413,35 @@ def test_a_run_of_finetune_is_replayed(trainable: Any, tmp_path: Path, capsys: p
     shutil.rmtree(tmp_path / "model")
     assert main(["replay", str(run), "--json"]) == 2
     assert "known to Python only" in capsys.readouterr().err
+
+
+# --- nobody to tell
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("deaf", ["stdout", "stderr", "both"])
+def test_where_nothing_can_be_said_a_run_ends_and_goes_on(
+    deaf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard output or error on a full disk: whichever still takes something has the message."""
+    config, run = tiny.config(tmp_path), tmp_path / "run"
+    streams = [deaf] if deaf != "both" else ["stdout", "stderr"]
+    with monkeypatch.context() as patch, ExitStack() as opened:
+        for name in streams:
+            patch.setattr(sys, name, opened.enter_context(open("/dev/full", "w", buffering=1)))  # noqa: PTH123
+        code = main(["train", str(config), "--json"])
+        usage = main(["trian", "--json"])
+    said = capsys.readouterr()
+    assert usage == 2
+    if deaf == "stderr":
+        assert code in ENDED, "with --json all that is said goes to standard output"
+        return
+    assert code == 1
+    assert not (run / "summary.json").exists()
+    if deaf == "stdout":
+        assert "cannot be used: No space left on device; make room there" in said.err
+        assert said.err.count("Traceback") == 0
+    assert main(["train", "--resume", str(run), "--json"] if run.exists() else ["train", str(config)]) in ENDED
 
 
 # --- signals, and a locale of another time

@@ -5,11 +5,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 from twinpass.cli import bench, demo, doctor, evaluate, export, predict, profile, replay, runs, train
-from twinpass.cli.lines import say
+from twinpass.cli.lines import last_words, say
 from twinpass.cli.signals import Ended, ending_like_interrupt
 from twinpass.errors import DivergedError, EngineError, StorageError, TwinpassError
 
@@ -61,10 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(arguments)
     except _UsageError as error:
-        if "--json" in (sys.argv[1:] if arguments is None else arguments):
-            say({"event": "error", "error": str(error)})
-        error.grammar.print_usage(sys.stderr)
-        print(f"{error.grammar.prog}: error: {error}", file=sys.stderr)
+        with last_words(sys.stdout):
+            if "--json" in (sys.argv[1:] if arguments is None else arguments):
+                say({"event": "error", "error": str(error)})
+        with last_words(sys.stderr):
+            error.grammar.print_usage(sys.stderr)
+            print(f"{error.grammar.prog}: error: {error}", file=sys.stderr, flush=True)
         return 2
     from rich.console import Console
 
@@ -86,7 +87,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         from twinpass.report.files import reason
 
-        return f"{error.filename or 'a file'} cannot be used: {reason(error)}"
+        return f"{error.filename or 'a file, or what this command writes to,'} cannot be used: {reason(error)}"
     if isinstance(error, MemoryError):
         return "there is not enough memory; lower reuse.budget, optimizer.batch_size or estimator.probes"
     return str(error)
@@ -98,7 +99,8 @@ def _say(args: argparse.Namespace, text: str, goes_on: bool) -> None:
 
     folder = getattr(args, "resumable", None)
     further = f"; continue with: twinpass train --resume {shlex.quote(str(folder))}" if folder and goes_on else ""
-    with suppress(BrokenPipeError):
+    with last_words(sys.stdout):
         if args.json:
             say({"event": "error", "error": f"{text}{further}".removeprefix("error: ")})
+    with last_words(sys.stderr):
         print(f"twinpass {args.command}: {cleared(text)}{cleared(further)}", file=sys.stderr, flush=True)

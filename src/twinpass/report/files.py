@@ -34,6 +34,7 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
         errno.EISDIR: "a folder is in the way; move it, or name another place",
         errno.ENAMETOOLONG: "choose a shorter name",
         errno.EMFILE: "raise the limit on open files (ulimit -n)",
+        errno.EPIPE: "whoever read it has gone; write to a file, or let the reader stay",
         errno.EIO: "the disk reports a fault: look after it before anything else",
         errno.ENOLCK: "this file system cannot lock files; choose a place on another",
         errno.EOPNOTSUPP: "this file system cannot lock files; choose a place on another",
