@@ -1,0 +1,42 @@
+"""A step measures the lanes that it asks for, each once, and reports what they came to."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from planning import TWO, situation
+
+from twinpass.core import BASE, Lane, Work
+from twinpass.estimate.spsa import Spsa
+from twinpass.objective.goal import Measured
+from twinpass.reuse.exact import Exact
+from twinpass.train.step import Draw, Method, measure
+
+
+class Slope:
+    """A goal whose loss is 5 + 3 x of a lane x away from the weights."""
+
+    def __init__(self) -> None:
+        self.asked: list[Lane] = []
+
+    def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
+        self.asked += lanes
+        return Measured(tuple(5.0 + 3.0 * (0.0 if lane is BASE else lane.scale) for lane in lanes), Work())
+
+
+def test_other_eps_are_tried_on_both_sides_of_the_first_probe() -> None:
+    goal = Slope()
+    method = Method(Spsa(2), cast(Any, goal), Exact())
+    report = measure(cast(Any, None), method, Draw(4, (), TWO, 0.5, 0.1, trials=(0.25, 0.5)), situation())
+    assert (report.step, report.lr, report.estimate.gradients) == (4, 0.1, pytest.approx((3.0, 3.0)))
+    assert report.observed.ladder == ((0.25, 5.75, 4.25), (0.5, 6.5, 3.5))
+    assert report.observed.base == 5.0
+    assert len(goal.asked) == len(set(goal.asked)) == 4 + 2 + 1, "eps 0.5 is measured anyway"
+
+
+def test_without_trials_nothing_more_is_measured() -> None:
+    goal = Slope()
+    report = measure(
+        cast(Any, None), Method(Spsa(2), cast(Any, goal), Exact()), Draw(0, (), TWO, 0.5, 0.1), situation()
+    )
+    assert (report.observed.ladder, report.observed.base, len(goal.asked)) == ((), None, 4)
