@@ -53,6 +53,9 @@ def test_what_is_shared_is_counted_under_its_policys_name() -> None:
     )
     assert Exact().sharing(Trains(3, 2, activated=True)) == Sharing("activated", "before_activation", 3, False)
     assert Invariant().sharing(Trains(3, 0, varies=True)) is None
+    assert Invariant().sharing(Trains(3, 1, varies=True)) == Invariant().sharing(Trains(3, 1)) is not None
+    with pytest.raises(ValueError, match="nothing lies below the first trained layer"):
+        Invariant().sharing(Trains(3, 0))
 
 
 # --- acceptance

@@ -1,6 +1,7 @@
 """A step measures the lanes that it asks for, each once, and reports what they came to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -40,3 +41,14 @@ def test_without_trials_nothing_more_is_measured() -> None:
         cast(Any, None), Method(Spsa(2), cast(Any, goal), Exact()), Draw(0, (), TWO, 0.5, 0.1), situation()
     )
     assert (report.observed.ladder, report.observed.base, len(goal.asked)) == ((), None, 4)
+
+
+def test_points_that_are_not_finite_are_left_out() -> None:
+    class Cliff(Slope):
+        def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
+            found = super().measure(engine, examples, lanes, spans, at)
+            return replace(found, losses=tuple(float("nan") if loss > 6 else loss for loss in found.losses))
+
+    draw = Draw(4, (), TWO, 0.125, 0.1, trials=(0.25, 0.5))
+    report = measure(cast(Any, None), Method(Spsa(2), cast(Any, Cliff()), Exact()), draw, situation())
+    assert report.observed.ladder == ((0.25, 5.75, 4.25),)
