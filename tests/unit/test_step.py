@@ -22,14 +22,15 @@ class Slope:
 
     def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
         self.asked += lanes
-        return Measured(tuple(5.0 + 3.0 * (0.0 if lane is BASE else lane.scale) for lane in lanes), Work())
+        return Measured(tuple(5.0 + 3.0 * (0.0 if lane == BASE else lane.scale) for lane in lanes), Work())
 
 
 def test_other_eps_are_tried_on_both_sides_of_the_first_probe() -> None:
     goal = Slope()
     method = Method(Spsa(2), cast(Any, goal), Exact())
     report = measure(cast(Any, None), method, Draw(4, (), TWO, 0.5, 0.1, trials=(0.25, 0.5)), situation())
-    assert (report.step, report.lr, report.estimate.gradients) == (4, 0.1, pytest.approx((3.0, 3.0)))
+    assert (report.step, report.lr) == (4, 0.1)
+    assert report.estimate.gradients == pytest.approx((3.0, 3.0))
     assert report.observed.ladder == ((0.25, 5.75, 4.25), (0.5, 6.5, 3.5))
     assert report.observed.base == 5.0
     assert len(goal.asked) == len(set(goal.asked)) == 4 + 2 + 1, "eps 0.5 is measured anyway"
