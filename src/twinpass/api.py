@@ -140,7 +140,8 @@ def finetune(
     )
     read = items(task, train, held_out)
     patience = 0 if patience is None and optimizer is not None else patience
-    method = _suiting(task, first_row(read[0]), trainable, estimator, optimizer, epsilon)
+    greedy = generation is not None and not generation.temperature
+    method = _suiting(task, first_row(read[0]), trainable, estimator, optimizer, epsilon, greedy=greedy)
     trainable, estimator, optimizer, epsilon, suited = method
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
@@ -239,11 +240,13 @@ def _suiting(
     estimator: Estimator | None,
     optimizer: Optimizer | None,
     epsilon: Epsilon | None,
+    *,
+    greedy: bool,
 ) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
     """What is given, and in place of None what suits the task and the rest; and all that suits."""
     suited = None
     if trainable is None:
-        found = learner(task, first)
+        found = learner(task, first, greedy=greedy)
         trainable = _kind("trainable", found.trainable)()
         suited = found.defaults if estimator is None and optimizer is None else None
     suited = suited or task.suited(trainable)

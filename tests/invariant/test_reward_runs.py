@@ -180,7 +180,11 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
 
 
 KINDS = ("two-sided", "one-sided", "activated", "inplace", "feedback", "backprop", "generations")
-SAMPLED = {"optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4), "samples": 4}
+SAMPLED: dict[str, Any] = {
+    "optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4),
+    "samples": 4,
+    "steps_per_generation": 1,
+}
 
 
 @pytest.mark.parametrize("kind", some_fast(KINDS, ("two-sided", "inplace", "generations")))
@@ -222,7 +226,7 @@ def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: st
 
 def test_steps_of_one_generation_learn_from_a_part_of_its_texts_each(tmp_path: Path) -> None:
     """Its first step's line in the journal holds all texts, and what the model as it was would have said of them."""
-    tune(tmp_path / "run", **SAMPLED, estimator=twinpass.Backprop(), steps_per_generation=3, beta=0.5)
+    tune(tmp_path / "run", **{**SAMPLED, "steps_per_generation": 3}, estimator=twinpass.Backprop(), beta=0.5)
     lines = [line for line in read(tmp_path / "run" / "journal.jsonl").records if line["kind"] == "step"]
     assert [len(line["lesson"]["texts"]) if "lesson" in line else 0 for line in lines] == [24, 0, 0, 24, 0, 0]
     first, second = lines[0]["lesson"], lines[3]["lesson"]
@@ -371,9 +375,26 @@ def test_what_need_not_be_said(tmp_path: Path) -> None:
         "[generation]\nmax_tokens = 4\n"
     )
     plan = build(load_config(path)).plan
+    assert isinstance(plan.estimator, twinpass.Backprop)
+    assert (plan.optimizer.steps, plan.optimizer.batch_size, plan.eval_every) == (48, 2, 12)
+    assert plan.objective.steps_per_lesson(plan.optimizer.batch_size) == 12
+    assert [len(plan.train), len(plan.held_out)] == [2, 1]
+    assert main(["train", str(path), "--json", "--set", "optimizer.steps=2", "--set", "run.eval_every=2"]) in (0, 3)
+    (first, second) = [line for line in read(tmp_path / "run" / "journal.jsonl").records if line["kind"] == "step"]
+    assert (len(first["lesson"]["texts"]), "lesson" in second) == (24 * 16, False)
+
+
+@pytest.mark.parametrize("more", ["temperature = 0.0\n", '[estimator]\nkind = "spsa"\n'])
+def test_greedy_texts_and_directions_compare_lanes(tmp_path: Path, more: str) -> None:
+    prompts(tmp_path)
+    tiny.save(tmp_path / "model")
+    path = tmp_path / "short.toml"
+    path.write_text(
+        f'[model]\npath = "model"\n[task]\ntrain = "prompts.jsonl"\nrewards = ["rewards.py:few"]\n[run]\nout = "{tmp_path}/run"\n[generation]\nmax_tokens = 4\n{more}'
+    )
+    plan = build(load_config(path)).plan
     assert (plan.estimator.probes, plan.optimizer.batch_size, plan.eval_every) == (8, 8, 20)
     assert plan.estimator.two_sided
-    assert [len(plan.train), len(plan.held_out)] == [2, 1]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("", 2), (" Review: a", 3)])

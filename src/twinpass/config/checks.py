@@ -190,11 +190,12 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         )
     estimator, policy, epsilon, trainable = (built.get(name) for name in ("estimator", "reuse", "epsilon", "trainable"))
     found = []
-    if generation is not None and not generation.temperature and task.samples > 1:
+    greedy, whole = generation is not None and not generation.temperature, estimator is not None and estimator.whole
+    if greedy and (task.samples or 1) > 1:
         found.append(
             f"[task] samples: {task.samples} greedy texts are all the same; set 1, or [generation] temperature above 0"
         )
-    if estimator is not None and estimator.whole and task.samples < 2:
+    if whole and (task.samples == 1 or (greedy and task.samples is None)):
         found.append(
             f"[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more"
         )
@@ -205,7 +206,10 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
     if estimator is not None and not estimator.whole:
         found += [
             f'[task] {key}: lanes are held against each other, and no text is learned from; leave it out, or set [estimator] kind = "backprop"'
-            for key, given in (("beta", bool(task.beta)), ("steps_per_generation", task.steps_per_generation > 1))
+            for key, given in (
+                ("beta", bool(task.beta)),
+                ("steps_per_generation", (task.steps_per_generation or 1) > 1),
+            )
             if given
         ]
     elif estimator is not None and trainable is not None and not trainable.adapter and task.beta != 0:

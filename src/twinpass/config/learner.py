@@ -10,7 +10,7 @@ from typing import Any
 from twinpass.config.named import TaskByName
 from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
 from twinpass.errors import TwinpassError
-from twinpass.model.trainable import EXACT, Defaults
+from twinpass.model.trainable import EXACT, WRITTEN, Defaults
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
 from twinpass.task.sources.lines import STDIN, first_of_standard_input
@@ -39,13 +39,19 @@ UNSEEN = replace(
 SERVED = Learner("activated", "an inference server tells scores alone, which random directions make do with")
 SERVED_ANYWHERE = replace(SERVED, trainable="lora")
 SPELT = "the kind that goes with the task"
-REWARDED = "a reward tells texts apart and no more; adapters by feedback learn sooner (docs/rewards.md)"
+REWARDED = Learner(
+    "lora", "texts that scored better than others of their prompt become likelier, along the exact gradient", WRITTEN
+)
+COMPARED = Learner("lora", "greedy texts, and those that a server writes, tell directions apart and no more")
 
 
-def learner(task: TaskSettings, first: Row | None, *, served: bool = False) -> Learner:
-    """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process."""
+def learner(task: TaskSettings, first: Row | None, *, served: bool = False, greedy: bool = False) -> Learner:
+    """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process.
+
+    ``greedy``: texts that it has written are the likeliest ones, so that two of one prompt are the same.
+    """
     if task.writes:
-        return Learner(task.kinds.get("trainable", "lora"), REWARDED)
+        return COMPARED if served or greedy else REWARDED
     if isinstance(task, AutoTask) and first is None and not served:
         return UNSEEN
     chooses, suffix, alike = _shape(task, first)
@@ -61,7 +67,9 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
     if task is None:
         return CHOOSING
     first = _first(task.train) if isinstance(task, AutoTask) else None
-    found = learner(task, first, served=_kind(values, "engine") == "sglang")
+    generation = values.get("generation")
+    greedy = isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0)
+    found = learner(task, first, served=_kind(values, "engine") == "sglang", greedy=greedy)
     told = _kind(values, "estimator") or _kind(values, "optimizer")
     return replace(found, reason=SPELT, defaults=None) if told else found
 

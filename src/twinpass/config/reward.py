@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -35,11 +35,12 @@ class RewardTask(TaskSettings, RewardTemplate):
     """Write texts that functions reward.
 
     ``rewards`` name functions, as "file.py:function" (relative to the configuration file) or "package.module:function", and ``weights``
-    what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts, as [generation] says. ``shaping``: a
+    what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts (by default 1, 4 of a
+    held-out one, and 16 where texts are learned from), as [generation] says. ``shaping``: a
     lane's loss is minus its mean reward ("raw"), the same in standard deviations over all lanes ("zscore") or over the texts of each
     prompt ("prompt"), or its place among the lanes ("rank").
     Whole gradients are taken of texts that the base lane wrote, for ``steps_per_generation`` steps at once, each of which learns from
-    those of its own batch of prompts. They are held to what the model was: a nat a token away from it costs ``beta`` (by default
+    those of its own batch of prompts (by default so many that 24 prompts are written to). They are held to what the model was: a nat a token away from it costs ``beta`` (by default
     0.04), in standard deviations of rewards.
     A call may take ``reward_timeout`` seconds, in one of ``workers`` processes, or in this one. A reward that raises, hangs or is no
     number ends the run ("stop"), or its text goes without ("skip"): ``on_reward_error``.
@@ -47,13 +48,12 @@ class RewardTask(TaskSettings, RewardTemplate):
 
     chooses: ClassVar[bool] = False
     writes: ClassVar[bool] = True
-    kinds: ClassVar[Mapping[str, str]] = {"trainable": "lora"}
 
     rewards: Annotated[tuple[str | Callable[..., Any], ...], Field(strict=False)] = field(default=(), kw_only=True)
     weights: Annotated[tuple[float, ...], Field(strict=False)] = field(default=(), kw_only=True)
-    samples: Several = field(default=1, kw_only=True)
+    samples: Several | None = field(default=None, kw_only=True)
     shaping: Shaping = field(default="zscore", kw_only=True)
-    steps_per_generation: Several = field(default=1, kw_only=True)
+    steps_per_generation: Several | None = field(default=None, kw_only=True)
     beta: NonNegative | None = field(default=None, kw_only=True)
     reward_timeout: Seconds = field(default=60.0, kw_only=True)
     on_reward_error: OnRewardError = field(default="stop", kw_only=True)

@@ -1,7 +1,7 @@
 """The tasks that a configuration can name: where their rows come from, what is made of them, and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass as record
 from dataclasses import field
 from pathlib import Path
@@ -79,9 +79,6 @@ class TaskSettings(ABC):
     chooses: ClassVar[bool]
     writes: ClassVar[bool] = False
     """Whether the model writes texts while it is trained."""
-
-    kinds: ClassVar[Mapping[str, str]] = {}
-    """Kinds of other sections that suit this task better than the usual, by section."""
 
     train: Sources = field(default=(), kw_only=True)
     eval: Sources = field(default=(), kw_only=True)

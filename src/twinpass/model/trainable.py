@@ -91,6 +91,8 @@ WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
 EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
+WRITTEN = Defaults(eps=1e-2, lr=4e-3, steps=48, batch_size=2, eval_every=12, estimator="backprop")
+"""For adapters along the exact gradient of sampled texts, which are written for 12 steps at once."""
 INFORMED = Defaults(
     eps=1e-2, lr=1.0, steps=12, batch_size=64, eval_every=1, patience=2, schedule="constant", estimator="gauss_newton"
 )

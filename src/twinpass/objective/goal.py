@@ -97,9 +97,8 @@ class Goal(ABC):
     absolute: ClassVar[bool] = True
     """Whether losses of different steps can be compared, so that rising ones are a divergence."""
 
-    @property
-    def steps_per_lesson(self) -> int:
-        """How many steps share what :meth:`teach` finds, each a part of it."""
+    def steps_per_lesson(self, batch_size: int) -> int:
+        """How many steps of so many rows share what :meth:`teach` finds, each a part of it."""
         return 1
 
     def close(self) -> None:

@@ -32,6 +32,13 @@ from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Asked, Example
 
+COMPARED = 16
+EXAMINED = 4
+"""Texts of a prompt, where nothing else is said: to learn from how they differ, and to evaluate."""
+
+GENERATED = 24
+"""Prompts whose texts are written at once, if a step takes fewer: a batch of many costs less a text."""
+
 EXTREMES = 3
 """Samples of an evaluation that are kept, of the best and of the worst."""
 
@@ -89,9 +96,11 @@ class Population(Goal):
     """Scores lanes by what they write.
 
     Args:
-        samples: completions a prompt and lane; greedy ones are all the same.
+        samples: completions a prompt and lane; None: 1 where lanes are compared, :data:`COMPARED` where the completions of one prompt
+            are, :data:`EXAMINED` of a held-out one; greedy ones are all the same.
         shaping: what a lane's mean is taken of (:func:`twinpass.objective.rewards.shaped`).
-        steps_per_generation: steps along whole gradients that texts are written for at once; each learns from a part of them.
+        steps_per_generation: steps along whole gradients that texts are written for at once; each learns from a part of them. None:
+            as many as make :data:`GENERATED` prompts.
         beta: what nats a token away from the model as it was cost there, in standard deviations of rewards (0: nothing).
     """
 
@@ -102,17 +111,16 @@ class Population(Goal):
     rewards: Rewards
     sampling: Sampling
     decode: Decode
-    samples: int = 1
+    samples: int | None = None
     shaping: Shaping = "raw"
-    steps_per_generation: int = 1
+    steps_per_generation: int | None = None
     beta: float = 0.0
 
-    @property
-    def steps_per_lesson(self) -> int:
-        return self.steps_per_generation
+    def steps_per_lesson(self, batch_size: int) -> int:
+        return self.steps_per_generation or max(1, GENERATED // batch_size)
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or (self.samples > 1 and self.sampling.temperature == 0):
+        if self.samples is not None and (self.samples < 1 or (self.samples > 1 and self.sampling.temperature == 0)):
             raise RewardError(
                 f"samples is {self.samples}: greedy texts are all the same; set 1, or a temperature above 0"
             )
@@ -125,8 +133,15 @@ class Population(Goal):
         for function in self.rewards.functions:
             function.require(columns)
 
-    def write(self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], at: At = START) -> Outcome:
-        """Let every lane continue the prompts, and reward what it writes.
+    def write(
+        self,
+        engine: Engine,
+        examples: Sequence[Example],
+        lanes: Sequence[Lane],
+        at: At = START,
+        samples: int = EXAMINED,
+    ) -> Outcome:
+        """Let every lane continue the prompts, and reward what it writes: ``samples`` texts of each, if the goal does not say how many.
 
         A row is known by its place in ``examples``; lanes share its random numbers.
 
@@ -134,18 +149,18 @@ class Population(Goal):
             RewardError: a function cannot be called, before anything is written where its columns are missing.
             ModelError: a prompt does not fit.
         """
-        asked = _asked(examples)
+        asked, samples = _asked(examples), self._samples(samples)
         self.require(asked)
         prompts = [
             Prompt(one.prompt, one.suffix_start, row, sample)
             for row, one in enumerate(asked)
-            for sample in range(self.samples)
+            for sample in range(samples)
         ]
         written = engine.generate(prompts, lanes, replace(self.sampling, seed=at.seed), self.decode)
         texts = [text for own in written.values for text in own]
-        whose = [one for _ in lanes for one in asked for _ in range(self.samples)]
+        whose = [one for _ in lanes for one in asked for _ in range(samples)]
         rewarded = self.rewards(_batch(whose, texts, at))
-        values = rewarded.total.reshape(len(lanes), len(asked), self.samples)
+        values = rewarded.total.reshape(len(lanes), len(asked), samples)
         losses = tuple(-float(value) for value in shaped(values, self.shaping))
         return Outcome(losses, values, written, metrics(rewarded, values, texts), rewarded.extra)
 
@@ -154,11 +169,11 @@ class Population(Goal):
     ) -> Measured:
         if spans is not None:
             raise ModelError("texts are written under exact lanes: use an exact policy")
-        found = self.write(engine, examples, lanes, at)
+        found = self.write(engine, examples, lanes, at, 1)
         return Measured(found.losses, found.work, found.written.cache, metrics=found.metrics)
 
     def teach(self, engine: Engine, examples: Sequence[Example], at: At) -> Taught:
-        found = self.write(engine, examples, [BASE], at)
+        found = self.write(engine, examples, [BASE], at, COMPARED)
         advantages = tuple(advantages_of(found.rewards[0]).ravel().tolist())
         lesson = Lesson(tuple(text.tokens for text in found.written.values[0]), advantages)
         if not self.beta:
@@ -173,7 +188,7 @@ class Population(Goal):
 
     def _written(self, examples: Sequence[Example], lesson: Lesson) -> list[Example]:
         """Texts that were written, as answers to their prompts."""
-        whose = [one for one in examples for _ in range(self.samples)]
+        whose = [one for one in examples for _ in range(self._samples(COMPARED))]
         return [
             Example(one.prompt, (text,), 0, one.suffix_start, one.place)
             for one, text in zip(whose, lesson.texts, strict=True)
@@ -181,7 +196,10 @@ class Population(Goal):
 
     def largest(self, examples: Sequence[Example]) -> list[Request]:
         text = (0,) * self.sampling.max_tokens
-        return [Request(one.prompt, text, one.suffix_start) for one in examples for _ in range(self.samples)]
+        return [Request(one.prompt, text, one.suffix_start) for one in examples for _ in range(self._samples(COMPARED))]
+
+    def _samples(self, otherwise: int) -> int:
+        return (1 if self.sampling.temperature == 0 else otherwise) if self.samples is None else self.samples
 
     def evaluate(
         self, engine: Engine, examples: Sequence[Example], progress: Progress = silent, at: At = START

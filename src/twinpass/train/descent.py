@@ -48,7 +48,7 @@ class GradientSteps:
         Steps that share a lesson have it from the first of them, which the journal names it with.
         """
         plan, goal, taught = self.plan, self.plan.objective, None
-        parts = goal.steps_per_lesson
+        parts = goal.steps_per_lesson(self.optimizer.batch_size)
         first = step - step % parts
         drawn = history.draw_of(first) if first < len(history.steps) else draw
         rows = [self._rows(drawn + part) for part in range(parts)]
