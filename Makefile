@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -112,6 +112,11 @@ NAME ?= mine
 
 bench-learning: install  ## a task of your own on three seeds, CONFIG=FILE NAME=WORD, into benchmarks/results/learning-NAME.json
 	$(BIN)/python benchmarks/demo.py --config $(CONFIG) --json benchmarks/results/learning-$(NAME).json
+
+REPLIES ?=
+
+bench-damage: install  ## what choosing costs in writing, CONFIG=FILE REPLIES=FILE, into benchmarks/results/damage.json
+	$(BIN)/python benchmarks/damage.py --config $(CONFIG) --replies $(REPLIES) --json benchmarks/results/damage.json
 
 TASKS_FOLDER ?=
 

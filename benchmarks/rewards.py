@@ -29,7 +29,7 @@ from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.metrics import read_metrics
 from twinpass.task.example import Example
-from twinpass.train.trainer import TrainingPlan
+from twinpass.train.plan import TrainingPlan
 
 CONFIG = Path(__file__).parent.parent / "examples" / "cheerful.toml"
 SEEDS = (1, 2, 3)

@@ -22,7 +22,7 @@ from twinpass.schedule.epsilon import ConstantEpsilon, Known
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Sgd
-from twinpass.train.trainer import TrainingPlan
+from twinpass.train.plan import TrainingPlan
 
 pytestmark = pytest.mark.usefixtures("any_processor")
 

@@ -28,7 +28,8 @@ from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.folder import RunFolder, header
 from twinpass.train.journal import Journal
-from twinpass.train.trainer import Trainer, TrainingPlan
+from twinpass.train.plan import TrainingPlan
+from twinpass.train.trainer import Trainer
 
 Told = Callable[[str, int, float, float], None]
 """Method, step, seconds of training, accuracy or nats."""

@@ -68,7 +68,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
     for change in changes(stands_on, session.ground).values() if stands_on else ():
         console.print(f"[yellow]note: {safe(change)} than in the run[/yellow]")
     with _bar(console) as told:
-        if (descent := descent_of(session.engine, session.plan, path)) is not None:
+        if (descent := descent_of(session.engine, session.plan.held(session.engine), path)) is not None:
             descent.replay(history, wanted, told)
         else:
             advance(session.engine, history.steps[:wanted], folder.spaces, told)

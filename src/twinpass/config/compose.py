@@ -28,7 +28,7 @@ from twinpass.task.rows import Item
 from twinpass.task.template import Template
 from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer
-from twinpass.train.trainer import TrainingPlan
+from twinpass.train.plan import TrainingPlan
 
 E_co = TypeVar("E_co", bound=Engine, covariant=True)
 

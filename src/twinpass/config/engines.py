@@ -204,6 +204,10 @@ class SglangSettings(EngineSettings):
                 "[generation] temperature: SGLang samples by random numbers of its own, which no resumed run could draw again; set 0, "
                 'or [engine] kind = "torch"'
             )
+        if (objective := built.get("objective")) is not None and getattr(objective, "regularise", "none") != "none":
+            found.append(
+                '[objective] regularise: texts are sampled for it, which "sglang" does by random numbers of its own; leave it out'
+            )
         if inplace and adapter:
             found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence, Set
+from typing import Literal
 
 import numpy as np
 
@@ -13,9 +14,17 @@ from twinpass.objective.goal import START, At, Goal, Measured, Progress, portion
 from twinpass.reuse.plan import Spans
 from twinpass.task.example import Example
 
+Regularise = Literal["none", "kl"]
+"""What a loss holds the model to beside its answers."""
+
 
 class Objective(Goal):
-    """A goal of scores, which come in the order of the requests."""
+    """A goal of scores, which come in the order of the requests.
+
+    One that says ``regularise = "kl"`` gets examples with anchors, and has their requests, loss and derivatives beside its own.
+    """
+
+    regularise: Regularise = "none"
 
     @abstractmethod
     def requests(self, examples: Sequence[Example]) -> list[Request]:

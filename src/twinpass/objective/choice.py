@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Request, Score
-from twinpass.objective.base import Objective
+from twinpass.objective import anchor
+from twinpass.objective.base import Objective, Regularise
 from twinpass.settings import STRICT
 from twinpass.task.example import Example
 
@@ -19,10 +20,12 @@ class Choice(Objective):
 
     The loss is the cross-entropy of the right one, ``over`` the "options", or over the whole "vocabulary" at each token. The former leaves it to
     chance what the model writes when it is not asked to choose; under the latter it comes to write the right option.
+    ``regularise`` by "kl" adds the divergence from the model as it was, on texts that it wrote before training (:mod:`twinpass.objective.anchor`).
     """
 
     score: Literal["sum", "mean"] = "sum"
     over: Literal["options", "vocabulary"] = "options"
+    regularise: Regularise = "none"
     metric_name: ClassVar[str] = "accuracy"
     curved: ClassVar[bool] = True
     compares: ClassVar[bool] = True
@@ -33,18 +36,20 @@ class Choice(Objective):
             single = all(len(option) == 1 for option in example.options)  # what they have in common cancels
             relative = single and self.over == "options"
             found += [Request(example.prompt, option, example.suffix_start, relative) for option in example.options]
-        return found
+        return found + anchor.requests(examples)
 
     def loss(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
         losses = []
+        scores, held = anchor.parted(examples, scores)
         with np.errstate(invalid="ignore"):
             for example, logits in zip(examples, self.logits(examples, scores), strict=True):
                 losses.append(self._whole(logits) - logits[example.label])
-        return float(np.mean(losses))
+        return float(np.mean(losses)) + anchor.loss(examples, held)
 
     def gradient(self, examples: Sequence[Example], scores: Sequence[Score]) -> list[Score]:
         """Probability of the option (0 over the vocabulary) less 1 for the right one, for each of its tokens alike, over the examples (and its tokens)."""
         found = []
+        scores, held = anchor.parted(examples, scores)
         for example, logits in zip(examples, self.logits(examples, scores), strict=True):
             error = self._shares(logits)
             error[example.label] -= 1.0
@@ -52,17 +57,19 @@ class Choice(Objective):
         lengths = [1 if self.score == "sum" else len(score) for score in scores]
         return [
             np.full(len(score), slope / length) for score, slope, length in zip(scores, found, lengths, strict=True)
-        ]
+        ] + anchor.gradient(examples, held)
 
     def curvature(
         self, examples: Sequence[Example], scores: Sequence[Score], tangents: Sequence[Sequence[Score]]
     ) -> NDArray[np.float64]:
         """Softmax's: ``mean J^T (diag p - p p^T) J``; over the vocabulary the empirical Fisher matrix of the right options."""
-        total = np.zeros((len(tangents), len(tangents)))
-        moved = [self.logits(examples, own) for own in tangents]
+        scores, held = anchor.parted(examples, scores)
+        parts = [anchor.parted(examples, own) for own in tangents]
+        total = len(examples) * anchor.curvature(examples, held, [own for _, own in parts])
+        moved = [self.logits(examples, own) for own, _ in parts]
         if self.over == "vocabulary":
             right = np.array([[own[i][example.label] for i, example in enumerate(examples)] for own in moved])
-            return np.asarray(right @ right.T / len(examples))
+            return np.asarray((right @ right.T + total) / len(examples))
         for i, logits in enumerate(self.logits(examples, scores)):
             p, j = _softmax(logits), np.array([own[i] for own in moved])
             centred = j - (j @ p)[:, None]
@@ -77,6 +84,7 @@ class Choice(Objective):
         return _softmax(logits) if self.over == "options" else np.zeros_like(logits)
 
     def metric(self, examples: Sequence[Example], scores: Sequence[Score]) -> float:
+        scores, _ = anchor.parted(examples, scores)
         right = [
             np.argmax(logits) == example.label
             for example, logits in zip(examples, self.logits(examples, scores), strict=True)

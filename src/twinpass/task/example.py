@@ -8,10 +8,18 @@ from twinpass.core import Tokens
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """What the model wrote after a prompt before it was trained: tokens, and the log-probability of each (nats)."""
+
+    tokens: Tokens
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A tokenised row: the prompt, its answers, the index of the right one, and where the suffix begins.
 
-    ``place`` is where it came from, for messages.
+    ``place`` is where it came from, for messages. An ``anchor`` is what the model is held to after this prompt, if it is.
     """
 
     prompt: Tokens
@@ -19,6 +27,7 @@ class Example:
     label: int
     suffix_start: int
     place: str = field(default="", compare=False)
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from twinpass.train.batches import batch
 from twinpass.train.history import History
 
 if TYPE_CHECKING:
-    from twinpass.train.trainer import TrainingPlan
+    from twinpass.train.plan import TrainingPlan
 
 NEAR = 1e-3
 """How far, relatively, a loss that is taken again may be from the journal's: keys and values that were evicted come back to rounding only."""

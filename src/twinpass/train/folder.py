@@ -25,8 +25,9 @@ from twinpass.report.samples import Samples
 from twinpass.train.history import History, Keep
 from twinpass.train.journal import Contents, Journal, read, unbegun
 from twinpass.train.lock import hold
+from twinpass.train.plan import TrainingPlan
 from twinpass.train.spaces import Spaces
-from twinpass.train.trainer import Trainer, TrainingPlan
+from twinpass.train.trainer import Trainer
 
 FINETUNE = "finetune"
 """The section of a configuration that twinpass.finetune wrote."""

@@ -10,54 +10,26 @@ from typing import Any
 from twinpass.core import Probe, StepReport, Work
 from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError, LatticeError
-from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Fitting
 from twinpass.objective.base import scored
-from twinpass.objective.goal import At, Goal, portions
+from twinpass.objective.goal import portions
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.listener import Listener
 from twinpass.reuse.plan import LanePlanner, Situation
-from twinpass.schedule.epsilon import Epsilon, Known
+from twinpass.schedule.epsilon import Known
 from twinpass.steps import Rollback
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
 from twinpass.train.descent import GradientSteps, descent_of
 from twinpass.train.fitting import answer_tokens, split
-from twinpass.train.history import History, Keep
+from twinpass.train.history import History
 from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.plan import TrainingPlan
 from twinpass.train.records import evaluation_record, step_record
 from twinpass.train.safeguards import dead
 from twinpass.train.spaces import Spaces, advance
 from twinpass.train.step import Draw, Method, apply, measure
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Everything that decides a run's course, besides the engine's weights."""
-
-    estimator: Estimator
-    objective: Goal
-    epsilon: Epsilon
-    optimizer: Optimizer
-    train: Sequence[Example]
-    held_out: Sequence[Example]
-    planner: LanePlanner = field(default_factory=LanePlanner)
-    seed: int = 0
-    eval_every: int = 0
-    keep: Keep = "best"
-    max_seconds: float | None = None
-    patience: int = 0
-    block_at: Callable[[int], int | None] = lambda step: None
-    fitting: Fitting | None = None
-
-    def writing(self, step: int, draw: int) -> At:
-        """Where a step stands: each draw has random numbers of its own for what it writes."""
-        return At(derive_seed(self.seed, "texts", draw), step, self.optimizer.steps)
-
-    def exam(self, step: int = 0) -> At:
-        """Where evaluations stand after ``step`` steps: all have the same random numbers."""
-        return At(derive_seed(self.seed, "evaluation"), step, self.optimizer.steps)
 
 
 @dataclass
@@ -87,7 +59,7 @@ class Trainer:
         Raises:
             DivergedError: the run diverged more often than the optimizer allows, or nothing moves it any more.
         """
-        plan = self.plan
+        self.plan = plan = self.plan.held(self.engine)
         steps = plan.optimizer.steps
         self._descent = descent_of(self.engine, plan, self.journal.path.parent)
         self._restore()
