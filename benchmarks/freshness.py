@@ -31,6 +31,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("serving", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/serving.py")),
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
+    ("damage", (*STEP, "benchmarks/damage.py", "benchmarks/demo.py")),
     ("learning-*", (*STEP, "benchmarks/demo.py")),
     ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),

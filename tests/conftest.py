@@ -5,6 +5,7 @@ in which every pair of values of two axes does. Where there are two axes that is
 run.
 """
 
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -15,6 +16,13 @@ import pytest
 
 Cell = tuple[tuple[str, Hashable], ...]
 """A value of one axis, or of each of two: the axes' names, and what tells their values apart."""
+
+
+def pytest_configure() -> None:
+    """Signals end tests as they do in a terminal, also where what began them ignores some, as ``nohup`` and a shell's ``&`` do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -408,7 +408,7 @@ def test_a_run_of_finetune_is_replayed(trainable: Any, tmp_path: Path, capsys: p
         capsys.readouterr()
         assert main(command) == 2
         assert "resume=True" in capsys.readouterr().err
-    with pytest.raises(JournalError, match=r"continue it with resume=True, or choose another folder with out="):
+    with pytest.raises(JournalError, match=r'exist="resume" continues it, .* or choose another folder with out='):
         finetune(model, tokenizer, tiny.rows(8), **given)
     shutil.rmtree(tmp_path / "model")
     assert main(["replay", str(run), "--json"]) == 2

@@ -209,7 +209,10 @@ def test_an_objective_can_be_chosen_apart_from_its_task(tmp_path: Path) -> None:
         out=tmp_path / "python",
     )
     assert summary["metric_name"] == "token_probability"
-    assert tomllib.loads((tmp_path / "python/config.toml").read_text())["objective"] == {"kind": "Completion"}
+    assert tomllib.loads((tmp_path / "python/config.toml").read_text())["objective"] == {
+        "kind": "Completion",
+        "regularise": "none",
+    }
 
 
 def test_comparing_takes_options(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ REFUSED: list[tuple[Sections, str, Any]] = [
     ({}, "task.eval_rows", 10**13),
     (SPLIT, "task.eval_fraction", 1.0),
     (REWARD, "task.samples", MANY),
+    (REWARD, "task.steps_per_generation", MANY),
+    (REWARD, "task.beta", HUGE),
     (REWARD, "task.workers", MANY),
     (REWARD, "task.reward_timeout", HUGE),
     (REWARD, "generation.max_tokens", MANY),

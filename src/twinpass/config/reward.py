@@ -18,10 +18,13 @@ from twinpass.objective.population import Population
 from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct
 from twinpass.objective.rewards import OnError as OnRewardError
 from twinpass.objective.rewards import Rewards, Shaping
-from twinpass.settings import STRICT, NonNegative, Seconds, Several
+from twinpass.settings import STRICT, Seconds, Several
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.tokens import ids_of
+
+Divergence = Annotated[float, Field(ge=0, le=1e6)]
+"""What a nat costs."""
 
 BETA = 0.04
 """As in GRPO (arXiv 2402.03300)."""
@@ -54,7 +57,7 @@ class RewardTask(TaskSettings, RewardTemplate):
     samples: Several | None = field(default=None, kw_only=True)
     shaping: Shaping = field(default="zscore", kw_only=True)
     steps_per_generation: Several | None = field(default=None, kw_only=True)
-    beta: NonNegative | None = field(default=None, kw_only=True)
+    beta: Divergence | None = field(default=None, kw_only=True)
     reward_timeout: Seconds = field(default=60.0, kw_only=True)
     on_reward_error: OnRewardError = field(default="stop", kw_only=True)
     workers: WorkerCount = field(default=0, kw_only=True)
