@@ -26,6 +26,7 @@ from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pa
 from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
+from twinpass.objective.expected_accuracy import ExpectedAccuracy
 from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.debiased import Debiased
@@ -57,7 +58,12 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "completion": CompletionTask(prompt="Review: {text}", completion=" {text}", end=False, **DATA),
         "reward": RewardTask(prompt="Review: {text}", rewards=("rewards.py:few",), **DATA),
     },
-    "objective": {"choice": Choice(), "accuracy": Accuracy(), "completion": Completion()},
+    "objective": {
+        "choice": Choice(),
+        "accuracy": Accuracy(),
+        "expected_accuracy": ExpectedAccuracy(),
+        "completion": Completion(),
+    },
     "estimator": {
         "spsa": Spsa(probes=2),
         "one_sided": OneSided(probes=2),

@@ -13,6 +13,7 @@ from twinpass.core import Request, Score
 from twinpass.errors import ModelError
 from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
+from twinpass.objective.expected_accuracy import ExpectedAccuracy
 from twinpass.task.example import Example
 
 Logs = list[list[list[float]]]
@@ -169,3 +170,21 @@ def test_accuracy_tells_right_from_wrong_alone() -> None:
     assert Accuracy().metric(examples, scores) == pytest.approx(1 / 3)
     with pytest.raises(ModelError, match=r"Accuracy has no derivative; use estimator\.kind = 'spsa'"):
         Accuracy().gradient(examples, scores)
+
+
+def test_expected_accuracy_is_that_of_an_option_that_is_drawn() -> None:
+    """Its derivative is that of the policy gradient, reward times grad log p, in the mean over options."""
+    objective = ExpectedAccuracy()
+    examples = [Example((5, 6), ((1,), (2, 3)), label, 1) for label in (0, 1)]
+    scores = [np.array(each) for each in ([-1.0], [-0.4, -0.5], [-3.0], [-1.0, -1.0])]
+    p = [1 / (1 + math.exp(0.1)), 1 / (1 + math.exp(-1.0))]
+    assert objective.loss(examples, scores) == pytest.approx(1 - sum(p) / 2)
+    assert objective.metric(examples, scores) == 0.5
+    slopes, step = objective.gradient(examples, scores), 1e-6
+    for i, score in enumerate(scores):
+        for j in range(len(score)):
+            moved = [own.copy() for own in scores]
+            moved[i][j] += step
+            rise = (objective.loss(examples, moved) - objective.loss(examples, scores)) / step
+            assert slopes[i][j] == pytest.approx(rise, abs=1e-5)
+    assert slopes[0].tolist() == pytest.approx([-p[0] * (1 - p[0]) / 2])

@@ -241,6 +241,7 @@ def population(**options: Any) -> Population:
     return Population(rewards(low), Sampling(8, temperature=1.0), decode, **options)
 
 
+@pytest.mark.full
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]

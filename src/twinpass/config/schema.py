@@ -139,6 +139,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                 {
                     "choice": "twinpass.objective.choice:Choice",
                     "accuracy": "twinpass.objective.accuracy:Accuracy",
+                    "expected_accuracy": "twinpass.objective.expected_accuracy:ExpectedAccuracy",
                     "completion": "twinpass.objective.completion:Completion",
                 },
             ),

@@ -10,6 +10,7 @@ from twinpass.engine.base import Engine
 from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
+from twinpass.objective.expected_accuracy import ExpectedAccuracy
 from twinpass.objective.goal import Goal, portions
 from twinpass.objective.rewards import Completions, Rewards
 from twinpass.report.measures import Choices, ScoredTexts
@@ -31,7 +32,7 @@ def outcomes(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Choices | ScoredTexts | None:
     """What the weights as they stand make of each example; None for an objective that has no measures but its own."""
-    if isinstance(objective, Accuracy):
+    if isinstance(objective, Accuracy | ExpectedAccuracy):
         objective = objective.choice
     if not isinstance(objective, Choice | Completion):
         return None
