@@ -166,6 +166,17 @@ def test_what_is_said_of_the_kernels() -> None:
     assert backend.growth > NUMBA.growth
 
 
+@each_distribution
+def test_two_rows_may_begin_within_a_unit(distribution: Distribution) -> None:
+    """The second begins one element later in its unit than the first, and so reaches into one unit more."""
+    weights, out = torch.ones(2 * noise.UNIT), torch.zeros(1, 2 * noise.UNIT, device=DEVICE)
+    shard = Shard(0, noise.UNIT, noise.UNIT + 1)
+    triton_kernels.perturb(weights.to(DEVICE), out, np.ones(1), 5, KEY, distribution, shard)
+    z = noise.reference(5, NAME, 0, 2 * noise.UNIT + 1, distribution)
+    expected = np.float32(1) + np.delete(z, noise.UNIT)
+    assert np.array_equal(bits(out[0]), numeric.bits(expected))
+
+
 class TestFill:
     @each_distribution
     @pytest.mark.parametrize("seed", SEEDS)

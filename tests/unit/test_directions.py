@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twinpass.core import Work
 from twinpass.estimate import directions
-from twinpass.estimate.directions import RIDGES, UNIT, _level, fit
+from twinpass.estimate.directions import RIDGES, UNIT, _best_ridge, _level, fit
 from twinpass.model.space import Observed
 from twinpass.model.trainable import Fitting
 from twinpass.task.example import Example
@@ -65,6 +65,15 @@ def test_noisy_errors_are_fitted_more_cautiously(noise: float, least: float, mos
     same = [ridge for ridge in RIDGES if fit(seen, None, rank=5, ridge=ridge).digest == chosen.digest]
     assert len(same) == 1
     assert least <= same[0] <= most
+
+
+@pytest.mark.parametrize("noise", [0.0, 30.0])
+def test_a_penalty_is_chosen_whatever_the_inputs_unit(noise: float) -> None:
+    seen, _ = observed(noise)
+    wanted = seen.errors[:, :3]
+    chosen = [_best_ridge([seen.inputs["a"] * unit], wanted) for unit in (1e-5, 1.0, 1e5)]
+    assert len(set(chosen)) == 1
+    assert (chosen[0] == RIDGES[0]) == (noise == 0.0)
 
 
 def test_no_error_gives_no_direction_and_no_fault() -> None:
@@ -124,6 +133,15 @@ def test_a_short_run_reads_few_rows_and_a_long_one_all() -> None:
     few = [split(range(100), Fitting(512, 4, None), 64, 5, draw)[0] for draw in range(3)]
     assert [set(fit) for fit in few] == [set(few[0])] * 3
     assert len(few[0]) == 80
+
+
+def test_rows_take_turns_in_their_order_unless_all_fit() -> None:
+    order, _ = split(range(500), Fitting(400, 4, None), 64, 5, 9)
+    assert len(order) == 400
+    for draw in (2, 10, 11):
+        assert split(range(500), Fitting(400, 4, None), 64, 5, draw)[0] == order, "all fit"
+    turns = [split(range(500), Fitting(128, 4, None), 64, 5, draw)[0] for draw in range(5)]
+    assert turns == [order[:128], order[128:256], order[256:384], order[384:] + order[:112], order[112:240]]
 
 
 def long(length: int, example: int) -> int:

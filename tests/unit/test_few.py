@@ -37,5 +37,14 @@ def test_the_bits_are_those_of_the_kernels(distribution: Distribution, dtype: An
 
 
 def test_many_numbers_and_halves_are_the_kernels() -> None:
-    assert not few.are_few(np.zeros(few.FEW + 1, np.float32))
+    assert few.are_few(np.zeros(1024, np.float32))
+    assert not few.are_few(np.zeros(1025, np.float32))
     assert not few.are_few(np.zeros(3, np.uint16))
+
+
+def test_every_parameter_has_a_key() -> None:
+    w = weights(np.float32)
+    with pytest.raises(ValueError, match="longer"):
+        few.perturb_each(w, BOUNDS, np.empty((3, w.size), np.float32), SCALES, 5, KEYS[:-1], "gaussian")
+    with pytest.raises(ValueError, match="longer"):
+        few.accumulate_each(w, BOUNDS, SEEDS, SCALES, KEYS[:-1], "gaussian")

@@ -30,6 +30,7 @@ def test_frozen_reads_the_base_lane_and_only_watches_exact_lanes() -> None:
     assert (plan.spans, plan.twins, plan.weight) == (Spans("prompt", 3), tuple(pairs()), 0.0)
     assert Frozen().plan(pairs(), situation(SEEN)).twins == ()
     assert Frozen().plan(pairs(), situation(SEEN, coin=0.049)).twins == tuple(pairs())
+    assert Frozen(check=0.0).plan(pairs(), situation(SEEN, coin=0.0)).twins == (), "never, if that is the chance"
 
 
 def test_cautions_are_finished_sentences() -> None:
@@ -135,6 +136,11 @@ def estimate(*gradients: float) -> Estimate:
 )
 def test_estimates_are_combined_probe_by_probe(weight: float, expected: tuple[float, ...]) -> None:
     assert combine(LanePlan((), weight=weight), estimate(1.0, -2.0), estimate(3.0, 2.0)) == expected
+
+
+def test_estimates_of_other_probes_are_not_combined() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        combine(LanePlan((), weight=0.5), estimate(1.0, -2.0), estimate(3.0, 2.0, 1.0))
 
 
 @pytest.mark.parametrize("approximate", [math.nan, math.inf, 1e17])

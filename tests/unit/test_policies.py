@@ -10,7 +10,7 @@ from twinpass.core import BASE, Lane, StepReport
 from twinpass.estimate.one_sided import OneSided
 from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.base import Policy, Sharing, Trains
+from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.exact import Exact
 from twinpass.reuse.frozen import Frozen
@@ -56,6 +56,22 @@ def test_what_is_shared_is_counted_under_its_policys_name() -> None:
     assert Invariant().sharing(Trains(3, 1, varies=True)) == Invariant().sharing(Trains(3, 1)) is not None
     with pytest.raises(ValueError, match="nothing lies below the first trained layer"):
         Invariant().sharing(Trains(3, 0))
+
+
+def objections(policy: Policy, *, activated: bool = False, upper: bool | None = None, tandem: bool = True) -> str:
+    to = Circumstances(activated, upper, 2, two_sided=True, differentiates=False, tandem=tandem)
+    return "\n".join(policy.objections(to))
+
+
+def test_policies_object_to_weights_that_leave_them_nothing() -> None:
+    for policy in (Reflected(), Transported(), Frozen(), Debiased(inner=Frozen())):
+        for exact in ({"activated": True}, {"upper": True}):
+            assert "approximates what these weights let share exactly; use 'auto'" in objections(policy, **exact)
+        assert "needs all lanes in one pass" in objections(policy, tandem=False)
+        assert objections(policy) == objections(policy, upper=False) == ""
+    assert "there are none" in objections(Invariant(), upper=False)
+    assert objections(Invariant(), upper=True) == objections(Invariant()) == ""
+    assert "activated adapters share more than layers" in objections(Invariant(), activated=True)
 
 
 # --- acceptance
@@ -213,6 +229,7 @@ def test_transported_serves_the_base_lane_of_one_sided_estimates() -> None:
         ([(31, 0.3)], 16),
         ([(31, 0.3), (15, 0.3)], 8),
         ([(31, 0.3), (15, 0.1)], 16),
+        ([(31, 0.3), (15, 0.05)], 16),
         ([(31, 0.3), (15, 0.049)], 32),
         ([(31, 0.01)], 32),
         ([(0, 0.3)], 1),

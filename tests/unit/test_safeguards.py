@@ -288,6 +288,13 @@ def test_a_held_out_likelihood_whose_loss_doubles_has_diverged(now: float, diver
     assert DivergenceGuard(loss=0.0).check(history, likelihood=True) is None
 
 
+def test_two_evaluations_of_a_likelihood_are_enough() -> None:
+    history = sampled(dict.fromkeys((0, 10), (0.3, 0.01, 50)), {0: 1.0, 10: 2.1})
+    rollback = DivergenceGuard().check_held_out(history, likelihood=True)
+    assert rollback == Rollback(0, "held-out loss 2.1 is far above the lowest, 1 at step 0")
+    assert DivergenceGuard().check_held_out(sampled({0: (0.3, 0.01, 50)}), likelihood=True) is None
+
+
 def test_weights_of_no_use_are_left_by_one_step_at_least() -> None:
     guard = DivergenceGuard(window=2)
     assert guard.spoilt(history_of(losses=[3.0, 2.0, 1.0]), "why") == Rollback(2, "why")
@@ -314,6 +321,13 @@ def test_a_run_is_dead_once_nearly_all_gradients_are_zero(
     why = dead(history)
     assert (why is not None) == is_dead
     assert why is None or "are exactly 0" in why
+
+
+def test_why_a_run_is_dead_is_said_with_its_last_step() -> None:
+    why = dead(history_of([(0.0, 0.0)] * 10, [1.0, 2.0, *[3.0] * 7, 4.25]))
+    assert why is not None
+    assert why.startswith("20 of the last 20 projected gradients are exactly 0")
+    assert "(4.25 in the last step)" in why
 
 
 def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:

@@ -434,3 +434,26 @@ def test_what_a_crash_left_is_taken_away_once_it_is_old(tmp_path: Path) -> None:
     os.utime(old, (1, 1))
     assert fetch(reopened(tmp_path), FIRST) == [0, 1, 2]
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_was_begun_an_hour_ago_is_not_yet_old(tmp_path: Path) -> None:
+    path = stored(tmp_path, (FIRST, 0))
+    part = path.with_suffix(".part")
+    part.write_bytes(b"half")
+    os.utime(part, (1000, 1000))
+    for now, there in ((4600.0, True), (4600.5, False)):
+        with mock.patch.object(spill_module.time, "time", return_value=now):
+            reopened(tmp_path)
+        assert part.exists() == there
+
+
+def test_a_model_may_have_a_single_layer(tmp_path: Path) -> None:
+    pools = [Pool(SLOTS) for _ in range(2)]
+    for pool in pools:
+        pool.write(0, torch.arange(SLOTS), *torch.zeros(2, SLOTS, HEADS, WIDTH))
+    written = of_prefixes(FIRST)[0]
+    pools[0].write(0, torch.tensor([2, 3, 4]), *written)
+    Spill(tmp_path, IDENTITY, 1).store([(FIRST, 0)], np.array([2, 3, 4]), pools[0])
+    found = Spill(tmp_path, IDENTITY, 1).fetch(FIRST, np.arange(3), np.array([9, 8, 7]), pools[1])
+    assert found.tolist() == [0, 1, 2]
+    assert same_bits(torch.stack(pools[1].read(0, torch.tensor([9, 8, 7]))), written)

@@ -1,5 +1,6 @@
 """A step measures the lanes that it asks for, each once, and reports what they came to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -11,6 +12,7 @@ from twinpass.core import BASE, Lane, Work
 from twinpass.estimate.spsa import Spsa
 from twinpass.objective.goal import Measured
 from twinpass.reuse.exact import Exact
+from twinpass.reuse.reflected import Reflected
 from twinpass.train.step import Draw, Method, measure
 
 
@@ -53,3 +55,32 @@ def test_points_that_are_not_finite_are_left_out() -> None:
     draw = Draw(4, (), TWO, 0.125, 0.1, trials=(0.25, 0.5))
     report = measure(cast(Any, None), Method(Spsa(2), cast(Any, Cliff()), Exact()), draw, situation())
     assert report.observed.ladder == ((0.25, 5.75, 4.25),)
+
+
+def test_estimates_are_compared_where_both_are_finite() -> None:
+    class Broken(Slope):
+        """Lanes that read others' prefixes lead nowhere."""
+
+        def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
+            found = super().measure(engine, examples, lanes, spans, at)
+            losses = [
+                loss if lane.prefix == "own" else math.nan for loss, lane in zip(found.losses, lanes, strict=True)
+            ]
+            return replace(found, losses=tuple(losses))
+
+    draw = Draw(0, (), TWO, 0.5, 0.1)
+    for goal, compared in ((Slope(), True), (Broken(), False)):
+        report = measure(cast(Any, None), Method(Spsa(2), cast(Any, goal), Reflected()), draw, situation())
+        assert report.estimate.gradients == pytest.approx((3.0, 3.0)), "those of the exact lanes"
+        assert bool(report.observed.exact) == bool(report.observed.approximate) == compared
+
+
+def test_a_goal_gives_scores_of_every_lane_and_of_no_other() -> None:
+    class Extra(Slope):
+        def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
+            found = super().measure(engine, examples, lanes, spans, at)
+            return replace(found, scores=((),) * (len(lanes) + 1))
+
+    method = Method(Spsa(2), cast(Any, Extra()), Exact())
+    with pytest.raises(ValueError, match="longer"):
+        measure(cast(Any, None), method, Draw(0, (), TWO, 0.5, 0.1), situation())

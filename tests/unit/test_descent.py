@@ -1,0 +1,43 @@
+"""Weights along exact gradients come back from snapshots."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from twinpass.errors import JournalError
+from twinpass.train.adamw import AdamW
+from twinpass.train.descent import GradientSteps
+from twinpass.train.history import History
+
+
+class Restoring:
+    """An engine that can be restored, and nothing else."""
+
+    def restore(self, file: Path) -> str:
+        return file.read_text()
+
+
+def steps_in(folder: Path) -> GradientSteps:
+    for done in (4, 6):
+        (folder / f"step-{done}.safetensors").write_text(f"hash {done}")
+    return GradientSteps(cast(Any, Restoring()), cast(Any, None), AdamW(steps=8, snapshot_every=2), folder)
+
+
+def test_where_a_snapshot_lies_no_step_is_taken_again_and_the_end_is_told(tmp_path: Path) -> None:
+    history, told = History(snapshots={2: "gone", 4: "hash 4", 6: "another"}), list[tuple[int, int]]()
+    steps = steps_in(tmp_path)
+    steps.rebuild(history, 4, lambda done, total: told.append((done, total)))
+    assert told == [(4, 4)]
+    steps.rebuild(history, 0, lambda done, total: told.append((done, total)))
+    assert told == [(4, 4)], "there is nothing to do for the weights that a run begins with"
+    with pytest.raises(JournalError, match="is not what the journal says"):
+        steps.rebuild(history, 6)
+    with pytest.raises(JournalError, match="is missing"):
+        steps.rebuild(history, 2)
+
+
+def test_snapshots_are_due_at_their_intervals_and_at_the_end(tmp_path: Path) -> None:
+    steps = GradientSteps(cast(Any, None), cast(Any, None), AdamW(steps=7, snapshot_every=3), tmp_path)
+    assert [done for done in range(8) if steps.due(done, History())] == [3, 6, 7]
+    assert not steps.due(3, History(snapshots={3: "hash"}))
