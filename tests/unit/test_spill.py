@@ -442,7 +442,7 @@ def test_what_was_begun_an_hour_ago_is_not_yet_old(tmp_path: Path) -> None:
     part.write_bytes(b"half")
     os.utime(part, (1000, 1000))
     for now, there in ((4600.0, True), (4600.5, False)):
-        with mock.patch.object(spill_module.time, "time", return_value=now):
+        with mock.patch("time.time", return_value=now):
             reopened(tmp_path)
         assert part.exists() == there
 
