@@ -1,14 +1,18 @@
 """Weights along exact gradients come back from snapshots."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from journals import report
 
 from twinpass.errors import JournalError
+from twinpass.steps import Steps
 from twinpass.train.adamw import AdamW
 from twinpass.train.descent import GradientSteps
-from twinpass.train.history import History
+from twinpass.train.history import Event, History
 
 
 class Restoring:
@@ -41,3 +45,37 @@ def test_snapshots_are_due_at_their_intervals_and_at_the_end(tmp_path: Path) -> 
     steps = GradientSteps(cast(Any, None), cast(Any, None), AdamW(steps=7, snapshot_every=3), tmp_path)
     assert [done for done in range(8) if steps.due(done, History())] == [3, 6, 7]
     assert not steps.due(3, History(snapshots={3: "hash"}))
+
+
+class Stop(Exception):
+    """How far a step came."""
+
+
+class Goal:
+    """What teaches once for two steps."""
+
+    teaches = False
+
+    def steps_per_lesson(self, batch_size: int) -> int:
+        return 2
+
+    def teach(self, engine: Any, rows: list[Any], at: Any) -> None:
+        raise Stop(f"taught {len(rows)} rows")
+
+    def learn(self, rows: list[Any], lesson: Any) -> None:
+        raise Stop(f"learned {lesson}")
+
+
+class Lesson:
+    def part(self, number: int, parts: int) -> str:
+        return f"part {number} of {parts}"
+
+
+def test_a_lesson_that_the_journal_has_is_not_given_again(tmp_path: Path) -> None:
+    plan = SimpleNamespace(objective=Goal(), train=range(20), seed=3, writing=lambda step, draw: None)
+    steps = GradientSteps(cast(Any, None), cast(Any, plan), AdamW(batch_size=4), tmp_path)
+    with pytest.raises(Stop, match="taught 8 rows"):
+        steps.take(0, 0, 0.1, History())
+    first = replace(report(0), lesson=cast(Any, Lesson()))
+    with pytest.raises(Stop, match="learned part 1 of 2"):
+        steps.take(1, 6, 0.1, History(Steps([first]), events=[Event("draw", 0, 5)]))
