@@ -325,6 +325,14 @@ def refused(path: Path) -> str:
             {"estimator": {"kind": "backprop", "probes": 1}, "optimizer": {"kind": "adamw"}, "task": {"samples": 1}},
             "'backprop' learns from how texts of one prompt differ",
         ),
+        (
+            {
+                "estimator": {"kind": "backprop", "probes": 1},
+                "optimizer": {"kind": "adamw"},
+                "task": {"samples": 4, "shaping": "rank"},
+            },
+            "shaping: 'rank' is of lanes",
+        ),
         ({"task": {"beta": 0.1}}, "beta: lanes are held against each other"),
         ({"task": {"steps_per_generation": 2}}, "steps_per_generation: lanes are held against each other"),
         (

@@ -15,7 +15,7 @@ from twinpass.config.load import load_config
 from twinpass.core import BASE, Score
 from twinpass.engine.base import AdamStep
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, ModelError
 from twinpass.model.trainable import Lora
 from twinpass.objective.anchor import TOKENS, anchored
 from twinpass.objective.base import Objective
@@ -24,7 +24,7 @@ from twinpass.objective.completion import Completion
 from twinpass.task.example import Anchor, Example
 from twinpass.train.journal import read
 
-HELD = Anchor((7, 8), (-1.0, -2.0))
+HELD = Anchor((1, 2), 1, (7, 8), (-1.0, -2.0))
 EXAMPLES = [Example((1, 2), ((3,), (4, 5)), 1, 1, anchor=HELD), Example((6,), ((7,), (8,)), 0, 0)]
 
 
@@ -66,6 +66,10 @@ def test_texts_are_the_models_own_and_cost_nothing_before_training() -> None:
     held = anchored(engine, rows, 3)
     assert held == anchored(engine, rows, 3) != anchored(engine, rows, 4)
     assert all(one.anchor is not None and len(one.anchor.tokens) == TOKENS for one in held)
+    many = anchored(engine, rows * 80, 3)
+    assert sum(one.anchor is not None for one in many) == 800 // 16
+    with pytest.raises(ModelError, match="no prompt leaves 16 of the 64 tokens"):
+        anchored(engine, [Example((5,) * 50, ((3,),), 0, 2)], 3)
     objective = Choice(regularise="kl")
     requests = objective.requests(held)
     before, bare = (

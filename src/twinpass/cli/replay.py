@@ -67,8 +67,9 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
     stands_on = {**contents.header.get("ground", {}), **history.changed}
     for change in changes(stands_on, session.ground).values() if stands_on else ():
         console.print(f"[yellow]note: {safe(change)} than in the run[/yellow]")
+    plan = session.plan if session.plan.optimizer.along_probes else session.plan.held(session.engine)
     with _bar(console) as told:
-        if (descent := descent_of(session.engine, session.plan.held(session.engine), path)) is not None:
+        if (descent := descent_of(session.engine, plan, path)) is not None:
             descent.replay(history, wanted, told)
         else:
             advance(session.engine, history.steps[:wanted], folder.spaces, told)

@@ -197,7 +197,7 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         )
     if whole and (task.samples == 1 or (greedy and task.samples is None)):
         found.append(
-            f"[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more"
+            f'[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more, or [estimator] kind = "spsa"'
         )
     elif estimator is not None and not estimator.whole and (estimator.curved or estimator.differentiates):
         found.append(
@@ -215,6 +215,10 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
     elif estimator is not None and trainable is not None and not trainable.adapter and task.beta != 0:
         found.append(
             "[task] beta: the weights are trained themselves, so that the model as it was is not at hand; set 0"
+        )
+    if whole and task.shaping not in (None, "prompt"):
+        found.append(
+            f"[task] shaping: {task.shaping!r} is of lanes, and texts are learned from by how they differ from others of their prompt; leave it out"
         )
     if policy is not None and policy.approximate:
         found.append('[reuse] policy: texts are written under exact lanes; set "auto"')

@@ -17,6 +17,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.subject import Subject
 from twinpass.errors import ConfigError, DataError, ModelError
 from twinpass.estimate.base import Estimator
+from twinpass.model.causal import ends
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
@@ -170,6 +171,7 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
         patience=recipe.patience,
         block_at=recipe.trainable.block_at,
         fitting=recipe.trainable.fitting,
+        ends=ends(base.model, base.tokenizer),
     )
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)

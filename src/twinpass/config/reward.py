@@ -40,7 +40,7 @@ class RewardTask(TaskSettings, RewardTemplate):
     ``rewards`` name functions, as "file.py:function" (relative to the configuration file) or "package.module:function", and ``weights``
     what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts (by default 1, 4 of a
     held-out one, and 16 where texts are learned from), as [generation] says. ``shaping``: a
-    lane's loss is minus its mean reward ("raw"), the same in standard deviations over all lanes ("zscore") or over the texts of each
+    lane's loss is minus its mean reward ("raw"), the same in standard deviations over all lanes ("zscore", the default) or over the texts of each
     prompt ("prompt"), or its place among the lanes ("rank").
     Whole gradients are taken of texts that the base lane wrote, for ``steps_per_generation`` steps at once, each of which learns from
     those of its own batch of prompts (by default so many that 24 prompts are written to). They are held to what the model was: a nat a token away from it costs ``beta`` (by default
@@ -55,7 +55,7 @@ class RewardTask(TaskSettings, RewardTemplate):
     rewards: Annotated[tuple[str | Callable[..., Any], ...], Field(strict=False)] = field(default=(), kw_only=True)
     weights: Annotated[tuple[float, ...], Field(strict=False)] = field(default=(), kw_only=True)
     samples: Several | None = field(default=None, kw_only=True)
-    shaping: Shaping = field(default="zscore", kw_only=True)
+    shaping: Shaping | None = field(default=None, kw_only=True)
     steps_per_generation: Several | None = field(default=None, kw_only=True)
     beta: Divergence | None = field(default=None, kw_only=True)
     reward_timeout: Seconds = field(default=60.0, kw_only=True)
@@ -111,7 +111,7 @@ class RewardTask(TaskSettings, RewardTemplate):
             tools.generation.sampling(tools.ends),
             lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
             self.samples,
-            self.shaping,
+            self.shaping or "zscore",
             self.steps_per_generation,
             BETA if self.beta is None else self.beta,
         )

@@ -79,6 +79,11 @@ class Engine(ABC):
         """The relative spacing of the numbers that scores are computed with, 2**-23 for float32."""
 
     @property
+    def window(self) -> int | None:
+        """The longest input the model takes, where that is known."""
+        return None
+
+    @property
     @abstractmethod
     def layers(self) -> int:
         """How many decoder layers the model has."""

@@ -4,6 +4,7 @@ The divergence KL(base || model) of a token is estimated by ``exp(r) - r - 1`` w
 model sampled (Schulman's k3). It is never below 0, and its slope is 0 where nothing moved, so that it adds no noise to a first step.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,38 +13,56 @@ from numpy.typing import NDArray
 
 from twinpass.core import BASE, Prompt, Request, Sampling, Score
 from twinpass.engine.base import Engine
+from twinpass.errors import ModelError
 from twinpass.task.example import Anchor, Example
 
 TEXTS = 64
 """Texts that are written, at the most, spread over the rows."""
 
 TOKENS = 16
-"""Tokens of each."""
+"""Tokens of each, at the most."""
+
+EVERY = 16
+"""One row in so many has a text, however many there are; of few rows more have one."""
 
 FAR = 5.0
 """Nats: a token that gained more has a slope of exp(5)."""
 
 
-def anchored(engine: Engine, examples: Sequence[Example], seed: int) -> list[Example]:
-    """The examples, :data:`TEXTS` of them with what an engine at theta_0 writes after their prompts.
+def anchored(
+    engine: Engine, examples: Sequence[Example], seed: int, stop_tokens: tuple[int, ...] = ()
+) -> list[Example]:
+    """The examples, one in :data:`EVERY` with what an engine at theta_0 writes after a prompt of theirs.
 
     Raises:
-        ModelError: it writes none.
+        ModelError: it writes none, or no prompt leaves room in its window.
     """
-    chosen = np.unique(np.linspace(0, len(examples) - 1, min(TEXTS, len(examples))).round().astype(int)).tolist()
-    prompts = [Prompt(examples[i].prompt, examples[i].suffix_start, row) for row, i in enumerate(chosen)]
-    sampling = Sampling(TOKENS, temperature=1.0, seed=seed)
+    room = math.inf if engine.window is None else engine.window - TOKENS + 1
+    fit = [example for example in examples if len(example.prompt) <= room]
+    if not fit:
+        raise ModelError(
+            f"objective.regularise: no prompt leaves {TOKENS} of the {engine.window} tokens of the model's window to write in; leave it out"
+        )
+    every = max(1, min(EVERY, len(examples) // EVERY))
+    count = -(-len(examples) // every)
+    chosen = [fit[i] for i in np.linspace(0, len(fit) - 1, min(TEXTS, count, len(fit))).round().astype(int)]
+    prompts = [Prompt(one.prompt, one.suffix_start, row) for row, one in enumerate(chosen)]
+    sampling = Sampling(TOKENS, temperature=1.0, stop_tokens=stop_tokens, seed=seed)
     written = engine.generate(prompts, [BASE], sampling, str).values[0]
+    texts = [
+        Anchor(one.prompt, one.suffix_start, text.tokens, tuple(text.logprobs.tolist()))
+        for one, text in zip(chosen, written, strict=True)
+    ]
     found = list(examples)
-    for i, text in zip(chosen, written, strict=True):
-        found[i] = replace(found[i], anchor=Anchor(text.tokens, tuple(text.logprobs.tolist())))
+    for turn, i in enumerate(range(0, len(found), every)):
+        found[i] = replace(found[i], anchor=texts[turn % len(texts)])
     return found
 
 
 def requests(examples: Sequence[Example]) -> list[Request]:
     """Those of the examples' texts, which follow the requests for answers."""
     return [
-        Request(example.prompt, example.anchor.tokens, example.suffix_start)
+        Request(example.anchor.prompt, example.anchor.tokens, example.anchor.suffix_start)
         for example in examples
         if example.anchor is not None
     ]

@@ -11,6 +11,8 @@ from twinpass.core import Tokens
 class Anchor:
     """What the model wrote after a prompt before it was trained: tokens, and the log-probability of each (nats)."""
 
+    prompt: Tokens
+    suffix_start: int
     tokens: Tokens
     logprobs: tuple[float, ...]
 
@@ -19,7 +21,7 @@ class Anchor:
 class Example:
     """A tokenised row: the prompt, its answers, the index of the right one, and where the suffix begins.
 
-    ``place`` is where it came from, for messages. An ``anchor`` is what the model is held to after this prompt, if it is.
+    ``place`` is where it came from, for messages. An ``anchor`` is what the model is held to in a batch with this row, if it is.
     """
 
     prompt: Tokens

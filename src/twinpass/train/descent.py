@@ -73,6 +73,10 @@ class GradientSteps:
     def _rows(self, draw: int) -> list[Example]:
         return batch(self.plan.train, self.optimizer.batch_size, self.plan.seed, draw)
 
+    def beginning(self, step: int) -> int:
+        """The first step that shares its lesson with this one: gone back to, other texts are written."""
+        return step - step % self.plan.objective.steps_per_lesson(self.optimizer.batch_size)
+
     def apply(self, report: StepReport, gradient: Gradient) -> None:
         """AdamW's step, at the report's learning rate."""
         self.engine.descend(gradient, self.optimizer.at(report.step, report.lr))

@@ -20,7 +20,7 @@ from twinpass.train.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that decides a run's course, besides the engine's weights."""
+    """Everything that decides a run's course, besides the engine's weights. ``ends`` are tokens that end a text."""
 
     estimator: Estimator
     objective: Goal
@@ -36,12 +36,13 @@ class TrainingPlan:
     patience: int = 0
     block_at: Callable[[int], int | None] = lambda step: None
     fitting: Fitting | None = None
+    ends: tuple[int, ...] = ()
 
     def held(self, engine: Engine) -> Self:
         """The same with texts that an engine at ``theta_0`` writes, if the objective holds the model to them."""
         if not isinstance(self.objective, Objective) or self.objective.regularise == "none":
             return self
-        return replace(self, train=anchored(engine, self.train, derive_seed(self.seed, "anchor")))
+        return replace(self, train=anchored(engine, self.train, derive_seed(self.seed, "anchor"), self.ends))
 
     def writing(self, step: int, draw: int) -> At:
         """Where a step stands: each draw has random numbers of its own for what it writes."""

@@ -285,6 +285,8 @@ class Trainer:
                 f"step {before}: {rollback.reason}, after {self.history.rollbacks} rollbacks; "
                 f"lower optimizer.lr (now {optimizer.lr:g}, slowed down to {optimizer.lr * self.history.lr_scale:g}){self._best()}"
             )
+        if self._descent is not None:
+            rollback = replace(rollback, to=self._descent.beginning(rollback.to))
         scale = self.history.lr_scale * optimizer.guard_lr
         record = {"kind": "rollback", "to": rollback.to, "lr_scale": scale, "discarded": discarded}
         self._record({**record, "reason": rollback.reason})

@@ -34,11 +34,13 @@ def first_of_standard_input() -> Item | None:
         return None
     source, read = sys.stdin.detach(), bytearray()
     found = None
-    while found is None and (line := source.readline()):
-        read += line
-        for item in read_lines([line.decode("utf-8-sig", "replace")], "standard input"):
-            found = item if isinstance(item, Row) else None
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(_Again(bytes(read), source)))
+    try:
+        while found is None and (line := source.readline()):
+            read += line
+            for item in read_lines([line.decode("utf-8-sig", "replace")], "standard input"):
+                found = item if isinstance(item, Row) else None
+    finally:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(_Again(bytes(read), source)))
     return found
 
 
