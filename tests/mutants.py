@@ -106,12 +106,13 @@ class State:
         self.at = commit
         self.files -= changed
         self.courses = {name: own for name, own in self.courses.items() if name.split("::")[0] not in changed}
-        sound = {
-            place: verdict
-            for place, verdict in self.verdicts.items()
-            if file_of(place.module).relative_to(ROOT).as_posix() not in changed
-        }
-        self.again += [place for place, verdict in sound.items() if verdict == "survived"]
+
+        def stands(place: Place) -> bool:
+            return file_of(place.module).relative_to(ROOT).as_posix() not in changed
+
+        sound = {place: verdict for place, verdict in self.verdicts.items() if stands(place)}
+        survived = [place for place, verdict in sound.items() if verdict == "survived"]
+        self.again = [*filter(stands, self.again), *survived]
         self.verdicts = {place: verdict for place, verdict in sound.items() if verdict != "survived"}
 
     def reached(self, files: Sequence[str], courses: Mapping[str, Course]) -> None:
@@ -215,6 +216,11 @@ def main() -> None:
             environment = {**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": world}
             subprocess.run([*command, f"--world={file}"], env=environment, check=True)
         state = State.of(file)
+    if left := [place for place in state.again if place not in state.verdicts]:
+        raise SystemExit(
+            f"{len(left)} mutants that had survived were not judged again in {args.minutes:g} minutes, so that no share is known; "
+            "call it again with the same --state"
+        )
     judged_at = Counter(state.commits[place] for place in state.verdicts)
     result = report(state.verdicts) | {
         "judged_at": dict(judged_at),
