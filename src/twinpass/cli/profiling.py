@@ -85,7 +85,7 @@ def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:
 
 
 def _bench(session: Session[TorchEngine], config: Config, probes: int, told: Any) -> Bench:
-    plan = session.plan
+    plan = session.plan.held(session.engine)
     examples = batch(plan.train, plan.optimizer.batch_size, plan.seed, 0)
     return Bench(
         session.engine, scored(plan.objective), examples, config.run.seed, probes, plan.optimizer.lr_at(0), told

@@ -1,7 +1,8 @@
 """Steps along exact gradients: taken, and taken again from the last snapshot.
 
-No scalars say what such a step did. The journal names its batch by the number of the draw, and snapshots of weights and moments by a
-hash; the weights of any step come back by the snapshot before it and the steps since, over the same rows, to the same bits.
+No scalars say what such a step did. The journal names its batch by the number of the draw (that of the first step that shares its
+texts), and snapshots of weights and moments by a hash; the weights of any step come back by the snapshot before it and the steps
+since, over the same rows, to the same bits.
 """
 
 from collections.abc import Callable

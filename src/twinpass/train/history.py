@@ -181,7 +181,7 @@ class History:
         return done if age is None else done - 1 - age
 
     def draw_of(self, step: int) -> int:
-        """The number of the batch that a step in force was made with."""
+        """The number of the draw that a step in force was made with; steps that share a lesson take their batches from the draw of its first."""
         return next(event.draw for event in reversed(self.events) if event.kind == "draw" and event.step == step)
 
     def terms(self, first: int = 0, last: int | None = None) -> list[Term]:
