@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ SEEDS = (1, 2, 3)
 
 
 def run(config: Path, seed: int, folder: Path, sets: Sequence[str]) -> dict[str, Any]:
-    """Train once; what was measured."""
+    """Train once; what was measured. A setting is ``SECTION.KEY=VALUE``."""
     started = time.perf_counter()
     chosen = [part for each in (f"run.out={folder}", f"run.seed={seed}", *sets) for part in ("--set", each)]
     if twinpass(["train", str(config), *chosen, "--json"]) not in (0, LEARNED_NOTHING):
@@ -73,9 +74,10 @@ def run(config: Path, seed: int, folder: Path, sets: Sequence[str]) -> dict[str,
 
 
 def written(engine: Engine, plan: TrainingPlan) -> list[list[Continuation]]:
-    """Texts by held-out prompt, under the weights as they stand."""
+    """Texts by held-out prompt, sampled under the weights as they stand, however it was written in training."""
     assert isinstance(plan.objective, Population)
-    return plan.objective.write(engine, plan.held_out, [BASE], plan.exam()).texts[0]
+    goal = replace(plan.objective, sampling=replace(plan.objective.sampling, temperature=1.0))
+    return goal.write(engine, plan.held_out, [BASE], plan.exam()).texts[0]
 
 
 def measured(base: Engine, examples: Sequence[Example], texts: Sequence[Sequence[Continuation]]) -> dict[str, Any]:
@@ -100,6 +102,13 @@ def measured(base: Engine, examples: Sequence[Example], texts: Sequence[Sequence
     }
 
 
+def config_of(path: Path) -> dict[str, Any]:
+    """A configuration for a result, with names for its files."""
+    config = described(path)
+    config["task"]["rewards"] = [Path(name).name for name in config["task"]["rewards"]]
+    return config
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
@@ -107,10 +116,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rewards-"))
-    config = described(CONFIG)
-    config["task"]["rewards"] = [Path(name).name for name in config["task"]["rewards"]]
     about = {
-        "config": config,
+        "config": config_of(CONFIG),
         "set": args.set,
         "commit": commit(),
         "machine": machine(),

@@ -1,4 +1,4 @@
-"""Public tasks with nothing set but their names: ``python benchmarks/tasks.py FOLDER --json FILE``.
+"""Public tasks with nothing set but their names: ``python benchmarks/tasks.py FOLDER --json FILE``; or, by ``--set``, under another learner.
 
 FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
 TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
@@ -98,13 +98,14 @@ def _texts(name: str, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any
                 yield {"instruction": line["instruction"], "input": first["input"], "output": short}
 
 
-def run(task: Task, section: dict[str, Any], seed: int, scratch: Path) -> dict[str, Any]:
-    """Train once; what was measured."""
+def run(task: Task, section: dict[str, Any], seed: int, scratch: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """Train once; what was measured. A setting is ``SECTION.KEY=VALUE``."""
     config, out = scratch / "it.toml", scratch / f"{task.folder}-{seed}"
     config.write_text(
         tomli_w.dumps({"model": {"path": "smollm2"}, "task": section, "run": {"out": str(out), "seed": seed}})
     )
-    if (code := twinpass(["train", str(config), "--json"])) not in (0, LEARNED_NOTHING):
+    chosen = [part for each in sets for part in ("--set", each)]
+    if (code := twinpass(["train", str(config), *chosen, "--json"])) not in (0, LEARNED_NOTHING):
         return {"seed": seed, "exit_code": code}
     summary = json.loads((out / "summary.json").read_text())
     course, seconds = [], 0.0
@@ -134,21 +135,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the result, after every task")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--tasks", nargs="+", metavar="FOLDER", help="those that are measured, of all there are")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="as in twinpass train")
     args = parser.parse_args()
-    measure(args.folder, args.json, args.seeds, args.tasks)
+    measure(args.folder, args.json, args.seeds, args.tasks, args.set)
 
 
-def measure(folder: Path, result: Path | None, seeds: Sequence[int], names: Sequence[str] | None) -> None:
+def measure(
+    folder: Path, result: Path | None, seeds: Sequence[int], names: Sequence[str] | None, sets: Sequence[str] = ()
+) -> None:
     """Every task on every seed."""
     found: dict[str, Any] = {}
-    head = {"commit": commit(), "machine": machine(), "versions": versions()}
+    head = {"set": list(sets), "commit": commit(), "machine": machine(), "versions": versions()}
     for task in TASKS:
         with tempfile.TemporaryDirectory() as scratch:
             chosen = not names or task.folder in names
             section = sections(task, folder, Path(scratch)) if chosen else None
             if section is None:
                 continue
-            runs = [run(task, section, seed, Path(scratch)) for seed in seeds]
+            runs = [run(task, section, seed, Path(scratch), sets) for seed in seeds]
         said = {key: value for key, value in section.items() if key not in ("path", "train")}
         found[task.folder] = {"task": said, "files": hashes(folder / task.folder), "runs": runs}
         if result is not None:
