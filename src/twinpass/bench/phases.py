@@ -1,7 +1,7 @@
 """Where a step's time goes: a clock that listens to its phases (:mod:`twinpass.phases`)."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -12,21 +12,51 @@ PHASES = ("noise", "linear", "attention", "logits", "update", "cache", "other")
 """What is none of them is ``other``: norms, activations, Python."""
 
 
-class Clock:
-    """Seconds by phase; a phase inside another one takes its time from it."""
+class Seconds:
+    """Seconds by phase; a phase inside another one takes its time from it, and what is inside none is ``other``."""
+
+    def __init__(self, phases: Iterable[str]) -> None:
+        self.seconds = dict.fromkeys([*phases, "other"], 0.0)
+        self._inside = ["other"]
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._since = time.perf_counter()
+
+    def switch(self) -> None:
+        """What has passed belongs to the phase that runs."""
+        before, self._since = self._since, time.perf_counter()
+        self.add(self._since - before)
+
+    def add(self, seconds: float) -> None:
+        """Count these for the phase that runs."""
+        self.seconds[self._inside[-1]] += seconds
+
+    def within(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a function as a phase."""
+        self.switch()
+        self._inside.append(name)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.switch()
+            self._inside.pop()
+
+
+class Clock(Seconds):
+    """Seconds of the engine's phases."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._inside = ["other"]
-        self._since = time.perf_counter()
+        super().__init__(PHASES)
 
     @contextmanager
     def running(self) -> Iterator["Clock"]:
         """Count everything that runs inside the block."""
         with listening(self._hear):
-            self._since = time.perf_counter()
+            self.begin()
             yield self
-            self._switch()
+            self.switch()
 
     def shares(self) -> dict[str, float]:
         """Of the whole, by phase."""
@@ -36,18 +66,7 @@ class Clock:
     def _hear(self, name: Phase, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if name == "product":
             return self._forming_apart(function, args, kwargs)
-        self._switch()
-        self._inside.append(name)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            self._switch()
-            self._inside.pop()
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        self.seconds[self._inside[-1]] += now - self._since
-        self._since = now
+        return self.within(name, function, args, kwargs)
 
     def _forming_apart(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The product, counted where it is called, but for what forming its weights takes: that is done once more, for no rows, to know it.
@@ -57,12 +76,12 @@ class Clock:
         none = signature(function).bind(*args, **kwargs)
         for name in (next(iter(none.arguments)), "y"):
             none.arguments[name] = none.arguments[name][:, :0]
-        self._switch()
+        self.switch()
         function(*none.args, **none.kwargs)
         started, self._since = self._since, time.perf_counter()
         formed = self._since - started
         found = function(*args, **kwargs)
         formed = min(formed, time.perf_counter() - self._since)
         self.seconds["noise"] += formed
-        self.seconds[self._inside[-1]] -= formed
+        self.add(-formed)
         return found

@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
 
 from twinpass.bench.naive import NaiveMezo
+from twinpass.bench.phases import Seconds
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Term, Work
@@ -43,13 +44,11 @@ Told = Callable[[str], None]
 T = TypeVar("T")
 
 
-@dataclass
-class Stopwatch:
-    """Seconds by phase."""
+class Stopwatch(Seconds):
+    """Seconds of the phases in which a population writes."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: {**{name: 0.0 for name, *_ in PHASES}, "other": 0.0})
-    _inside: list[str] = field(default_factory=lambda: ["other"])
-    _since: float = 0.0
+    def __init__(self) -> None:
+        super().__init__(name for name, *_ in PHASES)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -58,27 +57,16 @@ class Stopwatch:
             for name, owner, function in PHASES:
                 stack.callback(setattr, owner, function, getattr(owner, function))
                 setattr(owner, function, self._around(name, getattr(owner, function)))
-            self._since = time.perf_counter()
+            self.begin()
             yield
-            self._switch()
+            self.switch()
 
     def _around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self._switch()
-            self._inside.append(name)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._switch()
-                self._inside.pop()
+            return self.within(name, function, args, kwargs)
 
         return counted
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        self.seconds[self._inside[-1]] += now - self._since
-        self._since = now
 
 
 @dataclass(frozen=True)
