@@ -35,7 +35,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("learning-*", (*STEP, "benchmarks/demo.py")),
     ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
-    ("chaos", (PACKAGE, "tests/chaos.py")),
+    ("chaos", (PACKAGE, "tests/chaos.py", "tests/chaos_runs.py")),
     ("chaos-sglang", (PACKAGE, "tests/chaos_sglang.py")),
     ("fuzz", (PACKAGE, "tests/fuzz")),
     ("long-run", (PACKAGE, "benchmarks/long_run.py")),

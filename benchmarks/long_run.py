@@ -47,8 +47,6 @@ BOUNDS: Mapping[str, float] = {
 COUNTED = 10
 """Of so many steps one has its calls counted."""
 
-ACTIVATED = {"kind": "activated", "rank": 2, "alpha": 4.0}
-
 KINDS: Mapping[str, dict[str, Any]] = {
     "lora": {},
     "adaptive-reflected": {
@@ -58,11 +56,11 @@ KINDS: Mapping[str, dict[str, Any]] = {
         "epsilon": {"kind": "adaptive", "start": 1e-3},
     },
     "informed": {
-        "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
+        "trainable": tiny.INFORMED,
         "estimator": {"kind": "gauss_newton", "probes": 3},
     },
     "backprop": {
-        "trainable": ACTIVATED,
+        "trainable": tiny.ACTIVATED,
         "estimator": {"kind": "backprop"},
         "optimizer": {"kind": "adamw", "lr": 1e-4, "snapshot_every": 100},
     },

@@ -34,7 +34,13 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "reuse": ("conformance/test_families.py", "unit/test_policies.py", "unit/test_plans.py"),
     "estimate": ("conformance/test_families.py", "statistics/test_bias.py"),
     "train": ("invariant/test_runs.py", "invariant/test_descent_runs.py", "invariant/test_informed_runs.py"),
-    "perturb": ("unit/test_noise.py", "unit/test_moving.py", "unit/test_parameters.py", "unit/test_shard.py"),
+    "perturb": (
+        "unit/test_noise.py",
+        "unit/test_kernels.py",
+        "unit/test_moving.py",
+        "unit/test_parameters.py",
+        "unit/test_shard.py",
+    ),
     "perturb.race": ("conformance/test_generation.py",),
 }
 """Tests of a package beside the unit tests of that name, or that import it."""
@@ -214,7 +220,7 @@ def tests_of(module: str) -> tuple[str, ...]:
     """Files of tests that belong to a module."""
     name, inner = module.rpartition(".")[2], module.removeprefix("twinpass.")
     if name in INTERPRETED:
-        return ("tests/gpu/test_triton_cuda.py",)
+        return tuple(sorted(file.relative_to(ROOT).as_posix() for file in (TESTS / "gpu").glob("test_triton*.py")))
     found = {f"tests/{path}" for key, paths in ALSO.items() if f"{inner}.".startswith(f"{key}.") for path in paths}
     for file in (TESTS / "unit").glob("test_*.py"):
         if file.stem == f"test_{name}" or f"from {module} import" in file.read_text():

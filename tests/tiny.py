@@ -11,6 +11,10 @@ from architectures import build
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+ACTIVATED: dict[str, Any] = {"kind": "activated", "rank": 2, "alpha": 4.0}
+INFORMED: dict[str, Any] = {"kind": "informed", "layers": 1, "fit_rows": 6}
+"""``[trainable]`` of adapters that a tiny model learns by."""
+
 WORDS = ["[UNK]", "Review:", "Sentiment:", "bad", "good", "film", "fine", "dull", "a", "great", "story", "\n", ":"]
 
 

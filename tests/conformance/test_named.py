@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import tiny
 from contracts import named_task_contract
-from excerpts import TABLES, Excerpt, Made
+from excerpts import TABLES
+from published import Excerpt, Made
 
 from twinpass.config.load import parse
 from twinpass.config.named import NAMED, TaskByName

@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("triton") else ["test_triton_cuda.py", "test_engine_cuda.py"]
+collect_ignore_glob = [] if find_spec("triton") else ["test_*.py"]

@@ -5,7 +5,6 @@ the kernels are Triton's.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import LANES, REQUESTS, TARGETS, build, deviation
+from cuda import INTERPRETED
 from estimating import forward_mode
 from reusing import PROMPTS, TERMS, TWO, trainables
 from tiers import some_fast
@@ -29,10 +29,6 @@ from twinpass.perturb.backend import triton
 from twinpass.perturb.noise import DISTRIBUTIONS
 from twinpass.reuse.plan import Spans
 from twinpass.reuse.reflected import Reflected
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("no CUDA device; TRITON_INTERPRET=1 runs these on the CPU", allow_module_level=True)
 
 CLOSE = 2e-4
 """float32, in nats: the same numbers summed in another order."""

@@ -21,7 +21,7 @@ STEPS = 3
 def configured(folder: Path) -> Path:
     return tiny.config(
         folder,
-        trainable={"kind": "informed", "layers": 1, "fit_rows": 6},
+        trainable=tiny.INFORMED,
         estimator={"kind": "gauss_newton", "probes": 3},
         optimizer={"steps": STEPS, "batch_size": 4},
         epsilon={"value": 1e-2},

@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
     "full-in-bfloat16": {"trainable": {"kind": "full"}, "engine": {"compute_dtype": "bfloat16"}},
     "activated-in-bfloat16": {
-        "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+        "trainable": tiny.ACTIVATED,
         "engine": {"compute_dtype": "bfloat16"},
     },
     "layers": {"trainable": {"kind": "layers", "first": 1, "last": 2}},
@@ -41,12 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "estimator": {"perturbation": "inplace"},
         "optimizer": {"lr": 1e-2},
     },
-    "activated": {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}},
+    "activated": {"trainable": tiny.ACTIVATED},
     "activated-pages": {
-        "trainable": {"kind": "activated", "rank": 2, "alpha": 4.0},
+        "trainable": tiny.ACTIVATED,
         "reuse": {"page_size": 2, "budget": "24KiB"},
     },
-    "activated-exact": {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}, "reuse": {"policy": "exact"}},
+    "activated-exact": {"trainable": tiny.ACTIVATED, "reuse": {"policy": "exact"}},
     "pattern": {"trainable": {"kind": "pattern", "pattern": "mlp|norm"}},
     "plain-path": {"use": {"model": "bloom"}, "trainable": {"kind": "full"}},
 }

@@ -1,55 +1,18 @@
 """What a run leaves behind is used: it answers and writes as the trained model does."""
 
-import hashlib
 import json
-import shutil
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from trained import KINDS, ROWS, by_hugging_face, completion, train
 
 import twinpass
 from twinpass.cli.main import main
-from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.errors import DataError, JournalError, ModelError
-from twinpass.report.interval import wilson
 from twinpass.report.written import normalised, token_f1
 from twinpass.train.journal import read
-from twinpass.use.card import _facts, base_name
-
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {"trainable": {"kind": "lora", "rank": 2}},
-    "activated": {"trainable": {"kind": "activated", "rank": 2}},
-    "informed": {"trainable": {"kind": "informed", "layers": 1}},
-    "full": {"trainable": {"kind": "full"}},
-}
-RATES = {"lora": 0.3, "activated": 0.3, "informed": 1.0, "full": 0.03}
-ROWS = [{"text": "a fine film"}, {"text": "dull"}, {"text": "great great story"}]
-
-
-def train(folder: Path, kind: str = "lora", **sections: Any) -> Path:
-    """A run that has moved far from where it began, so that the trained weights matter."""
-    optimizer = {"lr": RATES[kind], "steps": 6, "guard_loss": 0.0, "guard_metric": 0.0}
-    config = tiny.config(folder, **{**KINDS[kind], **sections}, optimizer=optimizer)
-    assert main(["train", str(config), "--set", "run.keep=last", "--json"]) in (0, LEARNED_NOTHING)
-    return folder / "run"
-
-
-def completion(folder: Path, kind: str) -> Path:
-    config = tiny.config(folder, **KINDS[kind])
-    text = config.read_text().replace(
-        'options = [\n    " bad",\n    " good",\n]', 'kind = "completion"\ncompletion = " {text}"\nend = false'
-    )
-    config.write_text(text)
-    assert main(["train", str(config), "--set", f"optimizer.lr={RATES[kind]}", "--set", "run.keep=last", "--json"]) in (
-        0,
-        LEARNED_NOTHING,
-    )
-    return folder / "run"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,13 +47,6 @@ def test_texts_are_the_most_probable_tokens_one_by_one(kind: str, tmp_path: Path
                 ids.append(int(trained.model(torch.tensor([ids])).logits[0, -1].argmax()))
         assert text == trained.tokenizer.decode(ids[start:], skip_special_tokens=True)
         assert text == by_hugging_face(trained.model, trained.tokenizer, prompt)
-
-
-def by_hugging_face(model: Any, tokenizer: Any, prompt: str, tokens: int = 5) -> str:
-    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-    options = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 @pytest.mark.parametrize("kind", ["activated", "informed"])
@@ -270,69 +226,6 @@ def test_a_step_that_was_rebuilt_is_used(tmp_path: Path) -> None:
     assert before != after
 
 
-def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any) -> None:
-    options: dict[str, Any] = {
-        "prompt": "Review: {text}",
-        "suffix": " Sentiment:",
-        "options": [" bad", " good"],
-        "labels": ["no", "yes"],
-    }
-    rows = [{**row, "label": ["no", "yes"][row["label"]]} for row in tiny.rows(6)]
-    optimizer = twinpass.Sgd(lr=0.3 if trainable.adapter else 0.03, steps=3, batch_size=4)
-    twinpass.finetune(
-        model, tokenizer, rows, rows, **options, trainable=trainable, optimizer=optimizer, out=out, keep="last"
-    )
-
-
-def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
-    in_python(tiny.model(), tiny.tokenizer(), tmp_path / "run", twinpass.Lora(rank=2))
-    with pytest.raises(ModelError, match=r"from objects: give them again.*they came from no folder or name"):
-        twinpass.load(tmp_path / "run")
-    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
-    (answer,) = trained.predict(ROWS[:1])
-    assert set(answer.probabilities) == {"no", "yes"}
-    text = by_hugging_face(trained.model, trained.tokenizer, "Review: dull Sentiment:")
-    assert trained.generate(["Review: dull Sentiment:"], 5) == [text]
-    assert trained.predict(ROWS[:1]) == [answer], "PEFT's model is another object than the engine's"
-
-
-def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, run = tiny.save(tmp_path / "model"), tmp_path / "run"
-    in_python(*twinpass.load_model(str(folder)), run, twinpass.Lora(rank=2))
-    model, tokenizer = twinpass.load_model(str(folder))
-    given = twinpass.load(run, model=model, tokenizer=tokenizer).predict(ROWS)
-    assert twinpass.load(run).predict(ROWS) == given
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    capsys.readouterr()
-    assert main(["predict", str(run), str(tmp_path / "rows.jsonl")]) == 0
-    said = [json.loads(line)["prediction"]["answer"] for line in capsys.readouterr().out.splitlines()]
-    assert said == [answer.answer for answer in given]
-    assert main(["export", str(run), "--format", "peft", "--out", str(tmp_path / "adapter"), "--json"]) == 0
-    assert f'base_model: "{folder}"' in (tmp_path / "adapter/README.md").read_text()
-    words = folder / "tokenizer.json"
-    kept = words.read_text()
-    words.write_text(kept.replace('"film"', '"movie"'))
-    with pytest.raises(ModelError, match=r"give them again.*as the tokenizer of .*model is another one"):
-        twinpass.load(run)
-    words.write_text(kept)
-    with torch.no_grad():
-        next(iter(model.parameters())).add_(1.0)
-    model.save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"give them again.*model has other weights now"):
-        twinpass.load(run)
-    shutil.rmtree(folder)
-    with pytest.raises(ModelError, match=r"give them again.*cannot be loaded: model.path: there is no folder"):
-        twinpass.load(run)
-
-
-def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:
-    run, model = tmp_path / "run", tiny.model()
-    in_python(model, tiny.tokenizer(), run, twinpass.Full())
-    trained = twinpass.load(run)
-    assert torch.equal(logits(trained.model), logits(model)), "it was trained in place"
-    assert trained.tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
-
-
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="there is no run here"):
         twinpass.load(tmp_path)
@@ -392,130 +285,3 @@ def test_a_run_by_accuracy_alone_is_measured_and_used_as_any(
     answers = twinpass.load(run).predict(tiny.rows(6))
     right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
     assert found["measures"]["accuracy"]["value"] == found["metric"] == pytest.approx(sum(right) / 6)
-
-
-def logits(model: Any, text: str = "Review: a fine film Sentiment:") -> torch.Tensor:
-    ids = torch.tensor([tiny.tokenizer()(text)["input_ids"]])
-    with torch.no_grad():
-        found: torch.Tensor = model(ids).logits
-    return found
-
-
-@pytest.mark.parametrize(("kind", "model"), [("lora", "llama"), ("lora", "gpt2"), ("full", "llama")])
-def test_an_exported_model_is_a_model_of_its_own(kind: str, model: str, tmp_path: Path) -> None:
-    sections: dict[str, Any] = {"use": {"model": model}}
-    if model == "gpt2":
-        sections["trainable"] = {"kind": "lora", "rank": 2, "targets": ["c_attn", "c_fc"]}
-    run = train(tmp_path, kind, **sections)
-    out = tmp_path / "exported"
-    merge = ["--merge"] if kind == "lora" else []
-    assert main(["export", str(run), "--format", "hf", "--out", str(out), *merge, "--json"]) == 0
-    exported, tokenizer = twinpass.load_model(str(out))
-    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(logits(exported), logits(twinpass.load_model(str(tmp_path / "model"))[0]), atol=1e-3)
-    assert tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
-    again = ["eval", str(tmp_path / "config.toml"), "--set", f"model.path={out}", "--json"]
-    assert main(again) == 0, "it can be model.path again"
-
-
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_folder_for_llama_cpp_has_what_its_converter_reads(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import gguf
-
-    run, out = train(tmp_path, kind), tmp_path / "exported"
-    (tmp_path / "model/spiece.model").write_bytes(b"of SentencePiece")
-    capsys.readouterr()
-    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"folder": str(out), "format": "gguf-ready", "merged": kind == "lora"}
-    exported, _ = twinpass.load_model(str(out))
-    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
-    assert (out / "spiece.model").read_bytes() == b"of SentencePiece"
-    assert (out / "tokenizer.json").is_file()
-    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for name in load_file(out / "model.safetensors"):
-        assert names.get_name(name, try_suffixes=(".weight",)) is not None, name
-    assert "convert_hf_to_gguf.py THIS_FOLDER" in (out / "README.md").read_text()
-
-
-def test_a_tokenizer_of_more_tokens_than_the_model_makes_no_gguf(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = train(tmp_path)
-    tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens([f"more{i}" for i in range(100)])
-    tokenizer.save_pretrained(tmp_path / "model")
-    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(tmp_path / "exported"), "--json"]) == 2
-    assert (
-        "the tokenizer has 113 tokens and the model 97" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
-    )
-    assert not list(tmp_path.glob("*exported*"))
-
-
-@pytest.mark.parametrize("kind", ["lora", "activated"])
-def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    run, out = train(tmp_path, kind), tmp_path / "exported"
-    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
-    base, _ = twinpass.load_model(str(tmp_path / "model"))
-    assert torch.equal(logits(PeftModel.from_pretrained(base, str(out))), logits(twinpass.load(run).model))
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "model")
-    assert (out / "tokenizer.json").is_file()
-
-
-def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
-    run, out = train(tmp_path), tmp_path / "exported"
-    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
-    text, summary = (out / "README.md").read_text(), json.loads((run / "summary.json").read_text())
-    digest = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
-    low, high = wilson(summary["final_metric"], 6)
-    for fact in (
-        digest,
-        f"{summary['final_metric']:.1%} on 6 rows (95% {low:.1%} to {high:.1%})",
-        f"the base model {summary['base_metric']:.1%}",
-        f"| hit rate | {summary['hit_rate']:.1%} |",
-        "| seed | 3 |",
-        (run / "config.toml").read_text().strip(),
-        f'base_model: "{tmp_path}/model"',
-    ):
-        assert fact in text
-    assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -> None:
-    run, out = train(tmp_path), tmp_path / "exported"
-    text = (run / "config.toml").read_text()
-    more = tmp_path / "more.jsonl"
-    more.write_text("{}\n")
-    given = f'train = "{tmp_path}/train.jsonl"'
-    assert given in text
-    (run / "config.toml").write_text(text.replace(given, f'train = ["{tmp_path}/train.jsonl", "{more}"]'))
-    values = tomllib.loads((run / "config.toml").read_text())
-    facts = dict(_facts(run, values, 0)[1:3])
-    assert len(_facts(run, values, 0)) == 5
-    assert facts["train rows"].startswith("`more.jsonl`, sha256")
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments", "words"),
-    [
-        ("activated", ["--format", "hf", "--merge"], "it cannot be merged. Use --format peft"),
-        ("activated", ["--format", "gguf-ready"], "it cannot be merged. Use --format peft"),
-        ("lora", ["--format", "hf"], "or --merge"),
-        ("lora", ["--format", "peft", "--merge"], "use --format hf"),
-        ("full", ["--format", "peft"], "use --format hf"),
-        ("full", ["--format", "hf", "--merge"], "leave --merge out"),
-    ],
-)
-def test_what_cannot_be_exported(
-    kind: str, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "exported"
-    assert main(["export", str(train(tmp_path, kind)), *arguments, "--out", str(out), "--json"]) == 2
-    assert words in capsys.readouterr().err
-    assert not list(tmp_path.glob("*exported*"))

@@ -88,7 +88,7 @@ def test_texts_are_the_models_own_and_cost_nothing_before_training() -> None:
 @pytest.mark.parametrize("kind", ["informed", "backprop", "spsa"])
 def test_a_run_resumes_and_replays(tmp_path: Path, kind: str) -> None:
     more: dict[str, Any] = {
-        "informed": {"trainable": {"kind": "informed", "layers": 1, "fit_rows": 6}, "estimator": {"probes": 2}},
+        "informed": {"trainable": tiny.INFORMED, "estimator": {"probes": 2}},
         "backprop": {"estimator": {"kind": "backprop"}, "optimizer": {"kind": "adamw", "snapshot_every": 2}},
         "spsa": {},
     }[kind]

@@ -19,9 +19,9 @@ from twinpass.schedule.epsilon import CosineEpsilon, Known
 
 Sections = dict[str, dict[str, Any]]
 
-ACTIVATED: Sections = {"trainable": {"kind": "activated", "rank": 2, "alpha": 4.0}}
+ACTIVATED: Sections = {"trainable": tiny.ACTIVATED}
 INFORMED: Sections = {
-    "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
+    "trainable": tiny.INFORMED,
     "estimator": {"kind": "gauss_newton", "probes": 2},
 }
 BACKPROP: Sections = {**ACTIVATED, "estimator": {"kind": "backprop"}, "optimizer": {"kind": "adamw", "lr": 1e-2}}

@@ -1,98 +1,38 @@
-"""In-place arithmetic comes back exactly: against integers in plain NumPy, in any order, split and direction."""
+"""Sums on a lattice are those of integers in plain NumPy, in any order and split; what has no room there is refused."""
 
 import math
-from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
 
 import numeric
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import Tensor
+from lattices import (
+    BITS,
+    DTYPES,
+    EPS,
+    GRIDDED,
+    Ledger,
+    bits,
+    each_distribution,
+    each_dtype,
+    journal,
+    property_test,
+    random_tensor,
+    small_model,
+)
 
-from twinpass.core import BASE, Lane, Probe, Term
+from twinpass.core import Lane, Probe, Term
 from twinpass.errors import LatticeError
 from twinpass.perturb import noise
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, LatticeTerm, power_of_two
-from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import Distribution
 from twinpass.perturb.parameters import Parameters
 
-EPS = 2.0**-10
-GRIDDED: tuple[Distribution, ...] = ("binomial", "rademacher")
-DTYPES = (torch.float32, torch.float64)
-BITS = {torch.float32: 24, torch.float64: 53}
-
-property_test = settings(deadline=None, max_examples=40)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_distribution = pytest.mark.parametrize("distribution", GRIDDED)
-
-
 one_thread, threads = numeric.one_thread, numeric.threads
-
-
-def bits(tensor: Tensor) -> NDArray[Any]:
-    return numeric.bits(flat_view(tensor))
-
-
-def random_tensor(*shape: int, spread: float = 0.02, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    normal = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (normal * spread).to(dtype)
-
-
-def small_model(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Three tensors on three grids; the first needs more than one of the kernel's chunks."""
-    return {
-        "layers.0.weight": random_tensor(50, 99, dtype=dtype),
-        "norm.weight": random_tensor(130, spread=10.0, dtype=dtype, seed=1),
-        "bias": torch.zeros(7, dtype=dtype),
-    }
-
-
-class Ledger:
-    """The weights as whole numbers of quanta: base lattice plus journaled updates, independent of the kernels."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], distribution: Distribution) -> None:
-        self.distribution = distribution
-        self.quantum: dict[str, float] = {}
-        self.units: dict[str, NDArray[np.int64]] = {}
-        for name, tensor in tensors.items():
-            mantissa, exponent = math.frexp(2 * float(tensor.abs().max()))
-            reach = max(4.0, 2.0 ** (exponent - 1 if mantissa == 0.5 else exponent))
-            self.quantum[name] = reach * 2.0 ** -BITS[tensor.dtype]
-            weights = tensor.double().numpy().reshape(-1)
-            self.units[name] = np.rint(weights / self.quantum[name]).astype(np.int64)
-
-    def noise(self, name: str, seed: int) -> NDArray[np.float64]:
-        return noise.reference(seed, name, 0, self.units[name].size, self.distribution).astype(np.float64)
-
-    def add(self, terms: Sequence[Term], times: int = 1) -> None:
-        for term in terms:
-            for name, quantum in self.quantum.items():
-                u = noise.uniform_reference(term.seed, name, 0, self.units[name].size).astype(np.float64)
-                steps = np.floor(term.scale / quantum * self.noise(name, term.seed) + u)
-                self.units[name] += times * steps.astype(np.int64)
-
-    def assert_equals(self, tensors: Mapping[str, Tensor], lane: Lane = BASE) -> None:
-        for name, tensor in tensors.items():
-            units = self.units[name]
-            if lane.probe is not None:
-                quarter_steps = int(lane.scale / (4 * self.quantum[name]))
-                units = units + quarter_steps * (4 * self.noise(name, lane.probe.seed)).astype(np.int64)
-            expected = torch.from_numpy(units * self.quantum[name]).to(tensor.dtype)
-            assert np.array_equal(bits(tensor), bits(expected)), name
-
-
-def journal(step: int, q: int, lr: float = 1e-4) -> list[Term]:
-    """An update as training makes it: one term a probe, every tenth with a gradient of zero."""
-    seeds = [noise.derive_seed(1, "probe", step, k) for k in range(q)]
-    gradients = np.random.default_rng(step).normal(0, 1, q) * (step % 10 != 9)
-    return [Term(seed, -lr * float(g) / q) for seed, g in zip(seeds, gradients, strict=True)]
 
 
 class TestGrid:
@@ -304,147 +244,3 @@ class TestRefusals:
         assert set(weights.tolist()) == {0.0, 4.0}
         lattice.add([LatticeTerm(Probe(1), perturbation=-2.0)])
         assert set(weights.tolist()) == {2.0}
-
-
-class TestWalk:
-    @pytest.mark.parametrize(
-        ("distribution", "dtype", "q", "steps"),
-        [
-            ("binomial", torch.float32, 1, 1000),
-            pytest.param("rademacher", torch.float32, 1, 1000, marks=pytest.mark.full),
-            pytest.param("binomial", torch.float64, 1, 1000, marks=pytest.mark.full),
-            ("rademacher", torch.float64, 2, 200),
-            ("binomial", torch.float32, 3, 200),
-        ],
-    )
-    def test_a_thousand_steps_are_the_base_plus_the_journal(
-        self, distribution: Distribution, dtype: torch.dtype, q: int, steps: int
-    ) -> None:
-        tensors = small_model(dtype)
-        ledger = Ledger(tensors, distribution)
-        weights = InPlaceWeights(Lattice(Parameters(tensors), distribution))
-        base = {name: bits(tensor).copy() for name, tensor in tensors.items()}
-        updates = [journal(step, q) for step in range(steps)]
-        for step, terms in enumerate(updates):
-            before = weights.passes
-            for term in terms:
-                for sign in (1, -1):
-                    lane = Lane(Probe(term.seed), sign, EPS)
-                    weights.move_to(lane)
-                    if step % 50 == 0:
-                        ledger.assert_equals(tensors, lane)
-            assert weights.passes - before == 2 * q
-            weights.update(terms)
-            ledger.add(terms)
-        weights.settle()
-        assert weights.passes == 2 * q * steps + 1
-        ledger.assert_equals(tensors)
-        assert not any(np.array_equal(bits(tensor), base[name]) for name, tensor in tensors.items())
-
-        random = Random(0)
-        for terms in random.sample(updates, steps):
-            weights.undo(random.sample(terms, q))
-            if random.random() < 0.2:
-                weights.move_to(Lane(Probe(terms[0].seed), random.choice((1, -1)), EPS))
-        weights.settle()
-        for name, tensor in tensors.items():
-            assert np.array_equal(bits(tensor), base[name]), name
-
-    def test_settling_every_step_gives_the_same_bits(self) -> None:
-        lazy, eager = small_model(), small_model()
-        for tensors, settles in ((lazy, False), (eager, True)):
-            weights = InPlaceWeights(Lattice(Parameters(tensors), "binomial"))
-            for step in range(50):
-                terms = journal(step, 1)
-                for sign in (1, -1):
-                    weights.move_to(Lane(Probe(terms[0].seed), sign, EPS))
-                    if settles:
-                        weights.settle()
-                weights.update(terms)
-                if settles:
-                    weights.settle()
-            weights.settle()
-        for name in lazy:
-            assert np.array_equal(bits(lazy[name]), bits(eager[name]))
-
-    @property_test
-    @given(
-        st.lists(
-            st.tuples(
-                st.sampled_from(("plus", "minus", "settle", "update", "undo")),
-                st.sampled_from((1, 2, 2**63)),
-                st.sampled_from((1e-3, -3e-8, 0.0, 2e-5)),
-            ),
-            max_size=25,
-        ),
-        st.sampled_from(GRIDDED),
-        st.sampled_from(DTYPES),
-    )
-    def test_any_walk_ends_at_the_ledger(
-        self, moves: list[tuple[str, int, float]], distribution: Distribution, dtype: torch.dtype
-    ) -> None:
-        tensors = {"w": random_tensor(300, dtype=dtype), "v": random_tensor(5, spread=9.0, dtype=dtype)}
-        ledger = Ledger(tensors, distribution)
-        weights = InPlaceWeights(Lattice(Parameters(tensors), distribution))
-        for move, seed, scale in moves:
-            lane = Lane(Probe(seed), 1 if move == "plus" else -1, EPS)
-            if move == "update":
-                weights.update([Term(seed, scale)])
-                ledger.add([Term(seed, scale)])
-            elif move == "undo":
-                weights.undo([Term(seed, scale)])
-                ledger.add([Term(seed, scale)], -1)
-            elif move == "settle":
-                weights.settle()
-                ledger.assert_equals(tensors)
-            else:
-                weights.move_to(lane)
-                ledger.assert_equals(tensors, lane)
-        weights.settle()
-        ledger.assert_equals(tensors)
-
-    @each_dtype
-    def test_a_refused_move_leaves_the_walk_where_it_was(self, dtype: torch.dtype) -> None:
-        calm, wild = random_tensor(5000, spread=3.0, dtype=dtype), torch.full((5000,), 2.0, dtype=dtype)
-        tensors = {"calm": calm, "wild": wild}
-        ledger = Ledger(tensors, "binomial")
-        weights = InPlaceWeights(Lattice(Parameters(tensors), "binomial"))
-        here, next_lane = Lane(Probe(1), 1, EPS), Lane(Probe(1), -1, EPS)
-        weights.move_to(here)
-
-        weights.update([Term(2, 1e-4)])
-        with pytest.raises(LatticeError, match="weights of wild"):
-            weights.move_to(Lane(Probe(3), 1, 2.0))
-        ledger.assert_equals(tensors, here)
-        weights.move_to(next_lane)
-        ledger.add([Term(2, 1e-4)])
-        ledger.assert_equals(tensors, next_lane)
-
-        weights.update([Term(4, 3.0)])
-        with pytest.raises(LatticeError, match="weights of wild"):
-            weights.settle()
-        ledger.assert_equals(tensors, next_lane)
-        weights.undo([Term(4, 3.0)])
-        weights.settle()
-        ledger.assert_equals(tensors)
-
-    def test_standing_still_costs_no_pass(self) -> None:
-        weights = InPlaceWeights(Lattice(Parameters(small_model()), "binomial"))
-        weights.settle()
-        assert weights.passes == 0
-        for _ in range(2):
-            weights.move_to(Lane(Probe(1), 1, EPS))
-            assert weights.passes == 1
-        weights.update([])
-        for _ in range(2):
-            weights.settle()
-            assert weights.passes == 2
-
-    def test_tiny_negative_weights_come_back_to_the_bit(self) -> None:
-        """They snap to zero, whose sign must survive a round trip too."""
-        tensors = {"w": torch.tensor([-1e-9, -0.0, 0.0, 1e-9])}
-        weights = InPlaceWeights(Lattice(Parameters(tensors), "rademacher"))
-        base = bits(tensors["w"]).copy()
-        weights.move_to(Lane(Probe(1), 1, EPS))
-        weights.settle()
-        assert np.array_equal(bits(tensors["w"]), base)

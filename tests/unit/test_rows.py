@@ -1,25 +1,16 @@
 """Rows: what is read is what the file says, and every fault names file and row."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+import files
 import pytest
+from files import Write
 
 from twinpass.errors import DataError, printable
 from twinpass.task.rows import Row
 from twinpass.task.sources.read import read_rows
 
-Write = Callable[[str, str | bytes], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, data: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-        return path
-
-    return write_file
+write = files.write
 
 
 JSONL = '{"text": "good", "label": 1}\n\n{"text": "bäd", "label": "no"}\n{"text": "x", "label": 0, "more": [1]}\n'

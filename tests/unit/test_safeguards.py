@@ -1,4 +1,4 @@
-"""Clip, divergence guard, learning rate and minibatches: pure functions, checked at their edges."""
+"""Clip and divergence guard: pure functions, checked at their edges."""
 
 import copy
 import math
@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from twinpass.core import Estimate, Probe, StepReport, Work
-from twinpass.estimate.spsa import Spsa
-from twinpass.schedule.epsilon import ConstantEpsilon
-from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.steps import Rollback, Steps
-from twinpass.train.batches import batch
 from twinpass.train.history import History
-from twinpass.train.optimizer import Sgd
 from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip, dead
 
-SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine")
 property_test = settings(deadline=None, max_examples=60)
 
 
@@ -334,136 +327,3 @@ def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:
     history = history_of([(0.0,)] * 10)
     history.steps[3] = replace(history.steps[3], estimate=replace(history.steps[3].estimate, eps=1e-1))
     assert dead(history) is None
-
-
-# --- learning rate
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_factor_starts_at_one_without_warmup(schedule: ScheduleName) -> None:
-    assert factor(schedule, 0, 10, 0) == 1.0
-
-
-@pytest.mark.parametrize(("schedule", "end"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
-@pytest.mark.parametrize("warmup", [0, 4])
-def test_factor_ends_one_past_the_last_step(schedule: ScheduleName, end: float, warmup: int) -> None:
-    assert factor(schedule, 10, 10, warmup) == pytest.approx(end, abs=1e-15)
-    assert factor(schedule, 9, 10, warmup) > 0
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_warmup_rises_to_one_and_then_the_schedule_begins(schedule: ScheduleName) -> None:
-    assert [factor(schedule, step, 10, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-
-
-def test_shapes_have_their_known_midpoints() -> None:
-    assert [factor("linear", step, 10, 2) for step in (4, 6, 8)] == [0.75, 0.5, 0.25]
-    assert factor("cosine", 6, 10, 2) == pytest.approx(0.5)
-    assert factor("cosine", 4, 10, 2) == pytest.approx(0.5 + math.sqrt(0.125))
-    assert {factor("constant", step, 10, 0) for step in range(10)} == {1.0}
-
-
-@property_test
-@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.integers(0, 80))
-def test_factors_stay_in_range_and_never_rise_after_warmup(schedule: ScheduleName, steps: int, warmup: int) -> None:
-    factors = [factor(schedule, step, steps, warmup) for step in range(steps)]
-    assert all(0 < value <= 1 for value in factors)
-    assert factors[:warmup] == sorted(factors[:warmup])
-    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-
-
-def test_lr_is_scaled_by_the_factor() -> None:
-    sgd = Sgd(lr=0.5, steps=10, warmup=2)
-    assert [sgd.lr_at(step) for step in (0, 1, 2, 6)] == [0.25, 0.5, 0.5, 0.25]
-
-
-# --- minibatches
-
-
-def drawn(count: int, size: int, seed: int, draws: int) -> list[int]:
-    return [i for draw in range(draws) for i in batch(range(count), size, seed, draw)]
-
-
-@property_test
-@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**32))
-def test_every_epoch_is_a_permutation(count: int, size: int, seed: int) -> None:
-    rows = drawn(count, size, seed, 3 * count)
-    assert len(rows) == 3 * count * size
-    for start in range(0, len(rows), count):
-        assert sorted(rows[start : start + count]) == list(range(count))
-
-
-def test_a_batch_is_a_pure_function_of_seed_and_draw() -> None:
-    in_order = [batch(range(7), 3, 5, draw) for draw in range(20)]
-    assert [batch(range(7), 3, 5, draw) for draw in reversed(range(20))] == in_order[::-1]
-    assert drawn(7, 3, 5, 14) == drawn(7, 6, 5, 7) == drawn(7, 42, 5, 1)
-
-
-def test_epochs_and_seeds_shuffle_differently() -> None:
-    first, second = batch(range(50), 50, 0, 0), batch(range(50), 50, 0, 1)
-    assert len({tuple(first), tuple(second), tuple(batch(range(50), 50, 1, 0)), tuple(range(50))}) == 4
-
-
-def test_a_batch_larger_than_the_data_repeats_it() -> None:
-    rows = batch("abc", 8, 0, 0)
-    assert len(rows) == 8
-    assert sorted(rows[:3]) == sorted(rows[3:6]) == ["a", "b", "c"]
-    assert set(rows[6:]) < set("abc")
-
-
-# --- settings
-
-BAD: list[tuple[Callable[..., object], str, object]] = [
-    (Sgd, "lr", 0.0),
-    (Sgd, "lr", -1.0),
-    (Sgd, "lr", math.inf),
-    (Sgd, "lr", math.nan),
-    (Sgd, "lr", "1"),
-    (Sgd, "lr", True),
-    (Sgd, "steps", 0),
-    (Sgd, "steps", 1.0),
-    (Sgd, "batch_size", 0),
-    (Sgd, "schedule", "step"),
-    (Sgd, "warmup", -1),
-    (Sgd, "clip", -0.5),
-    (Sgd, "clip_window", SETTLED - 1),
-    (Sgd, "guard_loss", -1.0),
-    (Sgd, "guard_metric", math.nan),
-    (Sgd, "guard_window", 0),
-    (Sgd, "guard_lr", 0.0),
-    (Sgd, "guard_rollbacks", -1),
-    (Sgd, "momentum", 0.9),
-    (Spsa, "probes", 0),
-    (Spsa, "probes", 1.5),
-    (Spsa, "noise", "uniform"),
-    (Spsa, "perturbation", "outplace"),
-    (Spsa, "sides", 2),
-    (MedianClip, "factor", -1.0),
-    (MedianClip, "window", SETTLED - 1),
-    (DivergenceGuard, "window", 0),
-    (DivergenceGuard, "loss", math.inf),
-    (ConstantEpsilon, "value", 0.0),
-]
-
-
-@pytest.mark.parametrize(("kind", "key", "value"), BAD)
-def test_settings_refuse_bad_values_and_name_the_key(kind: Callable[..., object], key: str, value: object) -> None:
-    needed: dict[str, Any] = {"lr": 1e-3, "steps": 10} if kind is Sgd else {}
-    with pytest.raises(ValidationError) as caught:
-        kind(**(needed | {key: value}))
-    (fault,) = caught.value.errors()
-    assert fault["loc"] == (key,)
-
-
-def test_inplace_needs_noise_on_a_grid() -> None:
-    with pytest.raises(ValidationError, match="set noise to 'binomial' or 'rademacher'"):
-        Spsa(noise="gaussian", perturbation="inplace")
-    assert Spsa(noise="rademacher", perturbation="inplace").perturbation == "inplace"
-
-
-def test_sgd_hands_its_settings_to_clip_and_guard() -> None:
-    sgd = Sgd(
-        lr=1.0, steps=1, clip=3.0, clip_window=7, guard_loss=2.0, guard_metric=0.3, guard_window=9
-    )  # fmt: skip
-    assert sgd.clipping == MedianClip(factor=3.0, window=7)
-    assert sgd.guard == DivergenceGuard(window=9, loss=2.0, metric=0.3)

@@ -1,10 +1,11 @@
 """Shots: rows that stand solved in front of every prompt."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import files
 import pytest
+from files import Write
 from templates import BAD, GOOD, IT, MOOD, REVIEW, WAS, WORDS, encode, row, template, words
 
 from twinpass.config.encode import _demonstrated
@@ -14,17 +15,7 @@ from twinpass.task.example import Example
 from twinpass.task.rows import Row
 from twinpass.task.template import Template
 
-Write = Callable[[str, str | bytes], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(name: str, data: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-        return path
-
-    return write_file
+write = files.write
 
 
 def test_shots_stand_solved_in_front_of_every_prompt() -> None:

@@ -1,0 +1,138 @@
+"""What a run leaves behind elsewhere: a model, an adapter for PEFT, a folder for llama.cpp, a model card."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from trained import logits, train
+
+import twinpass
+from twinpass.cli.main import main
+from twinpass.report.interval import wilson
+from twinpass.use.card import _facts, base_name
+
+
+@pytest.mark.parametrize(("kind", "model"), [("lora", "llama"), ("lora", "gpt2"), ("full", "llama")])
+def test_an_exported_model_is_a_model_of_its_own(kind: str, model: str, tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"use": {"model": model}}
+    if model == "gpt2":
+        sections["trainable"] = {"kind": "lora", "rank": 2, "targets": ["c_attn", "c_fc"]}
+    run = train(tmp_path, kind, **sections)
+    out = tmp_path / "exported"
+    merge = ["--merge"] if kind == "lora" else []
+    assert main(["export", str(run), "--format", "hf", "--out", str(out), *merge, "--json"]) == 0
+    exported, tokenizer = twinpass.load_model(str(out))
+    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(exported), logits(twinpass.load_model(str(tmp_path / "model"))[0]), atol=1e-3)
+    assert tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
+    again = ["eval", str(tmp_path / "config.toml"), "--set", f"model.path={out}", "--json"]
+    assert main(again) == 0, "it can be model.path again"
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_folder_for_llama_cpp_has_what_its_converter_reads(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gguf
+
+    run, out = train(tmp_path, kind), tmp_path / "exported"
+    (tmp_path / "model/spiece.model").write_bytes(b"of SentencePiece")
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"folder": str(out), "format": "gguf-ready", "merged": kind == "lora"}
+    exported, _ = twinpass.load_model(str(out))
+    torch.testing.assert_close(logits(exported), logits(twinpass.load(run).model), atol=1e-5, rtol=1e-5)
+    assert (out / "spiece.model").read_bytes() == b"of SentencePiece"
+    assert (out / "tokenizer.json").is_file()
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name in load_file(out / "model.safetensors"):
+        assert names.get_name(name, try_suffixes=(".weight",)) is not None, name
+    assert "convert_hf_to_gguf.py THIS_FOLDER" in (out / "README.md").read_text()
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_makes_no_gguf(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([f"more{i}" for i in range(100)])
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert main(["export", str(run), "--format", "gguf-ready", "--out", str(tmp_path / "exported"), "--json"]) == 2
+    assert (
+        "the tokenizer has 113 tokens and the model 97" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    )
+    assert not list(tmp_path.glob("*exported*"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "activated"])
+def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    run, out = train(tmp_path, kind), tmp_path / "exported"
+    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
+    base, _ = twinpass.load_model(str(tmp_path / "model"))
+    assert torch.equal(logits(PeftModel.from_pretrained(base, str(out))), logits(twinpass.load(run).model))
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "model")
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
+    run, out = train(tmp_path), tmp_path / "exported"
+    assert main(["export", str(run), "--format", "peft", "--out", str(out), "--json"]) == 0
+    text, summary = (out / "README.md").read_text(), json.loads((run / "summary.json").read_text())
+    digest = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
+    low, high = wilson(summary["final_metric"], 6)
+    for fact in (
+        digest,
+        f"{summary['final_metric']:.1%} on 6 rows (95% {low:.1%} to {high:.1%})",
+        f"the base model {summary['base_metric']:.1%}",
+        f"| hit rate | {summary['hit_rate']:.1%} |",
+        "| seed | 3 |",
+        (run / "config.toml").read_text().strip(),
+        f'base_model: "{tmp_path}/model"',
+    ):
+        assert fact in text
+    assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -> None:
+    run, out = train(tmp_path), tmp_path / "exported"
+    text = (run / "config.toml").read_text()
+    more = tmp_path / "more.jsonl"
+    more.write_text("{}\n")
+    given = f'train = "{tmp_path}/train.jsonl"'
+    assert given in text
+    (run / "config.toml").write_text(text.replace(given, f'train = ["{tmp_path}/train.jsonl", "{more}"]'))
+    values = tomllib.loads((run / "config.toml").read_text())
+    facts = dict(_facts(run, values, 0)[1:3])
+    assert len(_facts(run, values, 0)) == 5
+    assert facts["train rows"].startswith("`more.jsonl`, sha256")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("activated", ["--format", "hf", "--merge"], "it cannot be merged. Use --format peft"),
+        ("activated", ["--format", "gguf-ready"], "it cannot be merged. Use --format peft"),
+        ("lora", ["--format", "hf"], "or --merge"),
+        ("lora", ["--format", "peft", "--merge"], "use --format hf"),
+        ("full", ["--format", "peft"], "use --format hf"),
+        ("full", ["--format", "hf", "--merge"], "leave --merge out"),
+    ],
+)
+def test_what_cannot_be_exported(
+    kind: str, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    assert main(["export", str(train(tmp_path, kind)), *arguments, "--out", str(out), "--json"]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("*exported*"))

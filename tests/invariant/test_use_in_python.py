@@ -1,0 +1,78 @@
+"""A run that was made in Python is used with the model that it was given, or finds it again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from trained import ROWS, by_hugging_face, logits
+
+import twinpass
+from twinpass.cli.main import main
+from twinpass.errors import ModelError
+
+
+def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any) -> None:
+    options: dict[str, Any] = {
+        "prompt": "Review: {text}",
+        "suffix": " Sentiment:",
+        "options": [" bad", " good"],
+        "labels": ["no", "yes"],
+    }
+    rows = [{**row, "label": ["no", "yes"][row["label"]]} for row in tiny.rows(6)]
+    optimizer = twinpass.Sgd(lr=0.3 if trainable.adapter else 0.03, steps=3, batch_size=4)
+    twinpass.finetune(
+        model, tokenizer, rows, rows, **options, trainable=trainable, optimizer=optimizer, out=out, keep="last"
+    )
+
+
+def test_a_run_made_in_python_is_given_its_model(tmp_path: Path) -> None:
+    in_python(tiny.model(), tiny.tokenizer(), tmp_path / "run", twinpass.Lora(rank=2))
+    with pytest.raises(ModelError, match=r"from objects: give them again.*they came from no folder or name"):
+        twinpass.load(tmp_path / "run")
+    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
+    (answer,) = trained.predict(ROWS[:1])
+    assert set(answer.probabilities) == {"no", "yes"}
+    text = by_hugging_face(trained.model, trained.tokenizer, "Review: dull Sentiment:")
+    assert trained.generate(["Review: dull Sentiment:"], 5) == [text]
+    assert trained.predict(ROWS[:1]) == [answer], "PEFT's model is another object than the engine's"
+
+
+def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = tiny.save(tmp_path / "model"), tmp_path / "run"
+    in_python(*twinpass.load_model(str(folder)), run, twinpass.Lora(rank=2))
+    model, tokenizer = twinpass.load_model(str(folder))
+    given = twinpass.load(run, model=model, tokenizer=tokenizer).predict(ROWS)
+    assert twinpass.load(run).predict(ROWS) == given
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "rows.jsonl")]) == 0
+    said = [json.loads(line)["prediction"]["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert said == [answer.answer for answer in given]
+    assert main(["export", str(run), "--format", "peft", "--out", str(tmp_path / "adapter"), "--json"]) == 0
+    assert f'base_model: "{folder}"' in (tmp_path / "adapter/README.md").read_text()
+    words = folder / "tokenizer.json"
+    kept = words.read_text()
+    words.write_text(kept.replace('"film"', '"movie"'))
+    with pytest.raises(ModelError, match=r"give them again.*as the tokenizer of .*model is another one"):
+        twinpass.load(run)
+    words.write_text(kept)
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"give them again.*model has other weights now"):
+        twinpass.load(run)
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match=r"give them again.*cannot be loaded: model.path: there is no folder"):
+        twinpass.load(run)
+
+
+def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tiny.model()
+    in_python(model, tiny.tokenizer(), run, twinpass.Full())
+    trained = twinpass.load(run)
+    assert torch.equal(logits(trained.model), logits(model)), "it was trained in place"
+    assert trained.tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]

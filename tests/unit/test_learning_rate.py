@@ -1,0 +1,51 @@
+"""The learning rate's factor: warmup, and its shapes at their edges."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinpass.schedule.learning_rate import ScheduleName, factor
+from twinpass.train.optimizer import Sgd
+
+SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine")
+property_test = settings(deadline=None, max_examples=60)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_factor_starts_at_one_without_warmup(schedule: ScheduleName) -> None:
+    assert factor(schedule, 0, 10, 0) == 1.0
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_factor_ends_one_past_the_last_step(schedule: ScheduleName, end: float, warmup: int) -> None:
+    assert factor(schedule, 10, 10, warmup) == pytest.approx(end, abs=1e-15)
+    assert factor(schedule, 9, 10, warmup) > 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warmup_rises_to_one_and_then_the_schedule_begins(schedule: ScheduleName) -> None:
+    assert [factor(schedule, step, 10, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_shapes_have_their_known_midpoints() -> None:
+    assert [factor("linear", step, 10, 2) for step in (4, 6, 8)] == [0.75, 0.5, 0.25]
+    assert factor("cosine", 6, 10, 2) == pytest.approx(0.5)
+    assert factor("cosine", 4, 10, 2) == pytest.approx(0.5 + math.sqrt(0.125))
+    assert {factor("constant", step, 10, 0) for step in range(10)} == {1.0}
+
+
+@property_test
+@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.integers(0, 80))
+def test_factors_stay_in_range_and_never_rise_after_warmup(schedule: ScheduleName, steps: int, warmup: int) -> None:
+    factors = [factor(schedule, step, steps, warmup) for step in range(steps)]
+    assert all(0 < value <= 1 for value in factors)
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
+
+
+def test_lr_is_scaled_by_the_factor() -> None:
+    sgd = Sgd(lr=0.5, steps=10, warmup=2)
+    assert [sgd.lr_at(step) for step in (0, 1, 2, 6)] == [0.25, 0.5, 0.5, 0.25]
