@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from architectures import LANES, REQUESTS, TARGETS, build, deviation
-from cuda import INTERPRETED
 from estimating import forward_mode
+from kernels_on import INTERPRETED
 from reusing import PROMPTS, TERMS, TWO, trainables
 from tiers import some_fast
 

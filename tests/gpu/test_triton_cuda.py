@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import triton_calls
-from cuda import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels_on import (
     DEVICE,
     INTERPRETED,
     KEY,
@@ -27,8 +29,6 @@ from cuda import (
     pieces,
     random_weights,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from twinpass.perturb import kernels, noise, triton_kernels

@@ -6,7 +6,7 @@ import numeric
 import numpy as np
 import pytest
 import torch
-from cuda import (
+from kernels_on import (
     DEVICE,
     GRIDDED,
     KEY,
