@@ -87,11 +87,12 @@ def test_texts_are_the_models_own_and_cost_nothing_before_training() -> None:
 
 @pytest.mark.parametrize("kind", ["informed", "backprop", "spsa"])
 def test_a_run_resumes_and_replays(tmp_path: Path, kind: str) -> None:
-    more: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "informed": {"trainable": tiny.INFORMED, "estimator": {"probes": 2}},
         "backprop": {"estimator": {"kind": "backprop"}, "optimizer": {"kind": "adamw", "snapshot_every": 2}},
         "spsa": {},
-    }[kind]
+    }
+    more = known[kind]
     optimizer = {"steps": 3, "batch_size": 4, **more.get("optimizer", {})}
     sections = {**more, "optimizer": optimizer, "objective": {"kind": "choice", "regularise": "kl"}}
     run = tmp_path / "run"
