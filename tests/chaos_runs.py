@@ -23,6 +23,14 @@ HANGS = 60.0
 """Seconds that no run takes."""
 SHOTS = {"shots": 2}
 ADAMW = {"kind": "adamw", "lr": 1e-2, "steps": 8, "batch_size": 4, "snapshot_every": 3}
+REWARDED = {
+    "kind": "reward",
+    "train": "train.jsonl",
+    "eval": "eval.jsonl",
+    "prompt": "Review: {text}",
+    "rewards": ["rewards.py:short"],
+    "samples": 2,
+}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora-inplace": {"estimator": {"perturbation": "inplace"}},
@@ -56,20 +64,30 @@ KINDS: dict[str, dict[str, Any]] = {
         "estimator": {"kind": "feedback"},
         "optimizer": ADAMW,
     },
+    "expected-accuracy": {
+        "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
+        "estimator": {"kind": "gauss_newton", "probes": 3},
+        "objective": {"kind": "expected_accuracy"},
+    },
+    "regularised": {
+        "trainable": ACTIVATED,
+        "estimator": {"kind": "backprop"},
+        "objective": {"kind": "choice", "regularise": "kl"},
+        "optimizer": ADAMW,
+    },
     "rewards": {
-        "task": {
-            "kind": "reward",
-            "train": "train.jsonl",
-            "eval": "eval.jsonl",
-            "prompt": "Review: {text}",
-            "rewards": ["rewards.py:short"],
-            "samples": 2,
-        },
+        "task": REWARDED,
         "generation": {"max_tokens": 4},
         "estimator": {"kind": "spsa", "probes": 2},
     },
+    "policy-gradient": {
+        "task": {**REWARDED, "steps_per_generation": 2},
+        "generation": {"max_tokens": 4},
+        "estimator": {"kind": "backprop"},
+        "optimizer": ADAMW,
+    },
 }
-"""Every estimator, and whatever has a state of its own."""
+"""Every estimator and objective, and whatever has a state of its own."""
 REWARDS = """
 def short(completions, **columns):
     return [-float(len(text)) for text in completions]

@@ -1,7 +1,6 @@
 """docs/extending.md is followed: its files are written, found by entry point, trained with, and held to their contracts."""
 
 import json
-import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import pytest
 import tiny
 from contracts import CONTRACTS, engine_contract, named_task_contract
 from extensions import install
+from pages import snippets, text_of
 
 from twinpass.cli.main import main
 from twinpass.config.load import load_config
@@ -22,9 +22,11 @@ from twinpass.model.trainable import Full
 from twinpass.reuse.auto import Auto
 from twinpass.task.rows import Row
 
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-FILES: Mapping[str, str] = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
-(POINTS,) = re.findall(r"```toml\n# pyproject.toml\n(.*?)```", PAGE, re.DOTALL)
+PAGE = text_of("docs/extending.md")
+FILES: Mapping[str, str] = {
+    code.splitlines()[0].removeprefix("# "): code for code in snippets("docs/extending.md", "python")
+}
+POINTS, NAMED_TASK = snippets("docs/extending.md", "toml")
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "objective": {"kind": "margin", "margin": 2.0},
@@ -97,8 +99,7 @@ def test_the_task_keeps_its_contract(tmp_path: Path) -> None:
 
 
 def test_the_task_by_name_keeps_its_contract(tmp_path: Path) -> None:
-    (block,) = re.findall(r'```toml\n(\[task\]\nname = "colours".*?)```', PAGE, re.DOTALL)
-    task = load_config(tiny.config(tmp_path, task={"kind": "named", **tomllib.loads(block)["task"]})).task
+    task = load_config(tiny.config(tmp_path, task={"kind": "named", **tomllib.loads(NAMED_TASK)["task"]})).task
     assert isinstance(task, TaskByName)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/colours.csv").write_text("thing,label\na rose,red\ngrass,green\n")

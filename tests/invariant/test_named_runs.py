@@ -2,13 +2,13 @@
 
 import io
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from pages import snippets
 
 import twinpass
 from twinpass.cli.main import main
@@ -88,8 +88,7 @@ def test_in_python_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_the_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = snippets("docs/tasks.md", "python")
     monkeypatch.chdir(tmp_path)
     Path("data/RTE").mkdir(parents=True)
     row = {"premise": "a film", "hypothesis": "a story"}

@@ -1,18 +1,16 @@
 """The Python example in the README runs as it stands, in under ten lines."""
 
 import json
-import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import tiny
-
-README = Path(__file__).parents[2] / "README.md"
+from pages import snippets
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (code,) = snippets("README.md", "python")
     assert len([line for line in code.splitlines() if line.strip()]) < 10
     tiny.save(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)

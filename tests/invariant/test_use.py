@@ -259,6 +259,9 @@ def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.Capt
     right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
     assert found["measures"]["accuracy"]["value"] == found["metric"] == sum(right) / 6
     assert found["metric"] == json.loads((run / "summary.json").read_text())["final_metric"]
+    *_, evaluated = [record for record in read(run / "journal.jsonl").records if record["kind"] == "evaluation"]
+    assert found["loss"] == pytest.approx(evaluated["loss"])
+    assert found["loss"] == pytest.approx(found["measures"]["cross_entropy"]["value"])
     assert sum(map(sum, found["measures"]["confusion"])) == found["examples"] == 6
     assert main(["eval", str(run), "--compare", str(other), "--json"]) == 2, "other files, other rows"
     assert "--task CONFIG" in capsys.readouterr().err
@@ -285,3 +288,6 @@ def test_a_run_by_accuracy_alone_is_measured_and_used_as_any(
     answers = twinpass.load(run).predict(tiny.rows(6))
     right = [answer.index == row["label"] for answer, row in zip(answers, tiny.rows(6), strict=True)]
     assert found["measures"]["accuracy"]["value"] == found["metric"] == pytest.approx(sum(right) / 6)
+    assert found["loss"] == pytest.approx(1 - found["metric"]), (
+        "the objective's loss, and not the cross-entropy beside it"
+    )

@@ -1,22 +1,15 @@
 """The Python on the page about use runs as it stands, and gives the trained model's own numbers."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from pages import snippets
 
 import twinpass
 from twinpass.cli.main import main
-
-PAGE = Path(__file__).parents[2] / "docs/use.md"
-
-
-def snippets(language: str) -> list[str]:
-    """Those of the page but SGLang's, which run where SGLang is installed (tests/engines/sglang)."""
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text().split("\n## SGLang\n")[0], re.S)
 
 
 @pytest.mark.parametrize("kind", ["lora", "activated"])
@@ -25,8 +18,9 @@ def test_the_python_on_the_page_runs(kind: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     Path("my-model").symlink_to("model")
     assert main(["train", str(config), "--set", "run.out=runs/mine", "--set", "run.keep=last", "--json"]) in (0, 3)
-    ours, peft, hf = snippets("python")
-    to_peft, to_hf, *_ = snippets("sh")
+    ours, peft, hf, elsewhere = snippets("docs/use.md", "python")
+    assert elsewhere.startswith("import sglang"), "which tests/engines/sglang runs where SGLang is installed"
+    to_peft, to_hf, *_ = snippets("docs/use.md", "sh")
     assert main([*to_peft.split()[1:], "--json"]) == 0
     trained = twinpass.load("runs/mine")
     for code in [ours, peft] if kind == "activated" else [ours, peft, hf]:

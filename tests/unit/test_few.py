@@ -36,6 +36,16 @@ def test_the_bits_are_those_of_the_kernels(distribution: Distribution, dtype: An
     np.testing.assert_array_equal(moved, expected)
 
 
+def test_more_seeds_than_are_drawn_at_once_come_one_after_the_other() -> None:
+    seeds = np.arange(2 * few.TOGETHER + 3, dtype=np.uint64)
+    scales = np.linspace(-1.0, 1.0, seeds.size)
+    moved, expected = weights(np.float32), weights(np.float32)
+    few.accumulate_each(moved, BOUNDS, seeds, scales, KEYS, "gaussian")
+    for seed, scale in zip(seeds, scales, strict=True):
+        few.accumulate_each(expected, BOUNDS, np.array([seed]), np.array([scale]), KEYS, "gaussian")
+    np.testing.assert_array_equal(moved, expected)
+
+
 def test_many_numbers_and_halves_are_the_kernels() -> None:
     assert few.are_few(np.zeros(1024, np.float32))
     assert not few.are_few(np.zeros(1025, np.float32))
@@ -44,7 +54,7 @@ def test_many_numbers_and_halves_are_the_kernels() -> None:
 
 def test_every_parameter_has_a_key() -> None:
     w = weights(np.float32)
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(ValueError, match="broadcast"):
         few.perturb_each(w, BOUNDS, np.empty((3, w.size), np.float32), SCALES, 5, KEYS[:-1], "gaussian")
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(ValueError, match="broadcast"):
         few.accumulate_each(w, BOUNDS, SEEDS, SCALES, KEYS[:-1], "gaussian")

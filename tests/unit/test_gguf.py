@@ -14,11 +14,14 @@ import torch
 from checkpoints import Change, refused
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
+from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 
 from twinpass.errors import ModelError
 from twinpass.model.gguf import quickly
 from twinpass.model.load import load
-from twinpass.model.rotary import require_turned
+from twinpass.model.rotary import require_turned, take_over
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,58 @@ def test_a_model_that_turns_more_than_the_file_says(untied: Path, tmp_path: Path
     require_turned(model, gguf_of(untied, tmp_path / "same.gguf", says=said(dimension_count=8)))
     with pytest.raises(ModelError, match="turn 4 numbers of a head, and in the model 8"):
         require_turned(model, gguf_of(untied, tmp_path / "less.gguf", says=said(dimension_count=4)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "whole", "local"),
+    [
+        ({"freq_base": 5e5}, 5e5 ** -(torch.arange(4) / 4), 1e4 ** -(torch.arange(4) / 4)),
+        ({"freq_base": 2e4, "freq_base_swa": 300.0}, 2e4 ** -(torch.arange(4) / 4), 300.0 ** -(torch.arange(4) / 4)),
+        (
+            {"scaling.type": "linear", "scaling.factor": 8.0},
+            1e4 ** -(torch.arange(4) / 4) / 8,
+            1e4 ** -(torch.arange(4) / 4),
+        ),
+    ],
+)
+def test_local_layers_turn_by_a_base_of_their_own(
+    tmp_path: Path, facts: dict[str, Any], whole: torch.Tensor, local: torch.Tensor
+) -> None:
+    file = tmp_path / "it.gguf"
+    writer = gguf.GGUFWriter(str(file), "gemma3")
+    for key, value in facts.items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"gemma3.rope.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    config = Gemma3TextConfig(hidden_size=32, num_attention_heads=4, head_dim=8)
+    take_over(config, file, {})
+    turns = Gemma3RotaryEmbedding(config)
+    torch.testing.assert_close(turns.full_attention_inv_freq, whole)
+    torch.testing.assert_close(turns.sliding_attention_inv_freq, local)
+    writer = gguf.GGUFWriter(str(file), "gemma3")
+    writer.add_float32("gemma3.rope.freq_base_swa", -1.0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="a base of -1"):
+        take_over(config, file, {})
+    with pytest.raises(ModelError, match="are scaled"):
+        take_over(config, file, {"rope_freqs.weight": 4})
+
+
+def test_a_base_that_a_model_with_several_does_not_have(tmp_path: Path) -> None:
+    file = tmp_path / "it.gguf"
+    writer = gguf.GGUFWriter(str(file), "gemma3n")
+    writer.add_float32("gemma3n.rope.freq_base", 5e5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    config = Gemma3nTextConfig()
+    with pytest.raises(ModelError, match=r"a base of 500000, and in the model by \[1000"):
+        take_over(config, file, {})
+    config.rope_parameters["full_attention"]["rope_theta"] = 5e5
+    take_over(config, file, {})
 
 
 def test_yarn_is_taken_over(untied: Path, tmp_path: Path) -> None:

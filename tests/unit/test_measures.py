@@ -20,7 +20,7 @@ def test_accuracy_f1_confusion_and_loss() -> None:
     assert found["accuracy"]["value"] == pytest.approx(4 / 6)
     assert found["confusion"] == [[1, 0, 1], [1, 1, 0], [0, 0, 2]]
     assert found["macro_f1"]["value"] == pytest.approx((2 / 4 + 2 / 3 + 4 / 5) / 3)
-    assert found["loss"]["value"] == pytest.approx(-(4 * math.log(0.9) + 2 * math.log(0.05)) / 6)
+    assert found["cross_entropy"]["value"] == pytest.approx(-(4 * math.log(0.9) + 2 * math.log(0.05)) / 6)
     assert found["calibration_error"]["value"] == pytest.approx(0.9 - 4 / 6)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from architectures import build
+from pages import snippets
 from rewarding import BATCH, NAN, compute_score, rewards, trl, trl_short
 
 import twinpass
@@ -70,8 +71,8 @@ def population(**options: Any) -> Population:
 
 @pytest.mark.full
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+    functions, code = snippets("docs/rewards.md", "python")
+    assert functions.partition("\n")[2].strip() in code, "test_snippets trains with the file"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(twinpass, "load_model", lambda path: (tiny.model(), tiny.tokenizer()))
     file = tmp_path / "page.py"

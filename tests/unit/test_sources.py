@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub import serving
 
 from twinpass.errors import DataError
 from twinpass.task.choice import ChoiceTemplate
@@ -233,6 +236,71 @@ def test_a_dataset_that_is_not_there_says_both(monkeypatch: pytest.MonkeyPatch) 
         DataError, match=r"owner/data/train: there is no such file, and as the name of a dataset on the hub"
     ):
         read("owner/data/train")
+
+
+FROM_THE_HUB = """
+import json, sys
+from twinpass.errors import DataError
+from twinpass.task.sources.read import read
+
+def found(name, role, limit):
+    try:
+        return [[row.place, row.fields["text"], str(row.fields["label"])] for row in read(name, role, limit)]
+    except DataError as error:
+        return str(error)
+
+print(json.dumps([found(*each) for each in json.loads(sys.argv[1])]))
+"""
+
+CARD = """\
+---
+configs:
+- config_name: plain
+  data_files: [{split: train, path: plain/train.jsonl}, {split: test, path: plain/test.jsonl}]
+- config_name: other
+  data_files: [{split: train, path: other/rows.csv}]
+---
+"""
+
+
+@pytest.mark.full
+def test_rows_of_the_hub(tmp_path: Path) -> None:
+    """From a hub on this machine: what it is asked and how it answers is as the libraries have it."""
+    data = tmp_path / "hub/owner/data"
+    for folder in ("plain", "other"):
+        (data / folder).mkdir(parents=True)
+    (data / "README.md").write_text(CARD)
+    (data / "plain/train.jsonl").write_text(LINES)
+    (data / "plain/test.jsonl").write_text(LINES.splitlines()[2] + "\n")
+    (data / "other/rows.csv").write_text("text,label\nanother,7\n")
+    asked = [
+        ("owner/data:plain", "train", None),
+        ("owner/data:plain", "train", 2),
+        ("owner/data:plain", "eval", None),
+        ("owner/data:plain/train[:1]", "eval", None),
+        ("owner/data:other", "train", None),
+        ("owner/data", "train", None),
+        ("owner/none", "train", None),
+    ]
+    with serving(tmp_path / "hub") as address:
+        own = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }
+        command = [sys.executable, "-c", FROM_THE_HUB, json.dumps(asked)]
+        ran = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    *rows, ambiguous, missing = json.loads(ran.stdout.splitlines()[-1])
+    whole = [[f"owner/data:plain, row {i}", row["text"], row["label"]] for i, row in enumerate(ROWS, 1)]
+    assert rows[:3] == [whole, whole[:2], [["owner/data:plain, row 1", "längst", "1"]]]
+    assert rows[3:] == [
+        [["owner/data:plain/train[:1], row 1", *whole[0][1:]]],
+        [["owner/data:other, row 1", "another", "7"]],
+    ]
+    assert "Config name is missing" in ambiguous
+    assert "owner/none: there is no such file, and as the name of a dataset on the hub" in missing
 
 
 def test_rows_of_python() -> None:

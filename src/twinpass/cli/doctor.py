@@ -109,6 +109,10 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
 
 
+def _between(least: float, most: float) -> str:
+    return _seconds(least) if _seconds(least) == _seconds(most) else f"{_seconds(least)} to {_seconds(most)}"
+
+
 def _kind_lines(name: str, kind: "KindFound", verbose: bool) -> Iterator[str]:
     if not kind.works:
         yield f"{name:<12}no: {kind.reason}"
@@ -120,7 +124,7 @@ def _kind_lines(name: str, kind: "KindFound", verbose: bool) -> Iterator[str]:
         new = "" if step.first_seconds == step.seconds else f" ({_seconds(step.first_seconds)} while prompts are new)"
         whole = "" if step.measured_rows == step.rows else f", measured with {step.measured_rows}"
         yield (
-            f"  step      about {_seconds(step.seconds)}{new} by {step.estimator}, "
+            f"  step      about {_between(step.seconds, step.most_seconds)}{new} by {step.estimator}, "
             f"{step.rows} rows of {step.tokens} tokens{whole}"
         )
     yield from _named("learners", kind.estimators, True)

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         description=(
             "Score the held-out rows: of a configuration's base model, or of a run as it stands after any step. Other rows of the run's "
             "task are named behind it; they have to say what is right. Measures come with 95% "
-            "intervals by a bootstrap over rows: accuracy, macro-F1, calibration error and the table of confusions for options, "
+            "intervals by a bootstrap over rows: accuracy, macro-F1, cross-entropy, calibration error and the table of confusions for options, "
             "token probability and perplexity for texts."
         ),
     )
@@ -168,14 +168,19 @@ def _evaluate(
             facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": measures}
             facts |= {"metrics": dict(value.metrics), "samples": dict(value.samples)} if value.samples else {}
         else:
-            measures |= found.measures()
-            metric, loss = measures[objective.metric_name]["value"], measures["loss"]["value"]
+            scored, loss = found
+            measures |= scored.measures()
+            metric = measures[objective.metric_name]["value"]
             facts = {"metric_name": objective.metric_name, "metric": metric, "loss": loss, "measures": measures}
         if args.write:
             progress.update(bar, description="writing")
             writer, sampling = _writing(target, session, args.max_tokens)
             measures |= written(writer, examples, sampling, rewards, told).measures()
-    return {"step": step, **facts, "examples": len(examples)}, found, [example.place for example in examples]
+    return (
+        {"step": step, **facts, "examples": len(examples)},
+        found and found[0],
+        [example.place for example in examples],
+    )
 
 
 def _rewards(names: Sequence[str]) -> "Rewards | None":

@@ -89,7 +89,8 @@ def _kinds(section: Section) -> str:
 def _plain(text: str) -> str:
     """A docstring as Markdown: references lose their roles, code its second backtick."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", cleandoc(text))
-    text = re.sub(r"^    (\w+): ", r"- `\1`: ", text.replace("``", "`").replace("\nArgs:\n", "\n"), flags=re.M)
+    text = text.replace("``", "`").replace("\nArgs:\n", "\n")
+    text = re.sub(r"^    (\w+(?:, \w+)*): ", lambda found: f"- `{found[1].replace(', ', '`, `')}`: ", text, flags=re.M)
     return text.replace("\n        ", "\n  ")
 
 

@@ -18,6 +18,9 @@ from twinpass.model.headers import Fact, facts_of
 _BASE = 10000.0
 """The frequency base where a file names none."""
 
+_LOCAL: Mapping[str, float] = {"gemma3_text": 10000.0}
+"""Of models whose local layers turn by a base of their own and are never scaled: that base, where a file names none."""
+
 _FREQUENCIES = "rope_freqs.weight"
 _LLAMA3: Mapping[str, Any] = {
     "rope_type": "llama3",
@@ -39,13 +42,18 @@ def take_over(config: PreTrainedConfig, file: Path, tensors: Mapping[str, int]) 
     said = facts_of(file)
     given = getattr(config, "rope_parameters", None)
     kind, factor = _scaling(said)
+    plain = kind in ("none", "linear") and _FREQUENCIES not in tensors
+    if isinstance(given, dict) and config.model_type in _LOCAL and plain:
+        config.rope_parameters = _by_layer(config.model_type, said, factor, file)
+        return
     if not isinstance(given, dict) or "rope_theta" not in given:
         if kind != "none" or _FREQUENCIES in tensors:
             raise _refused(file, f"of a {config.model_type} are scaled")
+        own = [part["rope_theta"] for part in (given or {}).values() if isinstance(part, dict) and "rope_theta" in part]
+        if own and (base := _of(said, "freq_base", _BASE)) not in own:
+            raise _refused(file, f"go by a base of {base:g}, and in the model by {own}")
         return
-    base = float(_of(said, "freq_base", _BASE))
-    if not 0 < base < math.inf or not 0 < (factor or 1.0) < math.inf:
-        raise _refused(file, f"go by a base of {base:g} and a factor of {factor or 1.0:g}")
+    base = _base(said, "freq_base", _BASE, factor, file)
     if kind == "none" and _FREQUENCIES in tensors:
         found: dict[str, Any] = _by_table(file, base)
     elif kind in ("none", "linear", "yarn") and _FREQUENCIES not in tensors:
@@ -66,6 +74,25 @@ def take_over(config: PreTrainedConfig, file: Path, tensors: Mapping[str, int]) 
             found["attention_factor"] = float(attention) * (0.1 * math.log(float(factor)) + 1.0)
     kept = {key: given[key] for key in ("partial_rotary_factor",) if key in given}
     config.rope_parameters = {**kept, "rope_theta": base, **found}
+
+
+def _by_layer(model_type: str, said: Mapping[str, Fact], factor: float | None, file: Path) -> dict[str, dict[str, Any]]:
+    """The rotary parameters of global layers and of local ones."""
+    scaled = {"rope_type": "default"} if factor is None else {"rope_type": "linear", "factor": factor}
+    return {
+        "full_attention": {"rope_theta": _base(said, "freq_base", _BASE, factor, file), **scaled},
+        "sliding_attention": {
+            "rope_theta": _base(said, "freq_base_swa", _LOCAL[model_type], factor, file),
+            "rope_type": "default",
+        },
+    }
+
+
+def _base(said: Mapping[str, Fact], key: str, otherwise: float, factor: float | None, file: Path) -> float:
+    base = float(_of(said, key, otherwise))
+    if not 0 < base < math.inf or not 0 < (factor or 1.0) < math.inf:
+        raise _refused(file, f"go by a base of {base:g} and a factor of {factor or 1.0:g}")
+    return base
 
 
 def require_turned(model: PreTrainedModel, file: Path) -> None:

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinpass.perturb.noise import Distribution, values
+from twinpass.perturb.noise import PER_BLOCK, Distribution, values_of_blocks
 
 FEW = 1024
 """Numbers, of all parameters together; float32 or float64."""
+
+TOGETHER = 64
+"""Seeds that are drawn at once."""
 
 
 def are_few(w: NDArray[Any]) -> bool:
@@ -26,10 +29,9 @@ def perturb_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.perturb_each`, to the same bits."""
+    own = scales.astype(w.dtype)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is passed on
-        own = scales.astype(w.dtype)[:, None]
-        for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
-            out[:, first:last] = w[first:last] + own * values(seed, int(key), 0, int(last - first), distribution)
+        out[:] = w + own * _drawn(np.array([seed], np.uint64), bounds, keys, distribution)
 
 
 def accumulate_each(
@@ -41,7 +43,22 @@ def accumulate_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.accumulate_each`, to the same bits."""
+    own = scales.astype(w.dtype)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        for key, first, last in zip(keys, bounds[:-1], bounds[1:], strict=True):
-            for seed, scale in zip(seeds, scales.astype(w.dtype), strict=True):
-                w[first:last] += scale * values(int(seed), int(key), 0, int(last - first), distribution)
+        for first in range(0, len(seeds), TOGETHER):
+            part = slice(first, first + TOGETHER)
+            moves = own[part] * _drawn(seeds[part], bounds, keys, distribution)
+            w[:] = np.add.accumulate(np.concatenate((w[None], moves)))[-1]
+
+
+def _drawn(
+    seeds: NDArray[np.uint64], bounds: NDArray[np.int64], keys: NDArray[np.uint64], distribution: Distribution
+) -> NDArray[np.float32]:
+    """``z`` [seeds, n] of all parameters, whose blocks are drawn at once: a call of NumPy takes longer than what it computes here."""
+    lengths = np.diff(bounds)
+    counts = -(-lengths // PER_BLOCK[distribution])
+    blocks = np.concatenate([np.arange(count, dtype=np.uint64) for count in counts])
+    of_each = np.repeat(seeds, blocks.size), np.tile(np.repeat(keys, counts), seeds.size), np.tile(blocks, seeds.size)
+    whole = values_of_blocks(*of_each, distribution).reshape(seeds.size, -1)
+    ends = PER_BLOCK[distribution] * counts
+    return whole[:, np.concatenate([np.arange(end) < length for end, length in zip(ends, lengths, strict=True)])]

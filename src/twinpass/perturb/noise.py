@@ -49,8 +49,8 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def philox(seed: int, high: int, blocks: U64) -> tuple[U32, U32, U32, U32]:
-    """Philox4x32-10 of the counters (``blocks``, ``high``) under the key ``seed``; four words a block."""
+def philox(seed: int | U64, high: int | U64, blocks: U64) -> tuple[U32, U32, U32, U32]:
+    """Philox4x32-10 of the counters (``blocks`` [n], ``high``) under the key ``seed``, one for all or [n]; four words a block."""
     low32 = np.uint64(0xFFFFFFFF)
     c0 = (blocks & low32).astype(np.uint32)
     c1 = (blocks >> np.uint64(32)).astype(np.uint32)
@@ -79,9 +79,14 @@ def values(seed: int, key: int, start: int, stop: int, distribution: Distributio
     """The same of the parameter whose :func:`name_key` is ``key``."""
     per_block = PER_BLOCK[distribution]
     first, last = start // per_block, -(-stop // per_block)
-    words = philox(seed, key, np.arange(first, last, dtype=np.uint64))
-    found = {"gaussian": _gaussian, "binomial": _binomial, "rademacher": _rademacher}[distribution](*words)
+    found = values_of_blocks(seed, key, np.arange(first, last, dtype=np.uint64), distribution)
     return found.reshape(-1)[start - first * per_block : stop - first * per_block]
+
+
+def values_of_blocks(seed: int | U64, key: int | U64, blocks: U64, distribution: Distribution) -> F32:
+    """The values [n, a block's] of ``blocks`` [n], each of its own seed and key where there are as many of these."""
+    found = {"gaussian": _gaussian, "binomial": _binomial, "rademacher": _rademacher}[distribution]
+    return found(*philox(seed, key, blocks))
 
 
 def uniform_reference(seed: int, name: str, start: int, stop: int) -> F32:

@@ -34,17 +34,17 @@ class Choices:
         return np.array(self.chosen == self.right, np.float64)
 
     def measures(self) -> dict[str, Any]:
-        """Accuracy, macro-F1, loss (nats) and expected calibration error with 95% intervals, and the table of confusions."""
+        """Accuracy, macro-F1, cross-entropy (nats) and expected calibration error with 95% intervals, and the table of confusions."""
         chosen, each = self.chosen, self.each()
         sure = np.array([float(np.max(row)) for row in self.shares])
-        loss = np.array([-math.log(max(row[i], 1e-300)) for row, i in zip(self.shares, self.right, strict=True)])
+        missed = np.array([-math.log(max(row[i], 1e-300)) for row, i in zip(self.shares, self.right, strict=True)])
         kinds = max(len(row) for row in self.shares)
         counts = np.zeros((kinds, kinds), np.int64)
         np.add.at(counts, (self.right, chosen), 1)
         return {
             "accuracy": with_interval(len(self), lambda i: float(each[i].mean())),
             "macro_f1": with_interval(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
-            "loss": with_interval(len(self), lambda i: float(loss[i].mean())),
+            "cross_entropy": with_interval(len(self), lambda i: float(missed[i].mean())),
             "calibration_error": with_interval(len(self), lambda i: calibration_error(sure[i], each[i])),
             "confusion": counts.tolist(),
         }

@@ -30,22 +30,23 @@ def outcomes(
     objective: Goal,
     examples: Sequence[Example],
     progress: Callable[[int], None] = lambda done: None,
-) -> Choices | ScoredTexts | None:
-    """What the weights as they stand make of each example; None for an objective that has no measures but its own."""
-    if isinstance(objective, Accuracy | ExpectedAccuracy):
-        objective = objective.choice
-    if not isinstance(objective, Choice | Completion):
+) -> tuple[Choices | ScoredTexts, float] | None:
+    """What the weights as they stand make of each example, and the objective's loss; None for an objective that has no measures but its own."""
+    if not isinstance(objective, Choice | Completion | Accuracy | ExpectedAccuracy):
         return None
-    shares, scores, done = [], [], 0
+    options = objective.choice if isinstance(objective, Accuracy | ExpectedAccuracy) else objective
+    shares, scores, done, loss = [], [], 0, 0.0
     for part in portions(examples):
         values = engine.score(objective.requests(part), [BASE]).values[0]
-        if isinstance(objective, Choice):
-            shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in objective.logits(part, values)]
+        if isinstance(options, Choice):
+            shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in options.logits(part, values)]
         else:
             scores += list(values)
+        loss += len(part) * objective.loss(part, values)
         done += len(part)
         progress(done)
-    return Choices(shares, np.array([example.label for example in examples])) if shares else ScoredTexts(scores)
+    found = Choices(shares, np.array([example.label for example in examples])) if shares else ScoredTexts(scores)
+    return found, loss / done
 
 
 def written(

