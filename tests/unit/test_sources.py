@@ -258,7 +258,9 @@ configs:
 - config_name: plain
   data_files: [{split: train, path: plain/train.jsonl}, {split: test, path: plain/test.jsonl}]
 - config_name: other
-  data_files: [{split: train, path: other/rows.csv}]
+  data_files: [{split: train, path: other/rows.jsonl}]
+- config_name: broken
+  data_files: [{split: train, path: broken/rows.jsonl}]
 ---
 """
 
@@ -267,12 +269,13 @@ configs:
 def test_rows_of_the_hub(tmp_path: Path) -> None:
     """From a hub on this machine: what it is asked and how it answers is as the libraries have it."""
     data = tmp_path / "hub/owner/data"
-    for folder in ("plain", "other"):
+    for folder in ("plain", "other", "broken"):
         (data / folder).mkdir(parents=True)
     (data / "README.md").write_text(CARD)
     (data / "plain/train.jsonl").write_text(LINES)
     (data / "plain/test.jsonl").write_text(LINES.splitlines()[2] + "\n")
-    (data / "other/rows.csv").write_text("text,label\nanother,7\n")
+    (data / "other/rows.jsonl").write_text('{"text": "another", "label": "7"}\n')
+    (data / "broken/rows.jsonl").write_text("text,label\n")
     asked = [
         ("owner/data:plain", "train", None),
         ("owner/data:plain", "train", 2),
@@ -280,6 +283,7 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
         ("owner/data:plain/train[:1]", "eval", None),
         ("owner/data:other", "train", None),
         ("owner/data", "train", None),
+        ("owner/data:broken", "train", None),
         ("owner/none", "train", None),
     ]
     with serving(tmp_path / "hub") as address:
@@ -292,7 +296,7 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
         command = [sys.executable, "-c", FROM_THE_HUB, json.dumps(asked)]
         ran = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
-    *rows, ambiguous, missing = json.loads(ran.stdout.splitlines()[-1])
+    *rows, ambiguous, broken, missing = json.loads(ran.stdout.splitlines()[-1])
     whole = [[f"owner/data:plain, row {i}", row["text"], row["label"]] for i, row in enumerate(ROWS, 1)]
     assert rows[:3] == [whole, whole[:2], [["owner/data:plain, row 1", "längst", "1"]]]
     assert rows[3:] == [
@@ -300,6 +304,7 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
         [["owner/data:other, row 1", "another", "7"]],
     ]
     assert "Config name is missing" in ambiguous
+    assert "JSON parse error" in broken, "the cause, and not only that there is one"
     assert "owner/none: there is no such file, and as the name of a dataset on the hub" in missing
 
 

@@ -83,5 +83,7 @@ def _library(name: str) -> Any:
     return datasets
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _first_line(error: BaseException) -> str:
+    """What an error says, and what the error says that it comes from."""
+    own = (str(error).splitlines() or [type(error).__name__])[0]
+    return own if error.__cause__ is None else f"{own}: {_first_line(error.__cause__)}"
