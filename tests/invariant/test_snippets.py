@@ -114,7 +114,8 @@ def test_commands_are_followed(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    BEFORE.get(page, lambda folder: None)(tmp_path)
+    if page in BEFORE:
+        BEFORE[page](tmp_path)
     for line in "".join(snippets(page, "sh")).splitlines():
         words, file, reader = words_of(line)
         if any(start in line for start in ONLY_SHOWN):

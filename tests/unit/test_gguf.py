@@ -206,6 +206,7 @@ def test_a_base_that_a_model_with_several_does_not_have(tmp_path: Path) -> None:
     config = Gemma3nTextConfig()
     with pytest.raises(ModelError, match=r"a base of 500000, and in the model by \[1000"):
         take_over(config, file, {})
+    assert config.rope_parameters is not None
     config.rope_parameters["full_attention"]["rope_theta"] = 5e5
     take_over(config, file, {})
 
