@@ -70,7 +70,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "objective": {"kind": "expected_accuracy"},
     },
     "regularised": {
-        "trainable": ACTIVATED,
+        "trainable": tiny.ACTIVATED,
         "estimator": {"kind": "backprop"},
         "objective": {"kind": "choice", "regularise": "kl"},
         "optimizer": ADAMW,
