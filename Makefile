@@ -223,5 +223,8 @@ bench-race-lean: install  ## plain MeZO as a careful user would write it (about 
 bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 6 minutes)
 	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop --json benchmarks/results/bench-time-to-accuracy-trec.json
 
+bench-toolbox: install  ## the tools beside plain SGD on reviews and TREC, ROWS_TREC=FILE, into benchmarks/results/toolbox.json
+	$(BIN)/python benchmarks/toolbox.py $(ROWS_TREC) --json benchmarks/results/toolbox.json
+
 bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 6 minutes)
 	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 40 --methods informed backprop --json benchmarks/results/bench-time-to-accuracy-gsm8k.json

@@ -32,6 +32,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
     ("damage", (*STEP, "benchmarks/damage.py", "benchmarks/demo.py")),
+    ("toolbox", (*STEP, "benchmarks/toolbox.py", "benchmarks/fixed_inputs.py", "benchmarks/race.py")),
     ("learning-*", (*STEP, "benchmarks/demo.py")),
     ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),

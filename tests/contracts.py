@@ -31,6 +31,9 @@ from twinpass.task.example import Example
 from twinpass.task.named.base import NamedTask
 from twinpass.task.rows import Row
 from twinpass.task.sources.read import read, sound
+from twinpass.train.history import History
+from twinpass.train.optimizer import Optimizer
+from twinpass.train.records import step_record
 
 # --- estimators
 
@@ -79,7 +82,7 @@ def estimator_contract(estimator: Estimator) -> None:
         assert {lane.probe for lane in lanes} - {None} == set(probes)
         assert all(lane.linear == estimator.differentiates for lane in lanes if lane.probe)
         signs = {lane.sign for lane in lanes}
-        assert signs == {1, -1} or not estimator.two_sided
+        assert signs - {0} == {1, -1} or not estimator.two_sided
         estimate = estimator.estimate(probes, eps, [loss_of(lane) for lane in lanes])
         assert (estimate.probes, estimate.eps) == (tuple(probes), eps)
         assert len(estimate.losses) == len(estimate.gradients) == len(probes)
@@ -89,6 +92,33 @@ def estimator_contract(estimator: Estimator) -> None:
     else:
         slope = np.polyfit(np.log(SCALES), np.log(errors), 1)[0]
         assert slope == pytest.approx(estimator.bias_order, abs=0.2)
+
+
+# --- optimizers
+
+
+def optimizer_contract(optimizer: Optimizer) -> None:
+    """Lengths are a pure function of the estimate and the steps in force, downhill, and as long at any scale if they say so."""
+    rows = np.random.default_rng(5).standard_normal((8, 3))
+
+    def estimate(row: Sequence[float], scale: float = 1.0) -> Estimate:
+        probes = tuple(Probe(seed) for seed in range(len(row)))
+        return Estimate(probes, 1e-2, ((1.0, 1.0),) * len(row), tuple(scale * float(g) for g in row))
+
+    def history(count: int, scale: float = 1.0) -> History:
+        reports = (StepReport(i, estimate(rows[i], scale), (0.0,) * 3, 1e-3) for i in range(count))
+        return History.of([step_record(report) for report in reports])
+
+    kept = history(7)
+    last = estimate((*rows[7][:2], 0.0))
+    found = optimizer.lengths(last, kept)
+    assert found == optimizer.lengths(last, kept) == optimizer.lengths(last, history(7))
+    kept.fold({"kind": "rollback", "to": 2, "lr_scale": 0.5, "discarded": 0})
+    assert optimizer.lengths(last, kept) == optimizer.lengths(last, history(2))
+    assert [np.sign(length) for length in found] == [np.sign(g) for g in last.gradients]
+    tenfold = optimizer.lengths(estimate(last.gradients, 10.0), history(7, 10.0))
+    assert (tenfold == pytest.approx(found)) or not optimizer.scale_free
+    assert all(0 <= optimizer.lr_at(step) <= optimizer.lr for step in range(optimizer.steps))
 
 
 # --- policies
@@ -309,6 +339,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "task": task_contract,
     "objective": objective_contract,
     "estimator": estimator_contract,
+    "optimizer": optimizer_contract,
     "epsilon": schedule_contract,
     "reuse": policy_contract,
     "engine": engine_contract,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from twinpass.estimate.feedback import Feedback
     from twinpass.estimate.gauss_newton import GaussNewton
     from twinpass.estimate.jvp import Jvp
+    from twinpass.estimate.line import Line
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from twinpass.schedule.adaptive import AdaptiveEpsilon
     from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
     from twinpass.train.adamw import AdamW
+    from twinpass.train.normalised import Normalised
     from twinpass.train.optimizer import Sgd
+    from twinpass.train.sign import Sign
     from twinpass.use.trained import TrainedModel, load
 
     __version__: str
@@ -53,11 +56,14 @@ __all__ = [
     "JoinedEpsilon",
     "Jvp",
     "Layers",
+    "Line",
     "Lora",
+    "Normalised",
     "OneSided",
     "Pattern",
     "ReflectedReuse",
     "Sgd",
+    "Sign",
     "Spsa",
     "TrainedModel",
     "TransportedReuse",
@@ -75,6 +81,7 @@ _MODULES = {
     "estimate.feedback": ("Feedback",),
     "estimate.gauss_newton": ("GaussNewton",),
     "estimate.jvp": ("Jvp",),
+    "estimate.line": ("Line",),
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
@@ -91,7 +98,9 @@ _MODULES = {
     "schedule.adaptive": ("AdaptiveEpsilon",),
     "schedule.epsilon": ("ConstantEpsilon", "CosineEpsilon", "JoinedEpsilon"),
     "train.adamw": ("AdamW",),
+    "train.normalised": ("Normalised",),
     "train.optimizer": ("Sgd",),
+    "train.sign": ("Sign",),
     "use.trained": ("TrainedModel", "load"),
 }
 """Where names come from: each is imported when it is first used (PEP 562). A policy is called ``...Reuse`` here."""

@@ -255,7 +255,10 @@ def _suiting(
     if optimizer is None and estimator.whole and suited.along_probes:
         optimizer = AdamW()
     optimizer = optimizer or (Sgd if suited.along_probes else AdamW)(
-        lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size, schedule=suited.schedule
+        lr=1.0 if estimator.measures_length else suited.lr,
+        steps=suited.steps,
+        batch_size=suited.batch_size,
+        schedule=suited.schedule,
     )
     epsilon = epsilon or ConstantEpsilon(value=suited.eps)
     return trainable, estimator, optimizer, epsilon, suited

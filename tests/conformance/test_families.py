@@ -20,6 +20,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
+from twinpass.estimate.line import Line
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
@@ -38,6 +39,10 @@ from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, JoinedEpsilon
 from twinpass.task.rows import Row
+from twinpass.train.adamw import AdamW
+from twinpass.train.normalised import Normalised
+from twinpass.train.optimizer import Sgd
+from twinpass.train.sign import Sign
 
 DATA: Any = {"train": "a.jsonl", "eval": "b.jsonl"}
 
@@ -68,9 +73,16 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "spsa": Spsa(probes=2),
         "one_sided": OneSided(probes=2),
         "jvp": Jvp(probes=2),
+        "line": Line(probes=2),
         "gauss_newton": GaussNewton(probes=2),
         "backprop": Backprop(),
         "feedback": Feedback(),
+    },
+    "optimizer": {
+        "sgd": Sgd(lr=1e-3, steps=9),
+        "sign": Sign(),
+        "normalised": Normalised(),
+        "adamw": AdamW(),
     },
     "epsilon": {
         "constant": ConstantEpsilon(value=1e-3),

@@ -42,7 +42,7 @@ def test_a_model_that_packs() -> None:
     learners = {
         kind: {name for name, why in own.estimators.items() if not why} for kind, own in found.trainables.items()
     }
-    along = {"spsa", "one_sided", "gauss_newton"}
+    along = {"spsa", "one_sided", "line", "gauss_newton"}
     assert learners["lora"] == learners["activated"] == learners["layers"] == {*along, "jvp", "backprop"}
     assert learners["full"] == learners["pattern"] == {*along, "jvp"}
     assert learners["informed"] == along
@@ -125,7 +125,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = " ".join(capsys.readouterr().err.split())
     assert "packs yes: in float64 its scores are off by" in text
     assert "lora no: trainable.targets" in text
-    assert "learners spsa, one_sided, jvp, gauss_newton not backprop:" in text
+    assert "learners spsa, one_sided, jvp, line, gauss_newton not backprop:" in text
     for wrong in (["--seconds", "11"], ["--tokens", "0"]):
         assert main(["doctor", model, *wrong, "--json"]) == 2
         assert wrong[0] in json.loads(capsys.readouterr().out)["error"]

@@ -31,6 +31,7 @@ POINTS, NAMED_TASK = snippets("docs/extending.md", "toml")
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "objective": {"kind": "margin", "margin": 2.0},
     "estimator": {"kind": "fourth_order", "probes": 2},
+    "optimizer": {"kind": "capped", "most": 2.0, "steps": 3},
     "reuse": {"policy": "mostly_frozen", "every": 2},
     "epsilon": {"kind": "halving", "start": 1e-2, "every": 2},
     "trainable": {"kind": "norms"},

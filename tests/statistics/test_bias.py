@@ -16,6 +16,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
+from twinpass.estimate.line import Line
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.perturb.noise import derive_seed, reference
@@ -48,7 +49,12 @@ UNBIASED: Mapping[str, Policy] = {
 }
 """Approximate policies that are right in expectation."""
 
-ESTIMATORS: Mapping[str, type[Estimator]] = {"spsa": Spsa, "one_sided": OneSided, "gauss_newton": GaussNewton}
+ESTIMATORS: Mapping[str, type[Estimator]] = {
+    "spsa": Spsa,
+    "one_sided": OneSided,
+    "line": Line,
+    "gauss_newton": GaussNewton,
+}
 """Estimators with a finite difference in the weights; ``jvp``, which has none, is what they are held against; ``backprop`` is held against autograd (conformance/test_gradient.py)."""
 
 

@@ -48,9 +48,10 @@ CHOICES: Mapping[str, list[Keys]] = {
         {"kind": "one_sided"},
         {"kind": "one_sided", "probes": 2, "perturbation": "inplace"},
         {"kind": "jvp"},
+        {"kind": "line"},
         {"kind": "backprop"},
     ],
-    "optimizer": [{"kind": "sgd", "lr": 1e-3, "steps": 2}, {"kind": "adamw"}],
+    "optimizer": [{"kind": "sgd", "lr": 1e-3, "steps": 2}, {"kind": "sign", "steps": 2}, {"kind": "adamw"}],
     "epsilon": [
         {"kind": "constant", "value": 1e-3},
         {"kind": "adaptive"},

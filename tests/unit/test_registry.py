@@ -85,7 +85,7 @@ def test_names_are_had_without_an_import(tmp_path: Path, monkeypatch: pytest.Mon
     assert type(chosen({"kind": "spsa"})).__name__ == "Spsa"
     message = problem({"kind": "hal"})
     assert "did you mean 'half'?" in message
-    assert message.endswith("choose from spsa, one_sided, jvp, gauss_newton, backprop, feedback, half")
+    assert message.endswith("choose from spsa, one_sided, jvp, line, gauss_newton, backprop, feedback, half")
     assert "half_of" not in sys.modules
 
 

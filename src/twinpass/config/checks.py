@@ -63,10 +63,8 @@ def _derivatives(built: Mapping[str, Any]) -> list[str]:
 def _curvature(built: Mapping[str, Any]) -> list[str]:
     trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
     objective, found = built.get("objective"), list[str]()
-    if estimator is not None and estimator.curved and policy is not None and policy.approximate:
-        found.append(
-            "[reuse] policy: 'gauss_newton' takes every score's own derivative, which an approximation spoils; use 'auto'"
-        )
+    if estimator is not None and estimator.measures_length and policy is not None and policy.approximate:
+        found.append("[reuse] policy: this estimator takes curvatures, which an approximation spoils; use 'auto'")
     if (
         estimator is not None
         and estimator.curved
@@ -96,6 +94,10 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
     if estimator.whole and optimizer.along_probes:
         return ['[optimizer] kind: whole gradients have no probes to step along; set "adamw"']
     if not estimator.whole:
+        if estimator.measures_length and optimizer.scale_free:
+            return [
+                '[optimizer] kind: this estimator says itself how far to go along each direction; set "sgd", or [estimator] kind = "spsa"'
+            ]
         if optimizer.along_probes:
             return []
         return [
@@ -199,7 +201,7 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         found.append(
             f'[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more, or [estimator] kind = "spsa"'
         )
-    elif estimator is not None and not estimator.whole and (estimator.curved or estimator.differentiates):
+    elif estimator is not None and (estimator.measures_length or estimator.differentiates):
         found.append(
             '[estimator] kind: rewards have no derivative; set "spsa" or "one_sided", or learn from sampled texts by "feedback" or "backprop"'
         )

@@ -12,6 +12,7 @@ from twinpass.config.engines import TorchSettings
 from twinpass.config.ground import ground
 from twinpass.config.schema import Config
 from twinpass.config.tasks import TaskSettings
+from twinpass.core import Probe
 from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.subject import Subject
@@ -147,7 +148,7 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
             base.dtype,
             noise=estimator.noise,
             perturbation=estimator.perturbation,
-            lanes=2 * estimator.probes,
+            lanes=_most_lanes(estimator),
             invocation=encoded.invocation,
             seed=derive_seed(recipe.seed, "adapter"),
             trust_remote_code=base.trust_remote_code,
@@ -177,6 +178,12 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
     below |= material.task.ground
     return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
+
+
+def _most_lanes(estimator: Estimator) -> int:
+    """Lanes of a step, or of as many probes with both signs, which trials have."""
+    probes = [Probe(seed) for seed in range(estimator.probes)]
+    return max(2 * estimator.probes, len(estimator.lanes(probes, 1.0)))
 
 
 def _build(config: Config, start: Callable[[Subject], E_co]) -> Session[E_co]:

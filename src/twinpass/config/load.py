@@ -160,6 +160,8 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
     trainable: type[Trainable] | Trainable = built.get("trainable") or Trainable
     suited = None if _named(values) else chosen(task, values).defaults
     suited = suited or (trainable.defaults if task is None else task.suited(trainable))
+    if getattr(built.get("estimator"), "measures_length", False):
+        suited = replace(suited, lr=1.0)
     optimizer = values.get("optimizer")
     return replace(suited, patience=0) if isinstance(optimizer, Mapping) and "steps" in optimizer else suited
 
@@ -200,7 +202,9 @@ def _build(
     along = getattr(chosen_class, "along_probes", None)
     if along is None:
         along = not chosen_class.whole if hasattr(chosen_class, "whole") else suited.along_probes
-    suits = section.suited if along == suited.along_probes else {}
+    suits = dict(section.suited) if along == suited.along_probes else {}
+    if getattr(chosen_class, "scale_free", False):
+        suits.pop("lr", None)
     for key, name_there in suits.items():
         if key in names and key not in given and (value := getattr(suited, name_there)) is not None:
             given[key] = options[key] = value

@@ -52,6 +52,8 @@ def _rows(section: Section, kind: type[Any]) -> Iterator[str]:
         for key, name in section.suited.items()
         if name in Defaults.__annotations__ and getattr(Defaults, name, "") is not None
     }
+    if getattr(kind, "scale_free", False):
+        suited.discard("lr")
     for field in fields(kind):
         default: Any = field.default
         factory: Any = field.default_factory

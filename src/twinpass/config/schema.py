@@ -21,9 +21,8 @@ from twinpass.report.trackers import TrackerName
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, NonEmpty, Positive
-from twinpass.train.adamw import AdamW
 from twinpass.train.history import Keep
-from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.optimizer import Optimizer
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -84,7 +83,7 @@ class Section:
     ``default`` is the kind where none is named, or finds it by the sections that are built already and by the given values; an ``optional`` section may be left out altogether, and is None then.
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
     left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless those are meant for another kind
-    (``along_probes``), or :class:`Defaults` has none; so does the kind, by ``suited_kind``.
+    (``along_probes``), it is the lr of a ``scale_free`` kind, or :class:`Defaults` has none; so does the kind, by ``suited_kind``.
     """
 
     kinds: Mapping[str, type[Any]]
@@ -154,6 +153,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "spsa": "twinpass.estimate.spsa:Spsa",
                     "one_sided": "twinpass.estimate.one_sided:OneSided",
                     "jvp": "twinpass.estimate.jvp:Jvp",
+                    "line": "twinpass.estimate.line:Line",
                     "gauss_newton": "twinpass.estimate.gauss_newton:GaussNewton",
                     "backprop": "twinpass.estimate.backprop:Backprop",
                     "feedback": "twinpass.estimate.feedback:Feedback",
@@ -164,7 +164,16 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             suited_kind="estimator",
         ),
         "optimizer": Section(
-            {"sgd": Sgd, "adamw": AdamW},
+            Family(
+                "twinpass.train.optimizer:Optimizer",
+                "twinpass.optimizers",
+                {
+                    "sgd": "twinpass.train.optimizer:Sgd",
+                    "sign": "twinpass.train.sign:Sign",
+                    "normalised": "twinpass.train.normalised:Normalised",
+                    "adamw": "twinpass.train.adamw:AdamW",
+                },
+            ),
             "kind",
             lambda built, values: "adamw" if getattr(built.get("estimator"), "whole", False) else "sgd",
             suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size", "schedule": "schedule"},

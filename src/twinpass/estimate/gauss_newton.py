@@ -33,6 +33,7 @@ class GaussNewton(Estimator):
     bias_order: ClassVar[int] = 2
     two_sided: ClassVar[bool] = True
     curved: ClassVar[bool] = True
+    measures_length: ClassVar[bool] = True
 
     probes: Several = 8
     damping: Damping = 1.0

@@ -108,7 +108,7 @@ def _gradient(axes: Axes, steps: Rows) -> None:
     axes.plot(x, used, ".", color=BLUE, markersize=5, label="used")
     cut = raw != used
     if cut.any():
-        axes.plot(np.array(x)[cut], raw[cut], "x", color=ORANGE, markersize=6, label=f"before clipping ({cut.sum()})")
+        axes.plot(np.array(x)[cut], raw[cut], "x", color=ORANGE, markersize=6, label=f"measured ({cut.sum()})")
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set(xlabel="step", ylabel="g = (L$_+$ - L$_-$) / (2 eps)", title="Projected gradient")
     axes.legend()

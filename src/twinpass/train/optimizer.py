@@ -4,8 +4,10 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from twinpass.core import Estimate
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.settings import STRICT, Count, Index, NonNegative, Positive, Several, Share
+from twinpass.train.history import History
 from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 
@@ -22,9 +24,11 @@ class Optimizer:
     in memory.)
 
     ``along_probes``: updates are scalars times directions; lr, steps and batch_size that are left out then follow what is trained.
+    A ``scale_free`` one goes as far whatever gradients are multiplied by: its lr counts in eps, and follows nothing.
     """
 
     along_probes: ClassVar[bool] = True
+    scale_free: ClassVar[bool] = False
 
     lr: Positive
     steps: Count
@@ -43,6 +47,13 @@ class Optimizer:
         """The learning rate of ``step``, before any slow-down by the guard."""
         return self.lr * factor(self.schedule, step, self.steps, self.warmup)
 
+    def lengths(self, estimate: Estimate, history: History) -> tuple[float, ...]:
+        """What takes the projected gradients' place in the update: a pure function of the estimate and of the steps in force before it.
+
+        They are journaled, so that a run resumes and replays without asking again.
+        """
+        return estimate.gradients
+
     @property
     def guard(self) -> DivergenceGuard:
         """The divergence guard."""
@@ -58,6 +69,9 @@ class Sgd(Optimizer):
 
     clip: NonNegative = 4.0
     clip_window: ClipWindow = 100
+
+    def lengths(self, estimate: Estimate, history: History) -> tuple[float, ...]:
+        return self.clipping(estimate.gradients, history)
 
     @property
     def clipping(self) -> MedianClip:

@@ -4,14 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from twinpass.core import BASE, Lane, Observation, Probe, StepReport
+from twinpass.core import BASE, Estimate, Lane, Observation, Probe, StepReport
 from twinpass.engine.base import Engine
 from twinpass.estimate.base import Estimator
 from twinpass.objective.goal import START, At, Goal
 from twinpass.reuse.plan import LanePlanner, Situation, combine
 from twinpass.task.example import Example
 
-Clip = Callable[[Sequence[float]], tuple[float, ...]]
+Lengths = Callable[[Estimate], tuple[float, ...]]
+
+
+def _as_they_are(estimate: Estimate) -> tuple[float, ...]:
+    return estimate.gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +23,13 @@ class Method:
     """How steps are measured: what is estimated, of which goal, along which lanes.
 
     ``planner`` says which lanes may read others' prefixes, and which are measured exactly beside them, to compare or to correct;
-    ``clip`` bounds the projected gradients.
+    ``lengths`` says what takes the projected gradients' place in the update.
     """
 
     estimator: Estimator
     goal: Goal
     planner: LanePlanner
-    clip: Clip = tuple
+    lengths: Lengths = _as_they_are
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def measure(engine: Engine, method: Method, draw: Draw, situation: Situation) ->
     if not plan.twins and found.scores:
         by_lane = dict(zip(distinct, found.scores, strict=True))
         estimate = estimator.refine(estimate, goal, examples, [by_lane[lane] for lane in plan.lanes])
-    moved = estimate.preconditioned or method.clip(estimate.gradients)
+    moved = estimate.preconditioned or method.lengths(estimate)
     return StepReport(
         draw.step, estimate, moved, draw.lr, found.work, found.cache, observed, metrics=found.metrics, decay=draw.decay
     )

@@ -24,7 +24,6 @@ from twinpass.train.descent import GradientSteps, descent_of
 from twinpass.train.fitting import answer_tokens, split
 from twinpass.train.history import History
 from twinpass.train.journal import Journal
-from twinpass.train.optimizer import Optimizer, Sgd
 from twinpass.train.plan import TrainingPlan
 from twinpass.train.records import evaluation_record, step_record
 from twinpass.train.safeguards import dead
@@ -161,7 +160,7 @@ class Trainer:
             plan.estimator,
             plan.objective,
             self._planner,
-            lambda gradients: _clipped(plan.optimizer, gradients, self.history),
+            lambda estimate: plan.optimizer.lengths(estimate, self.history),
         )
         drawn = Draw(
             step,
@@ -310,7 +309,3 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         self.journal.append(record)
         self.history.fold(record)
-
-
-def _clipped(optimizer: Optimizer, gradients: Sequence[float], history: History) -> tuple[float, ...]:
-    return optimizer.clipping(gradients, history) if isinstance(optimizer, Sgd) else tuple(gradients)

@@ -1,0 +1,221 @@
+"""The tools beside plain SGD along probes, at equal seconds: ``python benchmarks/toolbox.py FILE --json FILE``.
+
+An activated adapter learns movie reviews and TREC's questions (FILE is its ``train.txt``), by every method on three seeds, at a learning rate that does
+not fall. On the first seed each also runs at a third of its rate and at three times it. Seconds are those of steps; the prompts' keys and values are
+computed once for a task, and read from disk by all its runs. ``--tasks``, ``--methods`` and ``--seeds`` measure a part; other runs in the result stay.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fixed_inputs import FixedInputs, principal
+from race import KINDS
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from twinpass.bench.race import Finished
+from twinpass.config.compose import Base, Material, Recipe, Session, compose
+from twinpass.config.engines import TorchSettings
+from twinpass.config.tasks import ChoiceTask
+from twinpass.core import BASE, Evaluation, StepReport
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import DivergedError
+from twinpass.estimate.base import Estimator
+from twinpass.estimate.gauss_newton import GaussNewton
+from twinpass.estimate.line import Line
+from twinpass.estimate.one_sided import OneSided
+from twinpass.estimate.spsa import Spsa
+from twinpass.model.load import load
+from twinpass.model.trainable import Activated, Trainable
+from twinpass.objective.base import scored
+from twinpass.report.environment import commit, machine, versions
+from twinpass.report.files import write_json
+from twinpass.report.listener import Listener
+from twinpass.reuse.activated import ActivatedReuse
+from twinpass.schedule.epsilon import ConstantEpsilon
+from twinpass.steps import Rollback
+from twinpass.task.sources.read import read_objects
+from twinpass.train.folder import header
+from twinpass.train.journal import Journal
+from twinpass.train.normalised import Normalised
+from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.sign import Sign
+from twinpass.train.trainer import Trainer
+
+DATA = Path(__file__).parent.parent / "examples" / "data"
+SEEDS = (1, 2, 3)
+FACTORS = (1 / 3, 1.0, 3.0)
+MANY = 10**6
+REVIEWS = {
+    "prompt": "Review: {text}\n",
+    "suffix": "Sentiment:",
+    "options": [" terrible", " great"],
+    "labels": ["negative", "positive"],
+}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A method, its learning rate, and how many steps lie between evaluations. ``inputs``: what an adapter reads of a module's input, if that stays."""
+
+    optimizer: type[Optimizer]
+    lr: float
+    every: int
+    estimator: Estimator = field(default_factory=lambda: Spsa(noise="gaussian"))
+    inputs: str = ""
+
+
+METHODS: Mapping[str, Tool] = {
+    "sgd": Tool(Sgd, 4e-3, 16),
+    "sign": Tool(Sign, 0.5, 16),
+    "normalised": Tool(Normalised, 0.5, 16),
+    "line": Tool(Sgd, 1.0, 12, Line(noise="gaussian")),
+    "one-sided, 4 probes": Tool(Sgd, 4e-3, 8, OneSided(4, "gaussian")),
+    "FZOO, 4 probes": Tool(Sgd, 4e-3, 8, OneSided(4, "rademacher", normalise=True)),
+    "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, 4, GaussNewton(4, "gaussian")),
+    "random inputs": Tool(Sgd, 4e-3, 16, inputs="random"),
+    "principal inputs": Tool(Sgd, 4e-3, 16, inputs="principal"),
+}
+"""``random inputs`` is LOZO's z (arXiv 2410.07698) whose V is never drawn again, ``principal inputs`` takes V from activations once, as AGZO (2601.17261) does in each step."""
+
+
+@dataclass
+class Course(Listener):
+    """Evaluations at seconds of steps; ends a run once there were enough."""
+
+    limit: float
+    points: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: int = 0
+    rollbacks: int = 0
+
+    def stepped(self, report: StepReport, seconds: float) -> None:
+        self.seconds, self.steps = self.seconds + seconds, report.step + 1
+        if self.seconds >= self.limit:
+            raise Finished
+
+    def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        own = {"metric": evaluation.metric, "loss": evaluation.loss}
+        self.points.append({"step": step, "seconds": self.seconds, **own})
+
+    def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
+        self.rollbacks += 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A task with its rows, the model, and where keys and values of its prompts and principal inputs lie."""
+
+    task: ChoiceTask
+    train: Sequence[Mapping[str, Any]]
+    held_out: Sequence[Mapping[str, Any]]
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+
+    def session(self, tool: Tool, lr: float, seed: int) -> Session[TorchEngine]:
+        """An engine at its beginning, and the plan."""
+        trainable: Trainable = Activated()
+        if tool.inputs:
+            file = str(self.folder / "inputs.safetensors") if tool.inputs == "principal" else ""
+            trainable = FixedInputs(file=file)
+        optimizer = tool.optimizer(lr=lr, steps=MANY, schedule="constant")
+        reuse = ActivatedReuse(budget=2**31, spill=str(self.folder / "kept"))
+        recipe = Recipe(trainable, tool.estimator, optimizer, ConstantEpsilon(1e-2), reuse, seed, tool.every)
+        rows = [list(self.task.within(read_objects(part, name))) for part, name in self._parts()]
+        base = Base(self.model, self.tokenizer, "", "float32", lambda: dict(self.model.named_parameters()))
+        return compose(recipe, Material(self.task, None, rows[0], rows[1]), base, TorchSettings(device="cpu").start)
+
+    def _parts(self) -> Sequence[tuple[Any, Any]]:
+        return ((self.train, "train"), (self.held_out, "held_out"))
+
+    def prepare(self) -> None:
+        """Compute what all runs read: keys and values of all prompts, and what enters the adapted modules where answers are read."""
+        session = self.session(METHODS["sgd"], 1.0, 0)
+        examples = [*session.plan.train, *session.plan.held_out]
+        for start in range(0, len(examples), 32):
+            requests = scored(session.plan.objective).requests(examples[start : start + 32])
+            session.engine.score(requests, [BASE])
+        session.engine.unpack()
+        prompts = [example.prompt for example in session.plan.train]
+        principal(self.model, prompts, self.folder / "inputs.safetensors")
+
+
+def run(workload: Workload, tool: Tool, lr: float, seed: int, seconds: float) -> dict[str, Any]:
+    """Train once; what was measured."""
+    session, course, diverged = workload.session(tool, lr, seed), Course(seconds), False
+    engine, plan = session.engine, session.plan
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.create(Path(folder) / "journal.jsonl", header({}, engine))
+        try:
+            with suppress(Finished):
+                Trainer(engine, plan, journal, listener=course).run()
+            last = plan.objective.evaluate(engine, plan.held_out, at=plan.exam(course.steps))
+            course.evaluated(course.steps, last, 0.0)
+        except DivergedError:
+            diverged = True
+        finally:
+            journal.close()
+            engine.unpack()
+    metrics = [point["metric"] for point in course.points]
+    found = {"steps": course.steps, "train_seconds": course.seconds, "rollbacks": course.rollbacks}
+    found |= {"before": metrics[0], "best": max(metrics), "last": metrics[-1], "diverged": diverged}
+    return {"lr": lr, **found, "course": course.points}
+
+
+def workload_of(name: str, args: argparse.Namespace, loaded: tuple[Any, Any], folder: Path) -> Workload:
+    """A task, by name."""
+    if name == "trec":
+        kind = KINDS["trec"]
+        rows = kind.read(args.trec.read_text(encoding="utf-8", errors="replace"))
+        parts, section = (rows[: args.train], rows[args.train :]), kind.task
+    else:
+        files = (DATA / f"reviews-{part}.jsonl" for part in ("train", "eval"))
+        train, held_out = ([json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files)
+        parts, section = (train[: args.train], held_out), REVIEWS
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    return Workload(ChoiceTask(**options), parts[0], parts[1][: args.held_out], *loaded, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every method on every seed of every task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trec", type=Path, help="TREC's train.txt")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of steps, each run")
+    parser.add_argument("--tasks", nargs="+", choices=("reviews", "trec"), default=("reviews", "trec"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--train", type=int, default=400)
+    parser.add_argument("--held-out", type=int, default=200)
+    parser.add_argument("--model", default="smollm2")
+    args, console = parser.parse_args(arguments), Console(stderr=True)
+    about = {"seconds": args.seconds, "train_rows": args.train, "held_out": args.held_out, "model": args.model}
+    about |= {"trec": {"name": args.trec.name, "sha256": hashlib.sha256(args.trec.read_bytes()).hexdigest()}}
+    about |= {"machine": machine(), "versions": versions()}
+    runs: list[dict[str, Any]] = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
+    loaded = load(args.model, "float32")
+    for name in args.tasks:
+        with tempfile.TemporaryDirectory() as scratch:
+            workload = workload_of(name, args, loaded, Path(scratch))
+            workload.prepare()
+            for seed, method in ((seed, method) for seed in args.seeds for method in args.methods):
+                for factor in FACTORS if seed == SEEDS[0] else (1.0,):
+                    tool = METHODS[method]
+                    found = run(workload, tool, tool.lr * factor, seed, args.seconds)
+                    named = {"task": name, "method": method, "factor": round(factor, 3), "seed": seed}
+                    runs = [one for one in runs if any(one[key] != value for key, value in named.items())]
+                    runs.append({**named, "commit": commit(), **found})
+                    write_json(args.json, {**about, "runs": runs})
+                    console.print(f"{name}, {method}, lr {found['lr']:g}, seed {seed}: {found['best']:.1%}")
+
+
+if __name__ == "__main__":
+    main()
