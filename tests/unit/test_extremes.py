@@ -25,6 +25,8 @@ INFORMED: Sections = {
     "estimator": {"kind": "gauss_newton", "probes": 2},
 }
 BACKPROP: Sections = {**ACTIVATED, "estimator": {"kind": "backprop"}, "optimizer": {"kind": "adamw", "lr": 1e-2}}
+LINE: Sections = {"estimator": {"kind": "line", "probes": 1}}
+NORMALISED: Sections = {"optimizer": {"kind": "normalised", "steps": 2, "batch_size": 2}}
 SHOTS: Sections = {"trainable": {"kind": "full"}, "task": {"shots": 2}}
 REFLECTED: Sections = {**SHOTS, "reuse": {"policy": "reflected", "tolerance": 10.0}}
 TRANSPORTED: Sections = {**SHOTS, "reuse": {"policy": "transported"}, "estimator": {"probes": 1}}
@@ -82,6 +84,8 @@ REFUSED: list[tuple[Sections, str, Any]] = [
     (BACKPROP, "optimizer.lr", HUGE),
     (BACKPROP, "optimizer.beta1", 1.0),
     (BACKPROP, "optimizer.beta2", 1.0),
+    (LINE, "estimator.trust", HUGE),
+    (NORMALISED, "optimizer.beta", 1.0),
     (SERVER, "engine.timeout", HUGE),
     (LAYERS, "trainable.first", MOST),
     ({}, "optimizer.lr", math.inf),
@@ -143,6 +147,8 @@ TRAINED: list[tuple[Sections, str, Any]] = [
     ({}, "run.eval_every", MOST),
     ({}, "run.max_seconds", HUGE),
     ({}, "run.max_seconds", TINY),
+    (LINE, "estimator.trust", 1e6),
+    (NORMALISED, "optimizer.beta", 1 - 2**-53),
     (INFORMED, "trainable.layers", MANY),
     (INFORMED, "trainable.fit_rows", MANY),
     (INFORMED, "trainable.ridge", HUGE),
