@@ -1,17 +1,17 @@
 """The tools beside plain SGD along probes, at equal seconds: ``python benchmarks/toolbox.py FILE --json FILE``.
 
 An activated adapter learns movie reviews and TREC's questions (FILE is its ``train.txt``), by every method on three seeds, at a learning rate that does
-not fall. On the first seed each also runs at a third of its rate and at three times it. Seconds are those of steps; the prompts' keys and values are
-computed once for a task, and read from disk by all its runs. ``--tasks``, ``--methods`` and ``--seeds`` measure a part; other runs in the result stay.
+not fall. On the first seed each also runs at a third of its rate and at three times it. Seconds are those of steps; after each third of them held-out rows are
+scored. The prompts' keys and values are computed once for a task, and read from disk by all its runs. ``--tasks``, ``--methods`` and ``--seeds`` measure a part; other runs in the result stay.
 """
 
 import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Trainable
 from twinpass.objective.base import scored
+from twinpass.objective.goal import portions
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.listener import Listener
@@ -52,6 +53,8 @@ from twinpass.train.trainer import Trainer
 DATA = Path(__file__).parent.parent / "examples" / "data"
 SEEDS = (1, 2, 3)
 FACTORS = (1 / 3, 1.0, 3.0)
+PARTS = 3
+"""Evaluations of a run, at equal seconds from each other."""
 MANY = 10**6
 REVIEWS = {
     "prompt": "Review: {text}\n",
@@ -63,34 +66,34 @@ REVIEWS = {
 
 @dataclass(frozen=True)
 class Tool:
-    """A method, its learning rate, and how many steps lie between evaluations. ``inputs``: what an adapter reads of a module's input, if that stays."""
+    """A method and its learning rate. ``inputs``: what an adapter reads of a module's input, if that stays."""
 
     optimizer: type[Optimizer]
     lr: float
-    every: int
     estimator: Estimator = field(default_factory=lambda: Spsa(noise="gaussian"))
     inputs: str = ""
 
 
 METHODS: Mapping[str, Tool] = {
-    "sgd": Tool(Sgd, 4e-3, 16),
-    "sign": Tool(Sign, 0.5, 16),
-    "normalised": Tool(Normalised, 0.5, 16),
-    "line": Tool(Sgd, 1.0, 12, Line(noise="gaussian")),
-    "one-sided, 4 probes": Tool(Sgd, 4e-3, 8, OneSided(4, "gaussian")),
-    "FZOO, 4 probes": Tool(Sgd, 4e-3, 8, OneSided(4, "rademacher", normalise=True)),
-    "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, 4, GaussNewton(4, "gaussian")),
-    "random inputs": Tool(Sgd, 4e-3, 16, inputs="random"),
-    "principal inputs": Tool(Sgd, 4e-3, 16, inputs="principal"),
+    "sgd": Tool(Sgd, 4e-3),
+    "sign": Tool(Sign, 0.5),
+    "normalised": Tool(Normalised, 0.5),
+    "line": Tool(Sgd, 1.0, Line(noise="gaussian")),
+    "one-sided, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "gaussian")),
+    "FZOO, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "rademacher", normalise=True)),
+    "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, GaussNewton(4, "gaussian")),
+    "random inputs": Tool(Sgd, 4e-3, inputs="random"),
+    "principal inputs": Tool(Sgd, 4e-3, inputs="principal"),
 }
 """``random inputs`` is LOZO's z (arXiv 2410.07698) whose V is never drawn again, ``principal inputs`` takes V from activations once, as AGZO (2601.17261) does in each step."""
 
 
 @dataclass
 class Course(Listener):
-    """Evaluations at seconds of steps; ends a run once there were enough."""
+    """Has held-out rows scored whenever a part of ``limit`` seconds of steps is over, and ends the run after the last."""
 
     limit: float
+    score: Callable[[int], Evaluation]
     points: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     steps: int = 0
@@ -98,12 +101,14 @@ class Course(Listener):
 
     def stepped(self, report: StepReport, seconds: float) -> None:
         self.seconds, self.steps = self.seconds + seconds, report.step + 1
-        if self.seconds >= self.limit:
+        if self.seconds < self.limit * (len(self.points) + 1) / PARTS:
+            return
+        found = self.score(self.steps)
+        point = {"step": self.steps, "seconds": self.seconds, "metric": found.metric, "loss": found.loss}
+        passed = int(PARTS * min(1.0, self.seconds / self.limit) + 1e-9)
+        self.points += [point] * (passed - len(self.points))
+        if len(self.points) == PARTS:
             raise Finished
-
-    def evaluated(self, step: int, evaluation: Evaluation, seconds: float) -> None:
-        own = {"metric": evaluation.metric, "loss": evaluation.loss}
-        self.points.append({"step": step, "seconds": self.seconds, **own})
 
     def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
         self.rollbacks += 1
@@ -128,7 +133,7 @@ class Workload:
             trainable = FixedInputs(file=file)
         optimizer = tool.optimizer(lr=lr, steps=MANY, schedule="constant")
         reuse = ActivatedReuse(budget=2**31, spill=str(self.folder / "kept"))
-        recipe = Recipe(trainable, tool.estimator, optimizer, ConstantEpsilon(1e-2), reuse, seed, tool.every)
+        recipe = Recipe(trainable, tool.estimator, optimizer, ConstantEpsilon(1e-2), reuse, seed, 0)
         rows = [list(self.task.within(read_objects(part, name))) for part, name in self._parts()]
         base = Base(self.model, self.tokenizer, "", "float32", lambda: dict(self.model.named_parameters()))
         return compose(recipe, Material(self.task, None, rows[0], rows[1]), base, TorchSettings(device="cpu").start)
@@ -136,37 +141,37 @@ class Workload:
     def _parts(self) -> Sequence[tuple[Any, Any]]:
         return ((self.train, "train"), (self.held_out, "held_out"))
 
-    def prepare(self) -> None:
-        """Compute what all runs read: keys and values of all prompts, and what enters the adapted modules where answers are read."""
+    def prepare(self, *, inputs: bool) -> float:
+        """Compute what all runs read: keys and values of all prompts and, if asked for, principal inputs; the metric before training."""
         session = self.session(METHODS["sgd"], 1.0, 0)
-        examples = [*session.plan.train, *session.plan.held_out]
-        for start in range(0, len(examples), 32):
-            requests = scored(session.plan.objective).requests(examples[start : start + 32])
-            session.engine.score(requests, [BASE])
-        session.engine.unpack()
-        prompts = [example.prompt for example in session.plan.train]
-        principal(self.model, prompts, self.folder / "inputs.safetensors")
+        plan, engine = session.plan, session.engine
+        for part in portions(plan.train):
+            engine.score(scored(plan.objective).requests(part), [BASE])
+        before = plan.objective.evaluate(engine, plan.held_out, at=plan.exam()).metric
+        engine.unpack()
+        if inputs:
+            principal(self.model, [example.prompt for example in plan.train], self.folder / "inputs.safetensors")
+        return before
 
 
-def run(workload: Workload, tool: Tool, lr: float, seed: int, seconds: float) -> dict[str, Any]:
+def run(workload: Workload, tool: Tool, lr: float, seed: int, seconds: float, before: float) -> dict[str, Any]:
     """Train once; what was measured."""
-    session, course, diverged = workload.session(tool, lr, seed), Course(seconds), False
+    session, diverged = workload.session(tool, lr, seed), False
     engine, plan = session.engine, session.plan
+    course = Course(seconds, lambda step: plan.objective.evaluate(engine, plan.held_out, at=plan.exam(step)))
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder) / "journal.jsonl", header({}, engine))
         try:
             with suppress(Finished):
-                Trainer(engine, plan, journal, listener=course).run()
-            last = plan.objective.evaluate(engine, plan.held_out, at=plan.exam(course.steps))
-            course.evaluated(course.steps, last, 0.0)
+                Trainer(engine, replace(plan, held_out=()), journal, listener=course).run()
         except DivergedError:
             diverged = True
         finally:
             journal.close()
             engine.unpack()
-    metrics = [point["metric"] for point in course.points]
+    metrics = [before, *(point["metric"] for point in course.points)]
     found = {"steps": course.steps, "train_seconds": course.seconds, "rollbacks": course.rollbacks}
-    found |= {"before": metrics[0], "best": max(metrics), "last": metrics[-1], "diverged": diverged}
+    found |= {"before": before, "best": max(metrics), "last": metrics[-1], "diverged": diverged}
     return {"lr": lr, **found, "course": course.points}
 
 
@@ -180,7 +185,9 @@ def workload_of(name: str, args: argparse.Namespace, loaded: tuple[Any, Any], fo
         files = (DATA / f"reviews-{part}.jsonl" for part in ("train", "eval"))
         train, held_out = ([json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files)
         parts, section = (train[: args.train], held_out), REVIEWS
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in section.items()
+    }
     return Workload(ChoiceTask(**options), parts[0], parts[1][: args.held_out], *loaded, folder)
 
 
@@ -205,11 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in args.tasks:
         with tempfile.TemporaryDirectory() as scratch:
             workload = workload_of(name, args, loaded, Path(scratch))
-            workload.prepare()
+            before = workload.prepare(inputs=any(METHODS[method].inputs for method in args.methods))
             for seed, method in ((seed, method) for seed in args.seeds for method in args.methods):
                 for factor in FACTORS if seed == SEEDS[0] else (1.0,):
                     tool = METHODS[method]
-                    found = run(workload, tool, tool.lr * factor, seed, args.seconds)
+                    found = run(workload, tool, tool.lr * factor, seed, args.seconds, before)
                     named = {"task": name, "method": method, "factor": round(factor, 3), "seed": seed}
                     runs = [one for one in runs if any(one[key] != value for key, value in named.items())]
                     runs.append({**named, "commit": commit(), **found})
