@@ -212,7 +212,7 @@ bench-race: bench-race-ours bench-race-first-order bench-race-lean  ## who is ho
 	$(BIN)/python benchmarks/page.py
 
 bench-race-ours: install  ## the linear probe and what runs over cached prompts (about 5 minutes)
-	$(RACE) --seconds 40 --methods linear-probe informed backprop twinpass --out benchmarks/results/bench-time-to-accuracy-all.json
+	$(RACE) --seconds 40 --methods linear-probe informed backprop feedback twinpass --out benchmarks/results/bench-time-to-accuracy-all.json
 
 bench-race-first-order: install  ## LoRA with AdamW through whole prompts (about 5 minutes)
 	$(RACE) --seconds 100 --methods first-order --out benchmarks/results/bench-time-to-accuracy-all-first-order.json
@@ -221,10 +221,10 @@ bench-race-lean: install  ## plain MeZO as a careful user would write it (about 
 	$(RACE) --seconds 100 --methods lean --out benchmarks/results/bench-time-to-accuracy-all-lean.json
 
 bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 6 minutes)
-	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop --json benchmarks/results/bench-time-to-accuracy-trec.json
+	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop feedback --json benchmarks/results/bench-time-to-accuracy-trec.json
 
 bench-toolbox: install  ## the tools beside plain SGD on reviews and TREC, ROWS_TREC=FILE, into benchmarks/results/toolbox.json
 	$(BIN)/python benchmarks/toolbox.py $(ROWS_TREC) --json benchmarks/results/toolbox.json
 
 bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 6 minutes)
-	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 40 --methods informed backprop --json benchmarks/results/bench-time-to-accuracy-gsm8k.json
+	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 40 --methods informed backprop feedback --json benchmarks/results/bench-time-to-accuracy-gsm8k.json

@@ -64,7 +64,9 @@ def sections(task: Task, folder: Path, scratch: Path) -> dict[str, Any] | None:
     if not own.is_dir():
         return None
     if "name" in task.section:
-        return {**task.section, "path": str(own), **_bounded(task.section["name"], own, rows)}
+        files = sorted(own.iterdir())
+        path = files[0] if len(files) == 1 else own
+        return {**task.section, "path": str(path), **_bounded(task.section["name"], path, rows)}
     file = next(iter(sorted(own.glob("*train*.jsonl")) or sorted(own.glob("*.jsonl"))), None)
     if file is None:
         return None
@@ -74,11 +76,11 @@ def sections(task: Task, folder: Path, scratch: Path) -> dict[str, Any] | None:
     return {**task.section, "train": str(made), **rows}
 
 
-def _bounded(name: str, folder: Path, rows: dict[str, int]) -> dict[str, Any]:
-    """No more rows than there are."""
+def _bounded(name: str, path: Path, rows: dict[str, int]) -> dict[str, Any]:
+    """No more rows than there are; where there is one file, rows are held out of it."""
     from twinpass.config.named import TaskByName
 
-    train, held_out = TaskByName(name, path=str(folder)).rows()
+    train, held_out = TaskByName(name, path=str(path)).rows()
     if held_out is None:
         return rows
     return {

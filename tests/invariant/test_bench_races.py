@@ -66,10 +66,11 @@ def test_the_other_learners_race_too(tmp_path: Path, memory: bool) -> None:
     """Each by its own settings, beside a linear probe; a race in two parts is one."""
     sections = {**ACTIVATED, "reuse": {"policy": "activated", "spill": str(tmp_path / "kv")}}
     config = load_config(tiny.config(tmp_path, **sections))
-    every = {"linear-probe": 4, "informed": 2, "backprop": 30}
+    every = {"linear-probe": 4, "informed": 2, "backprop": 30, "feedback": 30}
     found = race(config, 1.1, 1e9, every, lambda *point: None, list(every))
     steps = {name: [point["step"] for point in method["course"]] for name, method in found["methods"].items()}
-    assert steps == {"linear-probe": [0, 4, 4, 12], "informed": [*range(0, 13, 2)], "backprop": [0, 30, 60]}
+    own = {"linear-probe": [0, 4, 4, 12], "informed": [*range(0, 13, 2)]}
+    assert steps == {**own, "backprop": [0, 30, 60], "feedback": [0, 30, 60]}
     assert found["methods"]["linear-probe"]["forwards"] == 12
     for method in found["methods"].values():
         assert fits(method["peak_rss_bytes"], memory)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twinpass.bench.rivals import exact, first_order, informed, linear_probe, naive
+from twinpass.bench.rivals import exact, fed_back, first_order, informed, linear_probe, naive
 from twinpass.config.compose import build_embedded
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
@@ -117,6 +117,7 @@ MODES: Mapping[str, Callable[[Config], Callable[[], Any]]] = {
     "naive": _naive,
     "lean": partial(_naive, lean=True),
     "exact": lambda config: _train(exact(config)),
+    "fed_back": lambda config: _train(fed_back(config)),
     "informed": lambda config: _train(informed(config)),
     "probe": _probe,
     "first_order": _first_order,

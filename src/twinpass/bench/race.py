@@ -15,7 +15,7 @@ from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.probe import seconds_of
-from twinpass.bench.rivals import exact, first_order, informed, linear_probe, naive
+from twinpass.bench.rivals import exact, fed_back, first_order, informed, linear_probe, naive
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
@@ -226,6 +226,7 @@ METHODS: Mapping[str, Entrant] = {
     "linear-probe": Entrant(_linear_probe, "probe"),
     "informed": Entrant(partial(_ours, of=informed), "informed"),
     "backprop": Entrant(partial(_ours, of=exact), "exact"),
+    "feedback": Entrant(partial(_ours, of=fed_back), "fed_back"),
     "twinpass": Entrant(_ours, "ours"),
     "first-order": Entrant(_first_order, "first_order"),
     LOWER: Entrant(partial(_first_order, low=True), "first_order_bfloat16"),
@@ -234,7 +235,7 @@ METHODS: Mapping[str, Entrant] = {
 }
 """By name: the first needs options, and one is only there where products of ours are in bfloat16, too.
 
-``informed`` and ``backprop`` are twinpass's with other settings (:mod:`twinpass.bench.rivals`), ``twinpass`` the configuration's own.
+``informed``, ``backprop`` and ``feedback`` are twinpass's with other settings (:mod:`twinpass.bench.rivals`), ``twinpass`` the configuration's own.
 """
 
 CHOOSING = ("linear-probe",)

@@ -11,6 +11,7 @@ from twinpass.bench.probe import LinearProbe
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
 from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
 from twinpass.model.load import load
@@ -42,6 +43,13 @@ def exact(config: Config) -> Config:
     lr = FIRST_ORDER_LR if config.task.chooses else EXACT.lr
     optimizer = AdamW(lr=lr, batch_size=config.optimizer.batch_size, schedule="linear")
     return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer)
+
+
+def fed_back(config: Config) -> Config:
+    """The same task by AdamW along residual feedback, for adapters where informed probes have their directions: lower down it points nowhere."""
+    chosen, where = exact(config), Informed()
+    first = max(0, CausalModel(load(**asdict(config.model))[0]).depth - where.layers)
+    return replace(chosen, trainable=Activated(targets=where.targets, first=first), estimator=Feedback())
 
 
 def informed(config: Config) -> Config:

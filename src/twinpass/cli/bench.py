@@ -43,6 +43,7 @@ EVERY = {
     "linear-probe": 16,
     "informed": 1,
     "backprop": 4,
+    "feedback": 4,
     "twinpass": 25,
     "first-order": 4,
     "first-order-bfloat16": 4,

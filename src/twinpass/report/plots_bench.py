@@ -16,6 +16,7 @@ COLOURS = {
     "first-order-bfloat16": "#b83280",
     "lean": "#1a202c",
     "backprop": "#2f855a",
+    "feedback": "#38b2ac",
     "informed": "#63b3ed",
     "linear-probe": "#805ad5",
 }
