@@ -53,7 +53,7 @@ def test_a_model_that_packs() -> None:
     assert policies["activated"] == policies["informed"] == {"auto", "exact", "activated"}
     lora = found.trainables["lora"].step
     assert lora is not None
-    assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "spsa")
+    assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "backprop")
     assert 1 <= lora.measured_rows <= 16
     assert lora.most_seconds >= lora.seconds == lora.first_seconds > 0, "nothing is kept from step to step"
 

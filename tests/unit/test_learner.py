@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from twinpass import finetune
-from twinpass.config.learner import ANYWHERE, CHOOSING, SERVED, SERVED_ANYWHERE, UNSEEN, WRITING
+from twinpass.config.learner import ANYWHERE, CHOOSING, CHOOSING_AT_THE_END, SERVED, SERVED_ANYWHERE, UNSEEN, WRITING
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
@@ -38,8 +38,8 @@ def config(task: dict[str, Any], folder: Path = FOLDER, **sections: Any) -> Conf
 @pytest.mark.parametrize(
     ("task", "trainable", "reason"),
     [
-        (CHOICE, Informed, CHOOSING),
-        (ALIKE, Informed, CHOOSING),
+        (CHOICE, Activated, CHOOSING),
+        (ALIKE, Informed, CHOOSING_AT_THE_END),
         (ENDING_IN_A_FIELD, Lora, ANYWHERE),
         (TEXT, Activated, WRITING),
         (OPEN, Lora, ANYWHERE),
@@ -51,19 +51,20 @@ def test_the_task_decides(task: dict[str, Any], trainable: type[Any], reason: An
     assert type(found.trainable) is trainable
     assert found.reason == reason.reason
     assert found.values["trainable"]["kind"] == reason.trainable
-    if reason is CHOOSING:
+    if reason is CHOOSING_AT_THE_END:
         assert isinstance(found.estimator, GaussNewton)
         assert isinstance(found.optimizer, Sgd)
     else:
+        chooses = reason is CHOOSING
         assert isinstance(found.estimator, Backprop)
-        assert found.optimizer == AdamW(lr=reason.defaults.lr, steps=40, batch_size=8)
-        assert found.run.eval_every == 10
+        assert found.optimizer == AdamW(lr=2e-3 if chooses else 4e-3, steps=40, batch_size=16 if chooses else 8)
+        assert found.run.eval_every == (5 if chooses else 10)
 
 
 @pytest.mark.parametrize(
     ("row", "trainable"),
     [
-        ({"text": "a", "label": 1}, Informed),
+        ({"text": "a", "label": 1}, Activated),
         ({"prompt": "a", "completion": "b"}, Lora),
         ({"instruction": "a", "output": "b"}, Activated),
         ({"messages": [{"role": "user", "content": "a"}]}, Activated),
@@ -77,8 +78,8 @@ def test_where_the_task_does_not_say_the_first_row_does(tmp_path: Path, row: dic
 
 def test_a_pattern_is_looked_at_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('not json\n{"text": "a", "label": 1}\n')
-    assert type(config({"train": "*.jsonl"}, tmp_path).trainable) is Informed
-    assert type(config({"train": "a.jsonl"}, tmp_path).trainable) is Informed
+    assert type(config({"train": "*.jsonl"}, tmp_path).trainable) is Activated
+    assert type(config({"train": "a.jsonl"}, tmp_path).trainable) is Activated
 
 
 def test_a_suffix_with_fields_is_none_to_act_from() -> None:
@@ -97,7 +98,7 @@ def test_rows_that_cannot_be_looked_at_yet_get_what_works_for_all(tmp_path: Path
 @pytest.mark.parametrize(
     ("piped", "trainable"),
     [
-        ('\n{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', Informed),
+        ('\n{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', Activated),
         ('not json\n{"instruction": "a", "output": "b"}', Activated),
         ("", Lora),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 from twinpass.config.named import TaskByName
 from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
 from twinpass.errors import TwinpassError
-from twinpass.model.trainable import EXACT, WRITTEN, Defaults
+from twinpass.model.trainable import CHOSEN, EXACT, WRITTEN, Defaults
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
 from twinpass.task.sources.lines import STDIN, first_of_standard_input
@@ -28,7 +28,10 @@ class Learner:
     defaults: Defaults | None = None
 
 
-CHOOSING = Learner("informed", "options are learned soonest along directions that forward passes tell")
+CHOOSING = Learner("activated", "options are learned soonest along the exact gradient over cached prompts", CHOSEN)
+CHOOSING_AT_THE_END = Learner(
+    "informed", "prompts end alike but for no suffix, so that directions that forward passes tell act on their last token"
+)
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 ANYWHERE = Learner(
     "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
@@ -58,7 +61,7 @@ def learner(task: TaskSettings, first: Row | None, *, served: bool = False, gree
     if served:
         return SERVED if suffix else SERVED_ANYWHERE
     if chooses and alike:
-        return CHOOSING
+        return CHOOSING if suffix else CHOOSING_AT_THE_END
     return WRITING if suffix and not chooses else ANYWHERE
 
 

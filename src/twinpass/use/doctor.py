@@ -188,7 +188,8 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
         for name, learner in learners.items()
     }
     works = "" in estimators.values()
-    usual = trainable.defaults.estimator
+    exact = trainable.adapter and trainable.fitting is None and not estimators["backprop"]
+    usual = "backprop" if exact else trainable.defaults.estimator
     step = None
     if left is not None and left.seconds and not estimators[usual]:
         engine.prepack()
@@ -203,7 +204,7 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
         engine.trained,
         1000 * engine.cache_slot_bytes,
         estimators,
-        _policies(causal, trainable, engine, learners[usual], dtype) if engine.packs else {},
+        _policies(causal, trainable, engine, learners[trainable.defaults.estimator], dtype) if engine.packs else {},
         step,
     )
 

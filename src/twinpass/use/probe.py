@@ -108,6 +108,9 @@ def _require_finite(found: Sequence[float]) -> None:
         raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
 
 
+BACKWARD = 3
+"""Passes that a gradient takes: one forward, and about two backward."""
+
 GROWTH = 4
 """How many times as many rows the next measured step has."""
 
@@ -143,7 +146,8 @@ def timed(
         count = min(GROWTH * count, rows)
     more = 0.0
     if len(points) == 1 and count < rows:
-        more = made_up.seconds_a_row(tokens, clock) * (rows - count) * (fitted + 2 * estimator.probes)
+        passes = BACKWARD if estimator.whole else 2 * estimator.probes
+        more = made_up.seconds_a_row(tokens, clock) * (rows - count) * (fitted + passes)
     first, least, most = (_at(rows, [(point[0], point[i]) for point in points], more) for i in (1, 2, 3))
     return StepTime(name, rows, tokens, least, max(least, most), first, count)
 
