@@ -16,6 +16,7 @@ from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS
 from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
+from twinpass.model.trainable import CHOSEN
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.schedule.epsilon import ConstantEpsilon, Known
@@ -169,7 +170,7 @@ def test_file_finetune_and_page_have_the_same_defaults(
 @pytest.mark.parametrize("name", ["reviews", "reviews-mezo", "reviews-full"])
 def test_the_examples_for_reviews_are_trained_by_the_defaults(name: str) -> None:
     config = load_config(EXAMPLES / f"{name}.toml")
-    suited = config.trainable.defaults
+    suited = CHOSEN if name == "reviews" else config.trainable.defaults
     assert (config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size) == (
         suited.lr,
         suited.steps,
