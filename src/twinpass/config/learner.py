@@ -30,7 +30,8 @@ class Learner:
 
 CHOOSING = Learner("activated", "options are learned soonest along the exact gradient over cached prompts", CHOSEN)
 CHOOSING_AT_THE_END = Learner(
-    "informed", "prompts end alike but for no suffix, so that directions that forward passes tell act on their last token"
+    "informed",
+    "prompts end alike but for no suffix, so that directions that forward passes tell act on their last token",
 )
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 ANYWHERE = Learner(
