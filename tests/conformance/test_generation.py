@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Continuations, Lane, Probe, Prompt, Sampling, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.scoring import choosing
 from twinpass.engine.embedded.scoring.choosing import truncated
 from twinpass.errors import CacheFullError, ModelError
 from twinpass.model.causal import CausalModel
@@ -211,6 +212,21 @@ def test_texts_end(name: str) -> None:
             assert np.abs(text.logprobs - whole.logprobs[:length]).max() < 1e-9
     assert {text.stopped for own in texts.values for text in own} == {True, False}
     assert len({len(text.tokens) for own in texts.values for text in own}) > 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_few_rows_at_a_time_are_chosen_alike(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order of texts, and however many rows are looked at together."""
+    logits = torch.from_numpy(np.random.default_rng(5).normal(0, 2, (24, VOCABULARY)))
+    prompts = [Prompt((1,), 0, row, sample) for _ in range(4) for row in range(3) for sample in range(2)]
+    positions, sampling = [12 + text % 6 for text in range(24)], replace(SAMPLED, temperature=temperature)
+    logprobs = torch.log_softmax(logits, -1).numpy()
+    for block in (1, 5 * VOCABULARY, choosing.BLOCK):
+        monkeypatch.setattr(choosing, "BLOCK", block)
+        tokens, found = choosing.choose(logits, prompts, positions, sampling)
+        for text, token in enumerate(tokens.tolist()):
+            assert token == best(prompts[text], positions[text], logprobs[text], sampling)
+            assert float(found[text]) == pytest.approx(logprobs[text, token], abs=1e-12)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(3, 1.0), (0, 0.6), (5, 0.7), (1, 1.0), (0, 1e-9), (1000, 1.0)])

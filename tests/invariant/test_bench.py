@@ -199,8 +199,14 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
     assert set(written) == {4 * 2 * 3}
     for kind in ("activated", "lora"):
         found = result[kind]
-        assert sum(found["phases"].values()) == pytest.approx(1)
+        bare = found["bare"]
+        assert sum(found["phases"].values()) == pytest.approx(1) == sum(bare["phases"].values())
         assert min(found["phases"][name] for name in ("prefill", "decode", "choosing", "reward")) > 0
+        assert bare["phases"]["reward"] == 0 < min(bare["phases"][name] for name in ("prefill", "decode", "choosing"))
+        after, before = (
+            sum(own["phases"][name] for name in ("decode", "choosing")) * own["seconds"] for own in (found, bare)
+        )
+        assert found["of_bare_prompts_read"] == pytest.approx(before / after)
         assert found["tokens_per_second"] * found["seconds"] == pytest.approx(24)
         assert found["of_bare"] == pytest.approx(found["bare"]["seconds"] / found["seconds"])
         assert found["ratio"] == pytest.approx(result["public"]["seconds"] / found["seconds"])
@@ -209,7 +215,8 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
     about = {"commit": "0123456789abcdef", "machine": {"processor": "some"}}
     section = import_module("page").population({**about, **result})
     row = next(line for line in section.splitlines() if line.startswith("| lora"))
-    assert f" | {result['lora']['of_bare']:.2f} | {result['lora']['ratio']:.1f} | " in row
+    lora = result["lora"]
+    assert f" | {lora['of_bare']:.2f} | {lora['of_bare_prompts_read']:.2f} | {lora['ratio']:.1f} | " in row
     assert row.count("|") == section.splitlines()[section.splitlines().index(row) - 2].count("|")
     with pytest.raises(DataError, match="9 prompts are asked for, and there are 8"):
         population.measure(config, population.Size(lanes=2, prompts=9, tokens=3), 1)

@@ -71,22 +71,31 @@ def test_the_divergence_from_what_the_model_was_and_its_derivative() -> None:
             assert slopes[i][j] == pytest.approx(rise / step, abs=1e-5)
 
 
-def test_what_the_model_was_is_known_whatever_has_been_trained() -> None:
-    """By an adapter that acts everywhere, and by one that acts on the text alone."""
-    for trainable in (Lora(4, 8.0), Activated(4, 8.0)):
-        engine, goal = TorchEngine(build("llama"), trainable, invocation=(7,)), replace(population(4), beta=0.1)
-        requests = [Request((5, 6, 7), (8, 9, 3), 2), Request((9, 7), (4,), 1)]
-        before = engine.score(requests, [BASE]).values[0]
-        engine.descend(
-            engine.gradient(requests, lambda scores: [np.ones(len(own)) for own in scores]), AdamStep(1, 1e-1)
-        )
-        known = engine.reference(requests).values[0]
-        for own, then, now in zip(known, before, engine.score(requests, [BASE]).values[0], strict=True):
-            np.testing.assert_allclose(own, then, atol=1e-5)
-            assert np.abs(now - then).max() > 1e-2
-        asked = [Asked((5, 6, 7), suffix_start=2, shown="five")]
-        lesson = goal.teach(engine, asked, At(3)).lesson
-        assert [len(own) for own in lesson.reference] == [len(own) for own in lesson.texts]
+ADAPTERS = (Lora(4, 8.0), Activated(4, 8.0), Lora(4, 8.0, first=1), Activated(4, 8.0, first=1))
+"""One that acts everywhere, one that acts on the text alone, and both in upper layers only."""
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+@pytest.mark.parametrize("trainable", ADAPTERS, ids=str)
+def test_what_the_model_was_is_known_whatever_has_been_trained(trainable: Lora, rows: int) -> None:
+    """And in how many runs, and what is kept of prompts meanwhile stays."""
+    engine = TorchEngine(build("llama"), trainable, invocation=(7,), chunk_rows=rows)
+    goal = replace(population(4), beta=0.1)
+    requests = [Request((5, 6, 7), (8, 9, 3), 2), Request((5, 6, 7), (1, 2), 2), Request((9, 7), (4,), 1)]
+    before = engine.score(requests, [BASE]).values[0]
+    engine.descend(engine.gradient(requests, lambda scores: [np.ones(len(own)) for own in scores]), AdamStep(1, 1e-1))
+    after = engine.score(requests, [BASE])
+    warm, known = engine.score(requests, [BASE]).work, engine.reference(requests)
+    for own, then, now in zip(known.values[0], before, after.values[0], strict=True):
+        np.testing.assert_allclose(own, then, atol=1e-5)
+        assert np.abs(now - then).max() > 1e-2
+    again = engine.reference(requests)
+    for own, then in zip(again.values[0], known.values[0], strict=True):
+        np.testing.assert_allclose(own, then, atol=1e-5)
+    assert again.work.computed <= known.work.computed
+    assert engine.score(requests, [BASE]).work == warm
+    lesson = goal.teach(engine, [Asked((5, 6, 7), suffix_start=2, shown="five")], At(3)).lesson
+    assert [len(own) for own in lesson.reference] == [len(own) for own in lesson.texts]
 
 
 def test_a_step_along_it_makes_better_texts_likelier() -> None:

@@ -40,6 +40,9 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
 )
 """Phase, and where the function lies that does its work; one inside another takes its time from it. The rest is ``other``."""
 
+WRITING = ("decode", "choosing")
+"""The phases after prompts have been read."""
+
 Told = Callable[[str], None]
 T = TypeVar("T")
 
@@ -95,21 +98,23 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
     for kind, trainable in KINDS.items():
         with _engine(config, trainable, size) as (engine, goal, examples):
             rival = _Public(config, size) if not public else None
-            ours, bare, watch, work = list[float](), list[float](), Stopwatch(), Work()
+            ours, bare, work = list[float](), list[float](), Work()
+            watches = Stopwatch(), Stopwatch()
             first, _ = _timed(lambda: _step(engine, goal, examples, size, 0))
             _bare(engine, goal, examples, size)
             told(f"{kind}, first step")
             for step in range(1, repeats + 1):
-                with watch.running():
+                with watches[0].running():
                     seconds, took = _timed(partial(_step, engine, goal, examples, size, step))
                 ours.append(seconds)
                 work += took
-                bare.append(_timed(partial(_bare, engine, goal, examples, size))[0])
+                with watches[1].running():
+                    bare.append(_timed(partial(_bare, engine, goal, examples, size))[0])
                 told(f"{kind}, step {step}")
                 if rival is not None:
                     public.append(_timed(partial(rival.step, examples, goal.sampling, step))[0])
                     told(f"public, step {step}")
-            found[kind] = _summary(size, ours, bare, public, first, watch, work)
+            found[kind] = _summary(size, ours, bare, public, first, watches, work)
     found["public"] = {"seconds": statistics.median(public), "spread": _spread(public), **_rate(size, public)}
     return found
 
@@ -120,22 +125,28 @@ def _summary(
     bare: Sequence[float],
     public: Sequence[float],
     first: float,
-    watch: Stopwatch,
+    watches: tuple[Stopwatch, Stopwatch],
     work: Work,
 ) -> dict[str, Any]:
     seconds, alone, theirs = (statistics.median(each) for each in (ours, bare, public))
-    total = sum(watch.seconds.values())
+    phases, others = (_shares(watch.seconds) for watch in watches)
+    ours_after, bare_after = (sum(shares[name] for name in WRITING) for shares in (phases, others))
     return {
         "seconds": seconds,
         "spread": _spread(ours),
         **_rate(size, ours),
         "first_step_seconds": first,
-        "phases": {name: own / total for name, own in watch.seconds.items()},
+        "phases": phases,
         "hit_rate": work.hit_rate,
-        "bare": {"seconds": alone, "spread": _spread(bare), **_rate(size, bare)},
+        "bare": {"seconds": alone, "spread": _spread(bare), **_rate(size, bare), "phases": others},
         "of_bare": alone / seconds,
+        "of_bare_prompts_read": alone * bare_after / (seconds * ours_after),
         "ratio": theirs / seconds,
     }
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: own / sum(seconds.values()) for name, own in seconds.items()}
 
 
 def _rate(size: Size, seconds: Sequence[float]) -> dict[str, float]:

@@ -276,9 +276,8 @@ class TorchEngine(Engine):
 
     def forget(self) -> None:
         if self._scorer is not None:
-            self._scorer.forget(
-                [self._ledger.lane(BASE), *(self._ledger.shared(own.layers) for own in self._sharing.all)]
-            )
+            layers = {self._causal.depth, *(own.layers for own in self._sharing.all)}
+            self._scorer.forget([self._ledger.lane(BASE), *map(self._ledger.shared, layers)])
 
     @phase("update")
     def update(self, terms: Sequence[Term]) -> None:

@@ -127,11 +127,8 @@ class PackedRoute(Route):
             return PackedWriter(self.scorer).write(Order(prompts, own, running_of, sampling, decode, shared_by_lanes))
 
     def reference(self, requests: Sequence[Request]) -> Result:
-        version = self.ledger.shared(self.sharing.depth)
-        try:
-            return self.scorer.score(Job(requests, [version], lambda versions: alone))
-        finally:
-            self.scorer.forget([version])
+        version, shared_by_lanes = self.ledger.shared(self.sharing.depth), self.sharing.shared_by_lanes({None})
+        return self.scorer.score(Job(requests, [version], lambda versions: alone, shared_by_lanes))
 
     @property
     def held(self) -> CacheStatistics:

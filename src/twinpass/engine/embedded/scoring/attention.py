@@ -5,6 +5,7 @@ Pieces of like shape are stacked into buckets, gathered to a small padded tensor
 products; query heads that share a key head are folded into rows, so grouped keys are never copied out.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -121,7 +122,24 @@ class Heads:
         out.flatten(0, 1).index_copy_(0, self.rows, flat if self.valid is None else flat.index_select(0, self.valid))
 
 
-class AttentionPass:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a layer's queries look at keys: products times ``scale``, squeezed below ``softcap``, keys fewer than ``window`` tokens away."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+class Attending(ABC):
+    """How the rows of one pass attend to each other, and to what lies in the pool."""
+
+    @abstractmethod
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
+        """Queries [rows, heads, width], keys and values [rows, groups, width] of the pass: [rows, heads, width of values]."""
+
+
+class AttentionPass(Attending):
     """Which rows attend to which in one pass, and what the model asked for while it ran.
 
     Args:
@@ -170,6 +188,31 @@ class AttentionPass:
         if len(self.stored_rows):
             self.pool.write(layer, self.stored_slots, keys[self.stored_rows], values[self.stored_rows])
         return self.pool.of(layer) if any(bucket.pooled for bucket in self.buckets) else (None, None)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
+        self.windows.add(look.window)
+        heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
+        pooled_keys, pooled_values = self.exchange(layer, k, v)
+        out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
+        for index, layout in enumerate(self.heads(heads, groups)):
+            folded = q.flatten(0, 1).index_select(0, layout.queries).view(*layout.shape[:2], width)
+            keys, values = layout.gather(k, pooled_keys), layout.gather(v, pooled_values)
+            if self.device.fused and look.softcap is None:
+                mask = self.mask(index, look.window, q.dtype, heads // groups)
+                a, b, c = (part.view(-1, groups, *part.shape[1:]) for part in (folded, keys, values))
+                layout.scatter(fused.attend(a, b, c, mask, look.scale).flatten(0, 1), out)
+                continue
+            bias = self.bias(index, look.window, q.dtype)
+            scores = bias.expand(-1, groups, heads // groups, -1, -1).clone(memory_format=torch.contiguous_format)
+            scores = scores.view(layout.shape)
+            if look.softcap is None:
+                scores.baddbmm_(folded, keys.transpose(1, 2), alpha=look.scale)
+            else:
+                products = torch.bmm(folded, keys.transpose(1, 2))
+                scores += torch.tanh(products * (look.scale / look.softcap)) * look.softcap
+            weights = torch.softmax(scores, dim=-1, dtype=_accurate(q)).to(v.dtype)
+            layout.scatter(torch.bmm(weights, values), out)
+        return out
 
 
 def _alike(order: Sequence[Piece], growth: int) -> Iterator[list[Piece]]:
@@ -222,7 +265,7 @@ class _BucketParts:
         return cls(pooled, (len(pieces), n, m), parts)
 
 
-_running: ContextVar[AttentionPass] = ContextVar("twinpass_attention_pass")
+_running: ContextVar[Attending] = ContextVar("twinpass_attention_pass")
 
 
 HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"})
@@ -250,31 +293,10 @@ def _packed_attention(
         raise ModelError(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention, which packing leaves out"
         )
-    attention = _running.get()
-    attention.windows.add(sliding_window)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
-    scale = width**-0.5 if scaling is None else scaling
-    pooled_keys, pooled_values = attention.exchange(cast(Any, module).layer_idx, k, v)
-    out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
-    for index, layout in enumerate(attention.heads(heads, groups)):
-        folded = q.flatten(0, 1).index_select(0, layout.queries).view(*layout.shape[:2], width)
-        keys, values = layout.gather(k, pooled_keys), layout.gather(v, pooled_values)
-        if attention.device.fused and softcap is None:
-            mask = attention.mask(index, sliding_window, q.dtype, heads // groups)
-            a, b, c = (part.view(-1, groups, *part.shape[1:]) for part in (folded, keys, values))
-            layout.scatter(fused.attend(a, b, c, mask, scale).flatten(0, 1), out)
-            continue
-        bias = attention.bias(index, sliding_window, q.dtype)
-        scores = bias.expand(-1, groups, heads // groups, -1, -1).clone(memory_format=torch.contiguous_format)
-        scores = scores.view(layout.shape)
-        if softcap is None:
-            scores.baddbmm_(folded, keys.transpose(1, 2), alpha=scale)
-        else:
-            scores += torch.tanh(torch.bmm(folded, keys.transpose(1, 2)) * (scale / softcap)) * softcap
-        weights = torch.softmax(scores, dim=-1, dtype=_accurate(q)).to(v.dtype)
-        layout.scatter(torch.bmm(weights, values), out)
-    return out.view(query.shape[0], -1, heads, out.shape[2]), None
+    look = Look(q.shape[2] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    out = _running.get().attend(cast(Any, module).layer_idx, q, k, v, look)
+    return out.view(query.shape[0], -1, *out.shape[1:]), None
 
 
 def _accurate(tensor: Tensor) -> torch.dtype:
@@ -285,7 +307,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _packed_attention)
 
 
 @contextmanager
-def packed_attention(configs: Iterable[PreTrainedConfig], attention: AttentionPass) -> Iterator[None]:
+def packed_attention(configs: Iterable[PreTrainedConfig], attention: Attending) -> Iterator[None]:
     """Run the attention of the model that has these configurations by ``attention`` inside the block; they are put back afterwards."""
     before = [(config, config._attn_implementation) for config in configs]
     token = _running.set(attention)

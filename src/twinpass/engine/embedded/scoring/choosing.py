@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,28 +10,42 @@ from twinpass.core import Prompt, Sampling
 from twinpass.model.causal import log_softmax
 from twinpass.perturb.race import gumbel
 
+BLOCK = 1 << 20
+"""Logits that are looked at at a time: what is made of them stays in the processor's cache."""
+
 
 def choose(
     logits: Tensor, prompts: Sequence[Prompt], positions: Sequence[int], sampling: Sampling
 ) -> tuple[Tensor, Tensor]:
     """The token [N] that each row of ``logits`` [N, vocabulary] gives, and its log-probability.
 
+    Lanes that continue the same prompt at the same place share the noise, and so stand beside each other.
+
     Args:
         prompts: whose continuation each row is of.
         positions: how many tokens of it there are before, [N].
     """
-    logprobs = log_softmax(logits)
-    tokens = logprobs.argmax(-1) if sampling.temperature == 0 else _sample(logprobs, prompts, positions, sampling)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
-
-
-def _sample(logprobs: Tensor, prompts: Sequence[Prompt], positions: Sequence[int], sampling: Sampling) -> Tensor:
-    """The largest of logits and Gumbel noise; lanes that continue the same prompt at the same place share the noise."""
     names = [f"{prompt.row}/{prompt.sample}/{at}" for prompt, at in zip(prompts, positions, strict=True)]
-    distinct = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    noise = torch.from_numpy(gumbel(sampling.seed, list(distinct), logprobs.shape[-1])).to(logprobs.device)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    step = max(1, BLOCK // logits.shape[-1])
+    found = []
+    for start in range(0, len(order), step):
+        rows = order[start : start + step]
+        logprobs = log_softmax(logits[rows])
+        greedy = sampling.temperature == 0
+        tokens = logprobs.argmax(-1) if greedy else _sample(logprobs, [names[row] for row in rows], sampling)
+        found.append((tokens, logprobs.gather(-1, tokens[:, None])[:, 0]))
+    back = torch.tensor(order, device=logits.device).argsort()
+    tokens, logprobs = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
+    return tokens, logprobs
+
+
+def _sample(logprobs: Tensor, names: Sequence[str], sampling: Sampling) -> Tensor:
+    """The largest of logits and Gumbel noise; rows of the same name share it."""
+    distinct, which = np.unique(names, return_inverse=True)
+    noise = torch.from_numpy(gumbel(sampling.seed, distinct.tolist(), logprobs.shape[-1])).to(logprobs.device)
     kept = truncated(logprobs / sampling.temperature, sampling.top_k, sampling.top_p)
-    return (kept + noise[[distinct[name] for name in names]]).argmax(-1)
+    return (kept + noise[which]).argmax(-1)
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:

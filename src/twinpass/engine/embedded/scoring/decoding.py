@@ -10,7 +10,8 @@ from torch import Tensor
 from twinpass.core import WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import own_products
-from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
+from twinpass.engine.embedded.scoring import paged
+from twinpass.engine.embedded.scoring.attention import Attending, AttentionPass, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, in_pool
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Passes
@@ -74,10 +75,10 @@ def _advance(
     with torch.no_grad(), own_products(causal.linears, passes.linear):
         for number, stage in enumerate(stages):
             _require_own(passes, number, stage, lanes)
-            attention = AttentionPass(
-                list(_pieces(number, lanes, width)), passes.pool, _store(number, lanes, width), device
-            )
-            with packed_attention(causal.configs, attention), running(LaneLayout(count, width)):
+            with (
+                packed_attention(causal.configs, _attending(passes, number, lanes, width)),
+                running(LaneLayout(count, width)),
+            ):
                 output = causal.decode(ids, at, stage.first, stage.last, hidden)
             hidden = output["last_hidden_state"]
             passes.computed += count * width * (stage.last - stage.first)
@@ -88,14 +89,28 @@ def _advance(
             with running(LaneLayout(count, here.stop - here.start)):
                 logits = causal.head(ids[:, here], output, hidden[:, here])
             told = [own[here] for own in lanes]
-            rows = [row for own, found in zip(told, logits, strict=True) for row in found[: len(own)].unbind()]
-            yield [line for own in told for line in own], torch.stack(rows)
+            rows = [lane * len(logits[0]) + n for lane, own in enumerate(told) for n in range(len(own))]
+            found = logits.flatten(0, 1)
+            yield [line for own in told for line in own], found if len(rows) == len(found) else found[rows]
 
 
 def _require_own(passes: Passes, number: int, stage: Stage, lanes: Sequence[Sequence[Line]]) -> None:
     """Make sure that what is written belongs to the lane's weights; what is read was checked when it came."""
     for version, lines in zip(stage.versions, lanes, strict=True):
         passes.cache.check(version, np.array([line.slots[number, line.length] for line in lines], np.int64))
+
+
+def _attending(passes: Passes, number: int, lanes: Sequence[Sequence[Line]], width: int) -> Attending:
+    if not paged.suits(passes.causal):
+        pieces = list(_pieces(number, lanes, width))
+        return AttentionPass(pieces, passes.pool, _store(number, lanes, width), passes.causal.device)
+    lengths = np.zeros(len(lanes) * width, np.int64)
+    slots = np.zeros((len(lengths), 1 + max(line.length for lines in lanes for line in lines)), np.int64)
+    for lane, lines in enumerate(lanes):
+        for row, line in enumerate(lines, lane * width):
+            lengths[row] = line.length + 1
+            slots[row, : lengths[row]] = line.slots[number, : lengths[row]]
+    return paged.LinesPass(slots, lengths, passes.pool)
 
 
 def _store(number: int, lanes: Sequence[Sequence[Line]], width: int) -> tuple[Rows, Rows]:
