@@ -56,6 +56,30 @@ def test_nothing_heavy_is_imported(code: str, tmp_path: Path) -> None:
     assert heavy_after(code, tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "rows", "message"),
+    [("m", "none.jsonl", "none.jsonl: there is no such file"), ("./none", "rows.jsonl", "there is no folder '")],
+)
+def test_what_is_not_there_is_said_before_models_can_be_loaded(
+    model: str, rows: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    for name in ("config", "tokenizer", "tokenizer_config"):
+        (tmp_path / f"m/{name}.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine", "label": 1}\n')
+    lines = ["[model]", f'path = "{model}"', "[task]", f'train = "{rows}"', "[run]", 'out = "run"']
+    (tmp_path / "my.toml").write_text("\n".join(lines))
+    code = f"""
+import contextlib, io
+from twinpass.cli.main import main
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    assert main(["train", "my.toml"]) == 2
+assert {message!r} in said.getvalue(), said.getvalue()
+"""
+    assert heavy_after(code, tmp_path) == ["torch"], "which says whether there is a GPU"
+    assert not (tmp_path / "run").exists()
+
+
 def test_heavy_packages_are_noticed(tmp_path: Path) -> None:
     assert heavy_after("import twinpass.perturb.draw", tmp_path) == ["numba"]
 

@@ -97,6 +97,10 @@ def run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def _require_sense(args: argparse.Namespace) -> None:
+    if not args.target.exists():
+        raise ConfigError(
+            "command line", [f"{args.target}: there is neither a run nor a configuration file of that name"]
+        )
     problems = []
     is_run = args.target.is_dir()
     if is_run and args.set:

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError("command line", ["--accept-changes is for --resume; a new run has nothing to differ from"])
     if args.resume is None:
         config = load_config(args.config, args.set)
+        _require_there(config)
     from twinpass.report.trackers import unusable
     from twinpass.train.folder import FINETUNE, RunFolder
 
@@ -89,6 +90,16 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     else:
         _print(console, folder, summary)
     return LEARNED_NOTHING if summary["learned"] is False else 0
+
+
+def _require_there(config: "Config") -> None:
+    """Refuse what cannot be found, before whatever loads models is imported."""
+    from twinpass.model.source import locate
+    from twinpass.task.sources.read import require_there
+
+    locate(config.model.path)
+    train, held_out = config.task.sources()
+    require_there([*train, *held_out])
 
 
 def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, console: "Console") -> dict[str, Any]:

@@ -67,6 +67,10 @@ def locate(path: str) -> Source:
     try:
         if file.suffix == ".gguf" and not file.is_file():
             raise ModelError(f"model.path: there is no file {path}")
+        if file.suffix == ".gguf" and importlib.util.find_spec("gguf") is None:
+            raise ModelError(
+                f"model.path: {file.name} is read by the package gguf, which is not installed: pip install gguf"
+            )
         if file.suffix == ".gguf":
             return Source(str(file.parent), file.name)
         if file.is_dir():

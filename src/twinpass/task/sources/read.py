@@ -168,11 +168,24 @@ def _open(name: str, role: Role, reader: Callable[[Path], Reader], *, part: bool
             yield from hub.read_hub(name, role, part=part)
         else:
             reader(path)
-            raise DataError(
-                f"{name}: there is no such file; paths in a configuration are relative to the configuration file"
-            )
+            raise _absent(name)
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}; give a file that can be opened") from error
+
+
+def require_there(names: Iterable[str]) -> None:
+    """Refuse sources that are not there, before anything is read; what a hub has is not asked.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for name in names:
+        if not (name == lines.STDIN or _exists(Path(name)) or _matching(Path(name)) or _may_be_on_hub(name)):
+            raise _absent(name)
+
+
+def _absent(name: str) -> DataError:
+    return DataError(f"{name}: there is no such file; paths in a configuration are relative to the configuration file")
 
 
 def _matching(pattern: Path) -> list[Path]:
