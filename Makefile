@@ -223,7 +223,7 @@ bench-race-lean: install  ## plain MeZO as a careful user would write it (about 
 bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 6 minutes)
 	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 30 --methods linear-probe informed backprop feedback --json benchmarks/results/bench-time-to-accuracy-trec.json
 
-bench-toolbox: install  ## the tools beside plain SGD on reviews and TREC, ROWS_TREC=FILE, into benchmarks/results/toolbox.json
+bench-toolbox: install  ## the tools beside plain SGD on reviews and TREC, ROWS_TREC=FILE, into benchmarks/results/toolbox.json (about 20 minutes)
 	$(BIN)/python benchmarks/toolbox.py $(ROWS_TREC) --json benchmarks/results/toolbox.json
 
 bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 6 minutes)

@@ -65,7 +65,7 @@ PARTS: Sequence[Part] = (
     Part("long-run", ("long-run",), 20),
     Part("chaos-sglang", ("chaos-sglang",), 30),
     Part("bench-scale", ("scale",), 30),
-    Part("bench-toolbox", ("toolbox",), 25, "ROWS_TREC"),
+    Part("bench-toolbox", ("toolbox",), 20, "ROWS_TREC"),
     Part("bench-rewards", ("rewards-1", "rewards-2", "rewards-3"), 35),
     Part("mutants", ("mutants",), 15),
     Part("bench-adaptive", ("adaptive",), 40),

@@ -50,8 +50,8 @@ def test_cut_and_resumed_and_replayed_to_the_same_bits(tool: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("sections", "lr"),
     [
-        ({"optimizer": {"kind": "sign"}}, 0.5),
-        ({"optimizer": {"kind": "normalised"}}, 0.5),
+        ({"optimizer": {"kind": "sign"}}, 1.0),
+        ({"optimizer": {"kind": "normalised"}}, 1.0),
         ({"optimizer": {"kind": "sgd"}}, 4e-3),
         ({"optimizer": {"kind": "sgd"}, "estimator": {"kind": "line"}}, 1.0),
         ({"optimizer": {"kind": "sgd"}, "estimator": {"kind": "gauss_newton"}}, 1.0),
@@ -94,5 +94,5 @@ def test_the_comparison_runs_in_parts_and_its_page_says_what_came_of_it(tmp_path
     assert len(made) == len(set(made)) == 7
     assert all(run["steps"] >= 1 and run["train_seconds"] >= 0.01 for run in result["runs"])
     page = page_toolbox.section(result)
-    assert "| sign | 0.5 | " in page
+    assert "| sign | 1 | " in page
     assert page.count("| principal inputs | 0.004 |") == 1

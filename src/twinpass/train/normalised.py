@@ -24,7 +24,7 @@ class Normalised(Optimizer):
 
     scale_free: ClassVar[bool] = True
 
-    lr: Scale = 0.5
+    lr: Scale = 1.0
     steps: Count = 400
     beta: Probability = 0.95
 

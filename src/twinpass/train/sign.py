@@ -15,12 +15,12 @@ from twinpass.train.optimizer import Optimizer
 class Sign(Optimizer):
     """``theta -= lr_t * eps / q * sum_k sign(g_k) z_k``: every probe moves the weights as far (FeedSign, Cai et al. 2025, arXiv 2501.17610).
 
-    ``lr`` counts in eps, the length over which losses were compared: it needs no other value for other weights or losses.
+    ``lr`` counts in eps, the length over which losses were compared: it does not change when losses are multiplied by something.
     """
 
     scale_free: ClassVar[bool] = True
 
-    lr: Scale = 0.5
+    lr: Scale = 1.0
     steps: Count = 400
 
     def lengths(self, estimate: Estimate, history: History) -> tuple[float, ...]:
