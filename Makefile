@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -125,6 +125,12 @@ TASKS_FOLDER ?=
 
 bench-tasks: install  ## public tasks in FOLDER with nothing set but their names, TASKS_FOLDER=FOLDER, into benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --json benchmarks/results/tasks.json
+
+bench-merged: install  ## the demo's adapters merged into the weights, on three seeds, into benchmarks/results/merged.json
+	$(BIN)/python benchmarks/merged.py --json benchmarks/results/merged.json
+
+bench-reward-learners: install  ## ways to learn from rewards in equal seconds, on three seeds, into benchmarks/results/reward-learners.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reward_learners.py --json benchmarks/results/reward-learners.json
 
 bench-rewards: install  ## cheerful reviews on three seeds, a file each, benchmarks/results/rewards-SEED.json
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --seeds $$seed --json benchmarks/results/rewards-$$seed.json || exit 1; done

@@ -118,11 +118,38 @@ def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -
     assert not out.exists()
 
 
+@pytest.mark.parametrize("kind", ["activated", "informed"])
+def test_an_activated_adapter_merged_all_the_same_says_what_comes_of_it(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = train(tmp_path, kind), tmp_path / "exported"
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "hf", "--merge", "--everywhere", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])["held_out"]
+    base, exported = (twinpass.load_model(str(path))[0] for path in (tmp_path / "model", out))
+    tensors = load_file(run / "adapter/adapter_model.safetensors")
+    setup = json.loads((run / "adapter/adapter_config.json").read_text())
+    for name in (name for name in tensors if "lora_A" in name):
+        change = setup["lora_alpha"] / setup["r"] * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+        path = name.removeprefix("base_model.model.").replace(".lora_A", "")
+        torch.testing.assert_close(exported.get_parameter(path), base.get_parameter(path) + change)
+    for given, key in ((str(run), "adapter"), (str(tmp_path / "config.toml"), "merged")):
+        more = ["--set", f"model.path={out}"] if key == "merged" else []
+        assert main(["eval", given, *more, "--json"]) == 0
+        measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert measured["measures"]["accuracy"] == said[key]
+    low, high = said["merged"]["low"], said["merged"]["high"]
+    row = f"| held-out accuracy, acting on all tokens | {said['merged']['value']:.1%} (95% {low:.1%} to {high:.1%}) |"
+    assert row in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "words"),
     [
-        ("activated", ["--format", "hf", "--merge"], "it cannot be merged. Use --format peft"),
-        ("activated", ["--format", "gguf-ready"], "it cannot be merged. Use --format peft"),
+        ("lora", ["--format", "hf", "--merge", "--everywhere"], "--everywhere is for an activated adapter"),
+        ("activated", ["--format", "peft", "--everywhere"], "--everywhere is for an activated adapter"),
+        ("activated", ["--format", "hf", "--merge"], "it cannot be merged as it was trained. Use"),
+        ("activated", ["--format", "gguf-ready"], "add --everywhere to merge it all the same"),
         ("lora", ["--format", "hf"], "or --merge"),
         ("lora", ["--format", "peft", "--merge"], "use --format hf"),
         ("full", ["--format", "peft"], "use --format hf"),

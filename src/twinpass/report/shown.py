@@ -3,4 +3,4 @@
 
 def shown(name: str, value: float) -> str:
     """The value of the metric ``name``."""
-    return f"{value:.3f}" if name == "reward" else f"{value:.1%}"
+    return f"{value:.3f}" if name in ("reward", "perplexity") else f"{value:.1%}"

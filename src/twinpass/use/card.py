@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,21 @@ def base_name(path: str) -> str:
     return BUNDLED_ID if path == BUNDLED else path
 
 
-def card(run: Path, settings: RunOrigin, kind: str, merge: bool, step: int | None) -> str:
+def card(
+    run: Path,
+    settings: RunOrigin,
+    kind: str,
+    merge: bool,
+    step: int | None,
+    more: Sequence[tuple[str, str]] = (),
+) -> str:
     """The text of ``README.md``: its front matter as the hub reads it, then facts of the run."""
     folder = RunFolder(run)
     text = folder.config.read_text(encoding="utf-8")
     values = tomllib.loads(text)
     base = base_name(settings.path)
     exact = str(values.get("estimator", {}).get("kind", "")).lower() == "backprop"
-    facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step)]
+    facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step), *more]
     lines = [
         "---",
         f"base_model: {json.dumps(base)}",

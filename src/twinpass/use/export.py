@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,8 +25,23 @@ SETUP = "adapter_config.json"
 PREFIX = "base_model.model."
 
 
-def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int | None = None) -> Path:
+Facts = Sequence[tuple[str, str]]
+"""Names and values, for the model card."""
+
+
+def export(
+    run: Path,
+    out: Path,
+    kind: Format,
+    *,
+    merge: bool = False,
+    step: int | None = None,
+    everywhere: Callable[[PreTrainedModel], Facts] | None = None,
+) -> Path:
     """Write weights, tokenizer, generation configuration and model card into the new folder ``out``.
+
+    Args:
+        everywhere: says for the model card what comes of an activated adapter that is merged, and so acts on all tokens; without it, none is.
 
     Raises:
         TwinpassError: the run cannot be exported so, or the folder is not empty. Nothing has been written then.
@@ -37,22 +52,26 @@ def export(run: Path, out: Path, kind: Format, *, merge: bool = False, step: int
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} is not an empty folder; give a new one")
     merge = merge or (adapter and kind == "gguf-ready")
-    _require_possible(adapter, weights, kind, merge)
+    activated = adapter and bool(_setup(weights).get("alora_invocation_tokens"))
+    _require_possible(adapter, kind, merge)
+    _require_place(merge, activated=activated, everywhere=everywhere is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         folder = Path(place) / "new"
         folder.mkdir()
         model, tokenizer = settings.base()
         tokenizer.save_pretrained(folder)
+        facts: Facts = ()
         if kind == "peft":
             _copy_adapter(weights, folder, settings.path)
         elif adapter:
             _save(merged(model, weights), folder)
+            facts = () if everywhere is None else everywhere(model)
         else:
             _save(type(model).from_pretrained(str(weights), dtype=model.dtype), folder)
         if kind == "gguf-ready":
             _complete_tokenizer(model, tokenizer, settings.path, folder)
-        (folder / "README.md").write_text(card(run, settings, kind, merge, step), encoding="utf-8")
+        (folder / "README.md").write_text(card(run, settings, kind, merge, step, facts), encoding="utf-8")
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -64,26 +83,30 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-def _require_possible(adapter: bool, weights: Path, kind: Format, merge: bool) -> None:
+def _require_possible(adapter: bool, kind: Format, merge: bool) -> None:
     if kind == "gguf-ready" and merge and not adapter:
         raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
     if kind == "peft" and not adapter:
         raise ModelError("the run has trained the model's own weights, and PEFT holds adapters: use --format hf")
     if kind == "peft" and merge:
         raise ModelError("--merge makes a model without an adapter: use --format hf with it, or leave it out")
-    merges = merge or kind == "hf"
-    if merges and adapter and _setup(weights).get("alora_invocation_tokens"):
-        raise ModelError(
-            "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged. "
-            "Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
-            'or train [trainable] kind = "lora", which merges'
-        )
     if kind == "hf" and adapter and not merge:
         raise ModelError(
             "the run has trained an adapter: use --format peft, or --merge to add it to the model's own weights"
         )
     if merge and not adapter:
         raise ModelError("the run has trained the model's own weights, there is nothing to merge: leave --merge out")
+
+
+def _require_place(merge: bool, *, activated: bool, everywhere: bool) -> None:
+    if everywhere and not (merge and activated):
+        raise ModelError("--everywhere is for an activated adapter that is merged: leave it out")
+    if merge and activated and not everywhere:
+        raise ModelError(
+            "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged as it "
+            "was trained. Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
+            'add --everywhere to merge it all the same and see what held-out rows make of it; or train [trainable] kind = "lora", which merges'
+        )
 
 
 def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
