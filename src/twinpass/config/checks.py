@@ -201,7 +201,7 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         found.append(
             f'[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more, or [estimator] kind = "spsa"'
         )
-    elif estimator is not None and (estimator.measures_length or estimator.differentiates):
+    elif estimator is not None and not estimator.whole and (estimator.measures_length or estimator.differentiates):
         found.append(
             '[estimator] kind: rewards have no derivative; set "spsa" or "one_sided", or learn from sampled texts by "feedback" or "backprop"'
         )
