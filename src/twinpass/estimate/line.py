@@ -18,14 +18,14 @@ class Line(Estimator):
     ``c_k = (L+ + L- - 2 L0) / eps^2``; one base lane serves all probes. A learning rate of 1 is a whole step.
 
     Args:
-        trust: the parabola is believed as far as so many eps; where it bends down, that far is gone.
+        trust: the parabola is believed as far as so many eps, by default as far as it was measured; where it bends down, that far is gone.
     """
 
     bias_order: ClassVar[int] = 2
     two_sided: ClassVar[bool] = True
     measures_length: ClassVar[bool] = True
 
-    trust: Scale = 3.0
+    trust: Scale = 1.0
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [*(Lane(probe, sign, eps) for probe in probes for sign in (1, -1)), BASE]
