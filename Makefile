@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
+.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,7 +64,17 @@ SGLANG_PIP := $(SGLANG_BIN)/python -m pip install --quiet --disable-pip-version-
 SGLANG_SHIMS := tests/engines/sglang/cpu_shims
 
 test-sglang: $(SGLANG_VENV)/.installed  ## the SGLang engine against real SGLang, which gets an environment of its own
-	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python -m pytest -W default tests/engines/sglang
+	$(MAKE) -j2 --output-sync=target test-sglang-served test-sglang-own
+
+# SGLang leaves a core idle, so that two processes test side by side, each with an SGLang of its own.
+SGLANG_PYTEST = PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python -m pytest -W default
+SGLANG_SERVED := tests/engines/sglang/test_http.py tests/engines/sglang/test_used.py
+
+test-sglang-served: $(SGLANG_VENV)/.installed
+	$(SGLANG_PYTEST) $(SGLANG_SERVED)
+
+test-sglang-own: $(SGLANG_VENV)/.installed
+	$(SGLANG_PYTEST) tests/engines/sglang $(SGLANG_SERVED:%=--ignore=%)
 
 $(SGLANG_VENV)/.installed: pyproject.toml requirements-sglang.txt
 	test -x $(SGLANG_BIN)/python || $(PYTHON) -m venv $(SGLANG_VENV)

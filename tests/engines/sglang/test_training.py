@@ -18,6 +18,7 @@ SETTINGS = [
     f"optimizer.steps={STEPS}",
     "optimizer.schedule=constant",
     "estimator.probes=2",
+    "task.train_rows=96",
     "task.eval_rows=100",
     "run.eval_every=0",
     "reuse.budget=1GiB",
@@ -59,7 +60,7 @@ def test_the_journal_rebuilds_the_adapter_on_the_embedded_engine(run: Path, tmp_
 
 
 def test_losses_are_the_embedded_engines(run: Path, tmp_path: Path) -> None:
-    assert train(tmp_path / "embedded", "engine.kind=torch", "optimizer.steps=3") == 0
+    assert train(tmp_path / "embedded", "engine.kind=torch", "optimizer.steps=3", "task.eval_rows=8") == 0
     theirs, ours = (
         [record["losses"] for record in read(folder / "journal.jsonl").records if record["kind"] == "step"]
         for folder in (tmp_path / "embedded", run)
