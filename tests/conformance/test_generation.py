@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Continuations, Lane, Probe, Prompt, Sampling, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.scoring import choosing
+from twinpass.engine.embedded.scoring import choosing, paged
 from twinpass.engine.embedded.scoring.choosing import truncated
 from twinpass.errors import CacheFullError, ModelError
 from twinpass.model.causal import CausalModel
@@ -158,6 +158,25 @@ def test_any_split_writes_the_same(kind: str) -> None:
         assert [[text for part in found for text in part[lane]] for lane in range(len(LANES))] == whole
     for lane, own in zip(LANES, whole, strict=True):
         assert tokens_of(engine.generate(prompts[::-1], [lane], SAMPLED, words)) == [own[::-1]]
+
+
+@pytest.mark.parametrize("kind", ["full", "activated", "upper"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_attention_in_buckets_writes_the_same(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device, and in bfloat16: lines that have most in common look at it together, others one by one."""
+    long = Prompt(tuple(range(1, 41)), 38)
+    prompts = [*samples(2), *(replace(long, sample=sample) for sample in range(2))]
+    engine = engine_of(name, build(name), kinds(name)[kind])
+    engine.update(TERMS)
+    for lanes in (TWO, [BASE]):
+        texts = engine.generate(prompts, lanes, SAMPLED, words)
+        with monkeypatch.context() as patch:
+            patch.setattr(paged, "suits", lambda causal: False)
+            found = engine.generate(prompts, lanes, SAMPLED, words)
+        assert tokens_of(found) == tokens_of(texts)
+        for own, others in zip(found.values, texts.values, strict=True):
+            for text, other in zip(own, others, strict=True):
+                np.testing.assert_allclose(text.logprobs, other.logprobs, atol=1e-9)
 
 
 def test_lanes_share_random_numbers_and_samples_do_not() -> None:
