@@ -8,6 +8,7 @@ import tomli_w
 from configurations import Values, debiased, joined, minimal, problems_of
 
 from twinpass.config.load import load_config, parse, portable
+from twinpass.config.tasks import ChoiceTask
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.errors import ConfigError
 from twinpass.model.trainable import Full, Layers, Lora, Pattern
@@ -254,3 +255,8 @@ def test_a_model_path_is_relative_to_the_configuration_like_data_paths(tmp_path:
         assert (config.model.path, config.values["model"]["path"]) == (meant, meant)
     assert not config.model.trust_remote_code
     assert parse(minimal(model={"trust_remote_code": True}), "it.toml", tmp_path).model.trust_remote_code
+
+
+def test_rows_are_called_what_people_call_them() -> None:
+    task = ChoiceTask(prompt="{text}", options=("a", "b"), train=("-", "/far/away/rows.jsonl"))
+    assert task.source == "standard input, rows.jsonl"

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from twinpass.report.measures import RESAMPLES, Choices, ScoredTexts, calibration_error, macro_f1, mcnemar
+from twinpass.report.shown import figure
 
 
 def choices(chosen: list[int], right: list[int], sure: float = 0.9) -> Choices:
@@ -22,6 +23,14 @@ def test_accuracy_f1_confusion_and_loss() -> None:
     assert found["macro_f1"]["value"] == pytest.approx((2 / 4 + 2 / 3 + 4 / 5) / 3)
     assert found["cross_entropy"]["value"] == pytest.approx(-(4 * math.log(0.9) + 2 * math.log(0.05)) / 6)
     assert found["calibration_error"]["value"] == pytest.approx(0.9 - 4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-2.0, "-2.000"), (999_999.0, "999999.000"), (3938501570812508.0, "3.94e+15")],
+)
+def test_figures_stay_in_their_column(value: float, text: str) -> None:
+    assert figure(value) == text
 
 
 def test_kinds_that_never_occur_do_not_count() -> None:

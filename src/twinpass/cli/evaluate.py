@@ -266,7 +266,7 @@ def _compared(
 
 
 def _print(console: "Console", result: Mapping[str, Any]) -> None:
-    from twinpass.report.shown import shown
+    from twinpass.report.shown import figure, shown
 
     console.print(
         f"held-out {result['metric_name']} at step {result['step']}: [bold]{shown(result['metric_name'], result['metric'])}[/bold]"
@@ -279,7 +279,7 @@ def _print(console: "Console", result: Mapping[str, Any]) -> None:
                 console.print("".join(f"{count:>8}" for count in row))
         else:
             console.print(
-                f"{name.replace('_', ' '):<20}{value['value']:>8.3f}   95% {value['low']:.3f} to {value['high']:.3f}"
+                f"{name.replace('_', ' '):<20}{figure(value['value']):>8}   95% {figure(value['low'])} to {figure(value['high'])}"
             )
     for name, value in result.get("metrics", {}).items():
         console.print(f"{name:<32}{value:>10.4f}", markup=False)

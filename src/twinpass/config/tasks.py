@@ -24,6 +24,7 @@ from twinpass.task.completion import CompletionTemplate
 from twinpass.task.forms import recognised
 from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Item, OnError, Row
+from twinpass.task.sources.lines import STDIN
 from twinpass.task.sources.read import Role, read
 from twinpass.task.template import Template
 
@@ -101,7 +102,8 @@ class TaskSettings(ABC):
     @property
     def source(self) -> str:
         """What the rows to train on are called."""
-        return ", ".join(Path(name).name if Path(name).is_absolute() else name for name in self.train)
+        named = ("standard input" if name == STDIN else name for name in self.train)
+        return ", ".join(Path(name).name if Path(name).is_absolute() else name for name in named)
 
     def problems(self) -> list[str]:
         """What is missing in a configuration file."""
