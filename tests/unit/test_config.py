@@ -8,8 +8,8 @@ import tomli_w
 from configurations import Values, debiased, joined, minimal, problems_of
 
 from twinpass.config.load import load_config, parse, portable
-from twinpass.config.tasks import ChoiceTask
 from twinpass.config.schema import SECTIONS, Config
+from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
 from twinpass.model.trainable import Full, Layers, Lora, Pattern
 from twinpass.reuse.debiased import Debiased
