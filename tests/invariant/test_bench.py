@@ -160,6 +160,11 @@ def test_peaks_are_those_of_other_processes(tmp_path: Path, monkeypatch: pytest.
         (["--out", "/nowhere/at/all.json"], {}, "all.json: its folder does not exist"),
         (["--batch", "0"], {}, "batch_size"),
         ([], {"estimator": {"kind": "one_sided"}}, 'set kind = "spsa" to compare'),
+        (
+            [],
+            {"objective": {"kind": "choice", "regularise": "kl"}},
+            "[objective] regularise: rivals are held to nothing",
+        ),
     ],
 )
 def test_what_cannot_be_measured(

@@ -213,6 +213,10 @@ def _config(args: argparse.Namespace) -> "Config":
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
     problems = []
+    if config.objective is not None and config.objective.regularise != "none":
+        problems.append(
+            "[objective] regularise: rivals are held to nothing, which would be no fair comparison; leave it out here"
+        )
     if args.lanes < 2 or args.lanes % 2 or args.tokens < 1:
         problems.append(f"--lanes {args.lanes}, --tokens {args.tokens}: expected an even number, and at least 1")
     if args.workload == RACE and args.methods:
