@@ -187,6 +187,12 @@ def _fill(args: argparse.Namespace) -> None:
             setattr(args, name, value)
 
 
+def _unfair(config: "Config") -> list[str]:
+    if config.objective is None or config.objective.regularise == "none":
+        return []
+    return ["[objective] regularise: rivals are held to nothing, which would be no fair comparison; leave it out here"]
+
+
 def _config(args: argparse.Namespace) -> "Config":
     from twinpass.config.engines import TorchSettings
     from twinpass.config.load import load_config
@@ -212,11 +218,7 @@ def _config(args: argparse.Namespace) -> "Config":
     }
     chosen = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = load_config(path, [*sets, *chosen, *args.set])
-    problems = []
-    if config.objective is not None and config.objective.regularise != "none":
-        problems.append(
-            "[objective] regularise: rivals are held to nothing, which would be no fair comparison; leave it out here"
-        )
+    problems = _unfair(config)
     if args.lanes < 2 or args.lanes % 2 or args.tokens < 1:
         problems.append(f"--lanes {args.lanes}, --tokens {args.tokens}: expected an even number, and at least 1")
     if args.workload == RACE and args.methods:
