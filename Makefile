@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: install  ## fine-tune SmolLM2-135M on movie reviews with forward passes only
+demo: install  ## fine-tune SmolLM2-135M on movie reviews
 	$(BIN)/twinpass train examples/reviews.toml --set run.out=$(RUN)-$$(date +%Y%m%d-%H%M%S)
 
 # Threads that wait spinning would take the core from the other worker's.

@@ -68,7 +68,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
                 label=f"seed {run['seed']}: {y[0]:.1f}% to {100 * run['kept_metric']:.1f}%",
             )
         axes.set(xlabel="seconds of training, prompts' keys and values included", ylabel="held-out accuracy (%)")
-        axes.set_title("Movie reviews, SmolLM2-135M, forward passes only, 2 CPU cores (95% intervals)", fontsize=11)
+        axes.set_title("Movie reviews, SmolLM2-135M, defaults untouched, 2 CPU cores (95% intervals)", fontsize=11)
         axes.legend(loc="lower right")
 
 

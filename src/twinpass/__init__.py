@@ -1,4 +1,4 @@
-"""Fine-tune language models with forward passes only, and never compute the same forward work twice."""
+"""Fine-tune language models, by forward passes only (MeZO) or the gradient of the answer's tokens, and never compute the same forward work twice."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

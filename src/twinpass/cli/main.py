@@ -13,7 +13,8 @@ from twinpass.cli.signals import Ended, ending_like_interrupt
 from twinpass.errors import DivergedError, EngineError, StorageError, TwinpassError
 
 DESCRIPTION = """\
-Fine-tune language models with forward passes only (MeZO), and never compute the same forward work twice.
+Fine-tune language models, by forward passes only (MeZO) or the gradient of the
+answer's tokens, and never compute the same forward work twice.
 
   twinpass demo                                 fine-tune SmolLM2-135M on movie reviews
   twinpass doctor MODEL                         what can be done with a model, and what it takes

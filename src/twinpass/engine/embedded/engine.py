@@ -32,7 +32,7 @@ from twinpass.settings import ComputeDtype
 
 
 class TorchEngine(Engine):
-    """Score and train a causal language model with forward passes only.
+    """Score and train a causal language model.
 
     Args:
         model: any ``AutoModelForCausalLM``, on the CPU or on one CUDA device. It is trained in place, and where it lies (or stays
