@@ -139,8 +139,8 @@ bench-tasks: install  ## public tasks in FOLDER with nothing set but their names
 bench-merged: install  ## the demo's adapters merged into the weights, on three seeds, into benchmarks/results/merged.json
 	$(BIN)/python benchmarks/merged.py --json benchmarks/results/merged.json
 
-bench-reward-learners: install  ## ways to learn from rewards in equal seconds, on three seeds, into benchmarks/results/reward-learners.json
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reward_learners.py --json benchmarks/results/reward-learners.json
+bench-reward-learners: install  ## ways to learn from rewards in equal seconds, on three seeds, a file each, benchmarks/results/reward-learners-SEED.json
+	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reward_learners.py --seeds $$seed --json benchmarks/results/reward-learners-$$seed.json || exit 1; done
 
 bench-rewards: install  ## cheerful reviews on three seeds, a file each, benchmarks/results/rewards-SEED.json
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --seeds $$seed --json benchmarks/results/rewards-$$seed.json || exit 1; done

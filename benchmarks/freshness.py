@@ -32,7 +32,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
     ("merged", (*STEP, f"{PACKAGE}/use", "benchmarks/merged.py", "benchmarks/demo.py")),
-    ("reward-learners", (*STEP, "benchmarks/reward_learners.py", "benchmarks/rewards.py", "examples/rewards.py")),
+    ("reward-learners-*", (*STEP, "benchmarks/reward_learners.py", "benchmarks/rewards.py", "examples/rewards.py")),
     ("damage", (*STEP, "benchmarks/damage.py", "benchmarks/demo.py")),
     ("toolbox", (*STEP, "benchmarks/toolbox.py", "benchmarks/fixed_inputs.py", "benchmarks/race.py")),
     ("learning-*", (*STEP, "benchmarks/demo.py")),

@@ -68,7 +68,7 @@ PARTS: Sequence[Part] = (
     Part("bench-scale", ("scale",), 30),
     Part("bench-toolbox", ("toolbox",), 20, "ROWS_TREC"),
     Part("bench-rewards", ("rewards-1", "rewards-2", "rewards-3"), 35),
-    Part("bench-reward-learners", ("reward-learners",), 50),
+    Part("bench-reward-learners", ("reward-learners-1", "reward-learners-2", "reward-learners-3"), 50),
     Part("mutants", ("mutants",), 15),
     Part("bench-adaptive", ("adaptive",), 40),
     Part("bench-tasks", ("tasks",), 60, "TASKS_FOLDER"),
