@@ -83,7 +83,7 @@ METHODS: Mapping[str, Tool] = {
     "FZOO, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "rademacher", normalise=True)),
     "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, GaussNewton(4, "gaussian")),
     "random inputs": Tool(Sgd, 4e-3, inputs="random"),
-    "principal inputs": Tool(Sgd, 4e-3, inputs="principal"),
+    "principal inputs": Tool(Sgd, 4e-4, inputs="principal"),
 }
 """``random inputs`` is LOZO's z (arXiv 2410.07698) whose V is never drawn again, ``principal inputs`` takes V from activations once, as AGZO (2601.17261) does in each step."""
 

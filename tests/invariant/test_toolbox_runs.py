@@ -95,4 +95,4 @@ def test_the_comparison_runs_in_parts_and_its_page_says_what_came_of_it(tmp_path
     assert all(run["steps"] >= 1 and run["train_seconds"] >= 0.01 for run in result["runs"])
     page = page_toolbox.section(result)
     assert "| sign | 1 | " in page
-    assert page.count("| principal inputs | 0.004 |") == 1
+    assert page.count("| principal inputs | 0.0004 |") == 1
