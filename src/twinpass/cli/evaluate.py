@@ -257,7 +257,9 @@ def _compared(
     from twinpass.report.measures import Choices, ScoredTexts
 
     if places != others:
-        raise DataError("the two runs hold out other rows; name the rows to compare them on: --task CONFIG")
+        raise DataError(
+            "the two runs hold out other rows; name those to compare them on behind the first run, or by --task CONFIG"
+        )
     if isinstance(first, Choices) and isinstance(second, Choices):
         return first.against(second)
     if isinstance(first, ScoredTexts) and isinstance(second, ScoredTexts):
