@@ -72,7 +72,11 @@ def test_what_is_said_of_the_kernels() -> None:
     """No weights are formed where they are multiplied, and a matrix is taken at a time."""
     backend = triton()
     assert (backend.devices, backend.dtypes, backend.fuses) == (("cuda",), DTYPES, False)
-    assert backend.growth > NUMBA.growth
+    assert backend.growth > NUMBA.growth == 1
+    rows = torch.tensor([3, 0], dtype=torch.int32)
+    found = backend.index(rows)
+    assert (found.dtype, found.tolist()) == (torch.int64, [3, 0])
+    assert (NUMBA.index(rows).dtype, NUMBA.index(rows).tolist()) == (np.int64, [3, 0])
 
 
 @each_distribution

@@ -144,6 +144,11 @@ class TestLattice:
         assert outside == 0
         assert set(moved.tolist()) == {0.0, 4.0}
 
+    def test_an_update_of_one_quantum_is_made(self) -> None:
+        weights, move = lattice_weights(300), Move(1, 1.0, 0)
+        moved, _ = move.apply(weights, "binomial")
+        assert np.array_equal(bits(moved), bits(move.apply_by_numba(weights, "binomial")[0]))
+
     @each_gridded
     def test_zeros_have_numbas_signs(self, distribution: Distribution) -> None:
         weights = torch.tensor([0.0, -0.0, QUANTUM, -QUANTUM]).repeat(200)
