@@ -12,7 +12,7 @@ def section(result: Result) -> str:
     lines = [
         "\n## Tools beside plain SGD\n",
         f"{result['machine']['processor']}, commit {', '.join(commits)} ([toolbox.json](../benchmarks/results/toolbox.json); `make bench-toolbox`). An activated adapter, {result['train_rows']} rows, "
-        f"{result['held_out']} held out, {result['seconds']:g} s of steps each, evaluations not counted, learning rates that do not fall, keys and values of all prompts on disk beforehand. "
+        f"{result['held_out']} held out, {result['seconds']:g} s of steps each, the first and evaluations not counted, learning rates that do not fall, keys and values of all prompts on disk beforehand. "
         "*Best* and *last* are evaluations, the seeds' mean, lowest and highest; *a third* and *three times* are the best of the first seed at that part of the learning rate.\n",
     ]
     for task in dict.fromkeys(run["task"] for run in result["runs"]):

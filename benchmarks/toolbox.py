@@ -1,7 +1,7 @@
 """The tools beside plain SGD along probes, at equal seconds: ``python benchmarks/toolbox.py FILE --json FILE``.
 
 An activated adapter learns movie reviews and TREC's questions (FILE is its ``train.txt``), by every method on three seeds, at a learning rate that does
-not fall. On reviews and the first seed each also runs at a third of its rate and at three times it. Seconds are those of steps; after each third of them held-out rows are
+not fall. On reviews and the first seed each also runs at a third of its rate and at three times it. Seconds are those of steps but the first; after each third of them held-out rows are
 scored. The prompts' keys and values are computed once for a task, and read from disk by all its runs. ``--tasks``, ``--methods`` and ``--seeds`` measure a part; other runs in the result stay.
 """
 
@@ -90,7 +90,10 @@ METHODS: Mapping[str, Tool] = {
 
 @dataclass
 class Course(Listener):
-    """Has held-out rows scored whenever a part of ``limit`` seconds of steps is over, and ends the run after the last."""
+    """Has held-out rows scored whenever a part of ``limit`` seconds of steps is over, and ends the run after the last.
+
+    The first step is not counted: code and weights are made ready in it.
+    """
 
     limit: float
     score: Callable[[int], Evaluation]
@@ -98,9 +101,11 @@ class Course(Listener):
     seconds: float = 0.0
     steps: int = 0
     rollbacks: int = 0
+    begun: bool = False
 
     def stepped(self, report: StepReport, seconds: float) -> None:
-        self.seconds, self.steps = self.seconds + seconds, report.step + 1
+        self.seconds, self.steps = self.seconds + (seconds if self.begun else 0.0), report.step + 1
+        self.begun = True
         if self.seconds < self.limit * (len(self.points) + 1) / PARTS:
             return
         found = self.score(self.steps)
