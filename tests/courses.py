@@ -142,6 +142,11 @@ def unchanged(files: Sequence[str]) -> dict[str, Course]:
     return {name: Course(seconds, {(m, line) for m, line in lines}) for name, (seconds, lines) in found.items()}
 
 
+def courses_in(files: Sequence[str], courses: Mapping[str, Course]) -> dict[str, Course]:
+    """Those of tests in these files, and what runs while they are imported: a process that Triton interprets in has other files than one without."""
+    return {name: own for name, own in courses.items() if name == IMPORTS or name.split("::", maxsplit=1)[0] in files}
+
+
 def tested(files: Sequence[str], plugin: object, *options: str) -> int:
     """What pytest returns for the fast tests of some files."""
     os.chdir(ROOT)
@@ -164,7 +169,7 @@ def forked(run: Callable[[], int], limit: float, log: Path | None = None) -> int
     child = os.fork()
     if child == 0:
         os.setsid()
-        output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT)
+        output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 3))

@@ -28,6 +28,7 @@ from courses import (
     ROOT,
     Course,
     compiled,
+    courses_in,
     file_of,
     interpreted,
     left_out,
@@ -138,10 +139,11 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def judge(state: State, chosen: Sequence[Place], until: float) -> None:
-    """Verdicts of places that have none yet, as far as there is time; what has to be compiled comes last."""
-    cases = [case_of(place, state.courses) for place in chosen if place not in state.verdicts]
-    imported = state.courses[IMPORTS].lines
+def judge(state: State, chosen: Sequence[Place], files: Sequence[str], until: float) -> None:
+    """Verdicts of places that have none yet, by tests in these files, as far as there is time; what has to be compiled comes last."""
+    courses = courses_in(files, state.courses)
+    cases = [case_of(place, courses) for place in chosen if place not in state.verdicts]
+    imported = courses[IMPORTS].lines
     anew = [
         case
         for case in cases
@@ -186,7 +188,7 @@ def in_this_world(state: State, chosen: Sequence[Place], until: float) -> None:
         began = time.monotonic()
         state.reached(new, unchanged(new))
         print(f"{len(state.courses)} tests unchanged in {time.monotonic() - began:.0f} s", flush=True)
-    judge(state, chosen, until)
+    judge(state, chosen, files, until)
 
 
 def main() -> None:

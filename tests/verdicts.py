@@ -72,14 +72,15 @@ def _file(name: str) -> str:
     return name.split("::", maxsplit=1)[0]
 
 
-def of_code(code: int | None) -> Verdict:
-    """The verdict, by what a process returned: one that says nothing about tests is a fault of this script.
+def of_code(code: int | None, said: Path | None = None) -> Verdict:
+    """The verdict, by what a process returned: one that says nothing about tests is a fault of this script, and shown what it ``said``.
 
     Raises:
         SystemExit: it could not make the change, or run the tests.
     """
     if code in UNJUDGED:
-        raise SystemExit(f"a change could not be made, or its tests not be run: the process returned {code}")
+        words = said.read_text()[-3000:] if said is not None else ""
+        raise SystemExit(f"{words}\na change could not be made, or its tests not be run: the process returned {code}")
     return "timed out" if code is None else "killed" if code else "survived"
 
 
@@ -166,7 +167,8 @@ class Forking:
     def __init__(
         self, cases: Sequence[Case], told: Callable[[Case, Verdict, float], None], folder: Path, until: float
     ) -> None:
-        self._cases, self._told, self._found, self._until = cases, told, folder / "found", until
+        self._cases, self._told, self._until = cases, told, until
+        self._found, self._said = folder / "found", folder / "said"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -175,8 +177,8 @@ class Forking:
             if time.time() > self._until:
                 break
             began = time.monotonic()
-            code = forked(partial(_run, case, items), case.limit)
-            self._told(case, of_code(code), time.monotonic() - began)
+            code = forked(partial(_run, case, items), case.limit, self._said)
+            self._told(case, of_code(code, self._said), time.monotonic() - began)
         finders = dict.fromkeys(self._found.read_text().splitlines()) if self._found.exists() else {}
         if forked(partial(_passing, [items[name] for name in finders]), PATIENCE * SECONDS * len(finders)):
             raise SystemExit(

@@ -4,7 +4,9 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from courses import IMPORTS, Course, courses_in, file_of
 from mutations import announced, mutated, places
+from verdicts import case_of
 
 import twinpass.cache.tree
 import twinpass.reuse.reflected
@@ -70,3 +72,12 @@ def test_every_statement_says_that_it_is_reached() -> None:
     function: Any = space["f"]
     assert (function(0), function.__doc__) == (2, "It.")
     assert seen == [("m", 3, 5), ("m", 8, 8), ("m", 9, 9)]
+
+
+def test_a_change_is_judged_by_tests_that_its_process_can_run() -> None:
+    """Not by those that Triton interprets, which the run has seen reach its line in another process."""
+    place = next(each for each in places("twinpass.perturb.shard", file_of("twinpass.perturb.shard").read_text()))
+    there = "tests/gpu/test_triton_cuda.py::test_it", "tests/unit/test_shard.py::test_it"
+    courses = {IMPORTS: Course(), **{name: Course(0.1, {(place.module, place.line)}) for name in there}}
+    assert set(case_of(place, courses).names) == set(there)
+    assert case_of(place, courses_in(["tests/unit/test_shard.py"], courses)).names == there[1:]
