@@ -29,7 +29,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DivergedError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.gauss_newton import GaussNewton
-from twinpass.estimate.line import Line
+from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
@@ -78,7 +78,7 @@ METHODS: Mapping[str, Tool] = {
     "sgd": Tool(Sgd, 4e-3),
     "sign": Tool(Sign, 1.0),
     "normalised": Tool(Normalised, 1.0),
-    "line": Tool(Sgd, 1.0, Line(noise="gaussian")),
+    "line": Tool(Sgd, 1.0, LineSearch(noise="gaussian")),
     "one-sided, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "gaussian")),
     "FZOO, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "rademacher", normalise=True)),
     "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, GaussNewton(4, "gaussian")),

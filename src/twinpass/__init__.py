@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from twinpass.estimate.feedback import Feedback
     from twinpass.estimate.gauss_newton import GaussNewton
     from twinpass.estimate.jvp import Jvp
-    from twinpass.estimate.line import Line
+    from twinpass.estimate.line import LineSearch
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
@@ -56,7 +56,7 @@ __all__ = [
     "JoinedEpsilon",
     "Jvp",
     "Layers",
-    "Line",
+    "LineSearch",
     "Lora",
     "Normalised",
     "OneSided",
@@ -81,7 +81,7 @@ _MODULES = {
     "estimate.feedback": ("Feedback",),
     "estimate.gauss_newton": ("GaussNewton",),
     "estimate.jvp": ("Jvp",),
-    "estimate.line": ("Line",),
+    "estimate.line": ("LineSearch",),
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),

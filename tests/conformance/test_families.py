@@ -20,7 +20,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
-from twinpass.estimate.line import Line
+from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
@@ -73,7 +73,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "spsa": Spsa(probes=2),
         "one_sided": OneSided(probes=2),
         "jvp": Jvp(probes=2),
-        "line": Line(probes=2),
+        "line": LineSearch(probes=2),
         "gauss_newton": GaussNewton(probes=2),
         "backprop": Backprop(),
         "feedback": Feedback(),

@@ -56,7 +56,8 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_steps_that_are_given_are_all_taken() -> None:
     task = {"train": "a.jsonl", "prompt": "Review: {text}\n", "suffix": "Label:", "options": [" a", " b"]}
-    values: dict[str, Any] = {"model": {"path": "m"}, "task": task, "run": {"out": "run"}}
+    kind = {"kind": "informed"}
+    values: dict[str, Any] = {"model": {"path": "m"}, "trainable": kind, "task": task, "run": {"out": "run"}}
     free = parse(values, "it.toml", Path("/nowhere"))
     assert (free.run.patience, free.run.eval_every, free.optimizer.steps) == (2, 1, 12)
     assert parse({**values, "optimizer": {"steps": 5}}, "it.toml", Path("/nowhere")).run.patience == 0

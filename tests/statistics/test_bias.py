@@ -16,7 +16,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.jvp import Jvp
-from twinpass.estimate.line import Line
+from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
 from twinpass.perturb.noise import derive_seed, reference
@@ -52,7 +52,7 @@ UNBIASED: Mapping[str, Policy] = {
 ESTIMATORS: Mapping[str, type[Estimator]] = {
     "spsa": Spsa,
     "one_sided": OneSided,
-    "line": Line,
+    "line": LineSearch,
     "gauss_newton": GaussNewton,
 }
 """Estimators with a finite difference in the weights; ``jvp``, which has none, is what they are held against; ``backprop`` is held against autograd (conformance/test_gradient.py)."""

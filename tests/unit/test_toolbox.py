@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinpass.core import BASE, Estimate, Probe, StepReport
-from twinpass.estimate.line import Line
+from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
 from twinpass.steps import Steps
 from twinpass.train.history import History
@@ -69,7 +69,7 @@ def test_settings_that_would_take_in_nothing_are_refused() -> None:
 # --- three losses along a line
 
 
-def along(kind: Line, slope: float, curvature: float) -> float:
+def along(kind: LineSearch, slope: float, curvature: float) -> float:
     """How far it says to go where the loss is a parabola, in units of z."""
     losses = [5.0 + slope * t + curvature * t * t / 2 for t in (EPS, -EPS, 0.0)]
     (length,) = kind.estimate((Probe(1),), EPS, losses).preconditioned
@@ -90,13 +90,13 @@ def along(kind: Line, slope: float, curvature: float) -> float:
     ids=["its lowest point", "the other way", "too far to be believed", "straight", "bent down", "there", "on a hill"],
 )
 def test_the_lowest_point_of_a_parabola_as_far_as_it_is_believed(slope: float, curvature: float, length: float) -> None:
-    assert along(Line(), slope, curvature) == pytest.approx(length)
-    assert along(Line(trust=30.0), 2.0, 0.5) == pytest.approx(4.0)
+    assert along(LineSearch(), slope, curvature) == pytest.approx(length)
+    assert along(LineSearch(trust=30.0), 2.0, 0.5) == pytest.approx(4.0)
 
 
 def test_a_loss_that_is_not_finite_gives_no_length() -> None:
     for losses in ([1.0, 1.0, math.nan], [math.inf, 1.0, 1.0]):
-        assert not math.isfinite(Line().estimate((Probe(1),), EPS, losses).preconditioned[0])
+        assert not math.isfinite(LineSearch().estimate((Probe(1),), EPS, losses).preconditioned[0])
 
 
 def test_a_whole_step_never_raises_a_convex_quadratic() -> None:
@@ -109,18 +109,18 @@ def test_a_whole_step_never_raises_a_convex_quadratic() -> None:
         def loss(x: NDArray[np.float64], root: NDArray[np.float64] = root) -> float:
             return float(np.sum((root.T @ x - 1) ** 2))
 
-        lanes = Line(5).lanes([Probe(k) for k in range(5)], 1e-2)
+        lanes = LineSearch(5).lanes([Probe(k) for k in range(5)], 1e-2)
         moved = [theta if lane.probe is None else theta + lane.scale * directions[lane.probe.seed] for lane in lanes]
-        found = Line(5, trust=1e6).estimate([Probe(k) for k in range(5)], 1e-2, [loss(x) for x in moved])
+        found = LineSearch(5, trust=1e6).estimate([Probe(k) for k in range(5)], 1e-2, [loss(x) for x in moved])
         after = theta - np.array(found.preconditioned) @ directions / 5
         assert loss(after) < loss(theta)
 
 
-@pytest.mark.parametrize("kind", [OneSided(4), Line(4)])
-def test_probes_share_one_base_lane(kind: OneSided | Line) -> None:
+@pytest.mark.parametrize("kind", [OneSided(4), LineSearch(4)])
+def test_probes_share_one_base_lane(kind: OneSided | LineSearch) -> None:
     lanes = kind.lanes([Probe(k) for k in range(4)], EPS)
     assert lanes.count(BASE) == 1
-    assert len(lanes) == {OneSided: 5, Line: 9}[type(kind)]
+    assert len(lanes) == {OneSided: 5, LineSearch: 9}[type(kind)]
 
 
 def test_fzoo_is_one_sided_and_normalised() -> None:

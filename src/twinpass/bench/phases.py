@@ -12,7 +12,7 @@ PHASES = ("noise", "linear", "attention", "logits", "update", "cache", "other")
 """What is none of them is ``other``: norms, activations, Python."""
 
 
-class Seconds:
+class SecondsByPhase:
     """Seconds by phase; a phase inside another one takes its time from it, and what is inside none is ``other``."""
 
     def __init__(self, phases: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ class Seconds:
             self._inside.pop()
 
 
-class Clock(Seconds):
+class Clock(SecondsByPhase):
     """Seconds of the engine's phases."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from twinpass.bench.naive import NaiveMezo
-from twinpass.bench.phases import Seconds
+from twinpass.bench.phases import SecondsByPhase
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Term, Work
@@ -47,7 +47,7 @@ Told = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Stopwatch(Seconds):
+class Stopwatch(SecondsByPhase):
     """Seconds of the phases in which a population writes."""
 
     def __init__(self) -> None:

@@ -153,7 +153,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "spsa": "twinpass.estimate.spsa:Spsa",
                     "one_sided": "twinpass.estimate.one_sided:OneSided",
                     "jvp": "twinpass.estimate.jvp:Jvp",
-                    "line": "twinpass.estimate.line:Line",
+                    "line": "twinpass.estimate.line:LineSearch",
                     "gauss_newton": "twinpass.estimate.gauss_newton:GaussNewton",
                     "backprop": "twinpass.estimate.backprop:Backprop",
                     "feedback": "twinpass.estimate.feedback:Feedback",

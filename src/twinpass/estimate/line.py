@@ -12,7 +12,7 @@ from twinpass.settings import STRICT, Scale
 
 
 @dataclass(frozen=True, config=STRICT)
-class Line(Estimator):
+class LineSearch(Estimator):
     """``a_k = g_k / c_k``, the lowest point of the parabola through three losses along ``z_k``, where SPSA has ``g_k`` (docs/maths/line.md).
 
     ``c_k = (L+ + L- - 2 L0) / eps^2``; one base lane serves all probes. A learning rate of 1 is a whole step.

@@ -29,8 +29,8 @@ def perturb_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.perturb_each`, to the same bits."""
-    own = scales.astype(w.dtype)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is passed on
+        own = scales.astype(w.dtype)[:, None]
         out[:] = w + own * _drawn(np.array([seed], np.uint64), bounds, keys, distribution)
 
 
@@ -43,8 +43,8 @@ def accumulate_each(
     distribution: Distribution,
 ) -> None:
     """:func:`twinpass.perturb.kernels.accumulate_each`, to the same bits."""
-    own = scales.astype(w.dtype)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
+        own = scales.astype(w.dtype)[:, None]
         for first in range(0, len(seeds), TOGETHER):
             part = slice(first, first + TOGETHER)
             moves = own[part] * _drawn(seeds[part], bounds, keys, distribution)
