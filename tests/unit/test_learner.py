@@ -57,8 +57,8 @@ def test_the_task_decides(task: dict[str, Any], trainable: type[Any], reason: An
     else:
         chooses = reason is CHOOSING
         assert isinstance(found.estimator, Backprop)
-        assert found.optimizer == AdamW(lr=2e-3 if chooses else 4e-3, steps=40, batch_size=16 if chooses else 8)
-        assert found.run.eval_every == (5 if chooses else 10)
+        assert found.optimizer == AdamW(lr=4e-3, steps=40, batch_size=16 if chooses else 8)
+        assert found.run.eval_every == (8 if chooses else 10)
 
 
 @pytest.mark.parametrize(

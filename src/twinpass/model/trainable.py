@@ -89,7 +89,7 @@ class Defaults:
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
-CHOSEN = Defaults(eps=1e-2, lr=2e-3, steps=40, batch_size=16, eval_every=5, estimator="backprop")
+CHOSEN = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=16, eval_every=8, estimator="backprop")
 """For adapters along the exact gradient of options, of which a row has a token or two to learn from."""
 EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
