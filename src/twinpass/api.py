@@ -222,6 +222,7 @@ def finetune(
         finally:
             run.plan.objective.close()
             run.engine.unpack()
+            run.engine.close()
         folder.write_summary(summary)
         told.ended(summary)
     return summary

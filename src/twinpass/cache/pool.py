@@ -80,6 +80,18 @@ class Pool:
         keys, values = (_sum(planes[self._plane(layer)], terms) for planes in (self._keys, self._values))
         return float(keys.double().norm()), float(values.double().norm())
 
+    def release(self) -> None:
+        """Give the memory back: what was stored is lost."""
+        self._keys.clear()
+        self._values.clear()
+        self._hidden = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors, whether slots were written or not."""
+        hidden = [] if self._hidden is None else [self._hidden]
+        return sum(tensor.nbytes for tensor in (*self._keys.values(), *self._values.values(), *hidden))
+
     def _plane(self, layer: int) -> int:
         return layer if layer < self.cut else layer - self.cut
 

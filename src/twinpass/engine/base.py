@@ -225,7 +225,7 @@ class Engine(ABC):
         """Write what was trained into the run folder (``adapter/`` or ``model/``); returns the folder written."""
 
     def close(self) -> None:
-        """Give back what the engine holds outside this process."""
+        """Give back what the engine holds: keys and values in memory, and what is outside this process."""
         return
 
 

@@ -334,6 +334,12 @@ class TorchEngine(Engine):
         """Make every weight of the model an ordinary tensor again."""
         self._prepacked.unpack()
 
+    def close(self) -> None:
+        self.forget()
+        if self._scorer is not None:
+            self._scorer.prefixes.drop()
+            self._scorer.passes.pool.release()
+
     def fault(self) -> str | None:
         self.settle()
         return next((name for name, tensor in self.parameters.items() if not bool(torch.isfinite(tensor).all())), None)

@@ -1,0 +1,47 @@
+"""An engine that is closed gives the memory of keys and values back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from twinpass import finetune
+from twinpass.core import BASE, Request
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.model.trainable import Activated
+
+REQUESTS = [Request((3, 4, 5, 6, 7), (8,), 3), Request((3, 4, 9, 6, 7), (8,), 3)]
+
+
+def test_keys_and_values_are_given_back_and_made_again_when_they_are_asked_for() -> None:
+    engine = TorchEngine(tiny.model(), Activated(rank=2))
+    before = engine.score(REQUESTS, [BASE])
+    assert engine._scorer is not None
+    pool = engine._scorer.passes.pool
+    assert pool.nbytes > 0
+    assert before.cache.held > 0
+    engine.close()
+    assert pool.nbytes == 0
+    after = engine.score(REQUESTS, [BASE])
+    assert after.work.computed == before.work.computed
+    assert all(np.array_equal(a, b) for a, b in zip(before.values[0], after.values[0], strict=True))
+
+
+def test_a_run_from_python_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of a notebook are run again and again."""
+    made: list[TorchEngine] = []
+    begin = TorchEngine.__init__
+
+    def init(self: TorchEngine, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(TorchEngine, "__init__", init)
+    rows: Any = tiny.rows(6)
+    options: Any = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
+    finetune(tiny.model(), tiny.tokenizer(), rows, rows, out=tmp_path / "run", max_seconds=1e-3, **options)
+    (engine,) = made
+    assert engine._scorer is not None
+    assert engine._scorer.passes.pool.nbytes == 0
