@@ -221,7 +221,6 @@ def finetune(
                 summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
         finally:
             run.plan.objective.close()
-            run.engine.unpack()
             run.engine.close()
         folder.write_summary(summary)
         told.ended(summary)

@@ -335,6 +335,7 @@ class TorchEngine(Engine):
         self._prepacked.unpack()
 
     def close(self) -> None:
+        self.unpack()
         self.forget()
         if self._scorer is not None:
             self._scorer.prefixes.drop()
