@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

@@ -95,14 +95,14 @@ def finetune(
     report_to: Sequence[TrackerName] = (),
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train ``model`` on rows: by forward passes, or texts along the exact gradient unless told otherwise.
+    """Train ``model`` on rows: along the exact gradient of the answer's tokens unless told otherwise, or by forward passes.
 
     The prompt is filled from each row's fields, ``suffix`` follows, and the model learns to give the right one of
     ``options`` the highest probability; or, without options, to write ``completion``, filled from the row as well, such as
     " {summary}"; or, with ``rewards``, to write what these functions reward (docs/rewards.md). Without any of them, the form of the rows
     says what they mean (docs/rows.md). What is trained and how, where
-    neither is said, follows the task, as measured (docs/training.md): :class:`Informed` for options, adapters along the exact gradient for
-    texts. Learning rate, steps, rows a step, eps and estimator follow what is trained (docs/defaults.md). All is as in a configuration file.
+    neither is said, follows the task, as measured (docs/training.md): adapters along the exact gradient, or :class:`Informed` for
+    options whose prompts end alike without a suffix. Learning rate, steps, rows a step, eps and estimator follow what is trained (docs/defaults.md). All is as in a configuration file.
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
@@ -141,7 +141,16 @@ def finetune(
     read = items(task, train, held_out)
     patience = 0 if patience is None and optimizer is not None else patience
     greedy = generation is not None and not generation.temperature
-    method = _suiting(task, first_row(read[0]), trainable, estimator, optimizer, epsilon, greedy=greedy)
+    method = _suiting(
+        task,
+        first_row(read[0]),
+        trainable,
+        estimator,
+        optimizer,
+        epsilon,
+        greedy=greedy,
+        low=compute_dtype == "bfloat16",
+    )
     trainable, estimator, optimizer, epsilon, suited = method
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
@@ -242,11 +251,13 @@ def _suiting(
     epsilon: Epsilon | None,
     *,
     greedy: bool,
+    low: bool,
 ) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
     """What is given, and in place of None what suits the task and the rest; and all that suits."""
     suited = None
     if trainable is None:
-        found = learner(task, first, greedy=greedy)
+        forward = low or (estimator is not None and estimator.curved)
+        found = learner(task, first, greedy=greedy, forward=forward)
         trainable = _kind("trainable", found.trainable)()
         suited = found.defaults if estimator is None and optimizer is None else None
     suited = suited or task.suited(trainable)

@@ -103,8 +103,8 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
     assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -> None:
-    run, out = train(tmp_path), tmp_path / "exported"
+def test_a_model_card_names_all_sources(tmp_path: Path) -> None:
+    run = train(tmp_path)
     text = (run / "config.toml").read_text()
     more = tmp_path / "more.jsonl"
     more.write_text("{}\n")
@@ -115,7 +115,6 @@ def test_a_model_card_names_all_sources_and_how_it_was_learned(tmp_path: Path) -
     facts = dict(_facts(run, values, 0)[1:3])
     assert len(_facts(run, values, 0)) == 5
     assert facts["train rows"].startswith("`more.jsonl`, sha256")
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", ["activated", "informed"])
@@ -141,6 +140,23 @@ def test_an_activated_adapter_merged_all_the_same_says_what_comes_of_it(
     low, high = said["merged"]["low"], said["merged"]["high"]
     row = f"| held-out accuracy, acting on all tokens | {said['merged']['value']:.1%} (95% {low:.1%} to {high:.1%}) |"
     assert row in (out / "README.md").read_text()
+
+
+def test_rows_that_only_python_knows_are_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.config(tmp_path)
+    model, tokenizer = twinpass.load_model(str(tmp_path / "model"))
+    rows: Any = tiny.rows(6)
+    options: Any = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
+    trainable = twinpass.Activated(rank=2)
+    twinpass.finetune(
+        model, tokenizer, rows, rows, out=tmp_path / "run", trainable=trainable, max_seconds=1e-3, **options
+    )
+    out = tmp_path / "exported"
+    capsys.readouterr()
+    arguments = ["--format", "hf", "--merge", "--everywhere", "--out", str(out), "--json"]
+    assert main(["export", str(tmp_path / "run"), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["held_out"] == {}
+    assert "| acting on all tokens | not measured: only Python knows" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

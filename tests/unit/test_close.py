@@ -32,16 +32,26 @@ def test_keys_and_values_are_given_back_and_made_again_when_they_are_asked_for()
 def test_a_run_from_python_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of a notebook are run again and again."""
     made: list[TorchEngine] = []
+    held: list[int] = []
     begin = TorchEngine.__init__
 
     def init(self: TorchEngine, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
         made.append(self)
 
+    end = TorchEngine.close
+
+    def close(self: TorchEngine) -> None:
+        assert self._scorer is not None
+        held.append(self._scorer.passes.pool.nbytes)
+        end(self)
+
     monkeypatch.setattr(TorchEngine, "__init__", init)
+    monkeypatch.setattr(TorchEngine, "close", close)
     rows: Any = tiny.rows(6)
     options: Any = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
     finetune(tiny.model(), tiny.tokenizer(), rows, rows, out=tmp_path / "run", max_seconds=1e-3, **options)
     (engine,) = made
     assert engine._scorer is not None
+    assert held[0] > 0
     assert engine._scorer.passes.pool.nbytes == 0

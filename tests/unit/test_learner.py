@@ -10,7 +10,16 @@ import pytest
 import tiny
 
 from twinpass import finetune
-from twinpass.config.learner import ANYWHERE, CHOOSING, CHOOSING_AT_THE_END, SERVED, SERVED_ANYWHERE, UNSEEN, WRITING
+from twinpass.config.learner import (
+    ANYWHERE,
+    CHOOSING,
+    CHOOSING_AT_THE_END,
+    CHOOSING_FORWARD,
+    SERVED,
+    SERVED_ANYWHERE,
+    UNSEEN,
+    WRITING,
+)
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
@@ -131,6 +140,16 @@ def test_what_is_said_holds() -> None:
     assert exact.optimizer == AdamW()
     slower = config(TEXT, optimizer={"lr": 1e-4})
     assert slower.optimizer == AdamW(lr=1e-4, steps=40, batch_size=8)
+
+
+def test_what_takes_no_gradient_is_learned_by_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: True)
+    found = config(CHOICE, estimator={"kind": "gauss_newton"})
+    assert type(found.trainable) is Informed
+    assert isinstance(found.optimizer, Sgd)
+    low = config(CHOICE, engine={"compute_dtype": "bfloat16"})
+    assert (type(low.trainable), low.reason) == (Informed, CHOOSING_FORWARD.reason)
+    assert isinstance(low.estimator, GaussNewton)
 
 
 def test_python_has_the_same_defaults(tmp_path: Path) -> None:

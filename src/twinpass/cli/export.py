@@ -79,12 +79,17 @@ class Both:
     console: "Console"
     found: dict[str, Mapping[str, float]] = field(default_factory=dict)
     measure: str = ""
+    why_not: str = ""
 
     def __call__(self, merged: "PreTrainedModel") -> list[tuple[str, str]]:
         """Measure both; facts for the model card."""
         from twinpass.engine.embedded.engine import TorchEngine
         from twinpass.model.trainable import Full
+        from twinpass.train.folder import FINETUNE, RunFolder
 
+        if FINETUNE in RunFolder(self.run).settings():
+            self.why_not = "only Python knows the rows of a run of finetune"
+            return self.facts
         session, _ = restore(self.run, self.step, self.console)
         goal, rows = session.plan.objective, session.plan.held_out
         with closing(session.engine):
@@ -96,6 +101,8 @@ class Both:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Names and values."""
+        if not self.found:
+            return [("acting on all tokens", f"not measured: {self.why_not}")]
         return [
             (
                 f"held-out {self.measure}, {'acting on all tokens' if name == 'merged' else 'as it was trained'}",
@@ -107,8 +114,9 @@ class Both:
     def _measure(self, name: str, engine: "Engine", goal: "Goal", rows: "Sequence[Example]") -> None:
         from twinpass.use.measure import outcomes
 
-        found = outcomes(engine, goal, rows)
-        if found is None or not rows:
+        found = outcomes(engine, goal, rows) if rows else None
+        if found is None:
+            self.why_not = "the task goes by rewards of what is written" if rows else "there are no held-out rows"
             return
         measures = found[0].measures()
         self.measure = next(key for key in ("accuracy", "perplexity") if key in measures)

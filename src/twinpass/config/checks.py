@@ -137,6 +137,8 @@ def _decay(built: Mapping[str, Any]) -> list[str]:
         return [
             '[optimizer] decay: weights that move in place can only be added to; set [estimator] perturbation = "tandem"'
         ]
+    if optimizer.scale_free:
+        return ['[optimizer] decay: lr counts in eps here, and decay in lr; leave it out, or set kind = "sgd"']
     if optimizer.lr * optimizer.decay >= 1:
         return [
             f"[optimizer] decay: lr times decay is {optimizer.lr * optimizer.decay:g}, and takes all; set it below 1"

@@ -33,6 +33,9 @@ CHOOSING_AT_THE_END = Learner(
     "informed",
     "prompts end alike but for no suffix, so that directions that forward passes tell act on their last token",
 )
+CHOOSING_FORWARD = Learner(
+    "informed", "options are learned along directions that forward passes tell, as no gradient is taken"
+)
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 ANYWHERE = Learner(
     "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
@@ -49,10 +52,13 @@ REWARDED = Learner(
 COMPARED = Learner("lora", "greedy texts, and those that a server writes, tell directions apart and no more")
 
 
-def learner(task: TaskSettings, first: Row | None, *, served: bool = False, greedy: bool = False) -> Learner:
+def learner(
+    task: TaskSettings, first: Row | None, *, served: bool = False, greedy: bool = False, forward: bool = False
+) -> Learner:
     """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process.
 
-    ``greedy``: texts that it has written are the likeliest ones, so that two of one prompt are the same.
+    ``greedy``: texts that it has written are the likeliest ones, so that two of one prompt are the same. ``forward``: no gradient can be
+    taken, as lanes multiply in bfloat16, or is wanted, as Gauss-Newton's steps are asked for.
     """
     if task.writes:
         return COMPARED if served or greedy else REWARDED
@@ -62,7 +68,7 @@ def learner(task: TaskSettings, first: Row | None, *, served: bool = False, gree
     if served:
         return SERVED if suffix else SERVED_ANYWHERE
     if chooses and alike:
-        return CHOOSING if suffix else CHOOSING_AT_THE_END
+        return (CHOOSING_FORWARD if forward else CHOOSING) if suffix else CHOOSING_AT_THE_END
     return WRITING if suffix and not chooses else ANYWHERE
 
 
@@ -73,8 +79,11 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
     first = _first(task.train) if isinstance(task, AutoTask) else None
     generation = values.get("generation")
     greedy = isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0)
-    found = learner(task, first, served=_kind(values, "engine") == "sglang", greedy=greedy)
-    told = _kind(values, "estimator") or _kind(values, "optimizer")
+    engine, estimator = values.get("engine"), _kind(values, "estimator")
+    low = isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16"
+    forward = low or estimator == "gauss_newton"
+    found = learner(task, first, served=_kind(values, "engine") == "sglang", greedy=greedy, forward=forward)
+    told = estimator or _kind(values, "optimizer")
     return replace(found, reason=SPELT, defaults=None) if told else found
 
 

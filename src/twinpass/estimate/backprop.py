@@ -25,7 +25,9 @@ class Backprop(Estimator):
     def __post_init__(self) -> None:
         for name in ("probes", "noise", "perturbation"):
             if getattr(self, name) != getattr(Estimator, name):
-                raise ValueError(f"{name}: an exact gradient is taken along no direction; leave it out")
+                raise ValueError(
+                    f"{name}: an exact gradient is taken along no direction; leave it out, or name an estimator of probes, such as 'spsa'"
+                )
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [BASE]

@@ -34,7 +34,7 @@ class LineSearch(Estimator):
         *sided, base = losses
         pairs = tuple(zip(sided[0::2], sided[1::2], strict=True))
         gradients = tuple((plus - minus) / (2 * eps) for plus, minus in pairs)
-        curvatures = ((plus + minus - 2 * base) / eps**2 for plus, minus in pairs)
+        curvatures = ((plus + minus - 2 * base) / eps / eps for plus, minus in pairs)
         lengths = tuple(self._length(g, c, self.trust * eps) for g, c in zip(gradients, curvatures, strict=True))
         return Estimate(tuple(probes), eps, pairs, gradients, lengths)
 

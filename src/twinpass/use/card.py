@@ -52,14 +52,15 @@ def card(
     text = folder.config.read_text(encoding="utf-8")
     values = tomllib.loads(text)
     base = base_name(settings.path)
-    exact = str(values.get("estimator", {}).get("kind", "")).lower() == "backprop"
+    estimator = str(values.get("estimator", {}).get("kind", "")).lower()
+    exact = estimator == "backprop"
     facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step), *more]
     lines = [
         "---",
         f"base_model: {json.dumps(base)}",
         f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
         "pipeline_tag: text-generation",
-        f"tags: [twinpass{'' if exact else ', mezo'}]",
+        f"tags: [twinpass{'' if exact or estimator == 'feedback' else ', mezo'}]",
         "---",
         "",
         f"# {run.resolve().name}",
