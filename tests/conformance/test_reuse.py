@@ -153,24 +153,6 @@ def test_updates_never_leave_stale_state(kind: str) -> None:
         assert_same(engine.score(requests, TWO), TorchEngine(build("llama"), trainable).score(requests, TWO), 1e-12)
 
 
-def test_what_was_warmed_is_warmed_again_once_it_was_let_go_of() -> None:
-    engine = TorchEngine(build("llama"), Activated(rank=2))
-    requests = [Request((5, 7, 9, 11, 13), (3,), 3), Request((5, 7, 8, 2), (4,), 3)]
-    cold = engine.score(requests, [BASE]).work.computed
-    engine.forget()
-
-    def computed(*, warmed: int) -> int:
-        for _ in range(warmed):
-            engine.warm(requests, [], {None})
-        return engine.score(requests, [BASE]).work.computed
-
-    assert computed(warmed=2) < cold
-    engine.forget()
-    assert computed(warmed=0) == cold
-    engine.forget()
-    assert computed(warmed=1) == computed(warmed=2) < cold
-
-
 def test_a_slot_of_other_weights_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand the lanes slots of the base weights, as a cache keyed by tokens alone would: refused."""
     engine = TorchEngine(build("llama"), Activated(2, 4.0))

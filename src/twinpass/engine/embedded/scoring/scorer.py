@@ -45,7 +45,6 @@ class PackedScorer:
         self.narrow = False
         self.prefixes = Prefixes(passes)
         self._causal, self._cache = passes.causal, passes.cache
-        self._warmed = set[tuple[WeightsVersion, Request]]()
 
     @classmethod
     def sized(
@@ -146,10 +145,8 @@ class PackedScorer:
         return replace(job, columns=columns if len(columns) * NARROW <= self._causal.vocabulary else None)
 
     def warm(self, requests: Sequence[Request], shared_by_lanes: SharedByLanes) -> None:
-        """Find or compute what lanes would share and keep; what has just been warmed is held, unless something was evicted."""
-        wanted = {(shared_by_lanes.version, request) for request in requests}
-        if shared_by_lanes.sharing.kept and (self._cache.evicted or not wanted <= self._warmed):
-            self._warmed |= wanted
+        """Find or compute what lanes would share and keep."""
+        if shared_by_lanes.sharing.kept:
             for part in self._groups(Job(requests, (), lambda versions: alone, shared_by_lanes)):
                 with ExitStack() as stack:
                     self.shared.of(requests[part], shared_by_lanes, stack)
@@ -162,7 +159,6 @@ class PackedScorer:
 
     def forget(self, versions: Sequence[WeightsVersion]) -> None:
         """Drop what was computed under these weights, which will not be in force again."""
-        self._warmed.clear()
         for version in versions:
             self._cache.invalidate(version)
 
