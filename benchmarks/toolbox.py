@@ -153,7 +153,7 @@ class Workload:
         for part in portions(plan.train):
             engine.score(scored(plan.objective).requests(part), [BASE])
         before = plan.objective.evaluate(engine, plan.held_out, at=plan.exam()).metric
-        engine.unpack()
+        engine.close()
         if inputs:
             principal(self.model, [example.prompt for example in plan.train], self.folder / "inputs.safetensors")
         return before
@@ -173,7 +173,7 @@ def run(workload: Workload, tool: Tool, lr: float, seed: int, seconds: float, be
             diverged = True
         finally:
             journal.close()
-            engine.unpack()
+            engine.close()
     metrics = [before, *(point["metric"] for point in course.points)]
     found = {"steps": course.steps, "train_seconds": course.seconds, "rollbacks": course.rollbacks}
     found |= {"before": before, "best": max(metrics), "last": metrics[-1], "diverged": diverged}
