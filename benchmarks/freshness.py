@@ -25,7 +25,7 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("population", (*STEP, f"{PACKAGE}/bench")),
     ("profile-*", (*STEP, f"{PACKAGE}/analysis")),
     ("noise", (f"{PACKAGE}/perturb", "benchmarks/noise.py")),
-    ("products", (f"{PACKAGE}/perturb", f"{PACKAGE}/engine/embedded/linear", "benchmarks/products.py")),
+    ("products*", (f"{PACKAGE}/perturb", f"{PACKAGE}/engine/embedded/linear", "benchmarks/products.py")),
     ("lattice", (*STEP, "benchmarks/lattice.py")),
     ("sglang", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/radix_attention.py")),
     ("serving", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/serving.py")),

@@ -8,6 +8,7 @@ from typing import Any
 
 import freshness
 import page_gpu
+import page_products
 import page_toolbox
 
 from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
@@ -19,7 +20,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products.json`, `scale.json`, `population.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -41,16 +42,13 @@ def main() -> None:
 
 def whole(results: Mapping[str, Result]) -> str:
     """The page's text, with the sections whose results are there."""
-    more = {
-        "products": _products,
-        "scale": _scale,
-        "population": population,
-        "toolbox": page_toolbox.section,
-        "gpu": page_gpu.section,
-    }
+    more = {"scale": _scale, "population": population, "toolbox": page_toolbox.section, "gpu": page_gpu.section}
     files = {name: RESULTS / f"{name}.json" for name in more}
-    return page(results) + "".join(
-        more[name](json.loads(file.read_text())) for name, file in files.items() if file.exists()
+    products = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("products*.json"))}
+    return (
+        page(results)
+        + page_products.section(products)
+        + "".join(more[name](json.loads(file.read_text())) for name, file in files.items() if file.exists())
     )
 
 
@@ -128,25 +126,6 @@ def _lower(results: Mapping[str, Result]) -> list[str]:
             f"| {low:.2f} to {high:.2f} | {r['relative_error']:.1e} | {r['eps']:.1e} |"
         )
     return [*lines, ""]
-
-
-def _products(result: Result) -> str:
-    """The linear layers of a block by each way there is."""
-    lines = [
-        "\n## Linear layers\n",
-        f"Those of one block of SmolLM2-135M under two lanes of {result['rows']} rows, weights formed on the way, and the same as bare library products (bfloat16: three of half the rows), by turns "
-        "([products.json](../benchmarks/results/products.json); `make bench-products`). Beside *float32* stands what bfloat16 could gain at the most in a step that were nothing else.\n",
-        f"{result['machine']['processor']}, commit {result['commit']}.\n",
-        "| | milliseconds | middle half | times our bfloat16 | middle half |",
-        "|---|---|---|---|---|",
-    ]
-    for name, taken in result["seconds"].items():
-        ratio = result["ratio"][name]
-        lines.append(
-            f"| {name} | {1e3 * taken['median']:.1f} | {1e3 * taken['lower_quartile']:.1f} to {1e3 * taken['upper_quartile']:.1f} "
-            f"| {ratio['median']:.2f} | {ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f} |"
-        )
-    return "\n".join([*lines, ""])
 
 
 def _scale(result: Result) -> str:
