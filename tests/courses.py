@@ -41,7 +41,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
         "unit/test_parameters.py",
         "unit/test_shard.py",
     ),
-    "perturb.race": ("conformance/test_generation.py",),
+    "perturb.race": ("conformance/test_generation.py", "conformance/test_choosing.py"),
 }
 """Tests of a package beside the unit tests of that name, or that import it."""
 

@@ -1,88 +1,28 @@
 """Every architecture writes, under every kind of training, what plain loops over plain models write."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import FALLBACK, FEW, LANES, TARGETS, VOCABULARY, build, engine_of
+from architectures import FALLBACK, FEW, LANES, build, engine_of
 from architectures import in_lane as moved
-from reusing import NAMES, PROMPTS, TERMS, TWO, acting, in_lane, naive_logprobs, rows_by_layer, trainables
+from reusing import NAMES, PROMPTS, TERMS, TWO, rows_by_layer
 from tiers import some_fast
-from transformers import PreTrainedModel
+from written_plainly import GREEDY, PROMPT, SAMPLED, assert_plain, kinds, words
 
 from twinpass.core import BASE, Continuations, Lane, Probe, Prompt, Sampling, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.embedded.scoring import choosing, paged
-from twinpass.engine.embedded.scoring.choosing import truncated
+from twinpass.engine.embedded.scoring import paged
 from twinpass.errors import CacheFullError, ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
-from twinpass.perturb.race import reference
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.exact import Exact
 
-PROMPT = tuple(Prompt(request.prompt, request.active_from, row) for row, request in enumerate(PROMPTS))
-GREEDY = Sampling(max_tokens=6)
-SAMPLED = Sampling(max_tokens=6, temperature=1.5, seed=2**63 + 5)
 GRID = [Lane(Probe(7), 1, 2**-4), Lane(Probe(7), -1, 2**-4), BASE]
 """Lanes that an exact lattice has, too."""
-
-
-def kinds(name: str) -> dict[str, Trainable]:
-    found = {kind: trainable for kind, (trainable, _) in trainables(name).items()}
-    return {
-        **found,
-        "upper": Activated(4, 8.0, tuple(target for target in TARGETS[name] if target != "lm_head"), first=1),
-    }
-
-
-def words(tokens: Tokens) -> str:
-    return "".join(f"<{token}>" for token in tokens)
-
-
-def plain_models(
-    engine: TorchEngine, model: PreTrainedModel, lane: Lane
-) -> Callable[[Prompt], AbstractContextManager[PreTrainedModel]]:
-    """For each prompt, the model with a lane's weights, really moved or added to."""
-    if isinstance(engine._trained.adapter, type(None)):
-        copy = moved(model, engine.parameters, lane, engine.noise)
-        return lambda prompt: nullcontext(copy)
-    adapters = in_lane(dict(engine.parameters), lane)
-    activated = engine._trained.activated
-
-    def open_(prompt: Prompt) -> AbstractContextManager[PreTrainedModel]:
-        return acting(model, adapters, prompt.active_from if activated else 0)  # type: ignore[return-value]
-
-    return open_
-
-
-def best(prompt: Prompt, position: int, logprobs: np.ndarray, sampling: Sampling) -> int:
-    """The next token by the definition."""
-    if sampling.temperature == 0:
-        return int(logprobs.argmax())
-    noise = reference(sampling.seed, f"{prompt.row}/{prompt.sample}/{position}", VOCABULARY)
-    return int((logprobs / sampling.temperature + noise).argmax())
-
-
-def assert_plain(
-    engine: TorchEngine, model: PreTrainedModel, prompts: Sequence[Prompt], lanes: Sequence[Lane], sampling: Sampling
-) -> Continuations:
-    """What the engine writes is what a loop of full forwards under really moved weights writes, with its log-probabilities."""
-    texts = engine.generate(prompts, lanes, sampling, words)
-    for lane, own in zip(lanes, texts.values, strict=True):
-        opened = plain_models(engine, model, lane)
-        for prompt, text in zip(prompts, own, strict=True):
-            with opened(prompt) as copy:
-                rows = naive_logprobs(copy or model, prompt.tokens + text.tokens[:-1])[len(prompt.tokens) - 1 :]
-            assert text.tokens == tuple(best(prompt, i, row, sampling) for i, row in enumerate(rows))
-            tolerance = 1e-6 if model.config.model_type in FALLBACK else 1e-9  # their own softmax is in float32
-            assert np.abs(text.logprobs - rows[range(len(text.tokens)), text.tokens]).max() < tolerance
-            assert (text.text, text.stopped, len(text.tokens)) == (words(text.tokens), False, sampling.max_tokens)
-    return texts
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -231,49 +171,6 @@ def test_texts_end(name: str) -> None:
             assert np.abs(text.logprobs - whole.logprobs[:length]).max() < 1e-9
     assert {text.stopped for own in texts.values for text in own} == {True, False}
     assert len({len(text.tokens) for own in texts.values for text in own}) > 2
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_few_rows_at_a_time_are_chosen_alike(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the order of texts, and however many rows are looked at together."""
-    logits = torch.from_numpy(np.random.default_rng(5).normal(0, 2, (24, VOCABULARY)))
-    prompts = [Prompt((1,), 0, row, sample) for _ in range(4) for row in range(3) for sample in range(2)]
-    positions, sampling = [12 + text % 6 for text in range(24)], replace(SAMPLED, temperature=temperature)
-    logprobs = torch.log_softmax(logits, -1).numpy()
-    for block in (1, 5 * VOCABULARY, choosing.BLOCK):
-        monkeypatch.setattr(choosing, "BLOCK", block)
-        tokens, found = choosing.choose(logits, prompts, positions, sampling)
-        for text, token in enumerate(tokens.tolist()):
-            assert token == best(prompts[text], positions[text], logprobs[text], sampling)
-            assert float(found[text]) == pytest.approx(logprobs[text, token], abs=1e-12)
-
-
-@pytest.mark.parametrize(("top_k", "top_p"), [(3, 1.0), (0, 0.6), (5, 0.7), (1, 1.0), (0, 1e-9), (1000, 1.0)])
-def test_truncation(top_k: int, top_p: float) -> None:
-    logits = torch.from_numpy(np.random.default_rng(3).normal(0, 2, (40, 30)))
-    for row, kept in zip(logits.numpy(), truncated(logits, top_k, top_p).numpy(), strict=True):
-        order = np.argsort(-row)[: top_k or None]
-        shares = np.exp(row[order]) / np.exp(row[order]).sum()
-        count = 1 + int(np.searchsorted(np.cumsum(shares), top_p)) if top_p < 1 else len(order)
-        assert set(np.flatnonzero(np.isfinite(kept))) == set(order[:count])
-        assert np.array_equal(kept[order[:count]], row[order[:count]])
-
-
-def test_frequencies_are_the_softmax() -> None:
-    """4,000 samples of one token, against the model's own probabilities at a temperature, truncated."""
-    model = build("llama")
-    engine = TorchEngine(model, Full())
-    prompts = [Prompt((5, 6, 7), sample=sample) for sample in range(4000)]
-    sampling = Sampling(1, temperature=0.7, top_k=5)
-    chosen = [text.tokens[0] for text in engine.generate(prompts, [BASE], sampling, words).values[0]]
-    logits = naive_logprobs(model, (5, 6, 7))[-1] / 0.7
-    order = np.argsort(-logits)[:5]
-    expected = np.exp(logits[order]) / np.exp(logits[order]).sum()
-    counts = np.array([chosen.count(token) for token in order])
-    assert counts.sum() == 4000
-    assert (
-        (counts - 4000 * expected) ** 2 / (4000 * expected)
-    ).sum() < 18.5  # 0.1% of chi-squared, 4 degrees of freedom
 
 
 @pytest.mark.table

@@ -4,7 +4,6 @@ Slow, and ``z`` exists as a whole here: for tests and analysis, not for training
 """
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from torch.autograd import forward_ad as untyped_forward_ad
 from torch.func import functional_call
 
 from twinpass.core import Lane, Probe, Request, Score
+from twinpass.engine.embedded.scoring.plain import equally_long
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel, log_softmax
 from twinpass.model.lora import LoraWeights
@@ -60,19 +60,13 @@ def tangents(
     probe: Probe,
 ) -> Tangents:
     """Log-probabilities and their directional derivatives along a probe's ``z``; ``starts`` are activation points."""
-    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, (request, start) in enumerate(zip(requests, starts, strict=True)):
-        alike[len(request.inputs), start].append(i)
     found: dict[int, tuple[Score, Score]] = {}
     with torch.no_grad(), _dual_level(), _eager(causal):
         duals = _duals(parameters, noise, probe)
-        for (length, start), members in alike.items():
-            step = max(1, BATCH_TOKENS // length)
-            for first in range(0, len(members), step):
-                part = members[first : first + step]
-                logits = _logits(causal, duals, adapters, [requests[i].inputs for i in part], start)
-                for i, row in zip(part, logits, strict=True):
-                    found[i] = _read(row, requests[i])
+        for _, start, part in equally_long(requests, starts, BATCH_TOKENS):
+            logits = _logits(causal, duals, adapters, [requests[i].inputs for i in part], start)
+            for i, row in zip(part, logits, strict=True):
+                found[i] = _read(row, requests[i])
     return [found[i] for i in range(len(requests))]
 
 
