@@ -41,6 +41,8 @@ ALSO: Mapping[str, tuple[str, ...]] = {
         "unit/test_parameters.py",
         "unit/test_shard.py",
     ),
+    "cache.pool": ("unit/test_close.py",),
+    "train.trainer": ("invariant/test_approximate_runs.py",),
     "perturb.race": ("conformance/test_generation.py", "conformance/test_choosing.py"),
 }
 """Tests of a package beside the unit tests of that name, or that import it."""

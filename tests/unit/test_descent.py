@@ -11,7 +11,7 @@ from journals import report
 from twinpass.errors import JournalError
 from twinpass.steps import Steps
 from twinpass.train.adamw import AdamW
-from twinpass.train.descent import GradientSteps
+from twinpass.train.descent import GradientSteps, graph_bytes
 from twinpass.train.history import Event, History
 
 
@@ -79,3 +79,46 @@ def test_a_lesson_that_the_journal_has_is_not_given_again(tmp_path: Path) -> Non
     first = replace(report(0), lesson=cast(Any, Lesson()))
     with pytest.raises(Stop, match="learned part 1 of 2"):
         steps.take(1, 6, 0.1, History(Steps([first]), events=[Event("draw", 0, 5)]))
+
+
+class Warmed:
+    """A goal that notes how many rows it is to warm an engine with."""
+
+    teaches = False
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def warm(self, engine: Any, examples: Any, probes: Any, since: Any) -> None:
+        self.rows.append(len(examples))
+
+
+@pytest.mark.parametrize(("step", "rows"), [(0, []), (2, []), (4, [4, 4, 3, 4, 4])])
+def test_replay_reads_what_the_run_had_read_unless_a_snapshot_is_there(
+    step: int, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [
+        Event("draw", 0, 0),
+        Event("draw", 1, 1),
+        Event("evaluation", 2),
+        Event("draw", 2, 2),
+        Event("draw", 3, 3),
+    ]
+    history = History(snapshots={2: "hash"}, events=[*events, Event("evaluation", 4), Event("draw", 4, 4)])
+    goal, rebuilt = Warmed(), list[int]()
+    plan = SimpleNamespace(objective=goal, train=range(20), held_out=range(3), seed=3)
+    steps = GradientSteps(cast(Any, None), cast(Any, plan), AdamW(batch_size=4), tmp_path)
+    monkeypatch.setattr(GradientSteps, "rebuild", lambda self, history, step, told: rebuilt.append(step))
+    steps.replay(history, step)
+    assert (goal.rows, rebuilt) == (rows, [step])
+
+
+def test_a_graph_is_as_large_as_that_of_the_longest_examples() -> None:
+    examples = [SimpleNamespace(prompt=[0] * size, options=[[0]], suffix_start=0) for size in (5, 2, 9, 7, 3)]
+    plan = SimpleNamespace(
+        train=examples,
+        optimizer=AdamW(batch_size=2),
+        objective=SimpleNamespace(largest=lambda examples: [len(example.prompt) for example in examples]),
+    )
+    engine = SimpleNamespace(graph_bytes=sum)
+    assert graph_bytes(cast(Any, engine), cast(Any, plan)) == 9 + 7

@@ -65,6 +65,12 @@ def test_a_holder_that_wrote_nothing_is_still_one(tmp_path: Path) -> None:
         assert "another process" in refused(tmp_path)
 
 
+def test_what_a_crash_left_in_it_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text('{"pid": 1, "host": "' + 200 * "a" + '"}')
+    with hold(tmp_path):
+        assert f"process {os.getpid()} on {socket.gethostname()!r}" in refused(tmp_path)
+
+
 def test_others_may_read_it_and_no_file_stays_open(tmp_path: Path) -> None:
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)

@@ -84,3 +84,14 @@ def test_a_goal_gives_scores_of_every_lane_and_of_no_other() -> None:
     method = Method(Spsa(2), cast(Any, Extra()), Exact())
     with pytest.raises(ValueError, match="longer"):
         measure(cast(Any, None), method, Draw(0, (), TWO, 0.5, 0.1), situation())
+
+
+def test_a_goal_gives_a_loss_for_every_lane() -> None:
+    class Forgetful(Slope):
+        def measure(self, engine: Any, examples: Any, lanes: Sequence[Lane], spans: Any, at: Any) -> Measured:
+            found = super().measure(engine, examples, lanes, spans, at)
+            return replace(found, losses=found.losses[:-1])
+
+    draw = Draw(0, (), TWO, 0.5, 0.1, trials=(0.25,))
+    with pytest.raises(ValueError, match="shorter"):
+        measure(cast(Any, None), Method(Spsa(2), cast(Any, Forgetful()), Exact()), draw, situation())
