@@ -1,4 +1,4 @@
-"""The glossary names what is there, each name has one meaning, each page a way to it, and no file is long."""
+"""The glossary names what is there, each name has one meaning, each page a way to it, and no file is long, README least of all."""
 
 import ast
 import re
@@ -65,3 +65,14 @@ def test_the_page_of_structure_names_each_file_of_engines_models_noise_and_cache
     assert {path.name for path in files} - named == {"__init__.py"}
     everywhere = {path.name for folder in (package, ROOT / "tests") for path in folder.rglob("*.py")}
     assert named <= everywhere, named - everywhere
+
+
+def test_the_first_page_is_short_and_its_sentences_are_plain() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.split()) < 700
+    prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    prose = "\n".join(line for line in prose.splitlines() if not line.startswith(("#", "|", "!")))
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    sentences = [part.split() for part in re.split(r"[.!?:]\s|\n\n", prose) if len(part.split()) > 2]
+    assert len(sentences) > 25
+    assert sum(map(len, sentences)) < 20 * len(sentences)

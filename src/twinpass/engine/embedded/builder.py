@@ -134,7 +134,7 @@ def parts_of(
 
 
 def placed(trained: Trained, noise: Distribution, perturbation: Perturbation) -> InPlaceWeights | None:
-    """The weights in memory on their lattice, where lanes are moved to."""
+    """The trained weights rounded to a grid on which they can walk from lane to lane and back exactly; None: lanes run together, and no weight moves."""
     return InPlaceWeights(Lattice(trained.parameters, noise)) if perturbation == "inplace" else None
 
 

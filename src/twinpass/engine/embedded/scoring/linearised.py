@@ -72,7 +72,7 @@ def tangents(
 
 @contextmanager
 def _dual_level() -> Iterator[None]:
-    """Dual numbers; what PyTorch says of its own scripts when it first loads them is for nobody here."""
+    """Tensors may carry a derivative inside the block. PyTorch warns of its own old code when it first loads this; that is kept from the user."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", DeprecationWarning)
         with forward_ad.dual_level():
