@@ -15,7 +15,7 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import first_row, learner
+from twinpass.config.learner import along_gradient, first_row, learner
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
@@ -150,6 +150,7 @@ def finetune(
         epsilon,
         greedy=greedy,
         low=compute_dtype == "bfloat16",
+        probing=(reuse is not None and reuse.approximate) or (objective is not None and not objective.differentiable),
     )
     trainable, estimator, optimizer, epsilon, suited = method
     eval_every = suited.eval_every if eval_every is None else eval_every
@@ -252,14 +253,18 @@ def _suiting(
     *,
     greedy: bool,
     low: bool,
+    probing: bool,
 ) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
     """What is given, and in place of None what suits the task and the rest; and all that suits."""
-    suited = None
     if trainable is None:
         forward = low or (estimator is not None and estimator.curved)
         found = learner(task, first, greedy=greedy, forward=forward)
-        trainable = _kind("trainable", found.trainable)()
-        suited = found.defaults if estimator is None and optimizer is None else None
+        trainable, suited = _kind("trainable", found.trainable)(), found.defaults
+    else:
+        suited = None if low else along_gradient(task, type(trainable).__name__.lower(), first, greedy=greedy)
+    steps_along_probes = optimizer is not None and optimizer.along_probes
+    if probing or steps_along_probes or estimator is not None or epsilon is not None:
+        suited = None
     suited = suited or task.suited(trainable)
     if estimator is None:
         estimator = _kind("estimator", suited.estimator)(**({} if suited.probes is None else {"probes": suited.probes}))

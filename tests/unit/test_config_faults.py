@@ -155,7 +155,8 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"objective": {"kind": "accuracy"}, "estimator": {"kind": "jvp"}}, ("[objective] kind: this one has no derivative",)),
     ({"objective": {"kind": "accuracy"}, "trainable": {"kind": "informed"}}, ("[objective] kind: this one has no derivative",)),
     ({"optimizer": {"lr": 1e-3, "decay": 1.0}, "trainable": {"kind": "full"}}, ("[optimizer] decay: it pulls adapters back",)),
-    ({"optimizer": {"lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1, and takes all",)),
+    ({"optimizer": {"kind": "adamw", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1",)),
+    ({"optimizer": {"kind": "sgd", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1, and takes all",)),
     # missing keys
     ({"model": {"path": None}}, ("[model] path: is missing",)),
     ({"trainable": {"kind": "layers", "first": 0}}, ("[trainable] last: is missing",)),

@@ -15,8 +15,10 @@ from twinpass.config.learner import (
     CHOOSING,
     CHOOSING_AT_THE_END,
     CHOOSING_FORWARD,
+    NAMED,
     SERVED,
     SERVED_ANYWHERE,
+    SPELT,
     UNSEEN,
     WRITING,
 )
@@ -25,7 +27,7 @@ from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
-from twinpass.model.trainable import ADAPTERS, Activated, Informed, Lora
+from twinpass.model.trainable import ADAPTERS, CHOSEN, EXACT, WRITTEN, Activated, Defaults, Informed, Lora
 from twinpass.task.sources.lines import read_standard_input
 from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
@@ -37,6 +39,10 @@ OPEN = {"prompt": "{q} ", "completion": "{a}"}
 CHAT = {"kind": "chat"}
 ALIKE = {**CHOICE, "prompt": "Review: {text}\nSentiment:", "suffix": ""}
 ENDING_IN_A_FIELD = {**ALIKE, "prompt": "Sentiment of {text} "}
+
+
+def short(completions: list[str], **rest: Any) -> list[float]:
+    return [-float(len(text)) for text in completions]
 
 
 def config(task: dict[str, Any], folder: Path = FOLDER, **sections: Any) -> Config:
@@ -134,12 +140,51 @@ def test_what_is_said_holds() -> None:
     random = config(TEXT, estimator={"kind": "spsa"})
     assert isinstance(random.trainable, Activated)
     assert random.optimizer == Sgd(lr=ADAPTERS.lr, steps=ADAPTERS.steps)
-    lora = config(TEXT, trainable={"kind": "lora"})
-    assert (lora.reason, type(lora.estimator)) == ("", Spsa)
     exact = config(CHOICE, trainable={"kind": "activated"}, estimator={"kind": "backprop"})
     assert exact.optimizer == AdamW()
     slower = config(TEXT, optimizer={"lr": 1e-4})
     assert slower.optimizer == AdamW(lr=1e-4, steps=40, batch_size=8)
+
+
+@pytest.mark.parametrize("kind", ["lora", "activated"])
+@pytest.mark.parametrize(
+    ("task", "suited"),
+    [(CHOICE, CHOSEN), (TEXT, EXACT), ({"rewards": [f"{__file__}:short"], "prompt": "{text}", "suffix": ":"}, WRITTEN)],
+)
+def test_adapters_that_are_named_learn_as_those_that_are_not(task: dict[str, Any], suited: Defaults, kind: str) -> None:
+    found = config(task, trainable={"kind": kind, "rank": 2})
+    assert (type(found.estimator), found.reason) == (Backprop, NAMED)
+    assert found.optimizer == AdamW(lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size)
+    assert found.run.eval_every == suited.eval_every
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"estimator": {"probes": 4}},
+        {"epsilon": {"value": 1e-3}},
+        {"optimizer": {"kind": "sgd"}},
+        {"optimizer": {"kind": "sign"}},
+        {"reuse": {"policy": "transported"}},
+        {"objective": {"kind": "accuracy"}},
+        {"engine": {"kind": "sglang"}},
+    ],
+)
+def test_who_speaks_of_probes_gets_them(said: dict[str, Any]) -> None:
+    found = config(CHOICE, trainable={"kind": "lora"}, **said)
+    assert (type(found.estimator), found.reason) == (Spsa, "")
+    assert found.optimizer.steps == ADAPTERS.steps
+
+
+def test_who_speaks_of_adamw_gets_the_gradient() -> None:
+    found = config(CHOICE, trainable={"kind": "lora"}, optimizer={"kind": "adamw", "lr": 1e-3})
+    assert isinstance(found.estimator, Backprop)
+    assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN.steps, batch_size=CHOSEN.batch_size)
+
+
+def test_an_objective_without_a_derivative_is_learned_along_random_directions() -> None:
+    found = config(CHOICE, objective={"kind": "accuracy"})
+    assert (type(found.trainable), type(found.estimator), found.reason) == (Activated, Spsa, SPELT)
 
 
 def test_what_takes_no_gradient_is_learned_by_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,13 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
 def _decay(built: Mapping[str, Any]) -> list[str]:
     """What is pulled back has to know where to: adapters do nothing at 0."""
     estimator, optimizer, trainable = (built.get(name) for name in ("estimator", "optimizer", "trainable"))
-    if optimizer is None or estimator is None or trainable is None or not optimizer.decay or not optimizer.along_probes:
+    if optimizer is None or estimator is None or trainable is None or not optimizer.decay:
+        return []
+    if optimizer.lr * optimizer.decay >= 1:
+        return [
+            f"[optimizer] decay: lr times decay is {optimizer.lr * optimizer.decay:g}, and takes all; set it below 1"
+        ]
+    if not optimizer.along_probes:
         return []
     if not trainable.adapter or trainable.fitting is not None:
         return [
@@ -139,10 +145,6 @@ def _decay(built: Mapping[str, Any]) -> list[str]:
         ]
     if optimizer.scale_free:
         return ['[optimizer] decay: lr counts in eps here, and decay in lr; leave it out, or set kind = "sgd"']
-    if optimizer.lr * optimizer.decay >= 1:
-        return [
-            f"[optimizer] decay: lr times decay is {optimizer.lr * optimizer.decay:g}, and takes all; set it below 1"
-        ]
     return []
 
 

@@ -37,6 +37,7 @@ CHOOSING_FORWARD = Learner(
     "informed", "options are learned along directions that forward passes tell, as no gradient is taken"
 )
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
+NAMED = "adapters learn soonest along the exact gradient; forward passes alone are [estimator] kind = 'spsa'"
 ANYWHERE = Learner(
     "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
 )
@@ -72,18 +73,37 @@ def learner(
     return WRITING if suffix and not chooses else ANYWHERE
 
 
+def along_gradient(task: TaskSettings, kind: str, first: Row | None, *, greedy: bool = False) -> Defaults | None:
+    """What suits weights of a kind that is named, where a gradient is taken of them unless something else is said; None: it is not.
+
+    ``first`` and ``greedy`` as for :func:`learner`. Other weights than LoRA's have a graph, moments, or both, of a model's size.
+    """
+    if kind not in ("lora", "activated") or (task.writes and greedy):
+        return None
+    if task.writes:
+        return WRITTEN
+    return CHOSEN if _shape(task, first)[0] else EXACT
+
+
 def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
-    """The learner of a configuration that names no kind of [trainable]; ``task`` is None where that section is at fault."""
+    """The learner of a configuration; ``task`` is None where that section is at fault."""
+    kind = _kind(values, "trainable")
     if task is None:
-        return CHOOSING
+        return CHOOSING if kind is None else Learner(kind, "")
     first = _first(task.train) if isinstance(task, AutoTask) else None
     generation = values.get("generation")
     greedy = isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0)
-    engine, estimator = values.get("engine"), _kind(values, "estimator")
+    engine, served = values.get("engine"), _kind(values, "engine") == "sglang"
     low = isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16"
-    forward = low or estimator == "gauss_newton"
-    found = learner(task, first, served=_kind(values, "engine") == "sglang", greedy=greedy, forward=forward)
-    told = estimator or _kind(values, "optimizer")
+    told = any(values.get(section) for section in ("estimator", "epsilon")) or _kind(values, "optimizer") not in (
+        None,
+        "adamw",
+    )
+    if kind is not None:
+        suited = None if told or low or served else along_gradient(task, kind, first, greedy=greedy)
+        return Learner(kind, NAMED if suited else "", suited)
+    forward = low or _kind(values, "estimator") == "gauss_newton"
+    found = learner(task, first, served=served, greedy=greedy, forward=forward)
     return replace(found, reason=SPELT, defaults=None) if told else found
 
 

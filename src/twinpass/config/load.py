@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
-from twinpass.config.learner import chosen
+from twinpass.config.learner import NAMED, SPELT, Learner, chosen
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError, ExtensionError
@@ -144,8 +144,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         found += built["engine"].lacks(built)
     if found:
         raise ConfigError(source, [clip(problem) for problem in found])
-    reason = "" if _named(values) else chosen(built["task"], values).reason
-    return Config(**built, source=source, values=resolved, reason=reason)
+    return Config(**built, source=source, values=resolved, reason=_learner(built["task"], values).reason)
 
 
 def section_of(name: str, given: Mapping[str, Any], problems: list[str]) -> Any:
@@ -158,7 +157,7 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
     """What suits what is trained, and the task where that decided about it. Steps that are given are all taken."""
     task: TaskSettings | None = built.get("task")
     trainable: type[Trainable] | Trainable = built.get("trainable") or Trainable
-    suited = None if _named(values) else chosen(task, values).defaults
+    suited = _learner(task, values).defaults
     suited = suited or (trainable.defaults if task is None else task.suited(trainable))
     if getattr(built.get("estimator"), "measures_length", False):
         suited = replace(suited, lr=1.0)
@@ -166,10 +165,27 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
     return replace(suited, patience=0) if isinstance(optimizer, Mapping) and "steps" in optimizer else suited
 
 
-def _named(values: Mapping[str, Any]) -> bool:
-    """Whether [trainable] has a kind."""
-    section = values.get("trainable")
-    return isinstance(section, Mapping) and "kind" in section
+def _learner(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
+    """What is learned by, by the whole configuration."""
+    found = chosen(task, values)
+    if found.defaults is None or not _probing(values):
+        return found
+    return replace(found, reason="" if found.reason == NAMED else SPELT, defaults=None)
+
+
+def _probing(values: Mapping[str, Any]) -> bool:
+    """Whether something is asked for that probes alone can have: an approximation, or an objective without a derivative."""
+    return _says(values, "reuse", "approximate", True) or _says(values, "objective", "differentiable", False)
+
+
+def _says(values: Mapping[str, Any], name: str, trait: str, value: bool) -> bool:
+    """Whether the kind that a section names has a trait."""
+    given, section = values.get(name), SECTIONS[name]
+    kind = given.get(section.key) if isinstance(given, Mapping) and section.key else None
+    try:
+        return isinstance(kind, str) and kind in section.kinds and getattr(section.kinds[kind], trait, None) is value
+    except ExtensionError:
+        return False
 
 
 def _default(section: Section, suited: Defaults, built: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
