@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from twinpass.core import BASE, Estimate, Probe, StepReport
 from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
+from twinpass.model.trainable import ADAPTERS
 from twinpass.steps import Steps
 from twinpass.train.history import History
 from twinpass.train.normalised import Normalised
@@ -66,6 +67,10 @@ def test_settings_that_would_take_in_nothing_are_refused() -> None:
         Normalised(steps=9, beta=1.0)
 
 
+def test_left_alone_they_take_as_many_steps_as_adapters_do() -> None:
+    assert Sign().steps == Normalised().steps == ADAPTERS.steps
+
+
 # --- three losses along a line
 
 
@@ -82,12 +87,22 @@ def along(kind: LineSearch, slope: float, curvature: float) -> float:
         (2.0, 4.0, 0.5),
         (-2.0, 4.0, -0.5),
         (2.0, 0.5, EPS),
+        (3.0, 4.0, EPS),
         (-2.0, 0.0, -EPS),
         (2.0, -9.0, EPS),
         (0.0, 4.0, 0.0),
         (0.0, -4.0, 0.0),
     ],
-    ids=["its lowest point", "the other way", "too far to be believed", "straight", "bent down", "there", "on a hill"],
+    ids=[
+        "its lowest point",
+        "the other way",
+        "too far to be believed",
+        "just too far",
+        "straight",
+        "bent down",
+        "there",
+        "on a hill",
+    ],
 )
 def test_the_lowest_point_of_a_parabola_as_far_as_it_is_believed(slope: float, curvature: float, length: float) -> None:
     assert along(LineSearch(), slope, curvature) == pytest.approx(length)
