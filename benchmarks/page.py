@@ -9,6 +9,7 @@ from typing import Any
 import freshness
 import page_gpu
 import page_products
+import page_tasks
 import page_toolbox
 
 from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
@@ -20,7 +21,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `tasks.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -42,7 +43,13 @@ def main() -> None:
 
 def whole(results: Mapping[str, Result]) -> str:
     """The page's text, with the sections whose results are there."""
-    more = {"scale": _scale, "population": population, "toolbox": page_toolbox.section, "gpu": page_gpu.section}
+    more = {
+        "scale": _scale,
+        "population": population,
+        "tasks": page_tasks.section,
+        "toolbox": page_toolbox.section,
+        "gpu": page_gpu.section,
+    }
     files = {name: RESULTS / f"{name}.json" for name in more}
     products = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("products*.json"))}
     return (

@@ -1,15 +1,16 @@
-"""Public tasks with nothing set but their names: ``python benchmarks/tasks.py FOLDER --json FILE``; or, by ``--set``, under another learner.
+"""Public tasks with nothing set but their names, and by settings around those: ``python benchmarks/tasks.py FOLDER --json FILE``.
 
 FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
 TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
-result holds the files' SHA-256, not their rows.
+result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay.
 """
 
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,26 @@ from twinpass.report.metrics import read_metrics
 
 WORDS = 24
 """Words of a worked answer that are learned."""
+
+LORA, FULL = "trainable.kind=lora", "trainable.kind=full"
+WAYS: Mapping[str, Sequence[str]] = {
+    "default": (),
+    "lr 1e-3": ("optimizer.lr=1e-3",),
+    "lr 2e-3": ("optimizer.lr=2e-3",),
+    "lr 8e-3": ("optimizer.lr=8e-3",),
+    "twice the steps": ("optimizer.steps=80",),
+    "32 rows a step": ("optimizer.batch_size=32",),
+    "informed": ("trainable.kind=informed",),
+    "lora": (LORA,),
+    "lora, lr 1e-3": (LORA, "optimizer.lr=1e-3"),
+    "lora, lr 2e-3": (LORA, "optimizer.lr=2e-3"),
+    "lora, lr 8e-3": (LORA, "optimizer.lr=8e-3"),
+    "full": (FULL,),
+    "full, lr 1e-5": (FULL, "optimizer.lr=1e-5"),
+    "full, lr 1e-4": (FULL, "optimizer.lr=1e-4"),
+    "full, twice the steps": (FULL, "optimizer.steps=240"),
+}
+"""What each way sets, as in ``twinpass train --set``. A kind's first is its default; the others of its name are what it is held against."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,8 @@ def _texts(name: str, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any
 
 def run(task: Task, section: dict[str, Any], seed: int, scratch: Path, sets: Sequence[str]) -> dict[str, Any]:
     """Train once; what was measured. A setting is ``SECTION.KEY=VALUE``."""
-    config, out = scratch / "it.toml", scratch / f"{task.folder}-{seed}"
+    config, out = scratch / "it.toml", scratch / "run"
+    shutil.rmtree(out, ignore_errors=True)
     config.write_text(
         tomli_w.dumps({"model": {"path": "smollm2"}, "task": section, "run": {"out": str(out), "seed": seed}})
     )
@@ -134,31 +156,44 @@ def hashes(folder: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the tasks' files lie")
-    parser.add_argument("--json", type=Path, help="where to write the result, after every task")
+    parser.add_argument("--json", type=Path, required=True, help="where to write the result, after every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--tasks", nargs="+", metavar="FOLDER", help="those that are measured, of all there are")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="as in twinpass train")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["default"])
     args = parser.parse_args()
-    measure(args.folder, args.json, args.seeds, args.tasks, args.set)
+    measure(args.folder, args.json, args.seeds, args.tasks, args.ways)
 
 
 def measure(
-    folder: Path, result: Path | None, seeds: Sequence[int], names: Sequence[str] | None, sets: Sequence[str] = ()
-) -> None:
-    """Every task on every seed."""
-    found: dict[str, Any] = {}
-    head = {"set": list(sets), "commit": commit(), "machine": machine(), "versions": versions()}
+    folder: Path, result: Path, seeds: Sequence[int], names: Sequence[str] | None, ways: Sequence[str]
+) -> dict[str, Any]:
+    """Every task in every way on every seed, and what has been measured before."""
+    before = json.loads(result.read_text()) if result.exists() else {}
+    found: dict[str, Any] = before.get("tasks", {})
+    head = {"commit": commit(), "machine": machine(), "versions": versions()}
     for task in TASKS:
+        if names and task.folder not in names:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
-            chosen = not names or task.folder in names
-            section = sections(task, folder, Path(scratch)) if chosen else None
+            section = sections(task, folder, Path(scratch))
             if section is None:
                 continue
-            runs = [run(task, section, seed, Path(scratch), sets) for seed in seeds]
-        said = {key: value for key, value in section.items() if key not in ("path", "train")}
-        found[task.folder] = {"task": said, "files": hashes(folder / task.folder), "runs": runs}
-        if result is not None:
-            write_json(result, {"tasks": found, "model": "smollm2", **head})
+            said = {key: value for key, value in section.items() if key not in ("path", "train")}
+            about = {"task": said, "files": hashes(folder / task.folder)}
+            own = found.setdefault(task.folder, {**about, "runs": {}})
+            if any(own[key] != value for key, value in about.items()):
+                raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
+            for way in ways:
+                runs: list[dict[str, Any]] = own["runs"].setdefault(way, [])
+                for seed in seeds:
+                    runs[:] = [each for each in runs if each["seed"] != seed]
+                    runs.append({**run(task, section, seed, Path(scratch), WAYS[way]), "commit": head["commit"]})
+                    write_json(result, {**head, "model": "smollm2", "ways": _said(), "tasks": found})
+    return found
+
+
+def _said() -> dict[str, list[str]]:
+    return {name: list(sets) for name, sets in WAYS.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""The section on public tasks, from ``benchmarks/results/tasks.json``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+KINDS = {"default": ("lr", "twice", "32 rows"), "informed": (), "lora": ("lora, ",), "full": ("full, ",)}
+"""What a kind's ways begin with, beside its default."""
+
+
+def section(result: Result) -> str:
+    """A table a kind of weights: every task by default, and by the best of other settings."""
+    runs = [run for task in result["tasks"].values() for own in task["runs"].values() for run in own]
+    commits = sorted({run["commit"] for run in runs})
+    lines = [
+        "\n## Public tasks\n",
+        f"{result['machine']['processor']}, {result['model']}, commit {', '.join(commits)} ([tasks.json](../benchmarks/results/tasks.json); `make bench-tasks`). Nothing is set but the task's name and numbers of rows; "
+        "*default* has the best evaluation of each seed, which is chosen on the rows that it is reported on, as *others* is. For texts, nats a token instead of accuracy. Seconds are those of training, first seed, beside whatever else ran.\n",
+    ]
+    for kind, begins in KINDS.items():
+        rows = [line for name, task in result["tasks"].items() if (line := _line(name, task, kind, begins))]
+        if rows:
+            lines += [
+                f"### {kind}\n" if kind != "default" else "### By default\n",
+                "| task | rows, held out | before | default | best of others | seconds |",
+                "|---|---|---|---|---|---|",
+                *rows,
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def _line(name: str, task: Result, kind: str, begins: Sequence[str]) -> str:
+    own = [run for run in task["runs"].get(kind, ()) if "exit_code" not in run]
+    if not own:
+        return ""
+    others = {
+        way: [run for run in runs if "exit_code" not in run]
+        for way, runs in task["runs"].items()
+        if any(way.startswith(each) for each in begins)
+    }
+    best = {way: _mean(runs) for way, runs in others.items() if runs}
+    chosen = (min if _nats(own[0]) else max)(best, key=lambda way: best[way]) if best else ""
+    rows = f"{task['task'].get('train_rows', 'all')}, {own[0]['held_out']}"
+    before = own[0]["course"][0]["loss"] if _nats(own[0]) else own[0]["base_metric"]
+    found = ", ".join(_shown(own[0], _best(run)) for run in own)
+    other = f"{_shown(own[0], best[chosen])} ({chosen})" if chosen else "-"
+    return f"| {name} | {rows} | {_shown(own[0], before)} | {found} | {other} | {own[0]['train_seconds']:.0f} |"
+
+
+def _nats(run: Result) -> bool:
+    return bool(run["metric_name"] != "accuracy")
+
+
+def _best(run: Result) -> float:
+    """The best evaluation: an accuracy, or nats."""
+    if _nats(run):
+        return float(min(point["loss"] for point in run["course"]))
+    return float(max(point["metric"] for point in run["course"]))
+
+
+def _mean(runs: Sequence[Result]) -> float:
+    return sum(_best(run) for run in runs) / len(runs)
+
+
+def _shown(run: Result, value: float) -> str:
+    return f"{value:.3f}" if _nats(run) else f"{value:.1%}"
