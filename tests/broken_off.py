@@ -31,7 +31,3 @@ def kinds(run: Path) -> list[str]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = [path for name in ("adapter", "model") for path in folder.glob(f"{name}/*.safetensors")]
     return load_file(file)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -16,6 +16,7 @@ from architectures import (
     in_lane,
     naive,
 )
+from tensors import same
 from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -41,10 +42,6 @@ def assert_lanes(engine: TorchEngine, model: PreTrainedModel, tested: Sequence[L
     for lane, values in zip(tested, scores.values, strict=True):
         plain = in_lane(model, engine.parameters, lane, engine.noise)
         assert deviation(values, naive(plain, REQUESTS)) < tolerance
-
-
-def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from every_architecture import (
     assert_lanes,
     few,
     merged,
-    same,
     untouched,
 )
+from tensors import same
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from twinpass.core import BASE

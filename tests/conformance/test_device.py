@@ -18,6 +18,7 @@ from architectures import LANES, REQUESTS, TARGETS, build, deviation, engine_of
 from reusing import PROMPTS, TERMS, TWO, architectures, trainables
 from safetensors.torch import load_file
 from stand_in import CUDA, DeviceTensor, Seen, stand_in, to_device
+from tensors import assert_same_weights
 from tiers import some_fast
 from torch import nn
 
@@ -46,13 +47,6 @@ def assert_close(found: Scores, expected: Scores) -> None:
     assert found.work == expected.work
     for lane, other in zip(found.values, expected.values, strict=True):
         assert deviation(lane, other) < CLOSE
-
-
-def assert_same_weights(device: TorchEngine, host: TorchEngine) -> None:
-    device.settle()
-    host.settle()
-    for name, tensor in device.parameters.items():
-        assert torch.equal(tensor.cpu(), host.parameters[name]), name
 
 
 def reads(seen: Seen) -> int:

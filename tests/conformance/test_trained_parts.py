@@ -14,7 +14,8 @@ from architectures import (
     engine_of,
     naive,
 )
-from every_architecture import NAMES, TERMS, architectures, assert_lanes, merged, same, untouched
+from every_architecture import NAMES, TERMS, architectures, assert_lanes, merged, untouched
+from tensors import same
 
 from twinpass.core import BASE, Term
 from twinpass.model.trainable import Layers, Lora, Pattern

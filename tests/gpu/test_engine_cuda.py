@@ -19,6 +19,7 @@ from architectures import LANES, REQUESTS, TARGETS, build, deviation
 from estimating import forward_mode
 from kernels_on import INTERPRETED
 from reusing import PROMPTS, TERMS, TWO, trainables
+from tensors import assert_same_weights
 from tiers import some_fast
 
 from twinpass.core import BASE, Request, Term
@@ -59,13 +60,6 @@ def pair(
 def assert_close(found: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]], tolerance: float = CLOSE) -> None:
     for lane, other in zip(found, expected, strict=True):
         assert deviation(lane, other) < tolerance
-
-
-def assert_same_weights(device: TorchEngine, host: TorchEngine) -> None:
-    device.settle()
-    host.settle()
-    for name, tensor in device.parameters.items():
-        assert torch.equal(tensor.cpu(), host.parameters[name]), name
 
 
 @pytest.mark.table

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-import torch
+from tensors import same
 from tiers import some_fast
 from torch import Tensor
 
@@ -89,10 +89,6 @@ def train(config: Path, path: Path, begun: bytes = b"") -> Finished:
     with closing(journal):
         history = Trainer(run.engine, run.plan, journal, History.of(contents.records)).run()
     return Finished(path.read_bytes(), history, weights_of(run.engine))
-
-
-def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def assert_resumes(config: Path, whole: Finished, path: Path, every: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import tiny
-from broken_off import ENDED, cut, kinds, same, train, weights
+from broken_off import ENDED, cut, kinds, train, weights
+from tensors import same
 
 from twinpass import Full, Lora, Sgd, finetune
 from twinpass.cli.main import main

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import tiny
-from broken_off import ENDED, kinds, same, train, weights
+from broken_off import ENDED, kinds, train, weights
+from tensors import same
 
 from twinpass import Full, Sgd, finetune
 from twinpass.cli.main import main

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from broken_off import weights
+from tensors import same
 from tiers import some_fast
 
 from twinpass.cli.main import main
@@ -50,15 +51,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "pattern": {"trainable": {"kind": "pattern", "pattern": "mlp|norm"}},
     "plain-path": {"use": {"model": "bloom"}, "trainable": {"kind": "full"}},
 }
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = folder.glob("*/*.safetensors")
-    return load_file(file)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def events_of(run: Path) -> list[tuple[str, int]]:

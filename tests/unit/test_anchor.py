@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from architectures import build
+from quotients import slopes_of
 from safetensors.numpy import load_file
 
 import twinpass
@@ -43,14 +44,7 @@ def test_its_loss_and_derivatives_are_added(objective: Objective) -> None:
     extra = (np.exp(0.5) - 0.5 - 1 + np.exp(-1) + 1 - 1) / 2
     assert objective.loss(EXAMPLES, known) == pytest.approx(objective.loss(bare, known[:-1]) + extra)
     assert objective.metric(EXAMPLES, known) == objective.metric(bare, known[:-1])
-    slopes, step = objective.gradient(EXAMPLES, known), 1e-6
-    assert [slope.shape for slope in slopes] == [score.shape for score in known]
-    for i, score in enumerate(known):
-        for j in range(len(score)):
-            moved = [own.copy() for own in known]
-            moved[i][j] += step
-            rise = (objective.loss(EXAMPLES, moved) - objective.loss(EXAMPLES, known)) / step
-            assert slopes[i][j] == pytest.approx(rise, abs=1e-5)
+    slopes_of(objective, EXAMPLES, known)
     tangents = [scores(objective, seed) for seed in (1, 2)]
     more = objective.curvature(EXAMPLES, known, tangents) - objective.curvature(
         bare, known[:-1], [own[:-1] for own in tangents]
@@ -72,16 +66,19 @@ def test_texts_are_the_models_own_and_cost_nothing_before_training() -> None:
         anchored(engine, [Example((5,) * 50, ((3,),), 0, 2)], 3)
     objective = Choice(regularise="kl")
     requests = objective.requests(held)
-    before, bare = (
-        own.loss(who, engine.score(own.requests(who), [BASE]).values[0])
-        for own, who in ((objective, held), (Choice(), rows))
-    )
+
+    def losses() -> tuple[float, float]:
+        """Of the objective on what is held, and of answers alone."""
+        answers = Choice()
+        scored = [
+            engine.score(own.requests(who), [BASE]).values[0] for own, who in ((objective, held), (answers, rows))
+        ]
+        return objective.loss(held, scored[0]), answers.loss(rows, scored[1])
+
+    before, bare = losses()
     assert before == pytest.approx(bare, abs=1e-6)
     engine.descend(engine.gradient(requests, lambda found: objective.gradient(held, found)), AdamStep(1, 3e-2))
-    after, bare = (
-        own.loss(who, engine.score(own.requests(who), [BASE]).values[0])
-        for own, who in ((objective, held), (Choice(), rows))
-    )
+    after, bare = losses()
     assert after > bare + 1e-4
 
 

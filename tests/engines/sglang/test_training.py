@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from torch import Tensor, equal
+from tensors import same
+from torch import Tensor
 
 from twinpass.cli.main import main as twinpass
 from twinpass.train.journal import read
@@ -32,10 +33,6 @@ def train(out: Path, *settings: str) -> int:
 
 def adapter(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "adapter_model.safetensors")
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
