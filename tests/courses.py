@@ -31,9 +31,20 @@ PACKAGES = ("cache", "reuse", "estimate", "train", "perturb")
 
 ALSO: Mapping[str, tuple[str, ...]] = {
     "cache": ("unit/test_cache.py", "unit/test_prefix_cache.py", "conformance/test_memory.py"),
-    "reuse": ("conformance/test_families.py", "unit/test_policies.py", "unit/test_plans.py"),
-    "estimate": ("conformance/test_families.py", "statistics/test_bias.py"),
-    "train": ("invariant/test_runs.py", "invariant/test_descent_runs.py", "invariant/test_informed_runs.py"),
+    "reuse": (
+        "conformance/test_families.py",
+        "unit/test_policies.py",
+        "unit/test_plans.py",
+        "unit/test_reference.py",
+    ),
+    "estimate": ("conformance/test_families.py", "statistics/test_bias.py", "unit/test_reference.py"),
+    "train": (
+        "conformance/test_families.py",
+        "invariant/test_runs.py",
+        "invariant/test_descent_runs.py",
+        "invariant/test_informed_runs.py",
+        "unit/test_reference.py",
+    ),
     "perturb": (
         "unit/test_noise.py",
         "unit/test_kernels.py",
@@ -41,7 +52,6 @@ ALSO: Mapping[str, tuple[str, ...]] = {
         "unit/test_parameters.py",
         "unit/test_shard.py",
     ),
-    "cache.pool": ("unit/test_close.py",),
     "train.trainer": ("invariant/test_approximate_runs.py",),
     "perturb.race": ("conformance/test_generation.py", "conformance/test_choosing.py"),
 }

@@ -8,7 +8,10 @@ from typing import Any, cast
 import pytest
 from journals import report
 
+from twinpass.engine.base import AdamStep
 from twinpass.errors import JournalError
+from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.feedback import Feedback
 from twinpass.steps import Steps
 from twinpass.train.adamw import AdamW
 from twinpass.train.descent import GradientSteps, graph_bytes
@@ -122,3 +125,30 @@ def test_a_graph_is_as_large_as_that_of_the_longest_examples() -> None:
     )
     engine = SimpleNamespace(graph_bytes=sum)
     assert graph_bytes(cast(Any, engine), cast(Any, plan)) == 9 + 7
+
+
+@pytest.mark.parametrize(("estimator", "taken"), [(Backprop(), "gradient"), (Feedback(), "feedback")])
+def test_a_gradient_is_taken_as_the_estimator_says(estimator: Backprop, taken: str, tmp_path: Path) -> None:
+    class Engine:
+        def gradient(self, requests: Any, slopes: Any) -> None:
+            raise Stop("gradient")
+
+        def feedback(self, requests: Any, slopes: Any) -> None:
+            raise Stop("feedback")
+
+    goal = SimpleNamespace(
+        teaches=False,
+        steps_per_lesson=lambda batch_size: 1,
+        teach=lambda engine, rows, at: None,
+        learn=lambda rows, lesson: (SimpleNamespace(requests=list), rows),
+    )
+    plan = SimpleNamespace(
+        objective=goal, train=range(20), seed=3, estimator=estimator, writing=lambda step, draw: None
+    )
+    with pytest.raises(Stop, match=f"^{taken}$"):
+        GradientSteps(cast(Any, Engine()), cast(Any, plan), AdamW(), tmp_path).take(0, 0, 0.1, History())
+
+
+def test_moments_are_corrected_from_the_first_step_on() -> None:
+    kind = AdamW(beta1=0.5, beta2=0.75, eps=1e-3, decay=0.125, max_norm=2.0)
+    assert kind.at(0, 0.1) == AdamStep(1, 0.1, 0.5, 0.75, 1e-3, 0.125, 2.0)

@@ -23,3 +23,8 @@ def test_equal_losses_say_nothing() -> None:
     assert OneSided(3, normalise=True).estimate(PROBES, 0.5, [1.0, 3.0, 3.0, 3.0]).gradients == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="set probes to 2 or more"):
         OneSided(1, normalise=True)
+
+
+def test_two_probes_have_a_standard_deviation() -> None:
+    found = OneSided(2, normalise=True).estimate(PROBES[:2], 0.5, [1.0, 2.0, 4.0])
+    assert found.gradients == pytest.approx((0.5**0.5, 3 * 0.5**0.5))
