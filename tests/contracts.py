@@ -71,6 +71,7 @@ def estimator_contract(estimator: Estimator) -> None:
     """Lanes depend on probes and eps alone, and the error of g falls as ``bias_order`` says, or is none at any eps."""
     assert estimator.curved == (type(estimator).refine is not Estimator.refine), "only scores tell of curvature"
     if estimator.whole:
+        assert estimator.differentiates
         assert estimator.lanes([], 1e-3) == [BASE]
         assert estimator.estimate([], 1e-3, [0.5]) == Estimate((), 1e-3, ((0.5, 0.5),), ())
         return
