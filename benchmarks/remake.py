@@ -60,6 +60,7 @@ PARTS: Sequence[Part] = (
     Part("bench-race-gsm8k", ("bench-time-to-accuracy-gsm8k",), 6, "ROWS_GSM8K"),
     Part("bench-merged", ("merged",), 8),
     Part("bench-serving", ("serving",), 6),
+    Part("bench-served-population", ("served-population",), 10),
     Part("bench-sglang", ("sglang",), 10),
     Part("chaos", ("chaos",), 10),
     Part("fuzz", ("fuzz",), 10),

@@ -12,9 +12,10 @@ import torch
 
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.phases import SecondsByPhase
-from twinpass.config.compose import build_embedded
+from twinpass.config.compose import Session, build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Term, Work
+from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring import reading, writing
 from twinpass.errors import DataError
@@ -100,19 +101,19 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
             rival = _Public(config, size) if not public else None
             ours, bare, work = list[float](), list[float](), Work()
             watches = Stopwatch(), Stopwatch()
-            first, _ = _timed(lambda: _step(engine, goal, examples, size, 0))
-            _bare(engine, goal, examples, size)
+            first, _ = timed(lambda: lanes_write(engine, goal, examples, size, 0))
+            base_writes(engine, goal, examples, size)
             told(f"{kind}, first step")
             for step in range(1, repeats + 1):
                 with watches[0].running():
-                    seconds, took = _timed(partial(_step, engine, goal, examples, size, step))
+                    seconds, took = timed(partial(lanes_write, engine, goal, examples, size, step))
                 ours.append(seconds)
                 work += took
                 with watches[1].running():
-                    bare.append(_timed(partial(_bare, engine, goal, examples, size))[0])
+                    bare.append(timed(partial(base_writes, engine, goal, examples, size))[0])
                 told(f"{kind}, step {step}")
                 if rival is not None:
-                    public.append(_timed(partial(rival.step, examples, goal.sampling, step))[0])
+                    public.append(timed(partial(rival.step, examples, goal.sampling, step))[0])
                     told(f"public, step {step}")
             found[kind] = _summary(size, ours, bare, public, first, watches, work)
     found["public"] = {"seconds": statistics.median(public), "spread": _spread(public), **_rate(size, public)}
@@ -157,7 +158,8 @@ def _spread(seconds: Sequence[float]) -> list[float]:
     return [min(seconds), max(seconds)]
 
 
-def _timed(run: Callable[[], T]) -> tuple[float, T]:
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that a call took, and what it came to."""
     started = time.perf_counter()
     found = run()
     return time.perf_counter() - started, found
@@ -170,17 +172,26 @@ def _engine(
     reuse = Auto(budget=config.reuse.budget, page_size=config.reuse.page_size)
     estimator = Spsa(probes=size.lanes // 2)
     session = build_embedded(replace(config, trainable=trainable, estimator=estimator, reuse=reuse))
-    goal = session.plan.objective
-    assert isinstance(goal, Population)
-    sampling = replace(goal.sampling, max_tokens=size.tokens, stop=(), stop_tokens=())
+    goal, examples = writers(session, size)
     with closing(session.engine), closing(goal):
-        examples = session.plan.train[: size.prompts]
-        if len(examples) < size.prompts:
-            raise DataError(f"{size.prompts} prompts are asked for, and there are {len(examples)}; give fewer: --batch")
-        yield session.engine, replace(goal, sampling=sampling, samples=1), examples
+        yield session.engine, goal, examples
 
 
-def _step(engine: TorchEngine, goal: Population, examples: Sequence[Example], size: Size, step: int) -> Work:
+def writers(session: Session[Any], size: Size) -> tuple[Population, Sequence[Example]]:
+    """What is measured of a session: texts of exactly so many tokens, one a lane and prompt.
+
+    Raises:
+        DataError: it has fewer prompts.
+    """
+    goal, examples = session.plan.objective, session.plan.train[: size.prompts]
+    assert isinstance(goal, Population)
+    if len(examples) < size.prompts:
+        raise DataError(f"{size.prompts} prompts are asked for, and there are {len(examples)}; give fewer: --batch")
+    sampling = replace(goal.sampling, max_tokens=size.tokens, stop=(), stop_tokens=())
+    return replace(goal, sampling=sampling, samples=1), examples
+
+
+def lanes_write(engine: Engine, goal: Population, examples: Sequence[Example], size: Size, step: int) -> Work:
     """A step's texts and rewards, and an update."""
     probes = [Probe(derive_seed(step, "probe", i)) for i in range(size.lanes // 2)]
     lanes = [Lane(probe, sign, EPS) for probe in probes for sign in (1, -1)]
@@ -189,7 +200,7 @@ def _step(engine: TorchEngine, goal: Population, examples: Sequence[Example], si
     return found.work
 
 
-def _bare(engine: TorchEngine, goal: Population, examples: Sequence[Example], size: Size) -> None:
+def base_writes(engine: Engine, goal: Population, examples: Sequence[Example], size: Size) -> None:
     """As many texts without lanes: each prompt is continued as often as there are lanes."""
     prompts = [
         Prompt(one.prompt, one.suffix_start, row, sample)
