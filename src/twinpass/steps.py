@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
+from twinpass.compact import Compact
 from twinpass.core import StepReport
 
 S = TypeVar("S")
@@ -18,30 +19,50 @@ class Rollback:
     reason: str
 
 
-class Steps(list[StepReport]):
+class Steps(Compact[StepReport]):
     """Steps in order, that remember what :func:`folded` made of them. They grow at the end, and are :meth:`cut`."""
 
     def __init__(self, steps: Iterable[StepReport] = ()) -> None:
         super().__init__(steps)
         self.made: dict[Take[Any], tuple[int, Any]] = {}
-        self.tails: dict[int, Steps] = {}
+        self.tails: dict[int, Tail] = {}
 
     def cut(self, to: int) -> None:
-        """Keep the first ``to``."""
-        del self[to:]
+        super().cut(to)
         self.made.clear()
         self.tails.clear()
+
+
+class Tail(Sequence[StepReport]):
+    """Steps from the ``first`` on, that grow with all of them and remember, too."""
+
+    def __init__(self, steps: Steps, first: int) -> None:
+        self.steps, self.first = steps, first
+        self.made: dict[Take[Any], tuple[int, Any]] = {}
+
+    def __len__(self) -> int:
+        return max(0, len(self.steps) - self.first)
+
+    @overload
+    def __getitem__(self, at: int) -> StepReport: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[StepReport]: ...
+
+    def __getitem__(self, at: int | slice) -> StepReport | list[StepReport]:
+        here = range(self.first, len(self.steps))[at]
+        return [self.steps[i] for i in here] if isinstance(here, range) else self.steps[here]
 
 
 def folded(steps: Sequence[StepReport], start: S, take: Take[S]) -> S:
     """``take(take(start, steps[0]), steps[1])`` and so on. What it costs does not grow with :class:`Steps`.
 
     Args:
-        steps: any sequence; only :class:`Steps` remember.
+        steps: any sequence; only :class:`Steps` and their :class:`Tail` remember.
         start: never changed, nor is any other state.
         take: a function of a module or a method, by which it is remembered: no lambda. It goes with one ``start``.
     """
-    made: dict[Take[S], tuple[int, S]] = steps.made if isinstance(steps, Steps) else {}
+    made: dict[Take[S], tuple[int, S]] = steps.made if isinstance(steps, Steps | Tail) else {}
     done, state = made.get(take, (0, start))
     for i in range(done, len(steps)):
         state = take(state, steps[i])
@@ -55,6 +76,4 @@ def since(steps: Sequence[StepReport], first: int) -> Sequence[StepReport]:
         return steps
     if not isinstance(steps, Steps):
         return steps[first:]
-    tail = steps.tails.setdefault(first, Steps())
-    tail += steps[first + len(tail) :]
-    return tail
+    return steps.tails.setdefault(first, Tail(steps, first))

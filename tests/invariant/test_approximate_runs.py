@@ -60,7 +60,7 @@ class Finished:
 
     @property
     def steps(self) -> list[StepReport]:
-        return self.history.steps
+        return list(self.history.steps)
 
 
 def config_of(folder: Path, kind: Mapping[str, Any]) -> Path:

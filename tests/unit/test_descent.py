@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from journals import report
 
+from twinpass.compact import Compact
 from twinpass.engine.base import AdamStep
 from twinpass.errors import JournalError
 from twinpass.estimate.backprop import Backprop
@@ -81,7 +82,7 @@ def test_a_lesson_that_the_journal_has_is_not_given_again(tmp_path: Path) -> Non
         steps.take(0, 0, 0.1, History())
     first = replace(report(0), lesson=cast(Any, Lesson()))
     with pytest.raises(Stop, match="learned part 1 of 2"):
-        steps.take(1, 6, 0.1, History(Steps([first]), events=[Event("draw", 0, 5)]))
+        steps.take(1, 6, 0.1, History(Steps([first]), events=Compact([Event("draw", 0, 5)])))
 
 
 class Warmed:
@@ -107,7 +108,7 @@ def test_replay_reads_what_the_run_had_read_unless_a_snapshot_is_there(
         Event("draw", 2, 2),
         Event("draw", 3, 3),
     ]
-    history = History(snapshots={2: "hash"}, events=[*events, Event("evaluation", 4), Event("draw", 4, 4)])
+    history = History(snapshots={2: "hash"}, events=Compact([*events, Event("evaluation", 4), Event("draw", 4, 4)]))
     goal, rebuilt = Warmed(), list[int]()
     plan = SimpleNamespace(objective=goal, train=range(20), held_out=range(3), seed=3)
     steps = GradientSteps(cast(Any, None), cast(Any, plan), AdamW(batch_size=4), tmp_path)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import Record, evaluation, report, rollback
 
+from twinpass.compact import Compact
 from twinpass.core import Observation, PrefixReport, StepReport
 from twinpass.errors import JournalError
 from twinpass.steps import Steps
@@ -16,7 +17,7 @@ from twinpass.train.records import step_record
 
 
 def test_history_of_nothing_is_the_start() -> None:
-    assert History.of([]) == History(Steps(), {}, 0, [], 0, 1.0)
+    assert History.of([]) == History(Steps(), {}, 0, Compact(), 0, 1.0)
 
 
 def test_a_rollback_takes_back_steps_and_evaluations_but_no_draws() -> None:
@@ -65,7 +66,7 @@ def test_history_is_that_of_a_plain_list(data: st.DataObject) -> None:
             kept, draws = kept[:to], draws + discarded
             records.append(rollback(to, 0.5, discarded))
         history.fold(records[-1])
-    assert (history.steps, history.draws) == (kept, draws)
+    assert (list(history.steps), history.draws) == (kept, draws)
     assert history == History.of(records)
 
 

@@ -221,8 +221,8 @@ def test_means_kept_up_step_by_step_are_those_of_one_convolution_to_the_bit(data
             losses.append(history.steps[-1].estimate.loss)
             means = whole_means(losses, window)
             kept = history.windows(window)
-            assert kept.means == means
-            assert kept.best == [int(np.argmin(means[: i + 1])) for i in range(len(means))]
+            assert list(kept.means) == means
+            assert list(kept.best) == [int(np.argmin(means[: i + 1])) for i in range(len(means))]
             rollback = guard.check_losses(history)
             best = int(np.argmin(means)) if means else 0
             over = len(losses) > window and means[-1] > means[best] + max(means[best], means[0] / 4)
@@ -324,6 +324,7 @@ def test_why_a_run_is_dead_is_said_with_its_last_step() -> None:
 
 
 def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:
-    history = history_of([(0.0,)] * 10)
-    history.steps[3] = replace(history.steps[3], estimate=replace(history.steps[3].estimate, eps=1e-1))
+    steps = list(history_of([(0.0,)] * 10).steps)
+    steps[3] = replace(steps[3], estimate=replace(steps[3].estimate, eps=1e-1))
+    history = History(Steps(steps))
     assert dead(history) is None

@@ -1,8 +1,8 @@
 """What schedules and policies make of the steps in force is the same as anew, and costs no more as a run grows."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, SupportsIndex, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from planning import pairs, report
@@ -11,7 +11,7 @@ from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
 from twinpass.reuse.base import Policy
 from twinpass.reuse.frozen import Frozen
 from twinpass.reuse.plan import Situation
-from twinpass.reuse.reflected import Reflected
+from twinpass.reuse.reflected import NONE, Reflected, _measured
 from twinpass.reuse.transported import Transported
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon, Known
@@ -25,18 +25,10 @@ class Counted(Steps):
 
     looks = 0
 
-    def __getitem__(self, at: SupportsIndex | slice) -> Any:
-        found = cast(Any, super().__getitem__(at))
+    def __getitem__(self, at: int | slice) -> Any:
+        found: Any = super().__getitem__(at)
         Counted.looks += len(found) if isinstance(at, slice) else 1
         return found
-
-    def __iter__(self) -> Iterator[StepReport]:
-        Counted.looks += len(self)
-        return super().__iter__()
-
-    def __reversed__(self) -> Iterator[StepReport]:
-        Counted.looks += len(self)
-        return super().__reversed__()
 
 
 def scheduled(epsilon: Epsilon) -> Look:
@@ -97,6 +89,21 @@ def test_a_step_costs_no_more_as_the_run_grows(name: str, measures: float) -> No
     assert count // 2 < Counted.looks < 8 * count
 
 
+def test_few_measurements_are_remembered_and_they_say_what_all_would() -> None:
+    """Of rounding and reflection, at whatever eps is asked for next; eps that never come twice, as an adaptive one's do not."""
+    chance, steps = random.Random(7), list[StepReport]()
+    for number in range(400):
+        eps = 1e-3 * 2 ** (chance.random() * chance.choice((0.1, 1, 6)))
+        errors = (chance.random(), chance.random())
+        steps.append(report(errors if number % 3 else (), eps=eps))
+        kept = folded(Steps(steps), NONE, _measured)
+        assert len(kept) <= 12
+        measured = [step for step in steps if step.observed.prefix.errors]
+        for asked in (eps, 2 * eps, eps * 2**0.5, 1e-3, 64e-3):
+            apart = [one for one in measured if not 0.5 < one.estimate.eps / asked < 2]
+            assert [one for one in kept if not 0.5 < one.estimate.eps / asked < 2][-1:] == apart[-1:]
+
+
 def test_folding_begins_again_after_a_cut() -> None:
     steps = Steps(report(eps=eps) for eps in (1.0, 2.0, 4.0))
     assert folded(steps, 0.0, total) == 7.0
@@ -106,7 +113,7 @@ def test_folding_begins_again_after_a_cut() -> None:
     steps.cut(3)
     assert folded(steps, 0.0, total) == 7.0
     assert folded(since(steps, 2), 0.0, total) == 4.0
-    assert since(steps, 5) == []
+    assert list(since(steps, 5)) == []
 
 
 def total(before: float, step: StepReport) -> float:

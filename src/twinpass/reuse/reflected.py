@@ -121,7 +121,19 @@ def _measured_near(eps: float, situation: Situation) -> bool:
 
 
 def _measured(before: tuple[StepReport, ...], step: StepReport) -> tuple[StepReport, ...]:
-    """Steps that measured errors, the latest at each eps."""
+    """Steps that measured errors, as far as one of them may still be the latest far enough from some eps.
+
+    An older one between two later ones never is; nor is any before two that are so far from each other that one of them is far enough.
+    """
     if not step.observed.prefix.errors:
         return before
-    return (*(known for known in before if known.estimate.eps != step.estimate.eps), step)
+    kept = [step]
+    least = most = step.estimate.eps
+    for known in reversed(before):
+        eps = known.estimate.eps
+        if most >= APART**2 * least:
+            break
+        if not least <= eps <= most:
+            kept.append(known)
+            least, most = min(least, eps), max(most, eps)
+    return tuple(reversed(kept))

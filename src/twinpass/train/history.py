@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from twinpass.compact import Compact
 from twinpass.core import Term
 from twinpass.errors import JournalError
 from twinpass.steps import Steps
@@ -54,7 +55,7 @@ class History:
     steps: Steps = field(default_factory=Steps)
     evaluations: dict[int, float] = field(default_factory=dict)
     draws: int = 0
-    events: list[Event] = field(default_factory=list)
+    events: Compact[Event] = field(default_factory=Compact)
     rollbacks: int = 0
     lr_scale: float = 1.0
     snapshots: dict[int, str] = field(default_factory=dict)

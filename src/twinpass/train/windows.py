@@ -1,5 +1,6 @@
 """Mean losses of so many steps in a row, kept up as steps are made and taken back."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,8 @@ class Windows:
     """``means[i]`` is the mean loss of steps ``i`` to ``i + size`` - 1, ``best[i]`` the first of the lowest among ``means[:i + 1]``."""
 
     size: int
-    means: list[float] = field(default_factory=list)
-    best: list[int] = field(default_factory=list)
+    means: "array[float]" = field(default_factory=lambda: array("d"))
+    best: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def extend(self, steps: Sequence[StepReport]) -> None:
         """Take in the steps made since: all of ``steps`` are in then."""
