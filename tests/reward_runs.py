@@ -62,4 +62,7 @@ def config(folder: Path, **sections: Any) -> Path:
     merged = {
         name: keys if name == "epsilon" else {**SECTIONS.get(name, {}), **keys} for name, keys in sections.items()
     }
-    return tiny.config(folder, **{**SECTIONS, **merged})
+    whole = merged.get("estimator", {}).get("kind") in tiny.DERIVED
+    return tiny.config(
+        folder, **{**{name: keys for name, keys in SECTIONS.items() if not whole or name != "epsilon"}, **merged}
+    )

@@ -15,6 +15,9 @@ ACTIVATED: dict[str, Any] = {"kind": "activated", "rank": 2, "alpha": 4.0}
 INFORMED: dict[str, Any] = {"kind": "informed", "layers": 1, "fit_rows": 6}
 """``[trainable]`` of adapters that a tiny model learns by."""
 
+DERIVED = ("backprop", "feedback", "jvp")
+"""Estimators that have no eps."""
+
 WORDS = ["[UNK]", "Review:", "Sentiment:", "bad", "good", "film", "fine", "dull", "a", "great", "story", "\n", ":"]
 
 
@@ -75,6 +78,8 @@ def config(folder: Path, **sections: Mapping[str, Any]) -> Path:
         if "kind" in keys:
             values[section] = {}
         values.setdefault(section, {}).update(keys)
+    if values["estimator"].get("kind") in DERIVED and "epsilon" not in sections:
+        del values["epsilon"]
     path = folder / "config.toml"
     path.write_text(tomli_w.dumps(values))
     return path

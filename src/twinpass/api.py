@@ -167,7 +167,7 @@ def finetune(
         "estimator": estimator,
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
-    if problems := conflicts(sections) or engine.lacks(sections) or unusable(report_to):
+    if problems := conflicts(sections, suited) or engine.lacks(sections) or unusable(report_to):
         raise ConfigError("finetune", problems)
     path = expand(str(out))
     if exist == "new":

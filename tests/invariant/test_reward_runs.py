@@ -119,6 +119,7 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
 
 KINDS = ("two-sided", "one-sided", "activated", "inplace", "feedback", "backprop", "generations")
 SAMPLED: dict[str, Any] = {
+    "epsilon": None,
     "optimizer": twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=4),
     "samples": 4,
     "steps_per_generation": 1,

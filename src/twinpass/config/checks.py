@@ -3,24 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
+from twinpass.config.idle import idle
 from twinpass.config.named import TaskByName
+from twinpass.model.trainable import Defaults
 from twinpass.reuse.base import Circumstances
 from twinpass.task.template import TextTemplate
 
 
-def conflicts(built: Mapping[str, Any]) -> list[str]:
-    """Every problem of sections with each other. ``built`` holds those that are valid in themselves; others may be missing or None."""
+def conflicts(built: Mapping[str, Any], suited: Defaults | None = None) -> list[str]:
+    """Every problem of sections with each other. ``built`` holds those that are valid in themselves; others may be missing or None.
+
+    ``suited`` is what settings follow that are left out, where that is known.
+    """
     engine = built.get("engine")
     found = [
         *_restoring(built),
         *_reuse(built),
-        *_derivatives(built),
         *_descent(built),
         *_activation(built),
         *_objective(built),
         *_curvature(built),
         *_decay(built),
         *_writing(built),
+        *idle(built, suited),
     ]
     return found + ([] if engine is None else engine.problems(built))
 
@@ -50,14 +55,6 @@ def _reuse(built: Mapping[str, Any]) -> list[str]:
         estimator.perturbation == "tandem",
     )
     return [f"[reuse] policy: {problem}" for problem in policy.objections(circumstances)]
-
-
-def _derivatives(built: Mapping[str, Any]) -> list[str]:
-    estimator, epsilon = built.get("estimator"), built.get("epsilon")
-    if estimator is None or epsilon is None or not (estimator.differentiates and epsilon.measures):
-        return []
-    name = type(estimator).__name__.lower()
-    return [f"[epsilon] kind: {name!r} takes no differences, so that there is no eps to adapt; use 'constant'"]
 
 
 def _curvature(built: Mapping[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
             del resolved[name]
     if built.get("task"):
         found += built["task"].problems()
-    found += conflicts(built)
+    found += conflicts(built, _suited(built, values))
     if not found:
         found += built["engine"].lacks(built)
     if found:

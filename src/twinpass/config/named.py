@@ -84,7 +84,8 @@ class TaskByName(TaskSettings):
         return f"{self.name} from {self.path}" if self.path else super().source
 
     def problems(self) -> list[str]:
-        return [] if self.path or self.train else ["[task] path: is missing; name the folder with the task's files"]
+        missing = "[task] path: is missing; name the folder with the task's files"
+        return ([] if self.path or self.train else [missing]) + self.idle()
 
     def sources(self) -> tuple[Sequence[str], Sequence[str]]:
         path = Path(self.path)

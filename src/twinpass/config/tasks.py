@@ -107,7 +107,14 @@ class TaskSettings(ABC):
 
     def problems(self) -> list[str]:
         """What is missing in a configuration file."""
-        return [] if self.train else ["[task] train: is missing"]
+        return ([] if self.train else ["[task] train: is missing"]) + self.idle()
+
+    def idle(self) -> list[str]:
+        """Settings that would change nothing beside others."""
+        if self.eval_fraction == TaskSettings.eval_fraction or not (self.eval or self.eval_rows):
+            return []
+        instead = "eval names the rows" if self.eval else "eval_rows says how many rows"
+        return [f"[task] eval_fraction: no effect, as {instead} that are held out; leave one of them out"]
 
     def rows(self) -> tuple[list[Item], list[Item] | None]:
         """Rows to train on, demonstrations and those to be held out included; and rows held out from the beginning, if any.

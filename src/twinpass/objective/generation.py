@@ -31,6 +31,10 @@ class Generation:
     def __post_init__(self) -> None:
         if 0 < self.temperature < COLDEST:
             raise ValueError(f"temperature: 0 takes the likeliest token; to sample, give {COLDEST:g} or more")
+        if not self.temperature and (self.top_p, self.top_k) != (Generation.top_p, Generation.top_k):
+            raise ValueError(
+                "temperature: 0 takes the likeliest token, so that top_p and top_k have no effect; leave them out, or raise it"
+            )
         if "" in self.stop:
             raise ValueError("stop: a string is empty, so that every text would end before it begins; leave it out")
 

@@ -28,6 +28,8 @@ class AdamW(Optimizer):
     snapshot_every: Count = 25
 
     def __post_init__(self) -> None:
+        if not self.guard_zeros:
+            raise ValueError("guard_zeros: whole gradients are projected on nothing, so that none is 0; leave it out")
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise ValueError(f"{name}: a mean that takes in nothing new; set it below 1")

@@ -70,6 +70,10 @@ class Sgd(Optimizer):
     clip: NonNegative = 4.0
     clip_window: ClipWindow = 100
 
+    def __post_init__(self) -> None:
+        if not self.clip and self.clip_window != Sgd.clip_window:
+            raise ValueError("clip_window: no effect, as clip = 0 clips nothing; leave it out, or raise clip")
+
     def lengths(self, estimate: Estimate, history: History) -> tuple[float, ...]:
         return self.clipping(estimate.gradients, history)
 
