@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
+    from twinpass.objective.accuracy import Accuracy
+    from twinpass.objective.choice import Choice
+    from twinpass.objective.completion import Completion
+    from twinpass.objective.expected_accuracy import ExpectedAccuracy
     from twinpass.objective.generation import Generation
     from twinpass.report.callbacks import Callbacks
     from twinpass.reuse.activated import ActivatedReuse
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Accuracy",
     "Activated",
     "ActivatedReuse",
     "AdamW",
@@ -42,10 +47,13 @@ __all__ = [
     "AutoReuse",
     "Backprop",
     "Callbacks",
+    "Choice",
+    "Completion",
     "ConstantEpsilon",
     "CosineEpsilon",
     "DebiasedReuse",
     "ExactReuse",
+    "ExpectedAccuracy",
     "Feedback",
     "FrozenReuse",
     "Full",
@@ -85,6 +93,10 @@ _MODULES = {
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
+    "objective.accuracy": ("Accuracy",),
+    "objective.choice": ("Choice",),
+    "objective.completion": ("Completion",),
+    "objective.expected_accuracy": ("ExpectedAccuracy",),
     "objective.generation": ("Generation",),
     "report.callbacks": ("Callbacks",),
     "reuse.activated": ("ActivatedReuse",),

@@ -122,7 +122,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found["packing"]["packs"] is True
     assert found["trainables"]["informed"]["works"] is False
     assert main(["doctor", model, "--seconds", "0"]) == 0
-    text = " ".join(capsys.readouterr().err.split())
+    text = " ".join(capsys.readouterr().out.split())
     assert "packs yes: in float64 its scores are off by" in text
     assert "lora no: trainable.targets" in text
     assert "learners spsa, one_sided, jvp, line, gauss_newton not backprop:" in text

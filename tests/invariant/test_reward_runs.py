@@ -84,7 +84,7 @@ def test_a_run_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["generate", str(run), "--prompt", "a fine film", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == "a fine film"
     assert main(["runs", str(tmp_path)]) == 0
-    assert f"reward {summary['kept_metric']:.3f}" in capsys.readouterr().err
+    assert f"reward {summary['kept_metric']:.3f}" in capsys.readouterr().out
 
 
 def low(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:

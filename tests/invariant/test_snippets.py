@@ -184,6 +184,14 @@ def test_no_block_is_left_out() -> None:
     assert all(any(start in text for page in PAGES for text in snippets(page, "sh")) for start in ONLY_SHOWN)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/log.md"])
+def test_names_of_the_package_are_there(page: str) -> None:
+    """Classes and functions, that is: modules and groups of entry points are tried where they are used."""
+    shown = "\n".join([*quoted(page), *snippets(page, "python")])
+    names = re.findall(r"\btwinpass\.([A-Z]\w*|[a-z_]+(?=\())", shown)
+    assert [name for name in names if name not in twinpass.__all__] == []
+
+
 COMMANDS = sorted({(page, each) for page in PAGES if page != "docs/log.md" for each in quoted(page)})
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -272,7 +272,7 @@ def test_eval_measures_a_run_and_compares_it(tmp_path: Path, capsys: pytest.Capt
         compared["metric"] - compared["compared_with"]["metric"]
     )
     assert main(["eval", str(run), "--compare", str(run)]) == 0
-    assert "accuracy +0.000 (95% +0.000 to +0.000), p = 1 (McNemar, exact)" in " ".join(capsys.readouterr().err.split())
+    assert "accuracy +0.000 (95% +0.000 to +0.000), p = 1 (McNemar, exact)" in " ".join(capsys.readouterr().out.split())
     assert main(["eval", task, "--compare", str(run), "--json"]) == 2
 
 

@@ -111,7 +111,7 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     )
     monkeypatch.chdir(tmp_path)
     assert main(["runs", "a"]) == 0
-    assert "a/run finished 4 of 4 accuracy" in " ".join(capsys.readouterr().err.split())
+    assert "a/run finished 4 of 4 accuracy" in " ".join(capsys.readouterr().out.split())
     assert main(["runs", "nowhere"]) == 2
 
 

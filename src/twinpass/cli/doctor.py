@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, paper, say
 from twinpass.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     if args.json:
         say(asdict(found))
     else:
+        out = paper()
         for line in _lines(found, args.verbose):
-            console.print(line, markup=False, soft_wrap=True)
+            out.print(line, markup=False, soft_wrap=True)
     return 0
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, paper, say
 from twinpass.cli.replay import restore
+from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from twinpass.config.compose import Session
     from twinpass.config.schema import Config
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from twinpass.report.measures import Choices, ScoredTexts
     from twinpass.task.example import Example
     from twinpass.task.rows import Item
+    from twinpass.task.template import Template
     from twinpass.use.writing import Writer
 
 
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     if args.json:
         say(result)
     else:
-        _print(console, result)
+        _print(paper(), result)
     return 0
 
 
@@ -135,7 +138,10 @@ def _evaluate(
     session: Session[Engine]
     other = None if args.task is None else load_config(args.task)
     rewards = _rewards(args.reward)
+    if target.is_dir():
+        require_run(target)
     rows = _rows(target, args.rows) if args.rows else None
+    console.print(f"loading {target} ...", markup=False)
     if target.is_dir():
         session, step = restore(target, step, console)
     else:
@@ -146,16 +152,17 @@ def _evaluate(
         for note in session.notes:
             console.print(note, markup=False)
     from twinpass.objective.completion import Completion
+    from twinpass.task.choice import ChoiceTemplate
     from twinpass.use.measure import outcomes, written
 
-    objective, examples = session.plan.objective, session.plan.held_out
+    objective, examples, template = session.plan.objective, session.plan.held_out, session.template
     with (
         closing(session.engine),
         closing(session.plan.objective),
         Progress(console=console, transient=True) as progress,
     ):
         if other is not None:
-            objective, examples = _examples(other, target, session)
+            objective, examples, template = _examples(other, target, session)
         if rows is not None:
             examples = _encoded(rows, target, session, console)
         bar = progress.add_task("evaluating", total=len(examples))
@@ -174,8 +181,15 @@ def _evaluate(
         else:
             scored, loss = found
             measures |= scored.measures()
+            kinds = {"options": list(template.kinds)} if isinstance(template, ChoiceTemplate) else {}
             metric = measures[objective.metric_name]["value"]
-            facts = {"metric_name": objective.metric_name, "metric": metric, "loss": loss, "measures": measures}
+            facts = {
+                "metric_name": objective.metric_name,
+                "metric": metric,
+                "loss": loss,
+                "measures": measures,
+                **kinds,
+            }
         if args.write:
             progress.update(bar, description="writing")
             writer, sampling = _writing(target, session, args.max_tokens)
@@ -209,8 +223,8 @@ def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tup
     return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
 
 
-def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goal, Sequence[Example]]":
-    """The goal and held-out rows of another task, for the model that a run has trained."""
+def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goal, Sequence[Example], Template]":
+    """The goal, held-out rows and template of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
     from twinpass.config.load import load_config
     from twinpass.model.trainable import Activated
@@ -223,7 +237,7 @@ def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goa
     encoded = encode(
         other.task, train, held_out, trainable, model, tokenizer, other.run.seed, generation=other.generation
     )
-    return encoded.objective, encoded.held_out
+    return encoded.objective, encoded.held_out, encoded.template
 
 
 def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":
@@ -277,8 +291,7 @@ def _print(console: "Console", result: Mapping[str, Any]) -> None:
     for name, value in result["measures"].items():
         if name == "confusion":
             console.print("confusion (a line for each right option, a column for each chosen one)")
-            for row in value:
-                console.print("".join(f"{count:>8}" for count in row))
+            console.print(_table(result["options"], value))
         else:
             console.print(
                 f"{name.replace('_', ' '):<20}{figure(value['value']):>8}   95% {figure(value['low'])} to {figure(value['high'])}"
@@ -294,3 +307,19 @@ def _print(console: "Console", result: Mapping[str, Any]) -> None:
             f"against {result['compared_with']['run']}: {comparison['measure']} {found['value']:+.3f} "
             f"(95% {found['low']:+.3f} to {found['high']:+.3f}), p = {comparison['p_value']:.3g} ({comparison['test']})"
         )
+
+
+def _table(names: Sequence[str], counts: Sequence[Sequence[int]]) -> "Table":
+    """Counts under the names of the chosen options, beside those of the right ones; names are cut where the terminal is narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from twinpass.report.terminal import cleared
+
+    table = Table(box=None)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    for name in names:
+        table.add_column(Text(cleared(name)), justify="right", overflow="ellipsis", no_wrap=True)
+    for name, row in zip(names, counts, strict=True):
+        table.add_row(Text(cleared(name)), *map(str, row))
+    return table

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
 from twinpass.cli.replay import restore
+from twinpass.cli.runs import require_run
 from twinpass.report.shown import shown
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Export."""
+    require_run(args.folder)
+    console.print(f"loading {args.folder} ...", markup=False)
     from twinpass.use.export import export
 
     both = Both(args.folder, args.step, console) if args.everywhere else None

@@ -1,12 +1,26 @@
-"""What ``--json`` means, the same in every command: JSON on standard output, a line each, and nothing else there."""
+"""What goes to standard output: results for people, or with ``--json`` JSON, a line each, and nothing else there."""
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 10_000
+"""Columns of a file or a pipe."""
 
 HELP = "print {} as JSON, a line each, and nothing else (docs/watch.md)"
+
+
+def paper() -> "Console":
+    """Where a command writes the result that it was asked for; where no terminal reads it, lines are as long as they are."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def say(fields: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twinpass.cli import bench, demo, doctor, evaluate, export, predict, profile, replay, runs, train
 from twinpass.cli.lines import last_words, say
@@ -16,21 +16,22 @@ DESCRIPTION = """\
 Fine-tune language models, by forward passes only (MeZO) or the gradient of the
 answer's tokens, and never compute the same forward work twice.
 
-  twinpass demo                                 fine-tune SmolLM2-135M on movie reviews
-  twinpass doctor MODEL                         what can be done with a model, and what it takes
-  twinpass init --task choice > my.toml         a commented configuration to begin with
-  twinpass train my.toml                        train, with a progress bar; results go to the run folder
-  twinpass train --resume runs/mine             continue an interrupted run, to the same bits
-  twinpass runs                                 list runs, with steps, metric and seconds
-  twinpass eval my.toml                         score the base model on the held-out rows
-  twinpass eval runs/mine --step 100            score a run as it was after step 100
-  twinpass predict runs/mine rows.jsonl         answer rows with what was trained
-  twinpass generate runs/mine --prompt TEXT     let it continue a text
-  twinpass export runs/mine --format peft --out DIR    write it as a folder that others load
-  twinpass profile my.toml                      what each reuse policy saves, and what it costs in fidelity
-  twinpass bench reviews-0shot                  time steps beside plain MeZO; one with [estimator] kind spsa
-  twinpass bench time-to-accuracy               accuracy against seconds, beside plain MeZO and first-order LoRA
-  twinpass replay runs/mine --step 100 --out DIR       rebuild the weights of any step from the journal
+  twinpass demo                           SmolLM2-135M learns movie reviews
+  twinpass doctor MODEL                   what trains, how fast, in what memory
+  twinpass init --task choice > my.toml   a commented configuration
+  twinpass train my.toml                  train; all goes to the run folder
+  twinpass train --resume runs/mine       continue an interrupted run
+  twinpass runs                           list runs
+  twinpass eval my.toml                   score the base model
+  twinpass eval runs/mine                 score what was trained
+  twinpass predict runs/mine rows.jsonl   answer rows
+  twinpass generate runs/mine --prompt "Once"   continue a text
+  twinpass export runs/mine --format peft --out DIR   hand it on
+  twinpass replay runs/mine --step 100    rebuild the weights of any step
+  twinpass profile my.toml                what reuse saves, and what it costs
+  twinpass bench time-to-accuracy         race plain MeZO and first-order LoRA
+
+twinpass COMMAND --help has a command's options.
 """
 
 
@@ -47,9 +48,23 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(self, message)
 
 
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import twinpass
+
+        print(f"twinpass {twinpass.__version__}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     root = _Parser("twinpass", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root.add_argument("--version", action=_Version, help="show the version and exit")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (demo, doctor, train, runs, evaluate, predict, export, replay, profile, bench):
         module.add(commands)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
+from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
 from twinpass.paths import expand
 
@@ -91,12 +92,13 @@ def _common(command: argparse.ArgumentParser) -> None:
 def run_predict(args: argparse.Namespace, console: "Console") -> int:
     """Predict row by row."""
     chosen = _chosen(args)
+    require_run(args.folder)
+    console.print(f"loading {args.folder} ...", markup=False)
     from twinpass.task.sources.read import sound
     from twinpass.use.settings import settings_of
     from twinpass.use.trained import load
 
     rows = sound(settings_of(args.folder).task.read([sourced(name) for name in args.rows], "rows"))
-    console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
     if trained.chooses and chosen:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
@@ -144,10 +146,11 @@ def run_generate(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError("command line", ["give either --prompt, or --rows"])
     if args.out is not None and not args.rows:
         raise ConfigError("command line", ["--out: a line for each of --rows goes there; leave it out"])
+    require_run(args.folder)
     rows = _with_prompts(args.rows) if args.rows else []
+    console.print(f"loading {args.folder} ...", markup=False)
     from twinpass.use.trained import load
 
-    console.print(f"loading {args.folder} ...")
     trained = load(args.folder, args.step)
     sampling = trained.sampling(**chosen)
     if rows:

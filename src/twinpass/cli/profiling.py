@@ -12,7 +12,7 @@ from rich.table import Table
 
 from twinpass.analysis.profile import EXACT, Profile
 from twinpass.analysis.sweep import Bench, Contender
-from twinpass.cli.lines import say
+from twinpass.cli.lines import paper, say
 from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import portable
 from twinpass.config.schema import Config
@@ -64,9 +64,10 @@ def profile(args: argparse.Namespace, config: Config, names: Sequence[str], cons
     for path in {out / "profile.json", args.copy or out / "profile.json"}:
         write_json(path, result)
     plots = draw_profile(result, out)
-    _print(console, result, [out / "profile.json", *plots])
     if args.json:
         say(result)
+    else:
+        _print(paper(), result, [out / "profile.json", *plots])
     return 0
 
 

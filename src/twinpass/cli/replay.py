@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
+from twinpass.cli.runs import require_run
 from twinpass.errors import JournalError
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def _elsewhere(settings: Mapping[str, Any]) -> list[str]:
 
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Replay and save."""
+    require_run(args.folder)
+    console.print(f"loading {args.folder} ...", markup=False)
     from twinpass.train.folder import making
 
     if args.out is not None:

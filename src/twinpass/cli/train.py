@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, say
+from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError
 from twinpass.paths import expand
 
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "train",
         help="train as a configuration file says",
-        description="Train a model with forward passes. Everything goes to the run folder (run.out); a crash loses nothing.",
+        description="Train a model as a configuration file says. Everything goes to the run folder (run.out); a crash loses nothing.",
     )
     command.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG", help="a TOML file, such as twinpass init prints"
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Train, or continue; prints where everything lies."""
     from twinpass.config.load import load_config
+    from twinpass.report.terminal import safe
 
     began = time.perf_counter()
     if (args.config is None) == (args.resume is None):
@@ -68,6 +70,10 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     if args.resume is None:
         config = load_config(args.config, args.set)
         _require_there(config)
+        console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
+    else:
+        require_run(args.resume)
+        console.print(f"loading {safe(args.resume)} ...")
     from twinpass.report.trackers import unusable
     from twinpass.train.folder import FINETUNE, RunFolder
 
@@ -93,13 +99,15 @@ def run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def _require_there(config: "Config") -> None:
-    """Refuse what cannot be found, before whatever loads models is imported."""
+    """Refuse what cannot be found, or is there already, before whatever loads models is imported."""
     from twinpass.model.source import locate
     from twinpass.task.sources.read import require_there
+    from twinpass.train.journal import require_new
 
     locate(config.model.path)
     train, held_out = config.task.sources()
     require_there([*train, *held_out])
+    require_new(expand(config.run.out))
 
 
 def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, console: "Console") -> dict[str, Any]:
@@ -108,11 +116,9 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
     from twinpass.report.callbacks import Callbacks
     from twinpass.report.listener import Listeners
     from twinpass.report.progress import ProgressBar
-    from twinpass.report.terminal import safe
     from twinpass.report.trackers import tracking
     from twinpass.train.descent import graph_bytes
 
-    console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
     session = build(config)
     if config.reason:
         console.print(f"[trainable] kind = {config.values['trainable']['kind']!r}: {config.reason}", markup=False)

@@ -60,9 +60,12 @@ class ChoiceTemplate(TextTemplate):
 
     def names(self, row: Row) -> tuple[str, ...]:
         """What the options are called: ``labels``, or the options themselves."""
-        options = self._filled(row)
-        short = [option.strip() for option in options]
-        return self.labels or tuple(short if len(set(short)) == len(short) else options)
+        return self.labels or _short(self._filled(row))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The same for all rows at once: fields within options stay as they are written."""
+        return self.labels or _short(self.options)
 
     def _filled(self, row: Row) -> list[str]:
         texts = [self._text("options", option) for option in self.options]
@@ -86,3 +89,9 @@ class ChoiceTemplate(TextTemplate):
                 f"{row.place}: {self.label} is {value!r:.40}, expected {indices}one of {list(self.labels or options)}"
             )
         return found
+
+
+def _short(options: Sequence[str]) -> tuple[str, ...]:
+    """Options without the blanks around them, where they still differ."""
+    short = tuple(option.strip() for option in options)
+    return short if len(set(short)) == len(short) else tuple(options)

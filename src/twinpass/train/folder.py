@@ -23,7 +23,7 @@ from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
 from twinpass.report.samples import Samples
 from twinpass.train.history import History, Keep
-from twinpass.train.journal import Contents, Journal, read, unbegun
+from twinpass.train.journal import INSTEAD, Contents, Journal, read, require_new, unbegun
 from twinpass.train.lock import hold
 from twinpass.train.plan import TrainingPlan
 from twinpass.train.spaces import Spaces
@@ -42,7 +42,7 @@ class RunFolder:
 
     path: Path
     named: str = "run.out"
-    instead: str = "continue it with 'twinpass train --resume {folder}', or choose another with --set run.out=FOLDER"
+    instead: str = INSTEAD
     accepting: str = "--accept-changes"
 
     @property
@@ -91,12 +91,8 @@ class RunFolder:
             raise JournalError(f"{self.journal}: there is no journal here; give the folder of a run")
         with making(self.path, self.named), hold(self.path):
             if new:
-                self._require_new()
+                require_new(self.path, self.instead)
             yield
-
-    def _require_new(self) -> None:
-        if self.journal.exists() and not unbegun(self.journal):
-            raise JournalError(f"{self.path} already holds a run: {self.instead.format(folder=self.path)}")
 
     def begin(self, values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str] | None = None) -> Journal:
         """Write the resolved configuration and the journal's header; the folder has to be claimed."""

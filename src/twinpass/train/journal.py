@@ -20,6 +20,9 @@ FORMAT = 1
 
 UNBEGUN = "the run ended before its header was written, so that nothing is lost; start it again as you started it first"
 
+INSTEAD = "continue it with 'twinpass train --resume {folder}', or choose another with --set run.out=FOLDER"
+"""What to do where a run is to begin and there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
@@ -152,6 +155,17 @@ def unbegun(path: Path) -> bool:
     with storing(path, "read"):
         data = path.read_bytes()
     return b"\n" not in data and data[: len(start)] == start[: len(data)]
+
+
+def require_new(folder: Path, instead: str = INSTEAD) -> None:
+    """Refuse a folder that holds a run, and say what to do ``instead``.
+
+    Raises:
+        JournalError: it does.
+    """
+    journal = folder / "journal.jsonl"
+    if journal.exists() and not unbegun(journal):
+        raise JournalError(f"{folder} already holds a run: {instead.format(folder=folder)}")
 
 
 def _torn(line: bytes) -> bool:
