@@ -87,6 +87,7 @@ def estimator_contract(estimator: Estimator) -> None:
         assert signs - {0} == {1, -1} or not estimator.two_sided
         estimate = estimator.estimate(probes, eps, [loss_of(lane) for lane in lanes])
         assert (estimate.probes, estimate.eps) == (tuple(probes), eps)
+        assert estimator.curved or bool(estimate.preconditioned) == estimator.measures_length
         assert len(estimate.losses) == len(estimate.gradients) == len(probes)
         errors.append(float(np.abs(np.array(estimate.gradients) - truth).max()))
     if estimator.differentiates:

@@ -43,6 +43,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
         "invariant/test_runs.py",
         "invariant/test_descent_runs.py",
         "invariant/test_informed_runs.py",
+        "unit/test_composition.py",
         "unit/test_reference.py",
     ),
     "perturb": (

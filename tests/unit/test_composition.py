@@ -1,5 +1,6 @@
 """Command line and ``finetune`` are one: what a configuration file may not combine, Python may not either."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
@@ -20,6 +21,7 @@ from twinpass.model.trainable import CHOSEN
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.schedule.epsilon import ConstantEpsilon, Known
+from twinpass.train.adamw import AdamW
 from twinpass.train.folder import RunFolder
 from twinpass.train.journal import Journal
 from twinpass.train.optimizer import Sgd
@@ -165,6 +167,12 @@ def test_file_finetune_and_page_have_the_same_defaults(
     assert f"`{type(trainable).__name__}`" in row
     on_page = tuple(float(cell) for cell in row.split("|")[3:-1])
     assert in_file == in_python == on_page
+
+
+def test_the_page_has_the_defaults_of_adamw() -> None:
+    (stated,) = re.findall(r"AdamW's own defaults hold: lr ([\de-]+), (\d+) steps of (\d+) rows", PAGE.read_text())
+    own = AdamW()
+    assert tuple(map(float, stated)) == (own.lr, own.steps, own.batch_size)
 
 
 @pytest.mark.parametrize("name", ["reviews", "reviews-mezo", "reviews-full"])
