@@ -31,14 +31,14 @@ ONE_SIDED = ("trainable.kind=lora", "estimator.kind=one_sided", "optimizer.steps
 GREEDY = ("generation.temperature=0.0",)
 WAYS: Mapping[str, Sequence[str]] = {
     "exact gradient": (),
-    "exact gradient, beta 0.1": ("task.beta=0.1",),
+    "exact gradient, beta 0.04": ("task.beta=0.04",),
     "feedback": FED_BACK,
     "two-sided": TWO_SIDED,
     "one-sided": ONE_SIDED,
     "two-sided, greedy": (*TWO_SIDED, *GREEDY),
     "one-sided, greedy": (*ONE_SIDED, *GREEDY),
 }
-"""What each way sets; all else is left to the defaults: LoRA, and beta 0.04 where texts are learned from."""
+"""What each way sets; all else is left to the defaults: LoRA, and beta 0.1 where texts are learned from."""
 SECONDS = 120
 
 

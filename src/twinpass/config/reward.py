@@ -26,7 +26,7 @@ from twinpass.task.tokens import ids_of
 Divergence = Annotated[float, Field(ge=0, le=1e6)]
 """What a nat costs."""
 
-BETA = 0.04
+BETA = 0.1
 """As in GRPO (arXiv 2402.03300)."""
 
 WorkerCount = Annotated[int, Field(ge=0, le=1024)]
@@ -44,7 +44,7 @@ class RewardTask(TaskSettings, RewardTemplate):
     prompt ("prompt"), or its place among the lanes ("rank").
     Whole gradients are taken of texts that the base lane wrote, for ``steps_per_generation`` steps at once, each of which learns from
     those of its own batch of prompts (by default so many that 24 prompts are written to). They are held to what the model was: a nat a token away from it costs ``beta`` (by default
-    0.04), in standard deviations of rewards.
+    0.1), in standard deviations of rewards.
     A call may take ``reward_timeout`` seconds, in one of ``workers`` processes, or in this one. A reward that raises, hangs or is no
     number ends the run ("stop"), or its text goes without ("skip"): ``on_reward_error``.
     """
