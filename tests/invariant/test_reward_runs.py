@@ -218,7 +218,6 @@ def test_rewards_learn(tmp_path: Path) -> None:
     summary = tune(
         tmp_path / "run",
         estimator=Spsa(probes=8),
-        epsilon=twinpass.ConstantEpsilon(value=0.2),
         optimizer=twinpass.Sgd(lr=0.05, steps=12, batch_size=3, schedule="constant"),
         eval_every=12,
         samples=16,
