@@ -179,7 +179,7 @@ def test_steps_of_one_generation_learn_from_a_part_of_its_texts_each(tmp_path: P
 def test_a_generation_goes_on_where_a_rollback_left_it(tmp_path: Path) -> None:
     """Back in the middle of one, its texts are still those to learn from."""
     guarded = twinpass.AdamW(lr=0.05, steps=6, batch_size=2, snapshot_every=1)
-    more = {"optimizer": guarded, "samples": 4, "estimator": twinpass.Backprop(), "steps_per_generation": 3}
+    more = {**SAMPLED, "optimizer": guarded, "estimator": twinpass.Backprop(), "steps_per_generation": 3}
     with pytest.raises(Stop):
         tune(tmp_path / "run", callbacks=stop_at(5), **more)
     journal, contents = Journal.open(tmp_path / "run" / "journal.jsonl")
@@ -218,6 +218,7 @@ def test_rewards_learn(tmp_path: Path) -> None:
     summary = tune(
         tmp_path / "run",
         estimator=Spsa(probes=8),
+        epsilon=twinpass.ConstantEpsilon(value=0.2),
         optimizer=twinpass.Sgd(lr=0.05, steps=12, batch_size=3, schedule="constant"),
         eval_every=12,
         samples=16,
