@@ -4,6 +4,7 @@ import ast
 import builtins
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -53,6 +54,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
         "unit/test_parameters.py",
         "unit/test_shard.py",
     ),
+    "perturb.gemm.registers": ("unit/test_multiply.py",),
     "train.trainer": ("invariant/test_approximate_runs.py",),
     "perturb.race": ("conformance/test_generation.py", "conformance/test_choosing.py"),
 }
@@ -236,11 +238,12 @@ def left_out() -> tuple[str, ...]:
 @cache
 def tests_of(module: str) -> tuple[str, ...]:
     """Files of tests that belong to a module."""
-    name, inner = module.rpartition(".")[2], module.removeprefix("twinpass.")
+    (package, _, name), inner = module.rpartition("."), module.removeprefix("twinpass.")
+    imported = re.compile(rf"^ *from ({module} import|{package} import .*\b{name}\b)", re.MULTILINE)
     if name in INTERPRETED:
         return tuple(sorted(file.relative_to(ROOT).as_posix() for file in (TESTS / "gpu").glob("test_triton*.py")))
     found = {f"tests/{path}" for key, paths in ALSO.items() if f"{inner}.".startswith(f"{key}.") for path in paths}
     for file in (TESTS / "unit").glob("test_*.py"):
-        if file.stem == f"test_{name}" or f"from {module} import" in file.read_text():
+        if file.stem == f"test_{name}" or imported.search(file.read_text()):
             found.add(file.relative_to(ROOT).as_posix())
     return tuple(sorted(found))
