@@ -167,6 +167,8 @@ def test_finetune_refuses_them_too(tmp_path: Path) -> None:
             tiny.rows(4),
             prompt="{text}",
             options=[" bad", " good"],
+            trainable=twinpass.Lora(rank=2),
+            estimator=twinpass.Backprop(),
             epsilon=twinpass.ConstantEpsilon(value=1e-3),
             out=tmp_path / "run",
         )
