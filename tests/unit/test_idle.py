@@ -53,6 +53,12 @@ REFUSED: list[tuple[Sections, Sections, str]] = [
         {"optimizer": {"clip": 0.0, "clip_window": 50}},
         "[optimizer] clip_window: no effect, as clip = 0 clips nothing",
     ),
+    (
+        {},
+        {"optimizer": {"guard_rollbacks": 0, "guard_lr": 0.1}},
+        "[optimizer] guard_lr: no effect, as guard_rollbacks = 0 takes nothing back",
+    ),
+    (LORA, {"run": {"patience": 3, "eval_every": 0}}, "[run] patience: no effect, as eval_every = 0"),
     # reflections, where nothing is reflected
     ({}, ADAPTIVE, "[epsilon] target: no effect, as [reuse] policy reflects nothing"),
     ({}, {"epsilon": JOINED}, "[epsilon] target: no effect, as [reuse] policy reflects nothing"),

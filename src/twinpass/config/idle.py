@@ -10,7 +10,7 @@ from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon
 
 def idle(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
     """Every such setting. ``built`` holds the sections that are valid in themselves; ``suited`` is what those follow that are left out."""
-    return [*_eps(built, suited), *_target(built), *_clip(built)]
+    return [*_eps(built, suited), *_target(built), *_clip(built), *_patience(built, suited)]
 
 
 def _eps(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
@@ -66,4 +66,13 @@ def _clip(built: Mapping[str, Any]) -> list[str]:
         f"[optimizer] {key}: no effect, as this estimator says itself how far to go along each direction; leave it out, "
         'or set [estimator] kind = "spsa"'
         for key in given
+    ]
+
+
+def _patience(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
+    run = built.get("run")
+    if run is None or suited is None or run.eval_every or run.patience in (0, suited.patience):
+        return []
+    return [
+        "[run] patience: no effect, as eval_every = 0 evaluates before and after training only; leave it out, or set eval_every"
     ]

@@ -28,6 +28,7 @@ class AdamW(Optimizer):
     snapshot_every: Count = 25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.guard_zeros:
             raise ValueError("guard_zeros: whole gradients are projected on nothing, so that none is 0; leave it out")
         for name in ("beta1", "beta2"):

@@ -29,6 +29,7 @@ class Normalised(Optimizer):
     beta: Probability = 0.95
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta == 1:
             raise ValueError("beta: a mean that takes in nothing new; set it below 1")
 

@@ -43,6 +43,10 @@ class Optimizer:
     guard_zeros: bool = True
     decay: NonNegative = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.guard_rollbacks and self.guard_lr != Optimizer.guard_lr:
+            raise ValueError("guard_lr: no effect, as guard_rollbacks = 0 takes nothing back; leave one of them out")
+
     def lr_at(self, step: int) -> float:
         """The learning rate of ``step``, before any slow-down by the guard."""
         return self.lr * factor(self.schedule, step, self.steps, self.warmup)
@@ -71,6 +75,7 @@ class Sgd(Optimizer):
     clip_window: ClipWindow = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.clip and self.clip_window != Sgd.clip_window:
             raise ValueError("clip_window: no effect, as clip = 0 clips nothing; leave it out, or raise clip")
 
