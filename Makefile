@@ -89,8 +89,9 @@ check: install  ## style, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-reference: install  ## the page of every configuration key, docs/reference.md
+reference: install  ## the pages of every configuration key and of every command
 	$(BIN)/python -m twinpass.config.reference > docs/reference.md
+	$(BIN)/python -m twinpass.cli.reference > docs/commands.md
 
 bench-noise: install  ## how fast z is drawn, into benchmarks/results/noise.json
 	$(BIN)/python benchmarks/noise.py --json benchmarks/results/noise.json

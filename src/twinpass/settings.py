@@ -1,8 +1,10 @@
 """How settings are declared: frozen dataclasses that check themselves, in Python and from a configuration file."""
 
 import re
+from dataclasses import is_dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -45,3 +47,20 @@ def _bytes(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=2**44)]
 """A size in bytes, or a text such as "2GiB"; units are powers of 1,024."""
+
+
+def readable(settings: Any) -> Any:
+    """The same class, whose signature has plain types, as ``help`` and editors show it: what pydantic checks by is left out."""
+    if not (isinstance(settings, type) and is_dataclass(settings) and hasattr(settings, "__pydantic_fields__")):
+        return settings
+    hints = get_type_hints(settings)
+    given = [
+        each.replace(annotation=hints.get(name, each.annotation))
+        for name, each in signature(settings).parameters.items()
+    ]
+    own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    start: Any = settings.__init__
+    start.__doc__ = "Keep the values, which are checked."
+    for place, parameters in ((settings, given), (start, [own, *given])):
+        setattr(place, "__signature__", Signature(parameters))  # noqa: B010 - neither declares one
+    return settings

@@ -59,6 +59,13 @@ def test_an_interval_covers_what_it_says() -> None:
     assert found["high"] == pytest.approx(found["value"] + spread, abs=0.01)
 
 
+@pytest.mark.parametrize(("right", "low", "high"), [(1, 0.806, 1.0), (0, 0.0, 0.194)])
+def test_rows_that_are_all_alike_leave_doubt(right: int, low: float, high: float) -> None:
+    found = choices([0] * 16, [1 - right] * 16).measures()["accuracy"]
+    assert found["value"] == right
+    assert (found["low"], found["high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
 def test_two_choosers_on_the_same_rows() -> None:
     first, second = choices([0] * 10, [0] * 9 + [1]), choices([1] * 6 + [0] * 4, [0] * 9 + [1])
     found = first.against(second)

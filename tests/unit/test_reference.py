@@ -1,18 +1,33 @@
-"""The page of configuration keys is what the settings declare."""
+"""The pages of configuration keys and of commands are what these declare."""
 
+import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from twinpass.cli import reference
 from twinpass.config.reference import page
 from twinpass.config.schema import SECTIONS
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == page(), "make reference writes it again"
+@pytest.mark.parametrize(("name", "written"), [("reference.md", page), ("commands.md", reference.page)])
+def test_the_page_is_current(name: str, written: Callable[[], str]) -> None:
+    assert (DOCS / name).read_text() == written(), "make reference writes it again"
+
+
+@pytest.mark.parametrize("command", reference.commands())
+def test_every_option_of_a_command_has_its_place_and_words(command: str) -> None:
+    text = reference.page().split(f"## twinpass {command}\n")[1].split("\n## ")[0]
+    cells = dict(line.strip("| ").split("` | ") for line in text.splitlines() if line.startswith("| `"))
+    for action in reference.commands()[command]._actions:
+        if action.dest != "help":
+            shown = action.option_strings[0] if action.option_strings else str(action.metavar).replace("|", "\\|")
+            (words,) = (words for cell, words in cells.items() if shown in re.split(r"[` \[\]]", cell))
+            assert words
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
         help="list runs",
         description="List the runs in a folder, and in folders below it: state, steps, held-out metric, seconds.",
     )
-    command.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    command.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="a folder with runs (default: runs)"
+    )
     command.add_argument("--json", action="store_true", help=HELP.format("runs"))
     command.set_defaults(run=run)
 

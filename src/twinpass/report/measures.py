@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinpass.report.interval import wilson
+
 RESAMPLES = 2000
 BINS = 15
 F64 = NDArray[np.float64]
@@ -42,7 +44,7 @@ class Choices:
         counts = np.zeros((kinds, kinds), np.int64)
         np.add.at(counts, (self.right, chosen), 1)
         return {
-            "accuracy": with_interval(len(self), lambda i: float(each[i].mean())),
+            "accuracy": share_with_interval(each),
             "macro_f1": with_interval(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
             "cross_entropy": with_interval(len(self), lambda i: float(missed[i].mean())),
             "calibration_error": with_interval(len(self), lambda i: calibration_error(sure[i], each[i])),
@@ -128,6 +130,15 @@ def with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str,
     values = [statistic(rows) for rows in _resampled(count)]
     low, high = np.percentile(values, [2.5, 97.5])
     return {"value": statistic(np.arange(count)), "low": float(low), "high": float(high)}
+
+
+def share_with_interval(each: F64) -> Mapping[str, float]:
+    """The share of rows that are 1, not 0. Where all are alike, resampling takes that for certain: the interval is Wilson's there."""
+    found = with_interval(len(each), lambda rows: float(each[rows].mean()))
+    if 0 < found["value"] < 1:
+        return found
+    low, high = wilson(found["value"], len(each))
+    return {"value": found["value"], "low": max(low, 0.0), "high": min(high, 1.0)}
 
 
 def _resampled(count: int) -> Iterator[I64]:

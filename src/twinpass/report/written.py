@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from twinpass.report.measures import F64, with_interval
+from twinpass.report.measures import F64, share_with_interval, with_interval
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SHARES = ("exact_match", "pass_rate")
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -41,10 +42,12 @@ class WrittenTexts:
     def measures(self) -> dict[str, Any]:
         """Their means over the rows that they apply to, with 95% intervals."""
         known = {name: values[np.isfinite(values)] for name, values in self.each().items()}
-        return {name: _mean(values) for name, values in known.items() if len(values)}
+        return {name: _mean(name, values) for name, values in known.items() if len(values)}
 
 
-def _mean(values: F64) -> Mapping[str, float]:
+def _mean(name: str, values: F64) -> Mapping[str, float]:
+    if name.endswith(_SHARES):
+        return share_with_interval(values)
     return with_interval(len(values), lambda rows: float(values[rows].mean()))
 
 
