@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_results_are_on_standard_output_and_remarks_are_not(
     columns, *rows = (line.split() for line in lines[place + 1 :])
     assert columns == ["good", "bad"]
     assert [row[0] for row in rows] == ["good", "bad"]
+    assert main(["eval", "runs/mine", "train.jsonl", "--compare", "runs/mine"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("accuracy at step "), "these rows are not held out"
+    value = re.search(r"at step \d+: (\S+)", said.out)
+    assert value is not None
+    assert f"against runs/mine ({value[1]}): accuracy +0.000" in said.out
 
 
 @pytest.mark.parametrize(

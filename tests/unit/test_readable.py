@@ -33,6 +33,6 @@ def test_they_name_every_setting_with_its_default(name: str) -> None:
 
 
 def test_help_shows_them() -> None:
-    text = pydoc.render_doc(twinpass.Lora, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(twinpass.Lora))
     assert " |  Lora(rank: int = 8, alpha: float = 16.0, targets: tuple[str, ...] = (" in text
     assert "Keep the values, which are checked." in text

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     if args.json:
         say(result)
     else:
-        _print(paper(), result)
+        _print(paper(), result, "" if args.rows else "held-out ")
     return 0
 
 
@@ -281,11 +281,12 @@ def _compared(
     raise DataError("there is no test for these two: both runs have to choose among options, or both to write texts")
 
 
-def _print(console: "Console", result: Mapping[str, Any]) -> None:
+def _print(console: "Console", result: Mapping[str, Any], whose: str) -> None:
     from twinpass.report.shown import figure, shown
+    from twinpass.report.terminal import safe
 
     console.print(
-        f"held-out {result['metric_name']} at step {result['step']}: [bold]{shown(result['metric_name'], result['metric'])}[/bold]"
+        f"{whose}{result['metric_name']} at step {result['step']}: [bold]{shown(result['metric_name'], result['metric'])}[/bold]"
         f"  (loss {result['loss']:.3f}, {result['examples']} rows)"
     )
     for name, value in result["measures"].items():
@@ -302,9 +303,9 @@ def _print(console: "Console", result: Mapping[str, Any]) -> None:
         for record in records[:1]:
             console.print(f"{kind}, {record['reward']:.3f}: {record['completion']!r:.160}", markup=False)
     if comparison := result.get("comparison"):
-        found = comparison["difference"]
+        found, other = comparison["difference"], result["compared_with"]
         console.print(
-            f"against {result['compared_with']['run']}: {comparison['measure']} {found['value']:+.3f} "
+            f"against {safe(other['run'])} ({shown(other['metric_name'], other['metric'])}): {comparison['measure']} {found['value']:+.3f} "
             f"(95% {found['low']:+.3f} to {found['high']:+.3f}), p = {comparison['p_value']:.3g} ({comparison['test']})"
         )
 
