@@ -123,8 +123,10 @@ def test_what_need_not_be_said(tmp_path: Path) -> None:
     assert (len(first["lesson"]["texts"]), "lesson" in second) == (24 * 16, False)
 
 
-@pytest.mark.parametrize("more", ["temperature = 0.0\n", '[estimator]\nkind = "spsa"\n'])
-def test_greedy_texts_and_directions_compare_lanes(tmp_path: Path, more: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "two_sided"), [("temperature = 0.0\n", False), ('[estimator]\nkind = "spsa"\n', True)]
+)
+def test_greedy_texts_and_directions_compare_lanes(tmp_path: Path, more: str, two_sided: bool) -> None:
     prompts(tmp_path)
     tiny.save(tmp_path / "model")
     path = tmp_path / "short.toml"
@@ -133,7 +135,7 @@ def test_greedy_texts_and_directions_compare_lanes(tmp_path: Path, more: str) ->
     )
     plan = build(load_config(path)).plan
     assert (plan.estimator.probes, plan.optimizer.batch_size, plan.eval_every) == (8, 8, 20)
-    assert plan.estimator.two_sided
+    assert plan.estimator.two_sided is two_sided
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("", 2), (" Review: a", 3)])

@@ -110,7 +110,7 @@ def rewarded(suited: Defaults) -> Defaults:
         eval_every=20,
         patience=0,
         schedule="linear",
-        estimator="spsa",
+        estimator="one_sided",
         probes=8,
     )
 
