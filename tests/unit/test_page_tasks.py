@@ -1,0 +1,47 @@
+"""The table of public tasks says what its runs came to, and leaves out what failed."""
+
+from typing import Any
+
+import page_tasks
+
+
+def run(seed: int, *metrics: float, name: str = "accuracy", losses: tuple[float, ...] = (2.0, 1.0)) -> dict[str, Any]:
+    course = [{"metric": metric, "loss": loss} for metric, loss in zip(metrics, losses, strict=False)]
+    return {
+        "seed": seed,
+        "commit": "abc",
+        "course": course,
+        "metric_name": name,
+        "base_metric": metrics[0],
+        "held_out": 200,
+        "train_seconds": 12.3,
+    }
+
+
+def lines(runs: dict[str, Any]) -> list[str]:
+    task = {"task": {"train_rows": 300}, "files": {}, "runs": runs}
+    result = {"tasks": {"SST2": task}, "machine": {"processor": "one"}, "model": "m"}
+    return [line for line in page_tasks.section(result).splitlines() if line.startswith("| SST2")]
+
+
+def test_the_best_of_each_seed_stands_beside_the_best_of_other_settings() -> None:
+    runs = {
+        "default": [run(1, 0.5, 0.9), run(2, 0.5, 0.8)],
+        "lr 1e-3": [run(1, 0.5, 0.6)],
+        "lr 8e-3": [run(1, 0.5, 0.95)],
+        "informed": [run(1, 0.5, 0.7)],
+        "lora": [{"seed": 1, "exit_code": 2, "commit": "abc"}],
+    }
+    assert lines(runs) == [
+        "| SST2 | 300, 200 | 50.0% | 90.0%, 80.0% | 95.0% (lr 8e-3) | 12 |",
+        "| SST2 | 300, 200 | 50.0% | 70.0% | - | 12 |",
+    ]
+
+
+def test_texts_are_told_by_nats_of_which_fewer_are_better() -> None:
+    runs = {
+        "default": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 1.5))],
+        "twice the steps": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 1.25))],
+        "lr 1e-3": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 2.0))],
+    }
+    assert lines(runs) == ["| SST2 | 300, 200 | 2.500 | 1.500 | 1.250 (twice the steps) | 12 |"]
