@@ -17,7 +17,7 @@ def section(results: Mapping[str, Result]) -> str:
     lines = [
         "\n## Linear layers\n",
         f"Those of one block of SmolLM2-135M under two lanes of {rows} rows, by turns, a file for each processor (`make bench-products`). *float32* and *bfloat16* form their weights where they are "
-        "multiplied; *written float32* writes both lanes' weights first and multiplies by the library; *bare* is the library's products alone, without any noise (bfloat16: three of half the rows).\n",
+        "multiplied; *written float32* writes both lanes' weights first and multiplies by the library (oneDNN; at 6fbc54d MKL); *bare* is the library's products alone, without any noise (bfloat16: three of half the rows).\n",
     ]
     for name, result in results.items():
         lines += [

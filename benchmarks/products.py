@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from twinpass.engine.embedded.linear.products import product
 from twinpass.perturb import kernels
 from twinpass.perturb.gemm import multiply, pairs, tiles
 from twinpass.perturb.noise import Distribution
@@ -50,17 +51,17 @@ class Layer:
         multiply.multiply(self.x, self.w, np.array([1e-3, -1e-3]), self.y, *FORMED)
 
     def written_float32(self) -> None:
-        """Both lanes' weights are written, whole, and the library multiplies by them."""
+        """Both lanes' weights are written, whole, and the library multiplies by them: oneDNN, where PyTorch has it."""
         kernels.perturb(self.w, self.lanes, np.array([1e-3, -1e-3]), *FORMED, Shard.whole(self.w.size))
         for rows, lane in zip(self.rows.chunk(2), self.lane_weights, strict=True):
-            torch.mm(rows, lane.t())
+            product(rows, lane)
 
     def bfloat16(self, instructions: tiles.Instructions) -> None:
         pairs.multiply(pairs.split(self.x, *OPPOSITE), self.w, *OPPOSITE, self.y, *FORMED, instructions)
 
     def bare_float32(self) -> None:
         for half in self.rows.chunk(2):
-            torch.mm(half, self.whole.t())
+            product(half, self.whole)
 
     def bare_bfloat16(self) -> None:
         """W by the sums and the differences, Z by the sums."""
@@ -95,11 +96,12 @@ def main() -> None:
     args = parser.parse_args()
     layers = [(Layer(out, width, args.rows), times) for out, width, times in LAYERS.values()]
     taken: dict[str, list[float]] = {name: [] for name in ways()}
-    for turn in range(args.rounds + 1):
-        for name, way in ways().items():
-            found = seconds(way, layers)
-            if turn:
-                taken[name].append(found)
+    with torch.no_grad():
+        for turn in range(args.rounds + 1):
+            for name, way in ways().items():
+                found = seconds(way, layers)
+                if turn:
+                    taken[name].append(found)
     times = {name: [a / b for a, b in zip(own, taken["float32"], strict=True)] for name, own in taken.items()}
     result = {
         "rows": args.rows,
