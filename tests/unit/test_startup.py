@@ -76,8 +76,26 @@ with contextlib.redirect_stderr(io.StringIO()) as said:
     assert main(["train", "my.toml"]) == 2
 assert {message!r} in said.getvalue(), said.getvalue()
 """
-    assert heavy_after(code, tmp_path) == ["torch"], "which says whether there is a GPU"
+    assert heavy_after(code, tmp_path) == []
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_taken_is_refused_before_models_can_be_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "journal.jsonl").write_text('{"kind":"header"}\n')
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine", "label": 1}\n')
+    (tmp_path / "my.toml").write_text(
+        '[model]\npath = "owner/name"\n[task]\ntrain = "rows.jsonl"\n[run]\nout = "run"\n'
+    )
+    code = """
+import contextlib, io
+from twinpass.cli.main import main
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    assert main(["train", "my.toml"]) == 2
+assert "run already holds a run: continue it with" in said.getvalue(), said.getvalue()
+"""
+    assert heavy_after(code, tmp_path) == []
 
 
 def test_heavy_packages_are_noticed(tmp_path: Path) -> None:

@@ -101,14 +101,19 @@ class TorchSettings(EngineSettings):
         return found
 
     def lacks(self, built: Mapping[str, Any]) -> list[str]:
+        beside, there = [*self._of_processor(), *self._of_memory(built)], self._of_gpu(built)
+        if self.device != "cuda" and not beside and not there:
+            return []  # wherever it runs: torch, which says where that is, takes seconds to import
         import torch
 
-        model = built.get("model")
         if chosen(self.device) != "cuda":
-            return [*self._of_processor(), *self._of_memory(built)]
+            return beside
         if not torch.cuda.is_available():
             return ['[engine] device: "cuda" needs a GPU that torch can use, and there is none; set "auto" or "cpu"']
-        found = []
+        return there
+
+    def _of_gpu(self, built: Mapping[str, Any]) -> list[str]:
+        model, found = built.get("model"), []
         if model is not None and model.dtype == "float64":
             found.append(
                 '[model] dtype: weights on a GPU are trained in float32 or bfloat16; set one, or [engine] device = "cpu"'
