@@ -21,7 +21,7 @@ def section(results: Mapping[str, Result]) -> str:
     ]
     for name, result in results.items():
         lines += [
-            f"{result['machine']['processor']}, commit {result['commit']} ([{name}.json](../benchmarks/results/{name}.json)). {verdict(result)}\n",
+            f"{result['machine']['processor']}, cores used: {result['machine']['cores']}, commit {result['commit']} ([{name}.json](../benchmarks/results/{name}.json)). {verdict(result)}\n",
             "| | milliseconds | middle half | times our float32 |",
             "|---|---|---|---|",
         ]

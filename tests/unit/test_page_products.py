@@ -13,7 +13,7 @@ def result(**times: float) -> dict[str, Any]:
     spread = {"lower_quartile": 1.0, "upper_quartile": 3.0}
     return {
         "rows": 640,
-        "machine": {"processor": "A Processor"},
+        "machine": {"processor": "A Processor", "cores": 2},
         "commit": "abc",
         "seconds": {name: {"median": 2.0, **spread} for name in taken},
         "times_float32": {name: {"median": value, **spread} for name, value in taken.items()},
@@ -37,7 +37,7 @@ def test_each_processor_has_its_table_with_times_turn_by_turn() -> None:
     one, other = result(float32=1.0, bfloat16_amx=0.5), result(float32=1.0, bfloat16_float32=1.25)
     del other["times_float32"]
     section = page_products.section({"products": one, "products-old": other})
-    assert "(../benchmarks/results/products.json)" in section
+    assert "A Processor, cores used: 2, commit abc ([products.json](../benchmarks/results/products.json))" in section
     assert "(../benchmarks/results/products-old.json)" in section
     assert "| bfloat16, amx | 2000.0 | 1000.0 to 3000.0 | 0.50 |" in section
     assert "| bfloat16, float32 | 2000.0 | 1000.0 to 3000.0 | 1.00 |" in section, "an older file has medians alone"
