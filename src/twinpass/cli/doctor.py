@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, paper, say
+from twinpass.cli.lines import HELP, loading, paper, say
 from twinpass.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Look, and print."""
     _require_sense(args)
+    loading(console, args.model)
     from twinpass.model.load import load
     from twinpass.use.doctor import diagnose
 
-    console.print(f"loading {args.model} ...", markup=False)
     model, _ = load(args.model, args.dtype, trust_remote_code=args.trust_remote_code)
     with console.status("") as status:
         found = diagnose(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, paper, say
+from twinpass.cli.lines import HELP, loading, paper, say
 from twinpass.cli.replay import restore
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
@@ -141,7 +141,7 @@ def _evaluate(
     if target.is_dir():
         require_run(target)
     rows = _rows(target, args.rows) if args.rows else None
-    console.print(f"loading {target} ...", markup=False)
+    loading(console, target)
     if target.is_dir():
         session, step = restore(target, step, console)
     else:

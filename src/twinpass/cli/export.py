@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, loading, say
 from twinpass.cli.replay import restore
 from twinpass.cli.runs import require_run
 from twinpass.report.shown import shown
@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Export."""
     require_run(args.folder)
-    console.print(f"loading {args.folder} ...", markup=False)
+    loading(console, args.folder)
     from twinpass.use.export import export
 
     both = Both(args.folder, args.step, console) if args.everywhere else None

@@ -23,6 +23,13 @@ def paper() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
+def loading(console: "Console", *things: object) -> None:
+    """Say what is loaded, before it is: imports take seconds, too."""
+    from twinpass.report.terminal import safe
+
+    console.print(f"loading {' and '.join(map(safe, things))} ...")
+
+
 def say(fields: Mapping[str, Any]) -> None:
     """Print a line, at once."""
     print(json.dumps(fields), flush=True)

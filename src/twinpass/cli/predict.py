@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, loading, say
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
 from twinpass.paths import expand
@@ -93,7 +93,7 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     """Predict row by row."""
     chosen = _chosen(args)
     require_run(args.folder)
-    console.print(f"loading {args.folder} ...", markup=False)
+    loading(console, args.folder)
     from twinpass.task.sources.read import sound
     from twinpass.use.settings import settings_of
     from twinpass.use.trained import load
@@ -148,7 +148,7 @@ def run_generate(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError("command line", ["--out: a line for each of --rows goes there; leave it out"])
     require_run(args.folder)
     rows = _with_prompts(args.rows) if args.rows else []
-    console.print(f"loading {args.folder} ...", markup=False)
+    loading(console, args.folder)
     from twinpass.use.trained import load
 
     trained = load(args.folder, args.step)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, loading, say
 from twinpass.cli.runs import require_run
 from twinpass.errors import JournalError
 
@@ -133,7 +133,7 @@ def _elsewhere(settings: Mapping[str, Any]) -> list[str]:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Replay and save."""
     require_run(args.folder)
-    console.print(f"loading {args.folder} ...", markup=False)
+    loading(console, args.folder)
     from twinpass.train.folder import making
 
     if args.out is not None:

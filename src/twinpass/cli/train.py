@@ -1,12 +1,13 @@
 """``twinpass train``."""
 
 import argparse
+import shlex
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, say
+from twinpass.cli.lines import HELP, loading, say
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError
 from twinpass.paths import expand
@@ -56,7 +57,6 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Train, or continue; prints where everything lies."""
     from twinpass.config.load import load_config
-    from twinpass.report.terminal import safe
 
     began = time.perf_counter()
     if (args.config is None) == (args.resume is None):
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace, console: "Console") -> int:
     if args.resume is None:
         config = load_config(args.config, args.set)
         _require_there(config)
-        console.print(f"loading {safe(config.model.path)} and {safe(config.task.source)} ...")
+        loading(console, config.model.path, config.task.source)
     else:
         require_run(args.resume)
-        console.print(f"loading {safe(args.resume)} ...")
+        loading(console, args.resume)
     from twinpass.report.trackers import unusable
     from twinpass.train.folder import FINETUNE, RunFolder
 
@@ -172,3 +172,4 @@ def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> 
     console.print(f"plots     {safe(folder.path / 'plots')}")
     console.print(f"journal   {safe(folder.journal)}")
     console.print(f"summary   {safe(folder.path / 'summary.json')}")
+    console.print(f"use it    twinpass predict {safe(shlex.quote(str(folder.path)))} ROWS")
