@@ -16,7 +16,7 @@ from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import along_gradient, first_row, learner
-from twinpass.config.schema import SECTIONS
+from twinpass.config.schema import SECTIONS, RunSettings
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
@@ -165,6 +165,7 @@ def finetune(
         "task": task,
         "generation": generation,
         "estimator": estimator,
+        "run": RunSettings(out=str(out), seed=seed, eval_every=eval_every, keep=keep, patience=patience),
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
     if problems := conflicts(sections, suited) or engine.lacks(sections) or unusable(report_to):

@@ -1,4 +1,4 @@
-"""Records that grow in number as long as a run goes on, as bytes: of an ordinary step a tenth of what its objects take."""
+"""Records that grow in number as long as a run goes on, as bytes: of an ordinary step about a sixth of what its objects take."""
 
 import struct
 from array import array
@@ -98,9 +98,10 @@ def _apart(value: Any, codes: list[str], values: list[Any]) -> Any:
     if isinstance(value, tuple):
         kinds = set(map(type, value))
         if kinds == {float} or (kinds == {int} and min(value) >= 0 and max(value) < 1 << 64):
-            codes.append(f"{len(value)}{'d' if kinds == {float} else 'Q'}")
+            code = "d" if kinds == {float} else "Q"
+            codes.append(f"{len(value)}{code}")
             values.extend(value)
-            return len(value)
+            return code, len(value)
         return tuple, *(_apart(part, codes, values) for part in value)
     if isinstance(value, Mapping):
         return dict, tuple(value), *(_apart(part, codes, values) for part in value.values())
@@ -113,9 +114,9 @@ def _together(form: Any, values: Iterator[Any]) -> Any:
     """The value that was taken apart."""
     if form is float or form is int:
         return next(values)
-    if isinstance(form, int):
-        return tuple(islice(values, form))
     kind, *parts = form
+    if kind in ("d", "Q"):
+        return tuple(islice(values, parts[0]))
     if kind is str:
         return next(values).decode("utf-8", "surrogatepass")
     if kind == "as it is":

@@ -51,7 +51,8 @@ def test_whatever_records_hold_comes_back(things: list[Thing]) -> None:
 
 def test_forms_are_told_apart_where_python_takes_values_for_equal() -> None:
     alike = [
-        Thing(value) for value in (0, False, 0.0, -0.0, 1, True, 1.0, (0, 1), (False, True), (0.0, 1), (0, 1.0), ())
+        Thing(value)
+        for value in (0, False, 0.0, -0.0, 1, True, 1.0, (0, 1), (0.0, 1.0), (False, True), (0.0, 1), (0, 1.0), ())
     ]
     assert repr(compact(*alike, *reversed(alike))) == repr([*alike, *reversed(alike)])
 

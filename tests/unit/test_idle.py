@@ -9,7 +9,7 @@ import tiny
 from configurations import Values, debiased, minimal, problems_of
 
 import twinpass
-from twinpass.config.load import load_config, parse
+from twinpass.config.load import parse
 from twinpass.errors import ConfigError
 
 Sections = dict[str, dict[str, Any]]
@@ -157,15 +157,37 @@ def test_defaults_may_be_said_again_and_what_acts_is_taken(sections: Sections) -
     parse(minimal(**sections), "it.toml", Path("/nowhere"))
 
 
-def test_what_a_run_folder_says_is_read_again(tmp_path: Path) -> None:
-    """It holds what was filled in, eps beside an exact gradient included."""
-    path = tiny.config(tmp_path, trainable=tiny.ACTIVATED, estimator={"kind": "backprop"}, optimizer={"kind": "adamw"})
-    config = load_config(path)
-    assert "epsilon" not in path.read_text()
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"task": {"suffix": " :"}, "trainable": tiny.ACTIVATED, "estimator": {"kind": "backprop"}},
+        {"trainable": tiny.INFORMED, "run": {"eval_every": 0}},
+        {"trainable": {"kind": "lora"}},
+        {"trainable": {"kind": "full"}},
+        {},
+    ],
+    ids=str,
+)
+def test_what_a_run_folder_says_is_read_again(tmp_path: Path, sections: Sections) -> None:
+    """It holds what was filled in, eps beside an exact gradient and patience included."""
+    config = parse(minimal(**sections), "it.toml", tmp_path)
     assert parse(config.values, "run/config.toml", tmp_path).values == config.values
 
 
-def test_finetune_refuses_them_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"estimator": twinpass.Backprop(), "epsilon": twinpass.ConstantEpsilon(value=1e-3)},
+            f"[epsilon]: no effect, as 'backprop' {MOVES_NOTHING}",
+        ),
+        ({"patience": 3, "eval_every": 0}, "[run] patience: no effect"),
+        ({"eval_fraction": 0.5, "eval_rows": 2}, "[task] eval_fraction: no effect"),
+        ({"eval_fraction": 0.5, "held_out": tiny.rows(2)}, "eval_fraction: no effect, as held_out"),
+    ],
+    ids=str,
+)
+def test_finetune_refuses_them_too(tmp_path: Path, said: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         twinpass.finetune(
             tiny.model(),
@@ -174,10 +196,9 @@ def test_finetune_refuses_them_too(tmp_path: Path) -> None:
             prompt="{text}",
             options=[" bad", " good"],
             trainable=twinpass.Lora(rank=2),
-            estimator=twinpass.Backprop(),
-            epsilon=twinpass.ConstantEpsilon(value=1e-3),
             out=tmp_path / "run",
+            **said,
         )
     (problem,) = caught.value.problems
-    assert problem.startswith(f"[epsilon]: no effect, as 'backprop' {MOVES_NOTHING}")
+    assert problem.startswith(message)
     assert not (tmp_path / "run").exists()

@@ -101,6 +101,10 @@ def items(task: TaskSettings, train: Rows | None, held_out: Rows | None) -> tupl
     Raises:
         TwinpassError: there are none, or they cannot be read.
     """
+    if held_out is not None and task.eval_fraction != TaskSettings.eval_fraction:
+        raise _refused("eval_fraction: no effect, as held_out has the rows that are held out; leave one of them out")
+    if problems := task.idle():
+        raise ConfigError("finetune", problems)
     given = None if held_out is None else list(task.within(read_objects(held_out, "held_out")))
     named: Sequence[str] = ()
     if train is not None:

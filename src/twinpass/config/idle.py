@@ -70,8 +70,14 @@ def _clip(built: Mapping[str, Any]) -> list[str]:
 
 
 def _patience(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
-    run = built.get("run")
-    if run is None or suited is None or run.eval_every or run.patience in (0, suited.patience):
+    run, trainable = built.get("run"), built.get("trainable")
+    if run is None or suited is None or trainable is None or run.eval_every:
+        return []
+    if run.patience in (
+        0,
+        suited.patience,
+        trainable.defaults.patience,
+    ):  # the last is what a run folder's file has, beside steps
         return []
     return [
         "[run] patience: no effect, as eval_every = 0 evaluates before and after training only; leave it out, or set eval_every"
