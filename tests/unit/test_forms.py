@@ -176,7 +176,14 @@ def test_text_and_label(labels: list[Any], options: tuple[str, ...]) -> None:
     names = [label.text if isinstance(label, Category) else str(label).lower() for label in labels]
     assert [options[example.label].strip() for example in found.train] == names
     assert words(tokenizer, found.train[0].prompt).startswith("a film")
-    assert found.notes == ("rows have the form text, label",)
+    named = ", ".join(option.strip() for option in options)
+    assert found.notes == (f"rows have the form text, label; options: {named}",)
+
+
+def test_many_options_are_named_in_part() -> None:
+    found, _ = encoded(*({"text": "a film", "label": f"kind {i:02}\x1b"} for i in range(15)))
+    (note,) = found.notes
+    assert note.endswith("kind 10\\x1b, kind 11\\x1b and 3 more")
 
 
 def test_labels_that_are_no_classes() -> None:

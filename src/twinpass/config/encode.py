@@ -11,12 +11,17 @@ from twinpass.model.causal import CausalModel, ends
 from twinpass.model.trainable import Trainable
 from twinpass.objective.generation import Generation
 from twinpass.objective.goal import Goal
+from twinpass.report.terminal import cleared
 from twinpass.task.activation import activation_points, common_suffix, last_token
+from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.rows import Faults, Item, Row
 from twinpass.task.split import split
 from twinpass.task.template import Template
+
+SHOWN = 12
+"""Options that the log names."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def encode(
     examples = encoder.encoded(rows)
     held = [] if given is None else encoder.encoded(given)
     faults.settle(len(examples) + len(held))
-    notes = [f"rows have the form {reading.form}"] if reading.form else []
+    notes = [f"rows have the form {reading.form}{_options(template)}"] if reading.form else []
     notes += encoder.notes(len(examples) + len(held))
     if given is None:
         examples, held, note = _split(task, examples, seed)
@@ -201,3 +206,10 @@ def _split(task: TaskSettings, rows: list[Examples], seed: int) -> tuple[list[Ex
     train, held = split(rows, strata, count, seed)
     shares = ", of each label its share" if len(set(strata)) > 1 else ""
     return train, held, [f"{count:,} of {len(rows):,} rows are held out by seed {seed}{shares}"]
+
+
+def _options(template: Template) -> str:
+    """The options that rows were found to have, where they are not written in the configuration."""
+    kinds = template.kinds if isinstance(template, ChoiceTemplate) else ()
+    more = f" and {len(kinds) - SHOWN} more" if len(kinds) > SHOWN else ""
+    return f"; options: {cleared(', '.join(kinds[:SHOWN]))}{more}" if kinds else ""
