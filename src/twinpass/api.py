@@ -15,7 +15,7 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import along_gradient, first_row, learner
+from twinpass.config.learner import Said, first_row, settled
 from twinpass.config.schema import SECTIONS, RunSettings
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
@@ -257,16 +257,16 @@ def _suiting(
     probing: bool,
 ) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
     """What is given, and in place of None what suits the task and the rest; and all that suits."""
-    if trainable is None:
-        forward = low or (estimator is not None and estimator.curved)
-        found = learner(task, first, greedy=greedy, forward=forward)
-        trainable, suited = _kind("trainable", found.trainable)(), found.defaults
-    else:
-        suited = None if low else along_gradient(task, type(trainable).__name__.lower(), first, greedy=greedy)
-    steps_along_probes = optimizer is not None and optimizer.along_probes
-    if probing or steps_along_probes or estimator is not None or epsilon is not None:
-        suited = None
-    suited = suited or task.suited(trainable)
+    said = Said(
+        None if trainable is None else type(trainable).__name__.lower(),
+        probing or estimator is not None or epsilon is not None or (optimizer is not None and optimizer.along_probes),
+        estimator is not None and estimator.curved,
+        low,
+        greedy,
+    )
+    found = settled(task, first, said)
+    trainable = trainable or _kind("trainable", found.trainable)()
+    suited = found.defaults or task.suited(trainable)
     if estimator is None:
         estimator = _kind("estimator", suited.estimator)(**({} if suited.probes is None else {"probes": suited.probes}))
     if optimizer is None and estimator.whole and suited.along_probes:

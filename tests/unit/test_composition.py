@@ -136,6 +136,12 @@ def test_what_a_file_refuses_finetune_refuses_in_the_same_words(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def untrained(folder: RunFolder, engine: Engine, plan: TrainingPlan, journal: Journal, *rest: object) -> dict[str, Any]:
+    """Instead of training."""
+    journal.close()
+    return {}
+
+
 @pytest.mark.parametrize("kind", SECTIONS["trainable"].kinds)
 def test_file_finetune_and_page_have_the_same_defaults(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,13 +156,6 @@ def test_file_finetune_and_page_have_the_same_defaults(
     }
     config = parse(values, "it.toml", Path("/nowhere"))
     in_file = (config.epsilon.at(0, Known()), config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size)
-
-    def untrained(
-        folder: RunFolder, engine: Engine, plan: TrainingPlan, journal: Journal, *rest: object
-    ) -> dict[str, Any]:
-        journal.close()
-        return {}
-
     monkeypatch.setattr(RunFolder, "train", untrained)
     trainable = made("trainable", values["trainable"])
     finetune(tiny.model(), tiny.tokenizer(), tiny.rows(4), **task, trainable=trainable, out=tmp_path)
@@ -167,6 +166,78 @@ def test_file_finetune_and_page_have_the_same_defaults(
     assert f"`{type(trainable).__name__}`" in row
     on_page = tuple(float(cell) for cell in row.split("|")[3:-1])
     assert in_file == in_python == on_page
+
+
+LEARNED: Mapping[str, Mapping[str, Keys]] = {
+    "nothing": {},
+    "lora": {"trainable": {"kind": "lora"}},
+    "activated": {"trainable": {"kind": "activated"}},
+    "full": {"trainable": {"kind": "full"}},
+    "informed": {"trainable": {"kind": "informed"}},
+    "one-sided": {"trainable": {"kind": "lora"}, "estimator": {"kind": "one_sided"}},
+    "eps": {"epsilon": {"kind": "constant", "value": 1e-3}},
+    "Gauss-Newton": {"estimator": {"kind": "gauss_newton"}},
+    "approximate": {"trainable": {"kind": "lora"}, "reuse": {"policy": "transported"}},
+    "no derivative": {"objective": {"kind": "accuracy"}},
+    "bfloat16": {"engine": {"compute_dtype": "bfloat16"}},
+    "bfloat16 lora": {"engine": {"compute_dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
+}
+WORKED_ON: Mapping[str, Keys] = {
+    "choice": {"prompt": "{text}", "options": [" bad", " good"], "suffix": " Sentiment:"},
+    "text": {"prompt": "Review:", "completion": " {text}", "suffix": " Text:", "end": False},
+    "anywhere": {"prompt": "Review: ", "completion": "{text}", "end": False},
+}
+
+
+@pytest.mark.parametrize("on", WORKED_ON)
+@pytest.mark.parametrize("said", LEARNED)
+def test_a_file_and_finetune_learn_alike(said: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is said of how to learn: both fill in the same, or both refuse it."""
+    task, sections = WORKED_ON[on], LEARNED[said]
+    names = ("trainable", "estimator", "optimizer", "epsilon", "run")
+    values = {"model": {"path": "m"}, "task": {**task, "train": "a.jsonl", "eval": "b.jsonl"}, "run": {"out": "it"}}
+    try:
+        config = parse({**values, **sections}, "it.toml", Path("/nowhere"))
+        in_file = {name: config.values[name] for name in names}
+    except ConfigError as error:
+        in_file = {"problems": error.problems}
+    monkeypatch.setattr(RunFolder, "train", untrained)
+    objects = {name: made(name, keys) for name, keys in sections.items() if name != "engine"}
+    try:
+        finetune(
+            tiny.model(),
+            tiny.tokenizer(),
+            tiny.rows(4),
+            tiny.rows(2),
+            **task,
+            **objects,
+            **sections.get("engine", {}),
+            out=tmp_path,
+        )
+        run = tomllib.loads((tmp_path / "config.toml").read_text())
+        in_python = {name: run[name] for name in names}
+    except ConfigError as error:
+        in_python = {"problems": error.problems}
+    assert kinds_and_defaults(in_file) == kinds_and_defaults(in_python)
+
+
+def kinds_and_defaults(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What both say, in one spelling: kinds, and what follows them."""
+    if "problems" in found:
+        return dict(found)
+    kinds = {name: str(found[name].get("kind", default)).lower().replace("_", "") for name, default in KINDS.items()}
+    steps = {
+        key: found["optimizer"][key] for key in ("lr", "steps", "batch_size", "schedule") if key in found["optimizer"]
+    }
+    return {
+        **kinds,
+        **steps,
+        "eval_every": found["run"].get("eval_every", 0),
+        "patience": found["run"].get("patience", 0),
+    }
+
+
+KINDS = {"trainable": "", "estimator": "", "optimizer": "sgd"}
 
 
 def test_the_page_has_the_defaults_of_adamw() -> None:

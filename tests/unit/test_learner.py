@@ -195,6 +195,11 @@ def test_what_takes_no_gradient_is_learned_by_forward_passes(monkeypatch: pytest
     low = config(CHOICE, engine={"compute_dtype": "bfloat16"})
     assert (type(low.trainable), low.reason) == (Informed, CHOOSING_FORWARD.reason)
     assert isinstance(low.estimator, GaussNewton)
+    for texts in (
+        config(TEXT, engine={"compute_dtype": "bfloat16"}),
+        config(OPEN, engine={"compute_dtype": "bfloat16"}),
+    ):
+        assert (type(texts.estimator), texts.reason) == (Spsa, SPELT)
 
 
 def test_python_has_the_same_defaults(tmp_path: Path) -> None:

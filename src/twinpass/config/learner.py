@@ -73,38 +73,59 @@ def learner(
     return WRITING if suffix and not chooses else ANYWHERE
 
 
-def along_gradient(task: TaskSettings, kind: str, first: Row | None, *, greedy: bool = False) -> Defaults | None:
-    """What suits weights of a kind that is named, where a gradient is taken of them unless something else is said; None: it is not.
+@dataclass(frozen=True)
+class Said:
+    """What a configuration or a call says of how to learn.
 
-    ``first`` and ``greedy`` as for :func:`learner`. Other weights than LoRA's have a graph, moments, or both, of a model's size.
+    ``kind``: of [trainable]. ``probing``: something is named that goes with probes alone; ``curved``: Gauss-Newton is. ``low``: lanes
+    multiply in bfloat16, through which no gradient is taken. ``greedy``, ``served``: as for :func:`learner`.
     """
-    if kind not in ("lora", "activated") or (task.writes and greedy):
+
+    kind: str | None = None
+    probing: bool = False
+    curved: bool = False
+    low: bool = False
+    greedy: bool = False
+    served: bool = False
+
+
+def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
+    """The learner of a task, of whose rows ``first`` is the first (None: it is not known). Without defaults those of its weights hold."""
+    if said.kind is not None:
+        suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
+        return Learner(said.kind, NAMED if suited else "", suited)
+    found = learner(task, first, served=said.served, greedy=said.greedy, forward=said.low or said.curved)
+    return replace(found, reason=SPELT, defaults=None) if said.probing or (said.low and found.defaults) else found
+
+
+def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
+    """What suits adapters that are named. Other weights have a graph, moments, or both, of a model's size."""
+    if kind not in ("lora", "activated") or (task.writes and said.greedy):
         return None
     if task.writes:
         return WRITTEN
     return CHOSEN if _shape(task, first)[0] else EXACT
 
 
-def chosen(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
-    """The learner of a configuration; ``task`` is None where that section is at fault."""
+def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: bool = False) -> Learner:
+    """The learner of a configuration; ``task`` is None where that section is at fault.
+
+    ``probing``: of its sections on reuse or on the objective, one names what goes with probes alone.
+    """
     kind = _kind(values, "trainable")
     if task is None:
         return CHOOSING if kind is None else Learner(kind, "")
-    first = _first(task.train) if isinstance(task, AutoTask) else None
-    generation = values.get("generation")
-    greedy = isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0)
-    engine, served = values.get("engine"), _kind(values, "engine") == "sglang"
-    low = isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16"
-    told = any(values.get(section) for section in ("estimator", "epsilon")) or _kind(values, "optimizer") not in (
-        None,
-        "adamw",
+    generation, engine = values.get("generation"), values.get("engine")
+    along_probes = _kind(values, "optimizer") not in (None, "adamw")
+    said = Said(
+        kind,
+        probing or along_probes or any(values.get(section) for section in ("estimator", "epsilon")),
+        _kind(values, "estimator") == "gauss_newton",
+        isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16",
+        isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
+        _kind(values, "engine") == "sglang",
     )
-    if kind is not None:
-        suited = None if told or low or served else along_gradient(task, kind, first, greedy=greedy)
-        return Learner(kind, NAMED if suited else "", suited)
-    forward = low or _kind(values, "estimator") == "gauss_newton"
-    found = learner(task, first, served=served, greedy=greedy, forward=forward)
-    return replace(found, reason=SPELT, defaults=None) if told else found
+    return settled(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
 
 
 def first_row(items: Iterable[Item]) -> Row | None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
-from twinpass.config.learner import NAMED, SPELT, Learner, chosen
+from twinpass.config.learner import Learner, chosen
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError, ExtensionError
@@ -167,10 +167,7 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
 
 def _learner(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
     """What is learned by, by the whole configuration."""
-    found = chosen(task, values)
-    if found.defaults is None or not _probing(values):
-        return found
-    return replace(found, reason="" if found.reason == NAMED else SPELT, defaults=None)
+    return chosen(task, values, probing=_probing(values))
 
 
 def _probing(values: Mapping[str, Any]) -> bool:
