@@ -106,6 +106,10 @@ def test_the_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"name": "trec"}, {}, r"train: give rows, or a task that names them \(\[task\] path: is missing"),
         ({"name": "trec", "path": "a"}, {"prompt": "{text}", "shots": 1}, "prompt, shots: the task says what a row becomes"),
         ({"name": "trec", "path": "a", "text": "b"}, {}, r"\[task\] text: no such key"),
+        (None, {"learning_rate": 1e-3}, r"learning_rate: there is no such argument; it belongs to the optimizer, such as"),
+        (None, {"completion": "a", "prompt": "b", "rank": 2}, r"rank: .*such as trainable=twinpass.Lora"),
+        (None, {"prompt": "{text}", "options": ["a", "b"], "trunkate": "left"}, r"trunkate: .*did you mean truncate\?"),
+        (None, {"max_length": 64, "what": 1}, r"(?s)max_length: .*say window=N.*what: .*keys of the task are train, eval"),
         (None, {"prompt": "{text}", "options": ["a", "b"]}, r"train: give rows, or a task that names them"),
     ],
 )  # fmt: skip

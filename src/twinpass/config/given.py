@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 from twinpass.config.load import SOURCES, section_of
@@ -16,6 +17,27 @@ from twinpass.task.sources.read import read_objects, take
 
 Rows = Iterable[Mapping[str, Any]] | Any
 """Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``."""
+
+_OTHERS = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "weight_decay": "decay",
+    "max_length": "window",
+}
+"""What others call some settings."""
+
+_PLACES = {
+    **dict.fromkeys(
+        ("lr", "steps", "batch_size", "decay", "schedule", "warmup"),
+        "the optimizer, such as optimizer=twinpass.AdamW(lr=2e-3, steps=60)",
+    ),
+    **dict.fromkeys(("rank", "alpha", "targets"), "what is trained, such as trainable=twinpass.Lora(rank=8)"),
+    **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k"), "generation=twinpass.Generation(max_tokens=64)"),
+    "window": "the task: say window=N",
+    "eps": "epsilon=twinpass.ConstantEpsilon(1e-3)",
+}
+"""Where settings go that are no keys of a task."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Words:
         if self.prompt and not self.options and not self.completion:
             raise _refused("give options to choose from, or a completion to write")
         if self.options:
+            _require_known(ChoiceTask, settings)
             return ChoiceTask(
                 prompt=self.prompt,
                 suffix=self.suffix,
@@ -56,14 +79,18 @@ class Words:
                 **settings,
             )
         if self.completion:
+            _require_known(CompletionTask, settings)
             return CompletionTask(prompt=self.prompt, suffix=self.suffix, completion=self.completion, **settings)
         if self.suffix:
             raise _refused("suffix: it follows a prompt, and there is none; leave it out")
-        return (ChatTask if "messages" in settings else AutoTask)(**settings)
+        kind = ChatTask if "messages" in settings else AutoTask
+        _require_known(kind, settings)
+        return kind(**settings)
 
     def _rewarded(self, settings: Mapping[str, Any]) -> TaskSettings:
         if self.options or self.completion or self.labels or self.label != "label":
             raise _refused("rewards judge any text, and options, labels or a completion name right ones; give either")
+        _require_known(RewardTask, settings)
         given: dict[str, Any] = {"prompt": self.prompt} if self.prompt else {}
         task = RewardTask(**given, suffix=self.suffix, rewards=self.rewards, **settings)
         if problems := [problem for problem in task.problems() if "train:" not in problem]:
@@ -74,6 +101,25 @@ class Words:
         """Which of them were given."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return [key for key, value in values.items() if value and (key, value) != ("label", "label")]
+
+
+def _require_known(kind: type[TaskSettings], settings: Mapping[str, Any]) -> None:
+    """Refuse what is neither an argument nor a key of the task, and say where it may have been meant to go."""
+    known = [each.name for each in fields(kind)]
+    problems = []
+    for key in settings.keys() - set(known):
+        place = _PLACES.get(_OTHERS.get(key, key))
+        close = get_close_matches(key, known, 1)
+        instead = (
+            f"it belongs to {place}"
+            if place
+            else f"did you mean {close[0]}?"
+            if close
+            else f"keys of the task are {', '.join(known)}"
+        )
+        problems.append(f"{key}: there is no such argument; {instead}")
+    if problems:
+        raise ConfigError("finetune", sorted(problems))
 
 
 def section(task: TaskSettings | Mapping[str, Any] | None, words: Words, settings: Mapping[str, Any]) -> TaskSettings:
