@@ -19,6 +19,8 @@ STEP = tuple(
     for part in ("cache", "engine/embedded", "estimate", "model", "objective", "perturb", "reuse", "schedule", "train")
 )
 """What a training step consists of."""
+DEFAULTS = (f"{PACKAGE}/config", f"{PACKAGE}/task")
+"""What fills in whatever a configuration leaves out."""
 
 SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("bench-*", (*STEP, f"{PACKAGE}/bench")),
@@ -28,15 +30,29 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("products*", (f"{PACKAGE}/perturb", f"{PACKAGE}/engine/embedded/linear", "benchmarks/products.py")),
     ("lattice", (*STEP, "benchmarks/lattice.py")),
     ("sglang", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/radix_attention.py")),
+    (
+        "served-population",
+        (
+            f"{PACKAGE}/engine/sglang",
+            f"{PACKAGE}/perturb",
+            f"{PACKAGE}/bench/population.py",
+            "benchmarks/served_population.py",
+        ),
+    ),
     ("serving", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/serving.py")),
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
-    ("merged", (*STEP, f"{PACKAGE}/use", "benchmarks/merged.py", "benchmarks/demo.py")),
-    ("reward-learners-*", (*STEP, "benchmarks/reward_learners.py", "benchmarks/rewards.py", "examples/rewards.py")),
-    ("damage", (*STEP, "benchmarks/damage.py", "benchmarks/demo.py")),
+    ("merged", (*STEP, *DEFAULTS, f"{PACKAGE}/use", "benchmarks/merged.py", "benchmarks/demo.py")),
+    (
+        "reward-learners-*",
+        (*STEP, *DEFAULTS, "benchmarks/reward_learners.py", "benchmarks/rewards.py", "examples/rewards.py"),
+    ),
+    ("damage", (*STEP, *DEFAULTS, "benchmarks/damage.py", "benchmarks/demo.py")),
     ("toolbox", (*STEP, "benchmarks/toolbox.py", "benchmarks/fixed_inputs.py", "benchmarks/race.py")),
-    ("learning-*", (*STEP, "benchmarks/demo.py")),
-    ("rewards-*", (*STEP, "benchmarks/rewards.py", "examples/rewards.py")),
+    ("demo", (*STEP, *DEFAULTS, "benchmarks/demo.py", "examples/reviews.toml")),
+    ("tasks", (*STEP, *DEFAULTS, "benchmarks/tasks.py")),
+    ("learning-*", (*STEP, *DEFAULTS, "benchmarks/demo.py")),
+    ("rewards-*", (*STEP, *DEFAULTS, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
     ("chaos", (PACKAGE, "tests/chaos.py", "tests/chaos_runs.py")),
     ("chaos-sglang", (PACKAGE, "tests/chaos_sglang.py")),

@@ -22,7 +22,7 @@ TOP = """\
 # Benchmarks
 
 Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `tasks.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
-`make bench` makes them again, `twinpass bench my.toml` does the same for a task of your own.
+`make bench` makes them again, `twinpass bench my.toml --set estimator.kind=spsa` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
 batch with every answer option on its own, logits at all positions, one forward a sign; for adapters, LoRA of the same size. Steps of both alternate in one process, on the same batches;

@@ -26,7 +26,7 @@ COMMON = (
     "engine.kind=sglang",
     "generation.temperature=0.0",
     "task.samples=1",
-    "task.shaping=zscore",
+    "estimator.kind=spsa",
     "optimizer.steps=1",
     "run.out=unused",
 )

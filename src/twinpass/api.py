@@ -19,6 +19,7 @@ from twinpass.config.learner import Said, first_row, settled
 from twinpass.config.schema import SECTIONS, RunSettings
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
+from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.model.trainable import Defaults, Trainable
@@ -105,8 +106,8 @@ def finetune(
     options whose prompts end alike without a suffix. Learning rate, steps, rows a step, eps and estimator follow what is trained (docs/defaults.md). All is as in a configuration file.
 
     Args:
-        model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights are trained in place, unless ``trainable`` is
-            :class:`Lora`, :class:`Activated` or :class:`Informed`: then they stay as they are, and the adapter lies in ``out/adapter``.
+        model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights stay as they are, and the adapter lies in ``out/adapter``,
+            unless ``trainable`` is :class:`Full`, :class:`Layers` or :class:`Pattern`: then they are trained in place.
         task: a section [task] instead of ``prompt`` and what goes with it, such as ``{"name": "rte", "path": "data/RTE"}``
             (docs/tasks.md), or a task of your own. It may name sources; ``train`` and ``held_out`` go before them.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
@@ -259,7 +260,10 @@ def _suiting(
     """What is given, and in place of None what suits the task and the rest; and all that suits."""
     said = Said(
         None if trainable is None else type(trainable).__name__.lower(),
-        probing or estimator is not None or epsilon is not None or (optimizer is not None and optimizer.along_probes),
+        probing
+        or estimator not in (None, Backprop())
+        or epsilon is not None
+        or (optimizer is not None and optimizer.along_probes),
         estimator is not None and estimator.curved,
         low,
         greedy,

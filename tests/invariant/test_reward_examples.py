@@ -30,7 +30,7 @@ def test_functions_of_the_examples() -> None:
     ("name", "sets"),
     [
         ("cheerful", ["optimizer.batch_size=2", "task.samples=4", "task.steps_per_generation=2", "task.eval_rows=2"]),
-        ("gsm8k", ["optimizer.batch_size=1", "estimator.probes=1", "task.samples=2", "task.eval_rows=1"]),
+        ("gsm8k", ["task.samples=2", "task.steps_per_generation=2", "task.eval_rows=1"]),
     ],
 )
 def test_two_steps(tmp_path: Path, name: str, sets: list[str], capsys: pytest.CaptureFixture[str]) -> None:

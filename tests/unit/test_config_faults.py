@@ -155,6 +155,7 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"objective": {"kind": "accuracy"}, "estimator": {"kind": "jvp"}}, ("[objective] kind: this one has no derivative",)),
     ({"objective": {"kind": "accuracy"}, "trainable": {"kind": "informed"}}, ("[objective] kind: this one has no derivative",)),
     ({"optimizer": {"lr": 1e-3, "decay": 1.0}, "trainable": {"kind": "full"}}, ("[optimizer] decay: it pulls adapters back",)),
+    ({"optimizer": {"kind": "adamw", "clip": 4.0}, "trainable": {"kind": "lora"}}, ("[optimizer] clip: no such key here, but with kind = 'sgd'",)),
     ({"optimizer": {"kind": "adamw", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1",)),
     ({"optimizer": {"kind": "sgd", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1, and takes all",)),
     # missing keys

@@ -140,8 +140,10 @@ def test_what_is_said_holds() -> None:
     random = config(TEXT, estimator={"kind": "spsa"})
     assert isinstance(random.trainable, Activated)
     assert random.optimizer == Sgd(lr=ADAPTERS.lr, steps=ADAPTERS.steps)
-    exact = config(CHOICE, trainable={"kind": "activated"}, estimator={"kind": "backprop"})
-    assert exact.optimizer == AdamW()
+    layers = config(CHOICE, trainable={"kind": "layers", "first": 1, "last": 2}, estimator={"kind": "backprop"})
+    assert layers.optimizer == AdamW()
+    fed_back = config(CHOICE, trainable={"kind": "activated"}, estimator={"kind": "feedback"})
+    assert fed_back.optimizer == AdamW()
     slower = config(TEXT, optimizer={"lr": 1e-4})
     assert slower.optimizer == AdamW(lr=1e-4, steps=40, batch_size=8)
 
@@ -176,8 +178,9 @@ def test_who_speaks_of_probes_gets_them(said: dict[str, Any]) -> None:
     assert found.optimizer.steps == ADAPTERS.steps
 
 
-def test_who_speaks_of_adamw_gets_the_gradient() -> None:
-    found = config(CHOICE, trainable={"kind": "lora"}, optimizer={"kind": "adamw", "lr": 1e-3})
+@pytest.mark.parametrize("estimator", [{}, {"kind": "backprop"}])
+def test_who_speaks_of_the_gradient_gets_it_as_by_default(estimator: dict[str, Any]) -> None:
+    found = config(CHOICE, trainable={"kind": "lora"}, estimator=estimator, optimizer={"kind": "adamw", "lr": 1e-3})
     assert isinstance(found.estimator, Backprop)
     assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN.steps, batch_size=CHOSEN.batch_size)
 

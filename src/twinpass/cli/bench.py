@@ -21,8 +21,8 @@ FRUGAL = ("task.train_rows=400", "reuse.budget=32MiB", "reuse.spill=kv-cache", "
 RACE = "time-to-accuracy"
 REWARDS = "rewards"
 ONE_TEXT = (
+    "estimator.kind=spsa",
     "task.samples=1",
-    "task.shaping=zscore",
     "generation.temperature=1.0",
     "generation.max_tokens=1",
     "generation.stop=[]",

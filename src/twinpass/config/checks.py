@@ -198,9 +198,14 @@ def _writing(built: Mapping[str, Any]) -> list[str]:
         found.append(
             f"[task] samples: {task.samples} greedy texts are all the same; set 1, or [generation] temperature above 0"
         )
-    if whole and (task.samples == 1 or (greedy and task.samples is None)):
+    if whole and greedy:
         found.append(
-            f'[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more, or [estimator] kind = "spsa"'
+            f"[generation] temperature: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ, and greedy ones do not; "
+            'set it above 0, or [estimator] kind = "one_sided"'
+        )
+    elif whole and task.samples == 1:
+        found.append(
+            f'[task] samples: {type(estimator).__name__.lower()!r} learns from how texts of one prompt differ; set 4 or more, or [estimator] kind = "one_sided"'
         )
     elif estimator is not None and not estimator.whole and (estimator.measures_length or estimator.differentiates):
         found.append(

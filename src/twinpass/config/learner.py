@@ -119,7 +119,10 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
     along_probes = _kind(values, "optimizer") not in (None, "adamw")
     said = Said(
         kind,
-        probing or along_probes or any(values.get(section) for section in ("estimator", "epsilon")),
+        probing
+        or along_probes
+        or bool(values.get("epsilon"))
+        or values.get("estimator", {}) not in ({}, {"kind": "backprop"}),
         _kind(values, "estimator") == "gauss_newton",
         isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16",
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),

@@ -246,13 +246,24 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"[{section}] {key}: no such key{_hint(key, names)}; there are {_list(names)}"
+        return (
+            f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
+        )
     if fault["type"] in ("missing", "missing_argument"):
         return f"[{section}] {key}: is missing{LACKING.get((section, key), '')}"
     if fault["type"] == "value_error":
         return f"[{section}] {fault['ctx']['error']}"
     message = str(fault["msg"])
     return f"[{section}] {key}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _elsewhere(section: str, key: str) -> str:
+    """Which kinds of a section have a key that this one has not."""
+    family = SECTIONS.get(section.partition(".")[0])
+    if family is None or family.key is None or "." in key:
+        return ""
+    having = [name for name, kind in family.kinds.items() if key in (field.name for field in fields(kind))]
+    return f" here, but with {family.key} = {' or '.join(map(repr, having))}" if having else ""
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
