@@ -14,8 +14,8 @@ def section(result: Result) -> str:
     commits = sorted({run["commit"] for run in runs})
     lines = [
         "\n## Public tasks\n",
-        f"{result['machine']['processor']}, {result['model']}, commit {', '.join(commits)} ([tasks.json](../benchmarks/results/tasks.json); `make bench-tasks`). Nothing is set but the task's name and numbers of rows; "
-        "*default* has the best evaluation of each seed, which is chosen on the rows that it is reported on, as *others* is. For texts, nats a token instead of accuracy. Seconds are those of training, first seed, beside whatever else ran.\n",
+        f"{result['machine']['processor']}, {result['model']}, commit {', '.join(commits)} ([tasks.json](../benchmarks/results/tasks.json); `make bench-tasks`). Nothing is set but the task's name, numbers of rows and what a heading says. "
+        "*Default* is the best evaluation of each seed, chosen on the rows that it is reported on; *best of others* is the same of other settings, in brackets, on the first seed. For texts, nats a token instead of accuracy. Seconds are those of training, first seed, beside whatever else ran.\n",
     ]
     for kind, begins in KINDS.items():
         rows = [line for name, task in result["tasks"].items() if (line := _line(name, task, kind, begins))]
@@ -31,9 +31,10 @@ def section(result: Result) -> str:
 
 
 def _line(name: str, task: Result, kind: str, begins: Sequence[str]) -> str:
-    own = [run for run in task["runs"].get(kind, ()) if "exit_code" not in run]
+    ran = task["runs"].get(kind, ())
+    own = [run for run in ran if "exit_code" not in run]
     if not own:
-        return ""
+        return f"| {name} | - | - | failed: exit code {ran[0]['exit_code']} | - | - |" if ran else ""
     others = {
         way: [run for run in runs if "exit_code" not in run]
         for way, runs in task["runs"].items()

@@ -72,7 +72,7 @@ PARTS: Sequence[Part] = (
     Part("bench-reward-learners", ("reward-learners-1", "reward-learners-2", "reward-learners-3"), 50),
     Part("mutants", ("mutants",), 15),
     Part("bench-adaptive", ("adaptive",), 40),
-    Part("bench-tasks", ("tasks",), 120, "TASKS_FOLDER"),
+    Part("bench-tasks", ("tasks",), 240, "TASKS_FOLDER"),
     Part("bench-training", ("training",), 90),
     Part("bench-profile", ("profile-8shot", "profile-8shot-q8", "profile-32shot"), 120),
     Part("bench-gpu", ("gpu",), 10, "cuda"),

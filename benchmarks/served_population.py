@@ -1,7 +1,7 @@
 """How fast a population writes on SGLang, beside as many texts without lanes: ``python benchmarks/served_population.py --json FILE``.
 
 Runs where SGLang is installed (``make bench-served-population``). Texts are greedy, as they have to be there; a step perturbs, loads its
-adapters, writes and rewards. Both take turns on one engine.
+adapters, writes and rewards. Both take turns on one engine, which has forgotten all prompts before each turn.
 """
 
 import argparse
@@ -40,7 +40,9 @@ def measure(kind: str, size: Size, repeats: int) -> dict[str, Any]:
     lanes, base = list[float](), list[float]()
     with closing(session.engine), closing(goal):
         for step in range(repeats + 1):
+            session.engine.forget()
             lanes.append(timed(partial(lanes_write, session.engine, goal, examples, size, step))[0])
+            session.engine.forget()
             base.append(timed(partial(base_writes, session.engine, goal, examples, size))[0])
             print(f"{kind}, step {step}: {lanes[-1]:.1f} s, the base model {base[-1]:.1f} s", flush=True)
     own, bare = (statistics.median(each[1:]) for each in (lanes, base))

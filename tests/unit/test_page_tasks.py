@@ -35,6 +35,7 @@ def test_the_best_of_each_seed_stands_beside_the_best_of_other_settings() -> Non
     assert lines(runs) == [
         "| SST2 | 300, 200 | 50.0% | 90.0%, 80.0% | 95.0% (lr 8e-3) | 12 |",
         "| SST2 | 300, 200 | 50.0% | 70.0% | - | 12 |",
+        "| SST2 | - | - | failed: exit code 2 | - | - |",
     ]
 
 
