@@ -31,7 +31,7 @@ class Learner:
 CHOOSING = Learner("activated", "options are learned soonest along the exact gradient over cached prompts", CHOSEN)
 CHOOSING_AT_THE_END = Learner(
     "informed",
-    "prompts end alike but for no suffix, so that directions that forward passes tell act on their last token",
+    "prompts end alike without a suffix, so that directions that forward passes tell act on their last token",
 )
 CHOOSING_FORWARD = Learner(
     "informed", "options are learned along directions that forward passes tell, as no gradient is taken"
