@@ -1,0 +1,44 @@
+"""The sections on SGLang, from ``served-population.json`` and ``serving.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+KINDS = ("activated", "lora")
+
+
+def population(result: Result) -> str:
+    """What a population writes there, beside the base model."""
+    lines = [
+        "\n## A population that writes on SGLang\n",
+        f"Greedy texts: {result['lanes']} lanes, {result['prompts']} prompts, {result['tokens']} tokens each "
+        f"([file](../benchmarks/results/served-population.json), commit {result['commit'][:12]}, {result['machine']['processor']}, SGLang {result['versions']['sglang']}, "
+        f"medians of {result['repeats']}; `make bench-served-population`). A step draws and loads its adapters, writes and rewards; **base model** writes as many texts. Both read all prompts in their turn.\n",
+        "| | step | tokens a second | base model | of that |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        found = result[kind]
+        lines.append(
+            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | {found['of_bare']:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def serving(result: Result) -> str:
+    """What another client of the server waits for and gets."""
+    lines = [
+        "\n## Another client of a server that trains\n",
+        f"Seconds until the first token of a prompt of {result['prompt_tokens']} tokens that was never sent before, of an idle server and while {result['steps']} steps are trained on it "
+        f"([file](../benchmarks/results/serving.json), commit {result['commit'][:12]}, {result['machine']['processor']}, SGLang {result['versions']['sglang']}; `make bench-serving`).\n",
+        "| | requests | idle: median, p99 | training: median, p99 | times | same tokens | largest difference of log-probabilities |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        found = result[kind]
+        idle, busy = found["idle"], found["training"]
+        lines.append(
+            f"| {kind} | {busy['requests']} | {idle['median']:.2f}, {idle['p99']:.2f} s | {busy['median']:.2f}, {busy['p99']:.2f} s | "
+            f"{found['median_ratio']:.1f}, {found['p99_ratio']:.1f} | {found['same_tokens']:.0%} | {found['largest_difference']:.1e} |"
+        )
+    return "\n".join([*lines, ""])
