@@ -37,3 +37,16 @@ def test_every_kind_and_key_has_its_place(section: str) -> None:
         own = text.split(f'= "{kind}"\n')[1].split("\n### ")[0] if kind else text
         for field in fields(SECTIONS[section].kinds[kind]):
             assert f"| `{field.name}` |" in own
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_of_every_kind_is_explained_in_words(section: str) -> None:
+    """Beside the table: where its kind stands, or once for all kinds of the section."""
+    shared, *kinds = page().split(f"## [{section}]\n")[1].split("\n## [")[0].split("\n### ")
+    if not kinds:
+        kinds, shared = [shared], ""
+    for text, kind in zip(kinds, SECTIONS[section].kinds.values(), strict=True):
+        words = re.findall(r"`(\w+)`", re.sub(r"^\|.*$", "", shared + text, flags=re.M))
+        assert not {field.name for field in fields(kind)} - set(words), (
+            f"{kind.__name__}: say it in its docstring, or in that of a class it is of"
+        )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 WIDE = 10_000
 """Columns of a file or a pipe."""
 
-HELP = "print {} as JSON, a line each, and nothing else (docs/watch.md)"
+HELP = "print {} as JSON, a line each, and nothing else on standard output; an error is a line, too"
 
 
 def paper() -> "Console":

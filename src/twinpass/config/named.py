@@ -42,7 +42,7 @@ NAMED = Family(
 
 @dataclass(frozen=True, config=STRICT)
 class TaskByName(TaskSettings):
-    """A public task in its original files' format, with MeZO's prompts: docs/tasks.md has them all.
+    """The public task ``name`` in its original files' format, with MeZO's prompts: docs/tasks.md has them all.
 
     ``path``: a folder with its files, or one of them. ``train`` and ``eval`` name them one by one instead, or any other rows with the same fields.
     ``suffix`` goes behind the task's own prompt, where adapters that act on the answer need more to go by.

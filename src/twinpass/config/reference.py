@@ -1,8 +1,8 @@
 """The page of every configuration key, from the settings' own declarations: ``python -m twinpass.config.reference``."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from inspect import cleandoc, getdoc
 from typing import Any, get_type_hints
 
@@ -25,10 +25,34 @@ def page() -> str:
         if section.key is not None:
             default = _default(section)
             parts.append(f"`{section.key}` picks one of {_kinds(section)}; default: {default}.\n")
+        shared = _shared(section)
+        if shared and section.key is not None:
+            parts.append(f"Keys of every {section.key}, where it says nothing else of them:\n\n{_plain(shared)}\n")
         for kind in section.kinds:
             title = f'### {section.key} = "{kind}"\n\n' if kind else ""
-            parts.append(title + _kind(section, section.kinds[kind]))
+            parts.append(title + _kind(section, section.kinds[kind], shared))
     return "\n".join(parts)
+
+
+def _shared(section: Section) -> str:
+    """What is said of the keys that all kinds of a section inherit."""
+    kinds = list(section.kinds.values())
+    bases = [base for base in kinds[0].__mro__ if all(base in kind.__mro__ for kind in kinds[1:])] if kinds[1:] else []
+    keys = {field.name for base in bases if is_dataclass(base) for field in fields(base)}
+    return "\n\n".join(_naming(bases, keys))
+
+
+def _naming(classes: Iterable[type], keys: set[str]) -> Iterator[str]:
+    """Of the classes' docstrings, the first paragraph that says what a key means, for each of the keys."""
+    for paragraph in (part for one in classes for part in cleandoc(one.__dict__.get("__doc__") or "").split("\n\n")):
+        if _named(paragraph) & keys:
+            yield paragraph
+            keys = keys - _named(paragraph)
+
+
+def _named(text: str) -> set[str]:
+    arguments = re.findall(r"^    (\w+(?:, \w+)*): ", text, flags=re.M)
+    return {*re.findall(r"``(\w+)``", text), *", ".join(arguments).split(", ")}
 
 
 def _default(section: Section) -> str:
@@ -39,9 +63,11 @@ def _default(section: Section) -> str:
     return "none" if section.default is None else _code(section.default)
 
 
-def _kind(section: Section, kind: type[Any]) -> str:
+def _kind(section: Section, kind: type[Any], shared: str) -> str:
     rows = list(_rows(section, kind))
-    text = _plain(getdoc(kind) or "")
+    own = getdoc(kind) or ""
+    keys = {field.name for field in fields(kind)} - _named(own) - _named(shared)
+    text = _plain("\n\n".join([own, *_naming(kind.__mro__[1:], keys)]))
     return "\n".join([text, "", "| key | type | default |", "|---|---|---|", *rows, ""]) if rows else f"{text}\n"
 
 
@@ -89,9 +115,9 @@ def _kinds(section: Section) -> str:
 
 
 def _plain(text: str) -> str:
-    """A docstring as Markdown: references lose their roles, code its second backtick."""
-    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", cleandoc(text))
-    text = text.replace("``", "`").replace("\nArgs:\n", "\n")
+    """A docstring without its margin, as Markdown: references lose their roles, code its second backtick."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
+    text = re.sub(r"^Args:\n", "", text.replace("``", "`"), flags=re.M)
     text = re.sub(r"^    (\w+(?:, \w+)*): ", lambda found: f"- `{found[1].replace(', ', '`, `')}`: ", text, flags=re.M)
     return text.replace("\n        ", "\n  ")
 

@@ -29,7 +29,7 @@ from twinpass.train.optimizer import Optimizer
 class ModelSettings:
     """``path``: a folder or .gguf file (relative to the configuration's), hub id, or "smollm2" for the bundled one.
 
-    Python code that a checkpoint brings along runs only with ``trust_remote_code``.
+    Weights are held in ``dtype``, whatever the checkpoint has. Python code that it brings along runs only with ``trust_remote_code``.
     """
 
     path: NonEmpty
@@ -41,10 +41,11 @@ class ModelSettings:
 class RunSettings:
     """``out``: the run folder, which must be new. ``eval_every``: steps between evaluations, 0 for first and last only.
 
+    ``seed``: what all of a run's chance is drawn from: held-out rows, batches, directions, sampled texts.
     ``keep``: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
     ``patience``: stop once so many evaluations came to no more than one before them; 0: never.
     ``max_seconds``: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
-    ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio" (docs/watch.md).
+    ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio".
     """
 
     out: NonEmpty

@@ -70,8 +70,9 @@ class WritingTools:
 class TaskSettings(ABC):
     """Rows, and what becomes of them.
 
-    ``train`` and ``eval``: files (or patterns such as "data/*.jsonl"), folders or hub names of Hugging Face datasets, or "-"; of each the
-    first ``*_rows`` are used. Without ``eval``, ``eval_rows`` or a share of ``eval_fraction`` is held out by the run's seed.
+    ``train`` and ``eval``: files (or patterns such as "data/*.jsonl"), folders or hub names of Hugging Face datasets, or "-"; the first
+    ``train_rows`` and ``eval_rows`` of them are used, by default all. Without ``eval``, ``eval_rows`` or a share of ``eval_fraction`` is
+    held out of the rows to train on, by the run's seed.
     The last ``shots`` rows of ``train`` stand solved in front of every prompt, and are not trained on.
     ``on_error``: rows that cannot be used end the run ("stop") or are left out ("skip"). ``truncate``: a row longer than ``window``
     tokens (by default the model's) is an "error", or loses tokens on the "left" or "right" of its text.
@@ -205,7 +206,10 @@ class ChatTask(TaskSettings, ChatTemplate):
 
 @dataclass(frozen=True, config=STRICT)
 class AutoTask(TaskSettings):
-    """What the rows' own form says: see :data:`twinpass.task.forms.FORMS`."""
+    """What the rows' own fields say: ``messages``; ``prompt`` and ``completion``; ``instruction``, ``input`` and ``output``; or ``text`` and ``label``.
+
+    ``chat_template_kwargs`` go to the tokenizer's chat template, where rows are conversations.
+    """
 
     chooses: ClassVar[bool] = True
 

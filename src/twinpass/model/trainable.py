@@ -171,7 +171,7 @@ class Full(Trainable):
 
 @settings(frozen=True, config=STRICT)
 class Pattern(Trainable):
-    """Parameters whose name matches a regular expression anywhere (``re.search``)."""
+    """Parameters whose name the regular expression ``pattern`` matches anywhere (``re.search``)."""
 
     pattern: NonEmpty
 
@@ -245,7 +245,7 @@ class Layers(Trainable):
 
 @settings(frozen=True, config=STRICT)
 class Lora(Trainable):
-    """Low-rank adapters of ``rank`` on the ``targets``, scaled by ``alpha / rank``; the base model stays untouched.
+    """Low-rank adapters of ``rank`` on the ``targets``, scaled by ``alpha`` over rank; the base model stays untouched.
 
     They sit on the decoder layers from ``first`` on, counted from 0.
     """

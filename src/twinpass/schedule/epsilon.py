@@ -51,7 +51,7 @@ class Epsilon(ABC):
 
 @dataclass(frozen=True, config=STRICT)
 class ConstantEpsilon(Epsilon):
-    """The same eps all along."""
+    """The same eps all along: ``value``."""
 
     value: Scale
 
@@ -74,7 +74,7 @@ class CosineEpsilon(Epsilon):
 
 @dataclass(frozen=True, config=STRICT)
 class JoinedEpsilon(Epsilon):
-    """One schedule after another: ``schedules[i + 1]`` from step ``boundaries[i]`` on, where it begins at its own step 0."""
+    """One of the ``schedules`` after another, each but the first from its step of the ``boundaries`` on, where it begins at its own step 0."""
 
     schedules: tuple[InstanceOf[Epsilon], ...]
     boundaries: Annotated[tuple[Count, ...], Field(strict=False)]

@@ -13,6 +13,7 @@ from twinpass.train.optimizer import Optimizer
 class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) on the gradient of ``[estimator] kind = "backprop"``.
 
+    ``beta1`` and ``beta2`` are how much of their past the means of gradients and of their squares keep; ``eps`` is added to the latter's root.
     ``decay`` is that of the paper: towards 0, adapters and the model's own weights alike. The gradient is scaled down to a norm of ``max_norm`` first (0: never). Weights and moments are stored every
     ``snapshot_every`` steps, in the run folder: from the last snapshot a run continues, or goes back, by taking the steps after it again.
     """

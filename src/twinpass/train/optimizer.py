@@ -13,11 +13,12 @@ from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
 @dataclass(frozen=True, config=STRICT)
 class Optimizer:
-    """``steps`` minibatches of ``batch_size``, at a learning rate that follows ``schedule`` after ``warmup`` steps.
+    """``steps`` minibatches of ``batch_size``, at a learning rate that rises to ``lr`` over ``warmup`` steps and then follows ``schedule``.
 
-    ``guard_loss``, ``guard_metric`` and ``guard_window`` are those of :class:`DivergenceGuard`.
-    A divergence rolls back and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run
-    whose projected gradients are nearly all exactly 0 stops (:func:`twinpass.train.safeguards.dead`).
+    A run has diverged once the mean loss of ``guard_window`` steps is above its best by more than ``guard_loss`` times that, or once the
+    held-out metric is more than ``guard_metric`` below its best (and more than chance makes likely); 0 switches either off.
+    Then it goes back to its best and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run
+    whose projected gradients are nearly all exactly 0 stops.
 
     ``decay`` pulls adapters back to where they do nothing, that is the model back to its base weights: each step takes away the share
     ``lr * decay`` of every weight, first. (What arXiv 2605.30148 calls anchored weight decay; the model's own weights have no such anchor
@@ -68,7 +69,7 @@ class Optimizer:
 class Sgd(Optimizer):
     """``theta -= lr_t / q * sum_k clip(g_k) z_k``: plain SGD along probes.
 
-    ``clip`` and ``clip_window`` are those of :class:`MedianClip`.
+    ``clip`` keeps ``|g|`` within so many times its median over the last ``clip_window`` probes; 0 clips nothing.
     """
 
     clip: NonNegative = 4.0

@@ -104,7 +104,7 @@ def _require_place(merge: bool, *, activated: bool, everywhere: bool) -> None:
     if merge and activated and not everywhere:
         raise ModelError(
             "an activated adapter acts on the tokens after its activation point only, and weights act on all: it cannot be merged as it "
-            "was trained. Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained (docs/use.md); "
+            "was trained. Use --format peft: PEFT 0.17 and later, and SGLang with twinpass's plugin, run it as it was trained; "
             'add --everywhere to merge it all the same and see what held-out rows make of it; or train [trainable] kind = "lora", which merges'
         )
 
