@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
 
-RECENT = 64
-"""So many of the last are kept as they came, too: those are looked at again and again."""
+RECENT = 128
+"""So many of the last are kept as they came, too: those are looked at again and again, 100 of them at each step to clip one probe."""
 
 
 class Compact(Sequence[T], Generic[T]):

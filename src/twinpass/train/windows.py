@@ -18,10 +18,12 @@ class Windows:
     best: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def extend(self, steps: Sequence[StepReport]) -> None:
-        """Take in the steps made since: all of ``steps`` are in then."""
-        for first in range(len(self.means), len(steps) - self.size + 1):
-            losses = [step.estimate.loss for step in steps[first : first + self.size]]
-            mean = float(np.convolve(losses, np.ones(self.size) / self.size, mode="valid")[0])
+        """Take in the steps made since, each looked at once: all of ``steps`` are in then."""
+        known, windows = len(self.means), len(steps) - self.size + 1
+        losses = [steps[i].estimate.loss for i in range(known, len(steps))] if windows > known else []
+        for first in range(known, windows):
+            window = losses[first - known : first - known + self.size]
+            mean = float(np.convolve(window, np.ones(self.size) / self.size, mode="valid")[0])
             lowest = self.best[-1] if self.best else first
             self.means.append(mean)
             self.best.append(first if mean < self.means[lowest] else lowest)
