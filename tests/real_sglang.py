@@ -21,7 +21,7 @@ from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.in_process import CPU
 from twinpass.engine.sglang.server import Server
 from twinpass.model.causal import CausalModel
-from twinpass.model.trainable import Activated, Lora
+from twinpass.model.trainable import Activated, Informed, Lora
 
 LAYERS = 8
 """Of the 30 that SmolLM2-135M has."""
@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, Any] = {
     "max_total_tokens": 8192,
     "context_length": 1024,
     "max_lora_rank": 8,
-    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"],
     "max_loras_per_batch": 6,
 }
 
@@ -74,6 +74,15 @@ def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) 
     embedded = TorchEngine(model, trainable, invocation=invocation, seed=3)
     variants = AdapterVariants(server, model, trainable.attach(model, 3, invocation), "binomial")
     return embedded, SglangEngine(CausalModel(model), embedded.base_hash, server, variants)
+
+
+def informed(loaded: Loaded, server: Server, rank: int) -> tuple[TorchEngine, SglangEngine]:
+    """Both engines along directions that are yet to be fitted; SGLang's asks a third for what enters modules."""
+    model, tokenizer = loaded
+    invocation, trainable = tuple(tokenizer(":")["input_ids"]), Informed(layers=LAYERS // 2, rank=rank)
+    embedded, beside = (TorchEngine(model, trainable, invocation=invocation) for _ in range(2))
+    variants = AdapterVariants(server, model, trainable.attach(model, 0, invocation), "binomial")
+    return embedded, SglangEngine(CausalModel(model), embedded.base_hash, server, variants, beside=beside)
 
 
 SECRET = "a-key-that-nobody-may-see"

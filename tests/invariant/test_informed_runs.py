@@ -99,7 +99,7 @@ def test_it_learns_what_a_row_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"engine": {"kind": "sglang"}}, "does not tell what enters a module"),
+        ({"engine": {"kind": "sglang"}, "model": {"dtype": "bfloat16"}}, "SGLang holds adapters in bfloat16"),
         ({"estimator": {"kind": "jvp"}}, "fitted directions, lane by lane in one pass"),
         ({"estimator": {"kind": "spsa", "perturbation": "inplace"}}, "fitted directions, lane by lane in one pass"),
         (

@@ -168,7 +168,8 @@ class TorchSettings(EngineSettings):
 class SglangSettings(EngineSettings):
     """A real SGLang: started in this process, or a server that runs at ``url``.
 
-    Adapters are loaded as lanes; other weights are moved inside SGLang's processes. ``device`` "auto" takes a GPU if there is one.
+    Adapters are loaded as lanes; other weights are moved inside SGLang's processes. Informed directions are fitted here, by the model in
+    main memory once more. ``device`` "auto" takes a GPU if there is one.
     ``arguments`` go to ``sgl.Engine`` as they are, such as ``mem_fraction_static``. A server has to answer within ``timeout`` seconds.
     """
 
@@ -198,11 +199,6 @@ class SglangSettings(EngineSettings):
         inplace = estimator is not None and estimator.perturbation == "inplace"
         if estimator is not None and estimator.differentiates:
             found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
-        if trainable is not None and trainable.fitting is not None:
-            found.append(
-                '[engine] kind: "sglang" does not tell what enters a module, which informed directions are fitted to; '
-                'set [engine] kind = "torch", or [trainable] kind = "activated"'
-            )
         generation = built.get("generation")
         if (task := built.get("task")) is not None and task.writes and (generation is None or generation.temperature):
             found.append(

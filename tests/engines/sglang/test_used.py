@@ -17,7 +17,7 @@ from trained import by_hugging_face
 import twinpass
 from twinpass.cli.main import main
 from twinpass.engine.sglang.examine import require_fitting_arguments
-from twinpass.model.trainable import Lora
+from twinpass.model.trainable import Informed, Lora
 
 PROMPT = "Review: a fine film\nSentiment:"
 ON_A_CPU = f"""
@@ -107,4 +107,5 @@ def test_the_commands_on_the_pages_are_sglangs(line: str) -> None:
     words = shlex.split(line)
     given = grammar.parse_args(words[words.index("sglang.launch_server") + 1 :])
     if "MODEL" in words:
-        require_fitting_arguments(vars(given), "float32", Lora(rank=8))
+        for trainable in (Lora(rank=8), Informed()):
+            require_fitting_arguments(vars(given), "float32", trainable)

@@ -12,6 +12,8 @@ from twinpass.engine.embedded.linear.lanes import LaneWeights
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import EngineError, ModelError
+from twinpass.model.informed import InformedAdapter
+from twinpass.model.space import Space
 from twinpass.model.trainable import Trained
 from twinpass.perturb.noise import Distribution
 
@@ -77,6 +79,12 @@ class AdapterVariants(Variants):
     def update(self, terms: Sequence[Term]) -> None:
         self._unload(set(self._loaded))
         self._trained.parameters.add(terms, self._noise)
+
+    def use(self, space: Space) -> None:
+        if not isinstance(self._adapter, InformedAdapter):
+            return super().use(space)
+        self._unload(set(self._loaded))
+        self._adapter.use(space)
 
     def reset(self) -> None:
         self._unload(set(self._loaded))

@@ -1,7 +1,12 @@
-"""The SGLang engine: lanes are variants that SGLang has, prefixes come from its radix cache."""
+"""The SGLang engine: lanes are variants that SGLang has, prefixes come from its radix cache.
+
+SGLang tells probabilities and no more. Directions are fitted to what enters modules, too: an engine in this process, ``beside``
+SGLang, with the same weights and the same updates, sees that.
+"""
 
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinpass.core import (
     Continuation,
@@ -17,13 +22,18 @@ from twinpass.core import (
     Tokens,
     Work,
 )
-from twinpass.engine.base import Engine, require_fit, require_room
+from twinpass.engine.base import Engine, Slopes, require_fit, require_room
 from twinpass.engine.sglang.calls import Call, Reply, calls_of, reply_of, score_of, shared_prefixes, written_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.reuse.plan import Spans
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from twinpass.model.space import Observed, Space
 
 
 class SglangEngine(Engine):
@@ -35,6 +45,7 @@ class SglangEngine(Engine):
         server: a running SGLang.
         variants: what is trained, and how its lanes come to SGLang.
         resolution: see :attr:`resolution`.
+        beside: what :meth:`observe` asks, where directions are fitted: an engine at the same weights, closed with this one.
     """
 
     def __init__(
@@ -45,9 +56,10 @@ class SglangEngine(Engine):
         variants: Variants,
         *,
         resolution: float = 2.0**-23,
+        beside: Engine | None = None,
     ) -> None:
         self._causal, self._server, self._variants = causal, server, variants
-        self._base_hash, self._resolution = base_hash, resolution
+        self._base_hash, self._resolution, self._beside = base_hash, resolution, beside
         self._sent: set[Tokens] = set()
 
     @property
@@ -162,12 +174,29 @@ class SglangEngine(Engine):
         source = "activated" if self._variants.activated else "shared_prefix"
         return Work(demand, computed, {source: demand - computed})
 
+    def observe(self, requests: Sequence[Request], slopes: Slopes) -> "Observed":
+        return super().observe(requests, slopes) if self._beside is None else self._beside.observe(requests, slopes)
+
+    @property
+    def outputs(self) -> "Tensor | None":
+        return None if self._beside is None else self._beside.outputs
+
+    def use(self, space: "Space") -> None:
+        self._variants.use(space)
+        if self._beside is not None:
+            self._beside.use(space)
+
     def update(self, terms: Sequence[Term]) -> None:
-        if terms:
-            self._variants.update(terms)
+        if not terms:
+            return
+        self._variants.update(terms)
+        if self._beside is not None:
+            self._beside.update(terms)
 
     def reset(self) -> None:
         self._variants.reset()
+        if self._beside is not None:
+            self._beside.reset()
 
     def save(self, run: Path) -> Path:
         return self._variants.save(run)
@@ -175,6 +204,8 @@ class SglangEngine(Engine):
     def close(self) -> None:
         if self._server.outlives:
             self._variants.close()
+        if self._beside is not None:
+            self._beside.close()
         self._server.close()
 
 

@@ -14,7 +14,7 @@ from twinpass.engine.base import require_fit
 from twinpass.engine.sglang.server import Server
 from twinpass.errors import EngineError
 from twinpass.model.causal import CausalModel
-from twinpass.model.trainable import Activated, Lora, Trainable
+from twinpass.model.trainable import Informed, Lora, Trainable
 
 TEXT = "The 3 quick brown foxes didn't jump; they re-read the café's menu twice."
 """Read by the model here and by SGLang."""
@@ -78,22 +78,24 @@ def require_fitting_arguments(facts: Mapping[str, Any], dtype: str, trainable: T
         problems.append("--dp-size 1 (weights and adapters cannot be changed in several replicas)")
     if facts.get("disable_radix_cache"):
         problems.append("no --disable-radix-cache (prefixes come from it)")
-    if isinstance(trainable, Lora):
+    if isinstance(trainable, Lora | Informed):
         problems += _adapter_problems(facts, trainable)
     if problems:
         raise EngineError("the SGLang server was not started for this; it needs " + "; ".join(problems))
 
 
-def _adapter_problems(facts: Mapping[str, Any], trainable: Lora) -> list[str]:
+def _adapter_problems(facts: Mapping[str, Any], trainable: Lora | Informed) -> list[str]:
     if not facts.get("enable_lora"):
         return [f"--enable-lora --max-lora-rank {trainable.rank} --lora-target-modules {' '.join(trainable.targets)}"]
     problems = []
     if int(facts.get("max_lora_rank") or 0) < trainable.rank:
-        problems.append(f"--max-lora-rank {trainable.rank} (it has {facts.get('max_lora_rank')})")
+        problems.append(
+            f"--max-lora-rank {trainable.rank} (it has {facts.get('max_lora_rank')}; or set [trainable] rank to that)"
+        )
     targets = set(facts.get("lora_target_modules") or ())
     if "all" not in targets and not set(trainable.targets) <= targets:
         problems.append(f"--lora-target-modules {' '.join(trainable.targets)} (it has {' '.join(sorted(targets))})")
-    least = 2 if isinstance(trainable, Activated) else 1
+    least = 2 if trainable.activated else 1
     if int(facts.get("max_loras_per_batch") or 0) < least:
         problems.append(f"--max-loras-per-batch {least}, better two more than lanes")
     return problems

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedModel
 
+from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
 from twinpass.engine.sglang.examine import Expected, require_fitting_arguments
@@ -23,7 +24,7 @@ from twinpass.model.causal import CausalModel
 from twinpass.model.identity import hash_of, require_finite
 from twinpass.model.load import DTYPES, load
 from twinpass.model.source import locate
-from twinpass.model.trainable import Lora, Trainable, Trained
+from twinpass.model.trainable import Informed, Lora, Trainable, Trained
 
 
 def launch(
@@ -59,7 +60,7 @@ def launch(
             **arguments,
         }
         kept = (
-            ExitStack() if isinstance(subject.trainable, Lora) else stack
+            ExitStack() if subject.trainable.adapter else stack
         )  # weights go back to it when they are reset
         return _on(subject, lambda: InProcess(str(folder), chosen), kept)
 
@@ -86,12 +87,15 @@ def connect(subject: Subject, url: str, timeout: float) -> SglangEngine:
 
 def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -> SglangEngine:
     """An engine on SGLang; what is ``kept`` closes with it."""
-    model, adapters = subject.model, isinstance(subject.trainable, Lora)
+    model, adapters = subject.model, subject.trainable.adapter
     require_finite(model)
     checkpoint, expected = hash_of(model), Expected.of(model, subject.tokenizer)
     trained = subject.trainable.attach(model, subject.seed, subject.invocation)
-    server = Server(transport())
     with ExitStack() as undo:
+        beside = _observing(subject)
+        if beside is not None:
+            undo.callback(beside.close)
+        server = Server(transport())
         undo.callback(server.close)
         server.require_hooks(adapters=adapters)
         variants = _variants(subject, server, trained, checkpoint)
@@ -102,13 +106,30 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
         hash_of(model) if subject.perturbation == "inplace" else checkpoint
     )  # on the lattice, as the embedded engine has it
     server.keeps(kept.pop_all())
-    cast(Any, model).to("meta")  # SGLang has the weights
-    resolution = float(torch.finfo(DTYPES[subject.dtype]).eps)
-    return SglangEngine(CausalModel(model), base_hash, server, variants, resolution=resolution)
+    if beside is None:
+        cast(Any, model).to("meta")  # SGLang has the weights
+    causal, resolution = CausalModel(model), float(torch.finfo(DTYPES[subject.dtype]).eps)
+    return SglangEngine(causal, base_hash, server, variants, resolution=resolution, beside=beside)
+
+
+def _observing(subject: Subject) -> TorchEngine | None:
+    """The model as the embedded engine runs it, where directions are fitted: SGLang does not tell what enters its modules."""
+    if subject.trainable.fitting is None:
+        return None
+    engine = TorchEngine(
+        subject.model,
+        subject.trainable,
+        reuse=subject.policy,
+        invocation=subject.invocation,
+        noise=subject.noise,
+        seed=subject.seed,
+    )
+    engine.prepack()
+    return engine
 
 
 def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: str) -> Variants:
-    if isinstance(subject.trainable, Lora):
+    if subject.trainable.adapter:
         return AdapterVariants(server, subject.model, trained, subject.noise)
     return WeightVariants(
         server,
@@ -124,7 +145,7 @@ def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: st
 
 
 def _for_adapters(trainable: Trainable, lanes: int) -> dict[str, Any]:
-    if not isinstance(trainable, Lora):
+    if not isinstance(trainable, Lora | Informed):
         return {}
     return {
         "enable_lora": True,

@@ -3,9 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinpass.core import Lane, Term
 from twinpass.engine.sglang.server import Variant
+from twinpass.errors import ModelError
+
+if TYPE_CHECKING:
+    from twinpass.model.space import Space
 
 
 class Variants(ABC):
@@ -36,6 +41,14 @@ class Variants(ABC):
     @abstractmethod
     def update(self, terms: Sequence[Term]) -> None:
         """``theta += scale * z`` for every term."""
+
+    def use(self, space: "Space") -> None:
+        """Train gains along other directions from now on.
+
+        Raises:
+            ModelError: what is trained has none.
+        """
+        raise ModelError("what is trained takes no directions; use trainable.kind = 'informed'")
 
     @abstractmethod
     def reset(self) -> None:
