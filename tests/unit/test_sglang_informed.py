@@ -115,9 +115,7 @@ def engine(trainable: Trainable) -> TorchEngine:
 def test_the_engine_beside_sglang_goes_where_sglang_goes() -> None:
     embedded, variants = engine(INFORMED), Told()
     model = tiny.model()
-    sglang = SglangEngine(
-        CausalModel(model), embedded.base_hash, cast(Server, None), variants, beside=engine(INFORMED)
-    )
+    sglang = SglangEngine(CausalModel(model), embedded.base_hash, cast(Server, None), variants, beside=engine(INFORMED))
     digests = []
     for step in range(2):
         space = fit(sglang.observe(REQUESTS, slopes), sglang.outputs, rank=3)

@@ -19,15 +19,21 @@ SETTINGS = [
     f"trainable.layers={LAYERS // 2}",
     "trainable.rank=4",
     "estimator.probes=2",
+    "estimator.damping=1e3",
+    "optimizer.lr=0.2",
     f"optimizer.steps={STEPS}",
     "optimizer.batch_size=8",
     "task.train_rows=48",
     "task.eval_rows=8",
     "run.eval_every=0",
+    "run.keep=last",
     "reuse.budget=256MiB",
 ]
-NEAR = 1e-4
-"""Between losses here and there; a slope is a difference of two, over two eps of 1e-2."""
+"""Short steps, as so few of a model's layers are wrong and sure of it, where a whole step goes far."""
+NEAR = 5e-5
+"""Nats between losses here and there, in float32; a slope is a difference of two, over two eps."""
+MOVED = 1e-3
+"""What rounding may make of directions and adapters by the last step, beside the largest number in them."""
 
 
 def train(folder: Path, out: Path, *settings: str) -> Path:
@@ -40,8 +46,16 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [record for record in read(run / "journal.jsonl").records if record["kind"] == "step"]
 
 
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read(run / "journal.jsonl").records if record["kind"] == "evaluation"]
+
+
 def adapter(run: Path) -> dict[str, Tensor]:
     return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def directions(run: Path) -> list[dict[str, Tensor]]:
+    return [load_file(run / "spaces" / f"{step['space'][:16]}.safetensors") for step in steps(run)]
 
 
 def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -62,17 +76,22 @@ def embedded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_journal_is_the_embedded_engines(run: Path, embedded: Path) -> None:
-    """The first directions to the bit; then gains differ by SGLang's rounding, and with them what is fitted next."""
+    """Up to rounding: here the first directions are fitted after an evaluation, so that tokens that all prompts share were read in other passes."""
     ours, theirs = steps(run), steps(embedded)
     assert len(ours) == len(theirs) == STEPS
-    assert ours[0]["space"] == theirs[0]["space"]
+    fitted = [apart(*pair) for pair in zip(directions(run), directions(embedded), strict=True)]
+    assert fitted[0] < MOVED / 20
+    assert max(fitted) < MOVED
     for one, other in zip(ours, theirs, strict=True):
         for name in ("seeds", "eps", "lr"):
             assert one[name] == other[name]
         assert one["losses"] == [pytest.approx(pair, abs=NEAR) for pair in other["losses"]]
         assert one["gradients"] == pytest.approx(other["gradients"], abs=NEAR / other["eps"])
-    print("APART", apart(adapter(run), adapter(embedded)), *zip(ours, theirs))
-    assert apart(adapter(run), adapter(embedded)) < 1e-2
+        assert one["clipped"] == pytest.approx(other["clipped"], abs=NEAR / other["eps"])
+    for one, other in zip(evaluations(run), evaluations(embedded), strict=True):
+        assert one["metric"] == other["metric"]
+        assert one["loss"] == pytest.approx(other["loss"], abs=10 * NEAR)
+    assert apart(adapter(run), adapter(embedded)) < MOVED
 
 
 def test_the_journal_rebuilds_the_adapter_without_sglang(run: Path, tmp_path: Path) -> None:
@@ -91,7 +110,6 @@ def test_a_run_that_was_cut_off_continues(run: Path, tmp_path: Path) -> None:
     (cut / "journal.jsonl").write_text("".join(kept))
     assert twinpass(["train", "--resume", str(cut), "--json"]) in (0, 3)
     assert (cut / "journal.jsonl").read_text().startswith("".join(kept))
-    print("APART", apart(adapter(cut), adapter(run)))
     for one, other in zip(steps(cut), steps(run), strict=True):
         assert one["losses"] == [pytest.approx(pair, abs=NEAR) for pair in other["losses"]]
-    assert apart(adapter(cut), adapter(run)) < 1e-2
+    assert apart(adapter(cut), adapter(run)) < MOVED

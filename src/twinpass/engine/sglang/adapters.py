@@ -82,9 +82,10 @@ class AdapterVariants(Variants):
 
     def use(self, space: Space) -> None:
         if not isinstance(self._adapter, InformedAdapter):
-            return super().use(space)
-        self._unload(set(self._loaded))
-        self._adapter.use(space)
+            super().use(space)
+        else:
+            self._unload(set(self._loaded))
+            self._adapter.use(space)
 
     def reset(self) -> None:
         self._unload(set(self._loaded))

@@ -59,9 +59,7 @@ def launch(
             **_for_adapters(subject.trainable, subject.lanes),
             **arguments,
         }
-        kept = (
-            ExitStack() if subject.trainable.adapter else stack
-        )  # weights go back to it when they are reset
+        kept = ExitStack() if subject.trainable.adapter else stack  # weights go back to it when they are reset
         return _on(subject, lambda: InProcess(str(folder), chosen), kept)
 
 
