@@ -1,6 +1,7 @@
 """A run along fitted directions on a real SGLang has the embedded engine's journal, continues, and is replayed without SGLang."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,11 @@ def train(folder: Path, out: Path, *settings: str) -> Path:
     return out
 
 
-def steps(run: Path) -> list[dict[str, Any]]:
+def steps(run: Path) -> list[Mapping[str, Any]]:
     return [record for record in read(run / "journal.jsonl").records if record["kind"] == "step"]
 
 
-def evaluations(run: Path) -> list[dict[str, Any]]:
+def evaluations(run: Path) -> list[Mapping[str, Any]]:
     return [record for record in read(run / "journal.jsonl").records if record["kind"] == "evaluation"]
 
 
