@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twinpass.core import Probe, Score
-from twinpass.estimate.gauss_newton import GaussNewton
+from twinpass.estimate.gauss_newton import FURTHEST, GaussNewton
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.task.example import Example
@@ -82,6 +82,16 @@ def test_a_text_takes_fishers_step() -> None:
     gradient, fisher = -weight @ slopes, (slopes.T * weight) @ slopes
     expected = -np.linalg.solve(fisher + np.trace(fisher) / 3 * np.eye(3), gradient)
     assert step(Completion(), TEXTS, model, 1.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_the_model_is_sure_of_what_is_wrong_a_step_ends() -> None:
+    """Its curvature is next to nothing there; the direction of the step stays."""
+    sure = Linear([np.array([0.0 if k % 3 == 1 else -40.0]) for k in range(12)], linear(EXAMPLES, 2).slopes)
+    wrong = [Example(one.prompt, one.options, 0, 1) for one in EXAMPLES]
+    cut = step(Choice(), wrong, sure, 1.0)
+    moved = np.concatenate([slopes @ cut for slopes in sure.slopes])
+    assert np.sqrt(np.mean(moved**2)) == pytest.approx(FURTHEST)
+    assert Choice().loss(wrong, sure.at(cut)) < Choice().loss(wrong, sure.at(np.zeros(2)))
 
 
 def test_steps_lower_the_loss_without_a_learning_rate() -> None:

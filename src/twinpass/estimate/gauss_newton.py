@@ -17,6 +17,9 @@ from twinpass.task.example import Example
 Damping = Annotated[float, Field(ge=1e-12, le=1e12)]
 """Less is lost in rounding, so that nothing would keep H from being singular."""
 
+FURTHEST = 10.0
+"""Nats that a step may move scores by in the root mean square, as far as their derivatives say: a factor of 22,000 in probability."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class GaussNewton(Estimator):
@@ -24,7 +27,8 @@ class GaussNewton(Estimator):
 
     The scores of both signs give each score's derivative along every z, and with it ``g_k = z_k . grad L`` and the Gauss-Newton
     matrix ``H_kl = z_k^T J^T C J z_l``; C is the objective's curvature by the scores (Schraudolph 2002). A learning rate of 1
-    is a whole step.
+    is a whole step. Where a model is sure of what is wrong C is next to nothing and the step without bounds, so that it is cut to
+    :data:`FURTHEST`.
 
     Args:
         damping: what is added to H's diagonal, in units of its mean (Levenberg-Marquardt).
@@ -60,4 +64,11 @@ class GaussNewton(Estimator):
         if not np.isfinite(matrix).all() or not np.isfinite(g).all() or level <= 0:
             return replace(estimate, preconditioned=(0.0,) * q if level == 0 else (float("nan"),) * q)
         step = np.linalg.solve(matrix + self.damping * level * np.eye(q), g)
-        return replace(estimate, preconditioned=tuple((q * step).tolist()))
+        return replace(estimate, preconditioned=tuple((q * _bounded(step, tangents)).tolist()))
+
+
+def _bounded(step: Score, tangents: Sequence[Sequence[Score]]) -> Score:
+    """``step``, or the part of it that moves scores no further than :data:`FURTHEST`."""
+    moved = [sum(k * t for k, t in zip(step, own, strict=True)) for own in zip(*tangents, strict=True)]
+    furthest = float(np.sqrt(np.mean(np.concatenate(moved) ** 2)))
+    return step if furthest <= FURTHEST else step * (FURTHEST / furthest)
