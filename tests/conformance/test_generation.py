@@ -38,6 +38,31 @@ def test_texts_are_those_of_plain_models(name: str, kind: str, sampling: Samplin
     assert len({text.tokens for own in texts.values for text in own}) > 4
 
 
+@pytest.mark.parametrize("kind", ["lora", "activated", "upper"])
+@pytest.mark.parametrize("name", some_fast(NAMES, FEW))
+def test_without_its_adapters_a_model_writes_what_it_did(name: str, kind: str) -> None:
+    engine = engine_of(name, build(name), kinds(name)[kind])
+    engine.update(TERMS)
+    trained = engine.generate(PROMPT, [BASE], GREEDY, words)
+    before = engine_of(name, build(name)).generate(PROMPT, [BASE], GREEDY, words)
+    for _ in range(2):
+        found = engine.generate_reference(PROMPT, GREEDY, words)
+        assert tokens_of(found) == tokens_of(before)
+        assert off(found, before) < 1e-4 < off(trained, before)
+        assert off(engine.generate(PROMPT, [BASE], GREEDY, words), trained) < 1e-4, "neither reads what the other left"
+
+
+def off(texts: Continuations, others: Continuations) -> float:
+    """By how much first tokens' log-probabilities differ."""
+    pairs = zip(texts.values[0], others.values[0], strict=True)
+    return max(abs(float(one.logprobs[0] - other.logprobs[0])) for one, other in pairs)
+
+
+def test_a_model_whose_own_weights_are_trained_is_nowhere_as_it_was() -> None:
+    with pytest.raises(ModelError, match="theta_0 is not at hand"):
+        engine_of("llama", build("llama")).generate_reference(PROMPT, GREEDY, words)
+
+
 def tokens_of(texts: Continuations) -> list[list[Tokens]]:
     return [[text.tokens for text in own] for own in texts.values]
 

@@ -13,6 +13,7 @@ from twinpass.cli.main import main
 from twinpass.errors import DataError, JournalError, ModelError
 from twinpass.report.written import normalised, token_f1
 from twinpass.train.journal import read
+from twinpass.use.settings import RunOrigin
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,13 +51,19 @@ def test_texts_are_the_most_probable_tokens_one_by_one(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["activated", "informed"])
-def test_a_prompt_that_activates_nothing_is_continued_by_the_base_model(kind: str, tmp_path: Path) -> None:
+def test_a_prompt_that_activates_nothing_is_continued_by_the_base_model(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = twinpass.load(completion(tmp_path, kind))
     base, _ = twinpass.load_model(str(tmp_path / "model"))
-    prompts = ["a great story", "Review: dull Sentiment:", "Review: fine"]
-    texts = trained.generate(prompts, 5)
+    prompts = ["a great story", "Review: dull Sentiment:", "Review: fine", "dull"]
+    with monkeypatch.context() as patched:
+        patched.setattr(RunOrigin, "base", lambda origin: pytest.fail("the model that is there is read again"))
+        texts = trained.generate(prompts, 5)
+        assert trained.generate(prompts, 5) == texts, "also from what the cache holds"
     assert texts == [by_hugging_face(trained.model, trained.tokenizer, prompt) for prompt in prompts]
-    assert texts[0::2] == [by_hugging_face(base, trained.tokenizer, prompt) for prompt in prompts[0::2]]
+    plain = [prompts[0], *prompts[2:]]
+    assert [texts[0], *texts[2:]] == [by_hugging_face(base, trained.tokenizer, prompt) for prompt in plain]
     assert texts[1] != by_hugging_face(base, trained.tokenizer, prompts[1])
 
 

@@ -219,7 +219,7 @@ def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tup
     from twinpass.use.writing import Writer
 
     trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
-    writer = Writer(session.engine, session.tokenizer, trainable.activated, lambda: session.engine)
+    writer = Writer(session.engine, session.tokenizer, trainable.activated)
     return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
 
 

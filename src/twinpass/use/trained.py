@@ -16,7 +16,7 @@ from twinpass.core import BASE, Sampling, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
-from twinpass.model.trainable import Activated, Full, Lora, Trainable
+from twinpass.model.trainable import Activated, Lora, Trainable
 from twinpass.objective.goal import portions
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
@@ -91,13 +91,9 @@ class TrainedModel:
         base, _ = self._settings.base()
         return base if self._settings.given is None else deepcopy(base)
 
-    @cached_property
-    def _base_engine(self) -> TorchEngine:
-        return TorchEngine(self._base_again(), Full(), reuse=Auto(budget=self._settings.budget))
-
     @property
     def _writer(self) -> Writer:
-        return Writer(self.engine, self.tokenizer, self._settings.trainable.activated, lambda: self._base_engine)
+        return Writer(self.engine, self.tokenizer, self._settings.trainable.activated)
 
     def predict(self, rows: Rows, progress: Callable[[int], None] = lambda done: None) -> list[Answer]:
         """The most probable option for each row, which need not say what is right.

@@ -1,12 +1,11 @@
 """Texts by the engine: prompts that begin alike are read once, and continuations grow together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Prompt, Sampling, Tokens
-from twinpass.engine.base import Engine
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError
 from twinpass.model.causal import ends
@@ -23,13 +22,12 @@ class Writer:
     Args:
         engine: holds them.
         activated: they are an adapter that acts from the last place on where the engine's invocation tokens stand.
-        base: an engine of the model alone, for prompts that do not hold them; made when one is met.
+            Prompts that do not hold them are continued by the model alone.
     """
 
     engine: TorchEngine
     tokenizer: PreTrainedTokenizerBase
     activated: bool
-    base: Callable[[], Engine]
 
     def write(self, prompts: Sequence[str], sampling: Sampling, first: int = 0) -> Iterator[str]:
         """Continuations in the order of the prompts, which are counted from ``first``: random numbers go by that count.
@@ -55,9 +53,13 @@ class Writer:
                 groups.setdefault((rooms[i], prompts[i][1] is None), []).append(i)
             for (room, plain), members in groups.items():
                 asked = [Prompt(prompts[i][0], prompts[i][1] or 0, first + i) for i in members]
-                engine = self.base() if plain else self.engine
-                texts = engine.generate(asked, [BASE], replace(sampling, max_tokens=room), self._decode).values[0]
-                written |= {i: text.text for i, text in zip(members, texts, strict=True)}
+                own = replace(sampling, max_tokens=room)
+                found = (
+                    self.engine.generate_reference(asked, own, self._decode)
+                    if plain
+                    else self.engine.generate(asked, [BASE], own, self._decode)
+                )
+                written |= {i: text.text for i, text in zip(members, found.values[0], strict=True)}
             yield from (written[i] for i in part)
 
     def _room(self, ids: Tokens, sampling: Sampling, number: int) -> int:

@@ -213,13 +213,16 @@ class TorchEngine(Engine):
         return Gradient(Scores(result.values, result.work, self._route.held), norm(found), found)
 
     def reference(self, requests: Sequence[Request]) -> Scores:
-        if not self._trained.adapters:
-            raise ModelError(
-                "the weights are trained themselves, and theta_0 is not at hand: set task.beta = 0, or train adapters"
-            )
+        self._runner.require_base()
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         result = self._route.reference(requests)
         return Scores(result.values, result.work, self._route.held)
+
+    def generate_reference(self, prompts: Sequence[Prompt], sampling: Sampling, decode: Decode) -> Continuations:
+        """What the model writes without the adapters that stand beside it."""
+        self._runner.require_base()
+        require_room(prompts, sampling, self.window, self._causal.vocabulary, activated=False)
+        return Continuations(*self._route.write_reference(prompts, sampling, decode), self._route.held)
 
     def unfit_for_feedback(self) -> str | None:
         if self._inplace is not None or self._paired is not None:
@@ -318,16 +321,13 @@ class TorchEngine(Engine):
     def prepack(self) -> None:
         """Hold the linear layers that adapters stand beside in the order that oneDNN reads them in, for faster products.
 
-        The model is of no use elsewhere until :meth:`unpack`; where it would not run itself any more, or is trained itself, it
-        stays as it is.
+        It is of no use elsewhere until :meth:`unpack`; where it would not run any more, or is trained itself, it stays as it is.
         """
         if self.packs and self._trained.adapter is not None:
             self._prepacked.pack()
-            if self._paired is not None:
-                self._paired.forget()
-            if not still_runs(
-                self._causal, max(self._sharing.cuts), None if self._paired is None else self._paired.alone
-            ):
+            if (paired := self._paired) is not None:
+                paired.forget()
+            if not still_runs(self._causal, max(self._sharing.cuts), None if paired is None else paired.alone):
                 self.unpack()
 
     def unpack(self) -> None:

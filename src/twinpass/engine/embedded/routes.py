@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinpass.core import (
     BASE,
@@ -54,6 +54,17 @@ class LaneRunner:
         """What runs the model's modules under them."""
         return lambda layout: self.tandem.running(weights, layout)
 
+    def require_base(self) -> None:
+        """Make sure that the model without its adapters is the one that training began with.
+
+        Raises:
+            ModelError: its own weights are trained.
+        """
+        if not self.trained.adapters:
+            raise ModelError(
+                "the weights are trained themselves, and theta_0 is not at hand: set task.beta = 0, or train adapters"
+            )
+
     def starts(self, inputs: Sequence[Request] | Sequence[Prompt]) -> list[int]:
         """The first token of each that trained weights act on."""
         return [each.active_from if self.trained.activated else 0 for each in inputs]
@@ -94,6 +105,12 @@ class Route(ABC):
     def reference(self, requests: Sequence[Request]) -> Result:
         """Scores of the model as it is, without what stands beside its modules."""
 
+    @abstractmethod
+    def write_reference(
+        self, prompts: Sequence[Prompt], sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Continuation]], Work]:
+        """Its texts, of the one lane that it is."""
+
     @property
     @abstractmethod
     def held(self) -> CacheStatistics:
@@ -129,6 +146,14 @@ class PackedRoute(Route):
     def reference(self, requests: Sequence[Request]) -> Result:
         version, shared_by_lanes = self.ledger.shared(self.sharing.depth), self.sharing.shared_by_lanes({None})
         return self.scorer.score(Job(requests, [version], lambda versions: alone, shared_by_lanes))
+
+    def write_reference(
+        self, prompts: Sequence[Prompt], sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Continuation]], Work]:
+        version, shared_by_lanes = self.ledger.shared(self.sharing.depth), self.sharing.shared_by_lanes({None})
+        prompts = [replace(prompt, active_from=len(prompt.tokens) - 1) for prompt in prompts]
+        order = Order(prompts, [version], lambda versions: alone, sampling, decode, shared_by_lanes)
+        return PackedWriter(self.scorer).write(order)
 
     @property
     def held(self) -> CacheStatistics:
@@ -174,20 +199,33 @@ class OwnForward(Route):
     def write(
         self, prompts: Sequence[Prompt], under: Under, sampling: Sampling, decode: Decode
     ) -> tuple[list[list[Continuation]], Work]:
-        values, work, depth = [], Work(), self.causal.depth
+        values, work, starts = [], Work(), self.runner.starts(prompts)
         for lane in under.lanes:
             weights = self.runner.weights([lane])
-            running = self.runner.running(weights)
-            texts, ran = write_plain(self.causal, prompts, self.runner.starts(prompts), running, sampling, decode)
+            texts, took = self._write(prompts, starts, self.runner.running(weights), sampling, decode)
             self.runner.tandem.check([weights])
             values.append(texts)
-            demand = sum(len(prompt.tokens) + len(text.tokens) - 1 for prompt, text in zip(prompts, texts, strict=True))
-            work += Work(depth * demand, depth * ran, {"again": depth * (demand - ran)})
+            work += took
         return values, work
+
+    def _write(
+        self, prompts: Sequence[Prompt], starts: Sequence[int], running: Running, sampling: Sampling, decode: Decode
+    ) -> tuple[list[Continuation], Work]:
+        texts, ran = write_plain(self.causal, prompts, starts, running, sampling, decode)
+        demand = sum(len(prompt.tokens) + len(text.tokens) - 1 for prompt, text in zip(prompts, texts, strict=True))
+        return texts, Work(
+            self.causal.depth * demand, self.causal.depth * ran, {"again": self.causal.depth * (demand - ran)}
+        )
 
     def reference(self, requests: Sequence[Request]) -> Result:
         rows = self.causal.depth * sum(len(request.inputs) for request in requests)
         return Result([score_plain(self.causal, requests, [0] * len(requests), alone)], Work(rows, rows))
+
+    def write_reference(
+        self, prompts: Sequence[Prompt], sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Continuation]], Work]:
+        texts, work = self._write(prompts, [0] * len(prompts), alone, sampling, decode)
+        return [texts], work
 
     @property
     def held(self) -> CacheStatistics:
@@ -223,6 +261,11 @@ class InPlaceRoute(Route):
 
     def reference(self, requests: Sequence[Request]) -> Result:
         return self.inner.reference(requests)
+
+    def write_reference(
+        self, prompts: Sequence[Prompt], sampling: Sampling, decode: Decode
+    ) -> tuple[list[list[Continuation]], Work]:
+        return self.inner.write_reference(prompts, sampling, decode)
 
     @property
     def held(self) -> CacheStatistics:
