@@ -216,7 +216,7 @@ fuzz: install  ## 100,000 damaged inputs to everything that is read, into benchm
 	TWINPASS_FUZZ=100000 TWINPASS_FUZZ_JSON=benchmarks/results/fuzz.json $(BIN)/python -m pytest tests/fuzz
 
 long-run: install  ## 10,000 steps of a tiny model, killed and resumed, into benchmarks/results/long-run.json
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/long_run.py --json benchmarks/results/long-run.json
+	PYTHONPATH=tests OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/long_run.py --json benchmarks/results/long-run.json
 
 chaos: install  ## runs of every kind, killed, starved of disk and started twice, into benchmarks/results/chaos.json
 	PYTHONPATH=tests OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_THREADING_LAYER=workqueue $(BIN)/python tests/chaos.py --kills 200 --json benchmarks/results/chaos.json
