@@ -1,7 +1,9 @@
 """An engine that is closed gives the memory of keys and values back."""
 
+import gc
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -55,3 +57,15 @@ def test_a_run_from_python_keeps_none(tmp_path: Path, monkeypatch: pytest.Monkey
     assert engine._scorer is not None
     assert held[0] > 0
     assert engine._scorer.passes.pool.nbytes == 0
+
+
+def test_a_graph_that_was_measured_is_let_go() -> None:
+    """It holds weights of the model: whoever trains again and again would run out of memory."""
+    engine = TorchEngine(tiny.model(), Activated(rank=2))
+    weight = ref(engine.model.get_submodule("model.layers.0.mlp.up_proj").get_parameter("weight"))
+    assert engine.graph_bytes(REQUESTS) > 0
+    engine.close()
+    assert weight() is not None
+    del engine
+    gc.collect()
+    assert weight() is None

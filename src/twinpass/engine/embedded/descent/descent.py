@@ -83,7 +83,7 @@ class Descent:
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # with its graph it would hold the node that it is saved by, and so itself, for ever
 
         with Graph.of(self.causal, self.trained.parameters, self.trained.loras) as graph:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
