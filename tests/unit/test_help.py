@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,24 @@ def test_what_is_no_run_says_which_are(
     assert said["error"].startswith(
         "empty/journal.jsonl: there is no journal here; give the folder of a run, as 'twinpass runs'"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "left"),
+    [
+        (["train", "it.toml"], "journal"),
+        (["predict", "run", "rows.jsonl", "--out", "o"], "goes on"),
+        (["runs"], "interrupted\n"),
+    ],
+)
+def test_what_is_interrupted_says_what_it_leaves(
+    command: list[str], left: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(f"twinpass.cli.{command[0]}")
+
+    def interrupted(*args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_predict" if command[0] == "predict" else "run", interrupted)
+    assert main(command) == 130
+    assert left in capsys.readouterr().err

@@ -71,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+LEFT = {
+    "train": "; every finished step is in the journal",
+    "predict": "; rows that were answered are in the file of --out, from which the same command goes on",
+}
+"""What an interrupted command leaves behind."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 2 bad input, 1 a run that failed, 3 one that learned nothing, 128 + n one that signal n ended."""
     try:
@@ -94,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(args, f"error: {_message(error)}", isinstance(error, EngineError | StorageError | OSError | MemoryError))
         return 1 if failed else 2
     except KeyboardInterrupt as error:
-        _say(args, "interrupted; every finished step is in the journal", True)
+        _say(args, f"interrupted{LEFT.get(args.command, '')}", True)
         return 128 + (error.signal if isinstance(error, Ended) else signal.SIGINT)
     return code
 
