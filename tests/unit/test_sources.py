@@ -195,7 +195,9 @@ def test_folders_of_datasets(dataset: datasets.Dataset, tmp_path: Path) -> None:
     both.save_to_disk(str(tmp_path / "both"))
     dataset.save_to_disk(str(tmp_path / "one"))
     assert [row["text"] for row in fields(read(str(tmp_path / "both")))] == ["fine", "dull", "?"]
-    assert [row["text"] for row in fields(read(str(tmp_path / "both"), "eval"))] == ["dull"]
+    (held,) = read(str(tmp_path / "both"), "eval")
+    assert isinstance(held, Row)
+    assert (held.fields["text"], held.place) == ("dull", f"{tmp_path}/both/validation, row 1")
     assert [row["text"] for row in fields(read(str(tmp_path / "both/validation")))] == ["dull"]
     assert [row["text"] for row in fields(read(str(tmp_path / "one"), limit=2))] == ["fine", "dull"]
     assert len(read(str(tmp_path / "one"), "rows")) == len(read(str(tmp_path / "one"))) == 3
@@ -297,11 +299,11 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
         ran = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
     *rows, ambiguous, broken, missing = json.loads(ran.stdout.splitlines()[-1])
-    whole = [[f"owner/data:plain, row {i}", row["text"], row["label"]] for i, row in enumerate(ROWS, 1)]
-    assert rows[:3] == [whole, whole[:2], [["owner/data:plain, row 1", "längst", "1"]]]
+    whole = [[f"owner/data:plain/train, row {i}", row["text"], row["label"]] for i, row in enumerate(ROWS, 1)]
+    assert rows[:3] == [whole, whole[:2], [["owner/data:plain/test, row 1", "längst", "1"]]]
     assert rows[3:] == [
         [["owner/data:plain/train[:1], row 1", *whole[0][1:]]],
-        [["owner/data:other, row 1", "another", "7"]],
+        [["owner/data:other/train, row 1", "another", "7"]],
     ]
     assert "Config name is missing" in ambiguous
     assert "JSON parse error" in broken, "the cause, and not only that there is one"

@@ -162,7 +162,7 @@ def _evaluate(
         Progress(console=console, transient=True) as progress,
     ):
         if other is not None:
-            objective, examples, template = _examples(other, target, session)
+            objective, examples, template = _examples(other, target, session, console)
         if rows is not None:
             examples = _encoded(rows, target, session, console)
         bar = progress.add_task("evaluating", total=len(examples))
@@ -223,10 +223,13 @@ def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tup
     return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
 
 
-def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goal, Sequence[Example], Template]":
+def _examples(
+    other: "Config", run: Path, session: "Session[Any]", console: "Console"
+) -> "tuple[Goal, Sequence[Example], Template]":
     """The goal, held-out rows and template of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
     from twinpass.config.load import load_config
+    from twinpass.config.origins import origins
     from twinpass.model.trainable import Activated
 
     trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
@@ -237,6 +240,8 @@ def _examples(other: "Config", run: Path, session: "Session[Any]") -> "tuple[Goa
     encoded = encode(
         other.task, train, held_out, trainable, model, tokenizer, other.run.seed, generation=other.generation
     )
+    for note in (*origins(other.task, train, held_out), *encoded.notes):
+        console.print(note, markup=False)
     return encoded.objective, encoded.held_out, encoded.template
 
 

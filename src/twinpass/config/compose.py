@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.encode import encode
 from twinpass.config.engines import TorchSettings
 from twinpass.config.ground import ground
+from twinpass.config.origins import origins
 from twinpass.config.schema import Config
 from twinpass.config.tasks import TaskSettings
 from twinpass.core import Probe
@@ -177,7 +178,8 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
     below |= material.task.ground
-    return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, encoded.notes)
+    notes = (*origins(material.task, material.train, material.held_out), *encoded.notes)
+    return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, notes)
 
 
 def _most_lanes(estimator: Estimator) -> int:

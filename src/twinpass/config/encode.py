@@ -183,7 +183,7 @@ def _demonstrated(
         wanted += task.held_out(task.train_rows)
     if wanted + task.shots > len(rows):
         raise DataError(
-            f"{rows[0].place.rpartition(', row')[0]}: {wanted} rows to train on and {task.shots} shots are more than the {len(rows)} "
+            f"{rows[0].source}: {wanted} rows to train on and {task.shots} shots are more than the {len(rows)} "
             "in the file; lower task.train_rows or task.shots"
         )
     return rows[:wanted], template.with_shots(rows[-task.shots :])

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass as record
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo
@@ -24,8 +23,7 @@ from twinpass.task.completion import CompletionTemplate
 from twinpass.task.forms import recognised
 from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Item, OnError, Row
-from twinpass.task.sources.lines import STDIN
-from twinpass.task.sources.read import Role, read
+from twinpass.task.sources.read import Role, called, read
 from twinpass.task.template import Template
 
 if TYPE_CHECKING:
@@ -103,8 +101,7 @@ class TaskSettings(ABC):
     @property
     def source(self) -> str:
         """What the rows to train on are called."""
-        named = ("standard input" if name == STDIN else name for name in self.train)
-        return ", ".join(Path(name).name if Path(name).is_absolute() else name for name in named)
+        return ", ".join(map(called, self.train))
 
     def problems(self) -> list[str]:
         """What is missing in a configuration file."""

@@ -14,6 +14,11 @@ class Row:
     fields: dict[str, Any]
     place: str
 
+    @property
+    def source(self) -> str:
+        """The file or dataset that it is a row of."""
+        return self.place.rpartition(", row ")[0]
+
 
 class Category(int):
     """A number that stands for a name, as in the class labels of Hugging Face datasets."""

@@ -26,7 +26,7 @@ def read_folder(folder: Path, role: str) -> Iterator[Item]:
         loaded = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(str(folder))
     except Exception as error:  # of many kinds, some of them of other libraries
         raise DataError(f"{folder}: not a dataset that can be loaded: {_first_line(error)}") from error
-    yield from read_object(_chosen(loaded, role, str(folder), split=saved), str(folder))
+    yield from read_object(*_chosen(loaded, role, str(folder), split=saved))
 
 
 def read_hub(name: str, role: str, *, part: bool) -> Iterator[Item]:
@@ -41,7 +41,7 @@ def read_hub(name: str, role: str, *, part: bool) -> Iterator[Item]:
         raise DataError(
             f"{name}: there is no such file, and as the name of a dataset on the hub it cannot be loaded: {_first_line(error)}"
         ) from error
-    yield from read_object(_chosen(loaded, role, name, split=True), name)
+    yield from read_object(*_chosen(loaded, role, name, split=True))
 
 
 def read_object(dataset: Any, name: str) -> Iterator[Item]:
@@ -58,15 +58,15 @@ def _category(value: Any, names: Sequence[str]) -> Any:
     return Category(value, names[value])
 
 
-def _chosen(loaded: Any, role: str, name: str, *, split: bool) -> Any:
-    """The dataset of ``role``; others go by the names of their splits (``split``), or of their files."""
+def _chosen(loaded: Any, role: str, name: str, *, split: bool) -> tuple[Any, str]:
+    """The dataset of ``role``, and its name; others go by the names of their splits (``split``), or of their files."""
     if not isinstance(loaded, Mapping):
-        return loaded
+        return loaded, name
     for usual in SPLITS[role]:
         if usual in loaded:
-            return loaded[usual]
+            return loaded[usual], f"{name}/{usual}" if split else f"{name}, {usual}"
     if len(loaded) == 1 and role != "eval":
-        return next(iter(loaded.values()))
+        return next(iter(loaded.values())), name
     lacks = f"has no split {' or '.join(SPLITS[role])}" if SPLITS[role] else "has several splits"
     known = ", ".join(loaded)
     where = f"{known} after a slash, as in {name}/{next(iter(loaded), 'train')}" if split else f"its files, of {known}"

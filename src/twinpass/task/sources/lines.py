@@ -11,6 +11,7 @@ from twinpass.errors import DataError
 from twinpass.task.rows import Item, Row
 
 STDIN = "-"
+STANDARD_INPUT = "standard input"
 
 
 def read_file(path: Path) -> Iterator[Item]:
@@ -23,7 +24,7 @@ def read_standard_input() -> Iterator[Item]:
     """The rows that are piped in."""
     lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
     try:
-        yield from read_lines(lines, "standard input")
+        yield from read_lines(lines, STANDARD_INPUT)
     finally:
         lines.detach()
 
@@ -37,7 +38,7 @@ def first_of_standard_input() -> Item | None:
     try:
         while found is None and (line := source.readline()):
             read += line
-            for item in read_lines([line.decode("utf-8-sig", "replace")], "standard input"):
+            for item in read_lines([line.decode("utf-8-sig", "replace")], STANDARD_INPUT):
                 found = item if isinstance(item, Row) else None
     finally:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(_Again(bytes(read), source)))

@@ -43,6 +43,21 @@ def located(name: str, folder: Path) -> str:
     return str(path.resolve())
 
 
+def called(name: str) -> str:
+    """A source in a sentence: files by their names, patterns and splits of datasets with the folder that they are of."""
+    path = Path(name)
+    if not path.is_absolute():
+        return lines.STANDARD_INPUT if name == lines.STDIN else name
+    if path.is_file():
+        return path.name
+    found = [] if _exists(path) else _matching(path)
+    if len(found) == 1:
+        return found[0].name
+    first = next((i for i, part in enumerate(path.parts) if found and _is_pattern(part)), len(path.parts) - 1)
+    shown = str(Path(*path.parts[max(1, first - 1) :]))
+    return f"the {len(found)} files of {shown}" if found else shown
+
+
 def reader_of(path: Path) -> Reader:
     """How a file is read, by the end of its name.
 
@@ -189,9 +204,13 @@ def _absent(name: str) -> DataError:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    if not any(sign in str(pattern) for sign in GLOB):
+    if not _is_pattern(str(pattern)):
         return []
     return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+
+
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in GLOB)
 
 
 def _exists(path: Path) -> bool:
