@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import Lane, Probe, Request, Score
+from twinpass.core import Continuations, Lane, Probe, Prompt, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
@@ -65,6 +65,29 @@ def requests_of(tokenizer: PreTrainedTokenizerBase, shots: str = "") -> list[Req
 def worst(ours: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> float:
     differences = [np.abs(a - b).max() for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
     return float(np.max(differences))
+
+
+def require_same_texts(
+    embedded: TorchEngine,
+    prompts: Sequence[Prompt],
+    lanes: Sequence[Lane],
+    found: Continuations,
+    expected: Continuations,
+) -> None:
+    """Texts are the embedded engine's, up to where the two best tokens are nearer to each other than scores are to that engine's."""
+    same = 0
+    for lane, own, others in zip(lanes, found.values, expected.values, strict=True):
+        for prompt, one, other in zip(prompts, own, others, strict=True):
+            pairs = list(zip(one.tokens, other.tokens, strict=False))
+            until = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+            assert max(map(abs, one.logprobs[:until] - other.logprobs[:until]), default=0.0) < TOLERANCE
+            same += until == len(pairs)
+            if until < len(pairs):
+                context = prompt.tokens + other.tokens[:until]
+                ties = [Request(context, (token,), prompt.active_from) for token in pairs[until]]
+                a, b = embedded.score(ties, [lane]).values[0]
+                assert abs(a[0] - b[0]) < TOLERANCE
+    assert same > len(prompts) * len(lanes) / 2
 
 
 def engines(loaded: Loaded, server: Server, *, activated: bool, first: int = 0) -> tuple[TorchEngine, SglangEngine]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from real_sglang import SIGNS, TEXTS, TOLERANCE, Loaded, engines
+from real_sglang import SIGNS, TEXTS, Loaded, engines, require_same_texts
 
-from twinpass.core import BASE, Prompt, Request, Sampling, Term
+from twinpass.core import BASE, Prompt, Sampling, Term
 from twinpass.engine.sglang.server import Server
 from twinpass.errors import ModelError
 
@@ -14,7 +14,6 @@ from twinpass.errors import ModelError
 def test_greedy_texts_equal_the_embedded_engines(
     loaded: Loaded, server: Server, rows: Callable[[], int], activated: bool
 ) -> None:
-    """Up to where the two best tokens are nearer to each other than scores are to the embedded engine's."""
     embedded, sglang = engines(loaded, server, activated=activated)
     tokenizer = loaded[1]
     asked = [tuple(tokenizer(text)["input_ids"]) for text in TEXTS]
@@ -30,19 +29,7 @@ def test_greedy_texts_equal_the_embedded_engines(
     found = sglang.generate(prompts, lanes, sampling, decode)
     assert rows() * sglang.layers == found.work.computed
     expected = embedded.generate(prompts, lanes, sampling, decode)
-    same = 0
-    for lane, own, others in zip(lanes, found.values, expected.values, strict=True):
-        for prompt, one, other in zip(prompts, own, others, strict=True):
-            pairs = list(zip(one.tokens, other.tokens, strict=False))
-            until = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-            assert max(map(abs, one.logprobs[:until] - other.logprobs[:until]), default=0.0) < TOLERANCE
-            same += until == len(pairs)
-            if until < len(pairs):
-                context = prompt.tokens + other.tokens[:until]
-                ties = [Request(context, (pair,), prompt.active_from) for pair in pairs[until]]
-                a, b = embedded.score(ties, [lane]).values[0]
-                assert abs(a[0] - b[0]) < TOLERANCE
-    assert same > len(prompts) * len(lanes) / 2
+    require_same_texts(embedded, prompts, lanes, found, expected)
     tokens = [[text.tokens for text in own] for own in found.values]
     assert tokens[0] != tokens[1] or tokens[0] != tokens[2], "lanes must write otherwise, or nothing is tested"
     whole = found.values[2][0]

@@ -204,8 +204,18 @@ def test_other_clients_get_the_base_models_texts_while_a_run_trains(
     require_finished(run, tmp_path / "again")
 
 
-def test_rewards_train_on_a_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
-    """Greedy texts under adapters, rewarded: two steps, whose journal the embedded engine replays without a reward; sampling is refused."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trainable.kind": "lora", "epsilon.value": 0.1, "optimizer.lr": 1e-2},
+        {"trainable.kind": "full", "estimator.perturbation": "inplace", "epsilon.value": 2.0**-6, "optimizer.lr": 1e-6},
+    ],
+    ids=["lora", "full"],
+)
+def test_rewards_train_on_a_server(
+    loaded: Loaded, server: RunningServer, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Greedy texts under adapters or moved weights, rewarded: two steps, whose journal the embedded engine replays without a reward."""
     (tmp_path / "rewards.py").write_text(
         "def vowels(completions, **kwargs):\n"
         "    return [sum(c in 'aeiou' for c in text) / (1 + len(text)) for text in completions]\n"
@@ -215,20 +225,21 @@ def test_rewards_train_on_a_server(loaded: Loaded, server: RunningServer, tmp_pa
     config = tmp_path / "config.toml"
     config.write_text(
         f"""[model]\npath = "{server.folder}"\n[task]\nkind = "reward"\ntrain = "prompts.jsonl"\neval = "prompts.jsonl"\n"""
-        """rewards = ["rewards.py:vowels"]\n[generation]\nmax_tokens = 6\ntemperature = 0.0\n[trainable]\nkind = "lora"\n"""
-        f"""[estimator]\nprobes = 2\n[epsilon]\nvalue = 0.1\n[optimizer]\nlr = 1e-2\nsteps = 2\nbatch_size = 2\n[engine]\nkind = "sglang"\nurl = "{server.url}"\n"""
+        """rewards = ["rewards.py:vowels"]\n[generation]\nmax_tokens = 6\ntemperature = 0.0\n"""
+        f"""[estimator]\nprobes = 2\n[optimizer]\nsteps = 2\nbatch_size = 2\n[engine]\nkind = "sglang"\nurl = "{server.url}"\n"""
         f"""[run]\nout = "{tmp_path / "run"}"\nkeep = "last"\n"""
     )
-    process = train(str(config))
+    chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    process = train(str(config), *chosen)
     said = process.communicate(timeout=START_SECONDS)[1]
     assert process.returncode in (0, 3), said
     records = [record for record in read(tmp_path / "run" / "journal.jsonl").records if record["kind"] == "step"]
     assert len(records) == 2
     assert len({loss for record in records for pair in record["losses"] for loss in pair}) > 2
+    assert any(number for record in records for number in record["gradients"])
     require_replayed(tmp_path / "run", tmp_path / "again")
-    process = train(str(config), "--set", "generation.temperature=1.0", "--set", f"run.out={tmp_path / 'sampled'}")
-    assert "SGLang samples by random numbers of its own" in process.communicate(timeout=START_SECONDS)[1]
-    assert process.returncode == 2
+    with connected(loaded, server, Activated()):
+        """The server has its own weights again."""
 
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:

@@ -1,70 +1,26 @@
 """Weights of the model itself, moved inside SGLang's processes: they are the embedded engine's, to the bit, and never scored when they are not."""
 
 import asyncio
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from moved_lanes import EPS, embedded_of, engine_of, lanes_of
 from real_sglang import LAYERS, OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded, engines, requests_of, worst
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
-from twinpass.core import BASE, Lane, Probe, Term
-from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.engine.sglang.engine import SglangEngine
+from twinpass.core import BASE, Term
 from twinpass.engine.sglang.in_process import InProcess
 from twinpass.engine.sglang.server import Server
 from twinpass.engine.sglang.weights import WeightVariants, _digest
 from twinpass.errors import EngineError
-from twinpass.model.causal import CausalModel
-from twinpass.model.identity import hash_of
 from twinpass.model.trainable import Full, Layers, Pattern, Trainable
 from twinpass.perturb.noise import Distribution
 
-EPS = 2.0**-10
 BLOCKS = Layers(first=LAYERS - 4, last=LAYERS, block=2)
-
-
-def lanes_of(seed: int, block: int | None = None) -> list[Lane]:
-    return [Lane(Probe(seed, block), sign, EPS) for sign in (1, -1)]
-
-
-@contextmanager
-def engine_of(
-    model: PreTrainedModel, server: Server, trainable: Trainable, *, noise: Distribution, inplace: bool
-) -> Iterator[SglangEngine]:
-    """An SGLang engine on a model that stays as it is; SGLang's weights are put back at the end."""
-    own = deepcopy(model)
-    variants = WeightVariants(
-        server,
-        own,
-        hash_of(own),
-        trainable.attach(own, 0),
-        trainable=trainable,
-        reload=lambda: deepcopy(model),
-        noise=noise,
-        inplace=inplace,
-    )
-    try:
-        yield SglangEngine(CausalModel(model), hash_of(model), server, variants)
-    finally:
-        with warnings.catch_warnings(action="ignore"):  # where a test has closed them
-            variants.close()
-
-
-def embedded_of(model: PreTrainedModel, trainable: Trainable, *, noise: Distribution, inplace: bool) -> TorchEngine:
-    return TorchEngine(
-        deepcopy(model),
-        trainable,
-        noise=noise,
-        perturbation="inplace" if inplace else "tandem",
-        reload=lambda: dict(model.named_parameters()),
-    )
 
 
 @pytest.mark.parametrize(
