@@ -1,5 +1,6 @@
 """One tree of exceptions. Each message names the place, what was expected and what to do."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -11,6 +12,14 @@ class TwinpassError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+def system_error(error: Exception) -> int | None:
+    """The system's number for why it refused, where that is what ``error`` says; libraries in Rust only have it in their text."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found and not isinstance(error, TwinpassError) else None
 
 
 def printable(text: str) -> str:

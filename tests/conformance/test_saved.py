@@ -23,9 +23,11 @@ from twinpass.config.compose import build
 from twinpass.config.load import load_config
 from twinpass.core import BASE, Request, Term
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.errors import ModelError
+from twinpass.errors import ModelError, StorageError
 from twinpass.model.load import load
+from twinpass.model.save import new
 from twinpass.model.trainable import Full, Layers, Lora, Pattern, Trainable
+from twinpass.train.folder import save_weights
 
 REQUEST = Request((1, 7, 3, 9, 5), (2, 4, 6))
 ATTENTION = ("q_proj", "o_proj")
@@ -83,8 +85,16 @@ def test_shared_parameters_are_saved(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
     engine = TorchEngine(tiny.model(), Full())
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"cannot be written.*replay RUN"):
+    with pytest.raises(OSError, match="Not a directory"):
         engine.save(tmp_path / "file")
+    with pytest.raises(StorageError, match=r"file cannot be written: Not a directory; a file is in the way"):
+        save_weights(engine, tmp_path / "file")
+    with (
+        pytest.raises(ModelError, match=r"cannot be written: of wood \(ValueError\).*replay RUN"),
+        new(tmp_path / "new"),
+    ):
+        raise ValueError("of wood")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Adapter(ABC):
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT reads them.
 
         Raises:
-            ModelError: they cannot be written.
+            ModelError or OSError: they cannot be written.
         """
         found = self.peft_tensors(self.tensors)
         tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in found.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from twinpass.errors import ModelError
+from twinpass.errors import ModelError, system_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | N
     """Write weights, configuration, generation configuration and tokenizer, so that ``model.path`` can name ``folder``.
 
     Raises:
-        ModelError: they cannot be written; nothing is left in ``folder`` then but what was there before.
+        ModelError, or what the system refuses (see :func:`new`): nothing is left in ``folder`` then but what was there before.
     """
     with new(folder) as part, without_progress():
         model.save_pretrained(part, state_dict=_apart(model))
@@ -32,7 +32,7 @@ def new(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``, which takes its place once it is written.
 
     Raises:
-        ModelError: it cannot be written.
+        ModelError: it cannot be written; what the system refuses is for the caller, who knows the folder that a user has named.
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -43,6 +43,8 @@ def new(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
         part.rename(folder)
     except Exception as error:
+        if system_error(error) is not None:
+            raise
         raise ModelError(
             f"{folder}: what was trained cannot be written: {' '.join(str(error).split())[:300]} ({type(error).__name__}); mend that, "
             "and rebuild it from the journal with 'twinpass replay RUN'"

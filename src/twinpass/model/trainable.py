@@ -54,7 +54,7 @@ class Trained:
         """Write ``adapter/`` (PEFT) or ``model/`` (Hugging Face, with the tokenizer) into the run folder.
 
         Raises:
-            ModelError: it cannot be written.
+            ModelError or OSError: it cannot be written.
         """
         from twinpass.model.save import save_model
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from twinpass.errors import StorageError
+from twinpass.errors import StorageError, system_error
 
 T = TypeVar("T")
 
@@ -44,10 +43,8 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
 
 def reason(error: Exception) -> str:
     """Why the system refused, and what to do about it."""
-    found = re.search(r"os error (\d+)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
     said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return f"{said}; {REMEDIES.get(number or 0, 'look after the disk, or choose another place')}"
+    return f"{said}; {REMEDIES.get(system_error(error) or 0, 'look after the disk, or choose another place')}"
 
 
 @contextmanager
@@ -59,7 +56,9 @@ def storing(place: Path, verb: str = "written") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if system_error(error) is None and not isinstance(error, SafetensorError):
+            raise
         raise StorageError(f"{place} cannot be {verb}: {reason(error)}") from error
 
 
@@ -101,7 +100,7 @@ def written(path: Path, write: Callable[[Path], T]) -> T:
             found = write(part)
             sync(part)
             part.replace(path)
-        except (OSError, SafetensorError):
+        except Exception:
             part.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)

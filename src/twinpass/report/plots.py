@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from twinpass.report.files import written
 from twinpass.report.interval import wilson
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,6 +47,17 @@ def draw_run(rows: Rows, metric_name: str, folder: Path) -> list[Path]:
     return drawn
 
 
+def save(figure: Figure, path: Path) -> Path:
+    """Write an image, whole or not at all; of the kind that its name says.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    kind = path.suffix.removeprefix(".") or "png"
+    written(path, lambda part: figure.savefig(part, dpi=144, format=kind))
+    return path
+
+
 def _save(path: Path, draw: Any) -> Path:
     with axes_of(path) as axes:
         draw(axes)
@@ -58,7 +70,7 @@ def axes_of(path: Path) -> Iterator[Axes]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         yield figure.subplots()
-        figure.savefig(path, dpi=144)
+        save(figure, path)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

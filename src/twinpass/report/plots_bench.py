@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from twinpass.report.plots import STYLE
+from twinpass.report.plots import STYLE, save
 
 COLOURS = {
     "twinpass": "#2b6cb0",
@@ -54,7 +54,7 @@ def draw_race(result: Mapping[str, Any], path: Path) -> None:
             memory.axhline(result["inference_peak_rss_bytes"] / MIB, color="#1a202c", linewidth=1, linestyle=":")
         memory.set(ylabel="peak memory (MiB)", title="Dotted: inference")
         memory.tick_params(axis="x", labelrotation=45 if len(names) > 4 else 0)
-        figure.savefig(path, dpi=144)
+        save(figure, path)
 
 
 def draw_step(result: Mapping[str, Any], path: Path) -> None:
@@ -73,7 +73,7 @@ def draw_step(result: Mapping[str, Any], path: Path) -> None:
         title = f"{result['workload']}, {dtype_of(result)}: {result['ratio']:.1f} times as fast"
         axes.set(xlabel="seconds a step", title=title)
         axes.legend(ncols=4, fontsize=8)
-        figure.savefig(path, dpi=144)
+        save(figure, path)
 
 
 def dtype_of(result: Mapping[str, Any]) -> str:

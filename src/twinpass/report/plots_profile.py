@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from twinpass.report.plots import STYLE
+from twinpass.report.plots import STYLE, save
 
 COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#b83280", "#805ad5", "#718096", "#b7791f", "#2c7a7b")
 MARKERS = "os^DvPX*"
@@ -36,20 +36,15 @@ def draw_profile(result: Mapping[str, Any], folder: Path) -> list[Path]:
         saved.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         error.axhline(0.1, color="#a0aec0", linewidth=1, linestyle=":")
         error.set(xlabel="eps", ylabel="relative error of g", xscale="log", yscale="log")
-        drawn.append(_save(figure, folder / "profile.png"))
+        drawn.append(save(figure, folder / "profile.png"))
         if result["layers"]:
             figure = Figure(figsize=(10, 4.2), layout="constrained")
             _layers(figure.subplots(1, 2), result["layers"])
-            drawn.append(_save(figure, folder / "layers.png"))
+            drawn.append(save(figure, folder / "layers.png"))
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         _limits(figure.subplots(), result)
-        drawn.append(_save(figure, folder / "limits.png"))
+        drawn.append(save(figure, folder / "limits.png"))
     return drawn
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=144)
-    return path
 
 
 def _compare(panels: Sequence[Axes], rows: Rows, look: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +17,8 @@ from twinpass.errors import ModelError
 from twinpass.model.save import without_progress
 from twinpass.model.source import TOKENIZERS
 from twinpass.paths import expand
+from twinpass.report.files import put, storing
+from twinpass.train.folder import making
 from twinpass.use.card import base_name, card
 from twinpass.use.settings import settings_of, weights_of
 
@@ -55,32 +58,38 @@ def export(
     activated = adapter and bool(_setup(weights).get("alora_invocation_tokens"))
     _require_possible(adapter, kind, merge)
     _require_place(merge, activated=activated, everywhere=everywhere is not None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-        folder = Path(place) / "new"
-        folder.mkdir()
-        model, tokenizer = settings.base()
+    model, tokenizer = settings.base()
+    facts: Facts = ()
+    if kind != "peft":
+        model = merged(model, weights) if adapter else type(model).from_pretrained(str(weights), dtype=model.dtype)
+        facts = () if everywhere is None else everywhere(model)
+    if kind == "gguf-ready":
+        _require_room(model, tokenizer)
+    with making(out.parent, "--out"), _new(out) as folder:
         tokenizer.save_pretrained(folder)
-        facts: Facts = ()
         if kind == "peft":
             _copy_adapter(weights, folder, settings.path)
-        elif adapter:
-            _save(merged(model, weights), folder)
-            facts = () if everywhere is None else everywhere(model)
         else:
-            _save(type(model).from_pretrained(str(weights), dtype=model.dtype), folder)
+            with without_progress():
+                model.save_pretrained(folder)
         if kind == "gguf-ready":
-            _complete_tokenizer(model, tokenizer, settings.path, folder)
+            _complete_tokenizer(settings.path, folder)
         (folder / "README.md").write_text(card(run, settings, kind, merge, step, facts), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
     return out
 
 
-def _save(model: PreTrainedModel, folder: Path) -> None:
-    with without_progress():
-        model.save_pretrained(folder)
+@contextmanager
+def _new(out: Path) -> Iterator[Path]:
+    """An empty folder that is ``out`` once it is whole and on the disk.
+
+    Raises:
+        StorageError: it cannot be written; nothing is left then.
+    """
+    with storing(out), tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+        folder = Path(place) / "new"
+        folder.mkdir()
+        yield folder
+        put(folder, out)
 
 
 def _require_possible(adapter: bool, kind: Format, merge: bool) -> None:
@@ -128,18 +137,18 @@ def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
     return model
 
 
-def _complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, folder: Path) -> None:
-    """Put the tokenizer's original files beside those that transformers writes: converters read SentencePiece models from there.
-
-    Raises:
-        ModelError: the tokenizer has more tokens than the model.
-    """
+def _require_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer of more tokens than the model has."""
     size, tokens = int(model.config.get_text_config().vocab_size), max(tokenizer.get_vocab().values(), default=0) + 1
     if tokens > size:
         raise ModelError(
             f"the tokenizer has {tokens:,} tokens and the model {size:,}, which GGUF files cannot hold; take the tokenizer that the "
             "model was made with"
         )
+
+
+def _complete_tokenizer(path: str, folder: Path) -> None:
+    """Put the tokenizer's original files beside those that transformers writes: converters read SentencePiece models from there."""
     base = expand(path)
     for name in TOKENIZERS:
         for file in sorted(base.glob(name)) if base.is_dir() else ():

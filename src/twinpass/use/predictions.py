@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.errors import DataError
+from twinpass.report.files import storing
 from twinpass.task.rows import Row
 
 
@@ -49,8 +50,15 @@ def finished(path: Path, rows: Sequence[Row], weights: str) -> int:
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
-    """Append lines, each on the disk before the next is computed."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append lines, each in the file before the next is computed.
+
+    Raises:
+        StorageError: it cannot be written; what was appended stays, and is gone on from.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+    with storing(path), file:
         for line in lines:
             file.write(line)
             file.flush()
