@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.model.causal import CausalModel
+from twinpass.model.defaults import ADAPTERS, Defaults
 from twinpass.model.lora import LoraAdapter
-from twinpass.model.trainable import ADAPTERS, Defaults, Trainable, Trained
+from twinpass.model.trainable import Trainable, Trained
 from twinpass.perturb.parameters import Parameters
 from twinpass.settings import STRICT
 

@@ -64,6 +64,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "estimator": {"kind": "feedback"},
         "optimizer": ADAMW,
     },
+    "full-feedback": {
+        "trainable": {"kind": "full"},
+        "estimator": {"kind": "feedback"},
+        "optimizer": {**ADAMW, "kind": "relative"},
+    },
     "expected-accuracy": {
         "trainable": {"kind": "informed", "layers": 1, "fit_rows": 6},
         "estimator": {"kind": "gauss_newton", "probes": 3},

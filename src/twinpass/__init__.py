@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twinpass.estimate.line import LineSearch
     from twinpass.estimate.one_sided import OneSided
     from twinpass.estimate.spsa import Spsa
+    from twinpass.model.projections import Projections
     from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
     from twinpass.objective.accuracy import Accuracy
     from twinpass.objective.choice import Choice
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from twinpass.train.adamw import AdamW
     from twinpass.train.normalised import Normalised
     from twinpass.train.optimizer import Sgd
+    from twinpass.train.relative import Relative
     from twinpass.train.sign import Sign
     from twinpass.use.trained import TrainedModel, load
 
@@ -69,7 +71,9 @@ __all__ = [
     "Normalised",
     "OneSided",
     "Pattern",
+    "Projections",
     "ReflectedReuse",
+    "Relative",
     "Sgd",
     "Sign",
     "Spsa",
@@ -92,6 +96,7 @@ _MODULES = {
     "estimate.line": ("LineSearch",),
     "estimate.one_sided": ("OneSided",),
     "estimate.spsa": ("Spsa",),
+    "model.projections": ("Projections",),
     "model.trainable": ("Activated", "Full", "Informed", "Layers", "Lora", "Pattern"),
     "objective.accuracy": ("Accuracy",),
     "objective.choice": ("Choice",),
@@ -112,6 +117,7 @@ _MODULES = {
     "train.adamw": ("AdamW",),
     "train.normalised": ("Normalised",),
     "train.optimizer": ("Sgd",),
+    "train.relative": ("Relative",),
     "train.sign": ("Sign",),
     "use.trained": ("TrainedModel", "load"),
 }

@@ -15,14 +15,16 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import Said, first_row, settled
+from twinpass.config.learner import Said, first_row, reached, settled, stepping
 from twinpass.config.schema import SECTIONS, RunSettings
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
+from twinpass.estimate.feedback import Feedback
+from twinpass.model.defaults import Defaults
 from twinpass.model.load import load
-from twinpass.model.trainable import Defaults, Trainable
+from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
 from twinpass.paths import expand
@@ -37,7 +39,6 @@ from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
 from twinpass.settings import ComputeDtype
 from twinpass.task.rows import Row
 from twinpass.task.saved import saved
-from twinpass.train.adamw import AdamW
 from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
@@ -142,7 +143,8 @@ def finetune(
     read = items(task, train, held_out)
     patience = 0 if patience is None and optimizer is not None else patience
     greedy = generation is not None and not generation.temperature
-    method = _suiting(
+    dtype = str(model.dtype).removeprefix("torch.")
+    trainable, estimator, optimizer, epsilon, suited = _suiting(
         task,
         first_row(read[0]),
         trainable,
@@ -150,19 +152,18 @@ def finetune(
         optimizer,
         epsilon,
         greedy=greedy,
-        low=compute_dtype == "bfloat16",
+        low="bfloat16" in (compute_dtype, None if trainable is None or trainable.adapter else dtype),
         probing=(reuse is not None and reuse.approximate) or (objective is not None and not objective.differentiable),
     )
-    trainable, estimator, optimizer, epsilon, suited = method
+    moved = reached(trainable, estimator)
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
     reuse = reuse or Auto()
     device: DeviceName = "cuda" if model.device.type == "cuda" else "cpu"
     engine = TorchSettings(device=device, compute_dtype=compute_dtype)
-    dtype = str(model.dtype).removeprefix("torch.")
     sections: dict[str, Any] = {
         "model": _Given(dtype),
-        "trainable": trainable,
+        "trainable": moved,
         "task": task,
         "generation": generation,
         "estimator": estimator,
@@ -187,7 +188,7 @@ def finetune(
             with storing(base, "read"):
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
-            Recipe(trainable, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
+            Recipe(moved, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
             Material(task, objective, *read, generation),
             Base(model, tokenizer, "", dtype, lambda: load_file(base)),
             engine.start,
@@ -261,10 +262,11 @@ def _suiting(
     said = Said(
         None if trainable is None else type(trainable).__name__.lower(),
         probing
-        or estimator not in (None, Backprop())
-        or epsilon is not None
+        or estimator not in (None, Backprop(), *([] if trainable is None or trainable.adapter else [Feedback()]))
+        or (epsilon is not None and estimator is None)
         or (optimizer is not None and optimizer.along_probes),
         estimator is not None and estimator.curved,
+        estimator == Backprop(),
         low,
         greedy,
     )
@@ -273,9 +275,10 @@ def _suiting(
     suited = found.defaults or task.suited(trainable)
     if estimator is None:
         estimator = _kind("estimator", suited.estimator)(**({} if suited.probes is None else {"probes": suited.probes}))
+    chosen = _kind("optimizer", stepping(estimator, trainable))
     if optimizer is None and estimator.whole and suited.along_probes:
-        optimizer = AdamW()
-    optimizer = optimizer or (Sgd if suited.along_probes else AdamW)(
+        optimizer = chosen()
+    optimizer = optimizer or chosen(
         lr=1.0 if estimator.measures_length else suited.lr,
         steps=suited.steps,
         batch_size=suited.batch_size,

@@ -23,6 +23,7 @@ from twinpass.estimate.jvp import Jvp
 from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
 from twinpass.estimate.spsa import Spsa
+from twinpass.model.projections import Projections
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora, Pattern
 from twinpass.objective.accuracy import Accuracy
 from twinpass.objective.choice import Choice
@@ -42,6 +43,7 @@ from twinpass.task.rows import Row
 from twinpass.train.adamw import AdamW
 from twinpass.train.normalised import Normalised
 from twinpass.train.optimizer import Sgd
+from twinpass.train.relative import Relative
 from twinpass.train.sign import Sign
 
 DATA: Any = {"train": "a.jsonl", "eval": "b.jsonl"}
@@ -54,6 +56,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "layers": Layers(first=0, last=2, block=1),
         "activated": Activated(rank=2),
         "informed": Informed(layers=1),
+        "projections": Projections(layers=1),
     },
     "task": {
         "auto": AutoTask(),
@@ -83,6 +86,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "sign": Sign(),
         "normalised": Normalised(),
         "adamw": AdamW(),
+        "relative": Relative(),
     },
     "epsilon": {
         "constant": ConstantEpsilon(value=1e-3),

@@ -2,18 +2,25 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from twinpass import Activated, AdamW, Backprop, Lora, finetune
 from twinpass.cli.main import main
+from twinpass.config.compose import build_embedded as build
+from twinpass.config.load import load_config
+from twinpass.train.descent import descent_of
 from twinpass.train.history import History
-from twinpass.train.journal import read
+from twinpass.train.journal import Journal, read
+from twinpass.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("any_processor")
 
@@ -29,7 +36,14 @@ FED_BACK = {
     "trainable": {"kind": "activated", "rank": 2, "targets": ["o_proj", "down_proj"], "first": 1},
     "estimator": {"kind": "feedback"},
 }
-KINDS = {"activated": SECTIONS, "layers": UPPER, "feedback": FED_BACK}
+MOVED: dict[str, Any] = {
+    "trainable": {"kind": "full"},
+    "estimator": {"kind": "feedback"},
+    "optimizer": {"kind": "relative", "lr": 2e-2, "steps": STEPS, "batch_size": 4, "snapshot_every": 3},
+}
+KINDS = {"activated": SECTIONS, "layers": UPPER, "feedback": FED_BACK, "full": MOVED}
+KINDS["projections"] = {**MOVED, "trainable": {"kind": "projections", "layers": 1}}
+KINDS["feedback of lora"] = {**FED_BACK, "trainable": {**FED_BACK["trainable"], "kind": "lora", "first": 0}}
 
 
 def weights(folder: Path) -> bytes:
@@ -77,16 +91,58 @@ def test_a_run_learns_and_continues_to_the_same_bits(tmp_path: Path, kind: str) 
         assert read(again / "journal.jsonl").check == read(run / "journal.jsonl").check
 
 
-def test_any_step_comes_back(tmp_path: Path) -> None:
-    run = train(tmp_path)
+@pytest.mark.parametrize("kind", ["activated", "full"])
+def test_any_step_comes_back(tmp_path: Path, kind: str) -> None:
+    run = train(tmp_path, kind)
     for step in (0, 2, 3, 5, STEPS):
         assert main(["replay", str(run), "--step", str(step), "--out", str(tmp_path / f"at-{step}")]) == 0
     assert weights(tmp_path / f"at-{STEPS}") == weights(run)
     shutil.rmtree(run / "snapshots")
     assert main(["replay", str(run), "--step", "2", "--out", str(tmp_path / "again")]) == 0
     assert weights(tmp_path / "again") == weights(tmp_path / "at-2")
-    stored = load_file(tmp_path / "at-3" / "adapter" / "adapter_model.safetensors")
-    assert any(bool(tensor.any()) for name, tensor in stored.items() if "lora_B" in name)
+    assert weights(tmp_path / "at-3") not in (weights(tmp_path / "at-0"), weights(tmp_path / "at-2"))
+
+
+def test_what_was_moved_is_all_that_is_stored_and_loads_again(tmp_path: Path) -> None:
+    """Output projections alone: nothing else of the model, and no moments. The whole model is exported."""
+    run = train(tmp_path, "full")
+    moved = {f"model.layers.{i}.{name}.weight" for i in (0, 1) for name in ("self_attn.o_proj", "mlp.down_proj")}
+    stored = load_file(run / "snapshots" / f"step-{STEPS}.safetensors")
+    assert {name.removeprefix("weights.") for name in stored} == moved
+    assert main(["export", str(run), "--format", "hf", "--out", str(tmp_path / "exported")]) == 0
+    kept = History.of(read(run / "journal.jsonl").records).kept("best")
+    assert main(["replay", str(run), "--step", str(kept), "--out", str(tmp_path / "kept")]) == 0
+    model, before = (AutoModelForCausalLM.from_pretrained(tmp_path / each) for each in ("exported", "model"))
+    again = load_file(tmp_path / "kept" / "model" / "model.safetensors")
+    base = dict(before.named_parameters())
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, base[name]) == (name not in moved)
+        assert name not in again or torch.equal(tensor, again[name])
+
+
+def test_a_rollback_needs_no_other_weights_than_the_snapshot_before_it(tmp_path: Path) -> None:
+    """Gone back to step 4, the run is at its snapshot's weights and one step, to the bit, whatever came between."""
+    run = train(tmp_path, "full")
+    history = History.of(read(run / "journal.jsonl").records)
+    session = build(load_config(tmp_path / "config.toml"))
+    journal = Journal.open(run / "journal.jsonl")[0]
+    trainer = Trainer(session.engine, session.plan, journal, history)
+    trainer._descent = descent_of(session.engine, session.plan, run)
+
+    def no_reset() -> None:
+        raise AssertionError("the weights of the beginning are read once more")
+
+    session.engine.reset = no_reset  # type: ignore[method-assign]
+    found = []
+    for step in (6, 4, STEPS, 4):
+        trainer.return_to(step)
+        found.append({name: tensor.clone() for name, tensor in session.engine.parameters.items()})
+    assert all(torch.equal(found[1][name], found[3][name]) for name in found[1])
+    assert main(["replay", str(run), "--step", "4", "--out", str(tmp_path / "at-4")]) == 0
+    replayed = load_file(tmp_path / "at-4" / "model" / "model.safetensors")
+    assert all(torch.equal(replayed[name], tensor) for name, tensor in found[1].items())
+    with closing(journal), pytest.raises(AssertionError, match="read once more"):
+        trainer.return_to(2)
 
 
 def test_a_snapshot_that_is_not_the_journals_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +189,20 @@ def test_from_python(tmp_path: Path) -> None:
         ({"optimizer": {"lr": 1e-3, "steps": 2}}, 'set "adamw"'),
         ({"estimator": {"probes": 1}}, 'set [estimator] kind = "backprop"'),
         ({"trainable": {"kind": "full"}}, '"backprop" is for adapters'),
-        ({"trainable": UPPER["trainable"], "estimator": FED_BACK["estimator"]}, '"feedback" is for adapters'),
+        (
+            {"trainable": UPPER["trainable"], "estimator": FED_BACK["estimator"]},
+            'set "activated", "lora" or "projections"',
+        ),
+        ({"optimizer": MOVED["optimizer"]}, '"relative" does not go with such a gradient'),
+        ({**MOVED, "optimizer": SECTIONS["optimizer"]}, 'set "relative"'),
+        ({**MOVED, "optimizer": {"lr": 1e-3, "steps": 2}}, 'set "relative"'),
+        ({**MOVED, "estimator": {"probes": 1}}, '"relative" steps along whole gradients'),
+        ({**MOVED, "model": {"dtype": "bfloat16"}}, "lost on bfloat16 weights"),
+        ({**MOVED, "engine": {"kind": "sglang"}}, "takes no derivatives"),
+        ({**MOVED, "trainable": {"kind": "projections", "targets": ["x_proj"]}}, "has no linear layer x_proj"),
+        ({**MOVED, "trainable": {"kind": "pattern", "pattern": "q_proj"}}, "does not write into the residual stream"),
+        ({**MOVED, "optimizer": {**MOVED["optimizer"], "decay": 0.1}}, "steps have a fixed length"),
+        ({**MOVED, "epsilon": {"value": 2e-3}}, "moves no weights to compare losses"),
         ({"estimator": FED_BACK["estimator"]}, "q_proj does not write into the residual stream"),
         ({"trainable": {"kind": "layers", "first": 0, "last": 2}}, "first above 0"),
         ({"model": {"dtype": "bfloat16"}, "trainable": UPPER["trainable"]}, "lost on bfloat16 weights"),

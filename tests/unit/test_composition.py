@@ -17,7 +17,7 @@ from twinpass.config.load import load_config, parse
 from twinpass.config.schema import SECTIONS
 from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
-from twinpass.model.trainable import CHOSEN
+from twinpass.model.defaults import CHOSEN
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.schedule.epsilon import ConstantEpsilon, Known
@@ -43,6 +43,7 @@ CHOICES: Mapping[str, list[Keys]] = {
         {"kind": "layers", "first": 0, "last": 2, "block": 1},
         {"kind": "activated"},
         {"kind": "activated", "invocation": [1]},
+        {"kind": "projections"},
     ],
     "estimator": [
         {"kind": "spsa"},
@@ -53,8 +54,14 @@ CHOICES: Mapping[str, list[Keys]] = {
         {"kind": "jvp"},
         {"kind": "line"},
         {"kind": "backprop"},
+        {"kind": "feedback"},
     ],
-    "optimizer": [{"kind": "sgd", "lr": 1e-3, "steps": 2}, {"kind": "sign", "steps": 2}, {"kind": "adamw"}],
+    "optimizer": [
+        {"kind": "sgd", "lr": 1e-3, "steps": 2},
+        {"kind": "sign", "steps": 2},
+        {"kind": "adamw"},
+        {"kind": "relative"},
+    ],
     "epsilon": [
         {"kind": "constant", "value": 1e-3},
         {"kind": "adaptive"},
@@ -173,6 +180,9 @@ LEARNED: Mapping[str, Mapping[str, Keys]] = {
     "lora": {"trainable": {"kind": "lora"}},
     "activated": {"trainable": {"kind": "activated"}},
     "full": {"trainable": {"kind": "full"}},
+    "full by feedback": {"trainable": {"kind": "full"}, "estimator": {"kind": "feedback"}},
+    "full by random directions": {"trainable": {"kind": "full"}, "estimator": {"kind": "spsa"}},
+    "projections": {"trainable": {"kind": "projections", "layers": 3}},
     "informed": {"trainable": {"kind": "informed"}},
     "one-sided": {"trainable": {"kind": "lora"}, "estimator": {"kind": "one_sided"}},
     "eps": {"epsilon": {"kind": "constant", "value": 1e-3}},

@@ -11,6 +11,7 @@ from twinpass.config.load import load_config, parse, portable
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
+from twinpass.model.projections import Projections
 from twinpass.model.trainable import Full, Layers, Lora, Pattern
 from twinpass.reuse.debiased import Debiased
 from twinpass.reuse.transported import Transported
@@ -60,7 +61,8 @@ def test_defaults_are_filled_in() -> None:
 @pytest.mark.parametrize(
     ("keys", "kind"),
     [
-        ({"kind": "full"}, Full),
+        ({"kind": "full"}, Projections),
+        ({"kind": "projections", "layers": 3}, Projections),
         ({"kind": "lora", "rank": 2, "targets": ["a"]}, Lora),
         ({"kind": "pattern", "pattern": "mlp"}, Pattern),
         ({"kind": "layers", "first": 0, "last": 2}, Layers),
@@ -69,6 +71,13 @@ def test_defaults_are_filled_in() -> None:
 )
 def test_kind_picks_the_class(keys: Values, kind: type) -> None:
     assert type(parse(minimal(trainable=keys), "it.toml", Path("/nowhere")).trainable) is kind
+
+
+def test_of_all_weights_feedback_tells_output_projections() -> None:
+    along_probes = parse(minimal(estimator={"kind": "spsa"}), "it.toml", Path("/nowhere"))
+    assert (along_probes.trainable, along_probes.values["trainable"]) == (Full(), {"kind": "full"})
+    fed_back = parse(minimal(estimator={"kind": "feedback"}), "it.toml", Path("/nowhere"))
+    assert (fed_back.trainable, fed_back.values["trainable"]) == (Projections(), {"kind": "full"})
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ WHOLE: Sections = {**LORA, "estimator": {"kind": "backprop"}, "optimizer": {"lr"
 FED_BACK: Sections = {**WHOLE, "estimator": {"kind": "feedback"}}
 JVP: Sections = {"estimator": {"kind": "jvp"}}
 NEWTON: Sections = {"estimator": {"kind": "gauss_newton"}}
+SPSA: Sections = {"estimator": {"kind": "spsa"}}
 LINE: Sections = {"estimator": {"kind": "line"}}
 ADAPTIVE: Sections = {"epsilon": {"kind": "adaptive", "target": 0.9}}
 COSINE = {"kind": "cosine", "start": 1e-2, "end": 1e-3, "steps": 5}
@@ -49,7 +50,7 @@ REFUSED: list[tuple[Sections, Sections, str]] = [
     (NEWTON, {"optimizer": {"clip_window": 50}}, "[optimizer] clip_window: no effect, as this estimator says itself"),
     (LINE, {"optimizer": {"clip": 0.0}}, "[optimizer] clip: no effect, as this estimator says itself how far"),
     (
-        {},
+        SPSA,
         {"optimizer": {"clip": 0.0, "clip_window": 50}},
         "[optimizer] clip_window: no effect, as clip = 0 clips nothing",
     ),

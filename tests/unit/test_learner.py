@@ -27,7 +27,8 @@ from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
-from twinpass.model.trainable import ADAPTERS, CHOSEN, EXACT, WRITTEN, Activated, Defaults, Informed, Lora
+from twinpass.model.defaults import ADAPTERS, CHOSEN, EXACT, WRITTEN, Defaults
+from twinpass.model.trainable import Activated, Informed, Lora
 from twinpass.task.sources.lines import read_standard_input
 from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd

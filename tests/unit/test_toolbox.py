@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from twinpass.core import BASE, Estimate, Probe, StepReport
 from twinpass.estimate.line import LineSearch
 from twinpass.estimate.one_sided import OneSided
-from twinpass.model.trainable import ADAPTERS
+from twinpass.model.defaults import ADAPTERS
 from twinpass.steps import Steps
 from twinpass.train.history import History
 from twinpass.train.normalised import Normalised

@@ -14,8 +14,9 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
+from twinpass.model.defaults import EXACT
 from twinpass.model.load import load
-from twinpass.model.trainable import EXACT, Activated, Informed, Lora
+from twinpass.model.trainable import Activated, Informed, Lora
 from twinpass.objective.base import Objective
 from twinpass.reuse.auto import Auto
 from twinpass.schedule.epsilon import ConstantEpsilon

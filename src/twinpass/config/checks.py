@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from twinpass.config.idle import idle
+from twinpass.config.learner import stepping
 from twinpass.config.named import TaskByName
-from twinpass.model.trainable import Defaults
+from twinpass.model.defaults import Defaults
 from twinpass.reuse.base import Circumstances
 from twinpass.task.template import TextTemplate
 
@@ -83,40 +84,53 @@ def _curvature(built: Mapping[str, Any]) -> list[str]:
 
 
 def _descent(built: Mapping[str, Any]) -> list[str]:
-    """Whole gradients go with AdamW, and are taken of adapters and of upper layers."""
+    """Whole gradients go with AdamW, or with relative steps, and are taken of adapters and of upper layers."""
     names = ("estimator", "optimizer", "trainable", "model")
     estimator, optimizer, trainable, model = (built.get(name) for name in names)
     if estimator is None or optimizer is None:
         return []
     if estimator.whole and optimizer.along_probes:
-        return ['[optimizer] kind: whole gradients have no probes to step along; set "adamw"']
-    if not estimator.whole:
-        if estimator.measures_length and optimizer.scale_free:
-            return [
-                '[optimizer] kind: this estimator says itself how far to go along each direction; set "sgd", or [estimator] kind = "spsa"'
-            ]
-        if optimizer.along_probes:
-            return []
         return [
-            '[optimizer] kind: "adamw" steps along whole gradients; set [estimator] kind = "backprop" or "feedback", or "sgd" here'
+            f'[optimizer] kind: whole gradients have no probes to step along; set "{stepping(estimator, trainable)}"'
         ]
-    found = []
-    if estimator.fed_back and trainable is not None and (not trainable.adapter or trainable.fitting is not None):
+    if estimator.whole:
+        return _whole(estimator, optimizer, trainable, model)
+    if estimator.measures_length and optimizer.scale_free:
+        return [
+            '[optimizer] kind: this estimator says itself how far to go along each direction; set "sgd", or [estimator] kind = "spsa"'
+        ]
+    if optimizer.along_probes:
+        return []
+    name = type(optimizer).__name__.lower()
+    return [
+        f'[optimizer] kind: "{name}" steps along whole gradients; set [estimator] kind = "backprop" or "feedback", or "sgd" here'
+    ]
+
+
+def _whole(estimator: Any, optimizer: Any, trainable: Any, model: Any) -> list[str]:
+    if trainable is None:
+        return []
+    if estimator.fed_back and trainable.fed_back() is None:
+        return [
+            '[trainable] kind: "feedback" is for adapters, with targets such as o_proj and down_proj, and for output projections themselves; '
+            'set "activated", "lora" or "projections"'
+        ]
+    found, suits = [], stepping(estimator, trainable)
+    if optimizer.relative != (suits == "relative"):
         found.append(
-            '[trainable] kind: "feedback" is for adapters; set "activated" or "lora", with targets such as o_proj and down_proj'
+            f'[optimizer] kind: "{type(optimizer).__name__.lower()}" does not go with such a gradient: "relative" is for feedback to the model\'s own '
+            f'weights, "adamw" for all others; set "{suits}"'
         )
-    elif (
-        trainable is not None
-        and not trainable.adapter
-        and (trainable.upper is not True or bool(getattr(trainable, "block", False)))
-    ):
+    if trainable.adapter:
+        return found
+    if not estimator.fed_back and (trainable.upper is not True or bool(getattr(trainable, "block", False))):
         found.append(
             '[trainable] kind: "backprop" is for adapters, and for upper layers as a whole: set "activated", "lora", or "layers" '
-            'with first above 0 and without block; for every weight take [estimator] kind = "spsa"'
+            'with first above 0 and without block; for every weight take [estimator] kind = "feedback" or "spsa"'
         )
-    elif trainable is not None and not trainable.adapter and model is not None and model.dtype == "bfloat16":
+    elif model is not None and model.dtype == "bfloat16":
         found.append(
-            '[model] dtype: AdamW\'s steps are lost on bfloat16 weights; set "float32", or train adapters, which are float32'
+            '[model] dtype: steps along gradients are lost on bfloat16 weights; set "float32", or train adapters, which are float32'
         )
     return found
 

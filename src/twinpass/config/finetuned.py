@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from twinpass.config.learner import reached
 from twinpass.config.named import TaskByName
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, TaskSettings
@@ -46,8 +47,8 @@ def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:
     """
     try:
         made, trainable, estimator = (dict(settings[name]) for name in (FINETUNE, "trainable", "estimator"))
-        kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
-        chosen = kinds[trainable.pop("kind")](**trainable)
+        kinds = {kind.__name__: kind for name in ("trainable", "estimator") for kind in SECTIONS[name].kinds.values()}
+        chosen = reached(kinds[trainable.pop("kind")](**trainable), kinds[estimator["kind"]])
         seed = derive_seed(settings["run"]["seed"], "adapter")
         path, dtype, invocation = made["model"], made["dtype"], tuple(made["invocation"])
         noise, perturbation = estimator["noise"], estimator["perturbation"]

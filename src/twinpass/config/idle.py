@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from twinpass.model.trainable import Defaults
+from twinpass.model.defaults import Defaults
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon
 

@@ -10,7 +10,9 @@ from typing import Any
 from twinpass.config.named import TaskByName
 from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
 from twinpass.errors import TwinpassError
-from twinpass.model.trainable import CHOSEN, EXACT, WRITTEN, Defaults
+from twinpass.estimate.base import Estimator
+from twinpass.model.defaults import CHOSEN, EXACT, PROJECTIONS, WRITTEN, Defaults
+from twinpass.model.trainable import Trainable
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
 from twinpass.task.sources.lines import STDIN, first_of_standard_input
@@ -38,6 +40,9 @@ CHOOSING_FORWARD = Learner(
 )
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 NAMED = "adapters learn soonest along the exact gradient; forward passes alone are [estimator] kind = 'spsa'"
+MOVED = "output projections of upper layers learn soonest by feedback of the head's error; all weights by random directions are [estimator] kind = 'spsa'"
+OWN = ("full", "projections")
+"""Kinds of the model's own weights that feedback tells."""
 ANYWHERE = Learner(
     "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
 )
@@ -77,13 +82,15 @@ def learner(
 class Said:
     """What a configuration or a call says of how to learn.
 
-    ``kind``: of [trainable]. ``probing``: something is named that goes with probes alone; ``curved``: Gauss-Newton is. ``low``: lanes
-    multiply in bfloat16, through which no gradient is taken. ``greedy``, ``served``: as for :func:`learner`.
+    ``kind``: of [trainable]. ``probing``: something is named that goes with probes alone; ``curved``: Gauss-Newton is; ``exact``: the exact
+    gradient is. ``low``: lanes multiply in bfloat16, through which no gradient is taken, or weights that are moved are held in it.
+    ``greedy``, ``served``: as for :func:`learner`.
     """
 
     kind: str | None = None
     probing: bool = False
     curved: bool = False
+    exact: bool = False
     low: bool = False
     greedy: bool = False
     served: bool = False
@@ -93,13 +100,16 @@ def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
     """The learner of a task, of whose rows ``first`` is the first (None: it is not known). Without defaults those of its weights hold."""
     if said.kind is not None:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
-        return Learner(said.kind, NAMED if suited else "", suited)
+        reason = MOVED if said.kind in OWN else NAMED
+        return Learner(said.kind, reason if suited else "", suited)
     found = learner(task, first, served=said.served, greedy=said.greedy, forward=said.low or said.curved)
     return replace(found, reason=SPELT, defaults=None) if said.probing or (said.low and found.defaults) else found
 
 
 def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
-    """What suits adapters that are named. Other weights have a graph, moments, or both, of a model's size."""
+    """What suits weights that are named. The model's own have a graph, moments, or both, of its size, along an exact gradient."""
+    if kind in OWN:
+        return None if said.exact or task.writes else PROJECTIONS
     if kind not in ("lora", "activated") or (task.writes and said.greedy):
         return None
     if task.writes:
@@ -116,19 +126,32 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
     if task is None:
         return CHOOSING if kind is None else Learner(kind, "")
     generation, engine = values.get("generation"), values.get("engine")
-    along_probes = _kind(values, "optimizer") not in (None, "adamw")
+    along_probes = _kind(values, "optimizer") not in (None, "adamw", "relative")
+    model, estimator = values.get("model"), values.get("estimator", {})
+    along = ({}, {"kind": "backprop"}, *([{"kind": "feedback"}] if kind in OWN else []))
     said = Said(
         kind,
-        probing
-        or along_probes
-        or bool(values.get("epsilon"))
-        or values.get("estimator", {}) not in ({}, {"kind": "backprop"}),
+        probing or along_probes or (bool(values.get("epsilon")) and not estimator) or estimator not in along,
         _kind(values, "estimator") == "gauss_newton",
-        isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16",
+        _kind(values, "estimator") == "backprop",
+        (isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16")
+        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype") == "bfloat16"),
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
         _kind(values, "engine") == "sglang",
     )
     return settled(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
+
+
+def stepping(estimator: Estimator | None, trainable: Trainable | None) -> str:
+    """The kind of optimizer that goes with them, where none is named."""
+    if estimator is None or not estimator.whole:
+        return "sgd"
+    return "relative" if estimator.fed_back and trainable is not None and not trainable.adapter else "adamw"
+
+
+def reached(trainable: Trainable, estimator: Estimator | type[Estimator]) -> Trainable:
+    """What is moved of weights that were named: all, or what feedback tells of them."""
+    return (trainable.fed_back() if estimator.fed_back else None) or trainable
 
 
 def first_row(items: Iterable[Item]) -> Row | None:

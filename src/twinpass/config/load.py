@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinpass.config.checks import conflicts
-from twinpass.config.learner import Learner, chosen
+from twinpass.config.learner import Learner, chosen, reached
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError, ExtensionError
+from twinpass.model.defaults import Defaults
 from twinpass.model.source import absolute
-from twinpass.model.trainable import Defaults, Trainable
+from twinpass.model.trainable import Trainable
 from twinpass.task.sources.read import located
 
 Values = dict[str, dict[str, Any]]
@@ -137,6 +138,8 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         built[name] = _build(name, section, resolved[name], suited, _default(section, suited, built, values), found)
         if section.optional and not given:
             del resolved[name]
+    if built.get("trainable") and built.get("estimator"):
+        built["trainable"] = reached(built["trainable"], built["estimator"])
     if built.get("task"):
         found += built["task"].problems()
     found += conflicts(built, _suited(built, values))

@@ -7,7 +7,7 @@ from inspect import cleandoc, getdoc
 from typing import Any, get_type_hints
 
 from twinpass.config.schema import SECTIONS, Section
-from twinpass.model.trainable import Defaults
+from twinpass.model.defaults import Defaults
 
 HEAD = """\
 # Every key of a configuration

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from twinpass.config.tasks import Reading, TaskSettings, WritingTools
 from twinpass.errors import DataError
-from twinpass.model.trainable import Defaults, Trainable, rewarded
+from twinpass.model.defaults import Defaults, rewarded
+from twinpass.model.trainable import Trainable
 from twinpass.objective.goal import Goal
 from twinpass.objective.population import Population
 from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings
-from twinpass.config.learner import chosen
+from twinpass.config.learner import chosen, stepping
 from twinpass.config.registry import Family
 from twinpass.config.tasks import TaskSettings, kind_of
 from twinpass.estimate.base import Estimator
@@ -126,6 +126,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "layers": "twinpass.model.trainable:Layers",
                     "activated": "twinpass.model.trainable:Activated",
                     "informed": "twinpass.model.trainable:Informed",
+                    "projections": "twinpass.model.projections:Projections",
                 },
             ),
             "kind",
@@ -173,10 +174,11 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
                     "sign": "twinpass.train.sign:Sign",
                     "normalised": "twinpass.train.normalised:Normalised",
                     "adamw": "twinpass.train.adamw:AdamW",
+                    "relative": "twinpass.train.relative:Relative",
                 },
             ),
             "kind",
-            lambda built, values: "adamw" if getattr(built.get("estimator"), "whole", False) else "sgd",
+            lambda built, values: stepping(built.get("estimator"), built.get("trainable")),
             suited={"lr": "lr", "steps": "steps", "batch_size": "batch_size", "schedule": "schedule"},
         ),
         "epsilon": Section(

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Tokens
-from twinpass.model.trainable import Defaults, Trainable
+from twinpass.model.defaults import Defaults
+from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion

@@ -48,6 +48,17 @@ class AdamStep:
     clip: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class RelativeStep:
+    """A step of every weight along its own gradient, of ``length`` times that weight's own norm.
+
+    The gradient is first divided by its inputs' second moments, to which ``damping`` times their mean is added.
+    """
+
+    length: float
+    damping: float = 1.0
+
+
 class Engine(ABC):
     """A model with trainable weights, wherever it lives.
 
@@ -197,12 +208,16 @@ class Engine(ABC):
         """About how many bytes :meth:`gradient` takes for these requests, besides what scoring them takes."""
         raise ModelError(f"{type(self).__name__} takes no gradients")
 
-    def descend(self, gradient: Gradient, step: AdamStep) -> None:
-        """One step of AdamW, whose moments the engine keeps until it is reset."""
+    def descend(self, gradient: Gradient, step: AdamStep | RelativeStep) -> None:
+        """One step along a gradient. AdamW's moments are the engine's until it is reset; a relative one has none.
+
+        Raises:
+            ModelError: steps of this kind are not along such a gradient.
+        """
         raise ModelError(f"{type(self).__name__} takes no steps along gradients")
 
     def store(self, file: Path) -> str:
-        """Write what is trained and AdamW's moments to a new file; returns a hash of both."""
+        """Write what is trained, and AdamW's moments where there are any, to a new file; returns a hash of both."""
         raise ModelError(f"{type(self).__name__} takes no steps along gradients")
 
     def restore(self, file: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.generic import ModelOutput
 
 from twinpass.errors import ModelError
@@ -156,6 +157,11 @@ def output_layer(model: PreTrainedModel) -> nn.Module | None:
 def is_linear(module: nn.Module) -> bool:
     """Whether the module computes what ``nn.Linear`` does, and not something of its own."""
     return type(module).forward is nn.Linear.forward
+
+
+def outputs(module: nn.Module) -> int:
+    """How many numbers a linear layer returns."""
+    return int(module.get_parameter("weight").shape[1 if isinstance(module, Conv1D) else 0])
 
 
 @phase("logits")

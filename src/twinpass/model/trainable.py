@@ -3,14 +3,15 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
+from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults
 from twinpass.settings import STRICT, Count, Index, NonEmpty, Positive, Rank, Scale, Targets
 
 if TYPE_CHECKING:
@@ -68,54 +69,6 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """What suits a choice of weights, where a configuration or a call of ``finetune`` does not say (docs/defaults.md)."""
-
-    eps: float
-    lr: float
-    steps: int
-    batch_size: int = 16
-    eval_every: int = 0
-    patience: int = 0
-    schedule: Literal["constant", "linear"] = "linear"
-    estimator: Literal["spsa", "one_sided", "gauss_newton", "backprop"] = "spsa"
-    probes: int | None = None
-
-    @property
-    def along_probes(self) -> bool:
-        """Whether lr, steps and batch_size are meant for updates along probes."""
-        return self.estimator != "backprop"
-
-
-WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
-ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
-CHOSEN = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=16, eval_every=8, estimator="backprop")
-"""For adapters along the exact gradient of options, of which a row has a token or two to learn from."""
-EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
-"""For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
-WRITTEN = Defaults(eps=1e-2, lr=4e-3, steps=48, batch_size=2, eval_every=12, estimator="backprop")
-"""For adapters along the exact gradient of sampled texts, which are written for 12 steps at once."""
-INFORMED = Defaults(
-    eps=1e-2, lr=1.0, steps=12, batch_size=64, eval_every=1, patience=2, schedule="constant", estimator="gauss_newton"
-)
-
-
-def rewarded(suited: Defaults) -> Defaults:
-    """What suits the same weights where losses are rewards of texts in standard deviations, so that a loss is about 1 whatever is rewarded."""
-    return replace(
-        suited,
-        lr=suited.lr / 4,
-        steps=100,
-        batch_size=8,
-        eval_every=20,
-        patience=0,
-        schedule="linear",
-        estimator="one_sided",
-        probes=8,
-    )
-
-
-@dataclass(frozen=True)
 class Fitting:
     """How directions are fitted to the task before each step (:mod:`twinpass.estimate.directions`).
 
@@ -150,6 +103,10 @@ class Trainable(ABC):
         """How directions are fitted, where they are; None: directions are drawn at random in all that is trained."""
         return None
 
+    def fed_back(self) -> "Trainable | None":
+        """What of it [estimator] kind "feedback" tells; None: nothing."""
+        return self
+
     def block_at(self, step: int) -> int | None:
         """The block that ``step`` (counted from 0) trains; None: everything at once."""
         return None
@@ -161,7 +118,15 @@ class Trainable(ABC):
 
 @settings(frozen=True, config=STRICT)
 class Full(Trainable):
-    """Every parameter of the language model; what else a larger model has (vision, sound) stays as it is."""
+    """Every parameter of the language model; what else a larger model has (vision, sound) stays as it is.
+
+    With [estimator] kind "feedback", which tells no others, the output projections of upper layers (:class:`twinpass.model.projections.Projections`).
+    """
+
+    def fed_back(self) -> Trainable:
+        from twinpass.model.projections import Projections
+
+        return Projections()
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.perturb.parameters import Parameters
@@ -211,6 +176,9 @@ class Layers(Trainable):
     @property
     def upper(self) -> bool:
         return self.first > 0 or self.block > 0
+
+    def fed_back(self) -> None:
+        return None
 
     def __post_init__(self) -> None:
         if self.first >= self.last:
@@ -323,6 +291,9 @@ class Informed(Trainable):
     @property
     def fitting(self) -> Fitting:
         return Fitting(self.fit_rows, self.rank, self.ridge)
+
+    def fed_back(self) -> None:
+        return None
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.informed import InformedAdapter

@@ -1,4 +1,4 @@
-"""Steps along exact gradients: taken, and taken again from the last snapshot.
+"""Steps along whole gradients: taken, and taken again from the last snapshot.
 
 No scalars say what such a step did. The journal names its batch by the number of the draw (that of the first step that shares its
 texts), and snapshots of weights and moments by a hash; the weights of any step come back by the snapshot before it and the steps
@@ -18,9 +18,9 @@ from twinpass.errors import JournalError
 from twinpass.objective.goal import portions
 from twinpass.report.files import written
 from twinpass.task.example import Example
-from twinpass.train.adamw import AdamW
 from twinpass.train.batches import batch
 from twinpass.train.history import History
+from twinpass.train.optimizer import GradientOptimizer
 
 if TYPE_CHECKING:
     from twinpass.train.plan import TrainingPlan
@@ -35,7 +35,7 @@ class GradientSteps:
 
     engine: Engine
     plan: "TrainingPlan"
-    optimizer: AdamW
+    optimizer: GradientOptimizer
     snapshots: Path
 
     def fresh(self) -> None:
@@ -79,13 +79,17 @@ class GradientSteps:
         return step - step % self.plan.objective.steps_per_lesson(self.optimizer.batch_size)
 
     def apply(self, report: StepReport, gradient: Gradient) -> None:
-        """AdamW's step, at the report's learning rate."""
+        """The optimizer's step, at the report's learning rate."""
         self.engine.descend(gradient, self.optimizer.at(report.step, report.lr))
 
     def due(self, done: int, history: History) -> bool:
         """Whether the weights after ``done`` steps are to be stored."""
         last = done == self.optimizer.steps
         return done > 0 and done not in history.snapshots and (last or done % self.optimizer.snapshot_every == 0)
+
+    def stored(self, step: int, history: History) -> bool:
+        """Whether a snapshot from before ``step`` brings back all that was trained, so that the weights of the beginning are not needed."""
+        return any(done <= step for done in history.snapshots)
 
     def store(self, done: int) -> dict[str, Any]:
         """Write a snapshot, on the disk before anything names it; returns its journal line.
@@ -96,7 +100,7 @@ class GradientSteps:
         return {"kind": "snapshot", "step": done, "hash": written(self._file(done), self.engine.store)}
 
     def rebuild(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Bring an engine at theta_0, which has been warmed, to the weights after ``step`` steps in force.
+        """Bring an engine at theta_0, or anywhere if a snapshot is :meth:`stored`, which has been warmed, to the weights after ``step`` steps in force.
 
         ``told`` hears how many of how many are done.
 
@@ -152,7 +156,7 @@ class GradientSteps:
 
 def descent_of(engine: Engine, plan: "TrainingPlan", run: Path) -> GradientSteps | None:
     """The descent of a plan that steps along gradients, in a run folder; None: its updates are scalars."""
-    if not isinstance(plan.optimizer, AdamW):
+    if not isinstance(plan.optimizer, GradientOptimizer):
         return None
     return GradientSteps(engine, plan, plan.optimizer, run / "snapshots")
 

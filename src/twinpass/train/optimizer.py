@@ -1,10 +1,12 @@
-"""What all optimizers have, and plain SGD along probes."""
+"""What all optimizers have, those along whole gradients, and plain SGD along probes."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Estimate
+from twinpass.engine.base import AdamStep, RelativeStep
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.settings import STRICT, Count, Index, NonNegative, Positive, Several, Share
 from twinpass.train.history import History
@@ -25,11 +27,13 @@ class Optimizer:
     in memory.)
 
     ``along_probes``: updates are scalars times directions; lr, steps and batch_size that are left out then follow what is trained.
-    A ``scale_free`` one goes as far whatever gradients are multiplied by: its lr counts in eps, and follows nothing.
+    A ``scale_free`` one goes as far whatever gradients are multiplied by: its lr counts in eps, and follows nothing. A ``relative`` one
+    moves the model's own weights by a share of themselves, along what is fed back to them.
     """
 
     along_probes: ClassVar[bool] = True
     scale_free: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     lr: Positive
     steps: Count
@@ -63,6 +67,28 @@ class Optimizer:
     def guard(self) -> DivergenceGuard:
         """The divergence guard."""
         return DivergenceGuard(self.guard_window, self.guard_loss, self.guard_metric)
+
+
+@dataclass(frozen=True, config=STRICT)
+class GradientOptimizer(Optimizer, ABC):
+    """Steps along whole gradients, which are no scalars.
+
+    Weights, and what the optimizer keeps of its past, are stored every ``snapshot_every`` steps, in the run folder: from the last
+    snapshot a run continues, or goes back, by taking the steps after it again.
+    """
+
+    along_probes: ClassVar[bool] = False
+
+    snapshot_every: Count = 25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.guard_zeros:
+            raise ValueError("guard_zeros: whole gradients are projected on nothing, so that none is 0; leave it out")
+
+    @abstractmethod
+    def at(self, step: int, lr: float) -> AdamStep | RelativeStep:
+        """Step ``step`` (from 0) at a learning rate."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -294,7 +294,8 @@ class Trainer:
 
     def return_to(self, step: int) -> None:
         """Give the engine the weights that it had after ``step`` steps."""
-        self.engine.reset()
+        if self._descent is None or not self._descent.stored(step, self.history):
+            self.engine.reset()
         self._advance(step)
 
     def _best(self) -> str:

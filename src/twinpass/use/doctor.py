@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from twinpass.config.checks import conflicts
 from twinpass.config.engines import TorchSettings
+from twinpass.config.learner import OWN, reached
 from twinpass.config.schema import SECTIONS, ModelSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring.ledger import Ledger
@@ -26,9 +27,8 @@ from twinpass.report.environment import memory_bytes
 from twinpass.reuse.base import Policy
 from twinpass.reuse.frozen import Frozen
 from twinpass.schedule.epsilon import ConstantEpsilon
-from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
-from twinpass.use.probe import SUFFIX, MadeUp, StepTime, timed
+from twinpass.use.probe import SUFFIX, MadeUp, StepTime, stepper, timed
 
 FEW, SHORT = 4, 12
 """Rows, and tokens of each, of a step that is tried."""
@@ -184,18 +184,17 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
     kinds = SECTIONS["estimator"].kinds
     learners = {name: _default(kinds, name, {}) for name in kinds}
     estimators = {
-        name: learner if isinstance(learner, str) else _tried(made_up, learner, dtype)
+        name: learner if isinstance(learner, str) else _tried(_telling(made_up, learner), learner, dtype)
         for name, learner in learners.items()
     }
     works = "" in estimators.values()
-    exact = trainable.adapter and trainable.fitting is None and not estimators["backprop"]
-    usual = "backprop" if exact else trainable.defaults.estimator
+    usual = _usual(trainable, estimators)
     step = None
     if left is not None and left.seconds and not estimators[usual]:
         engine.prepack()
         try:
             with left.share() as limit:
-                step = timed(made_up, usual, learners[usual], max(tokens, SUFFIX + 1), limit)
+                step = timed(_telling(made_up, learners[usual]), usual, learners[usual], max(tokens, SUFFIX + 1), limit)
         finally:
             engine.unpack()
     return KindFound(
@@ -207,6 +206,23 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
         _policies(causal, trainable, engine, learners[trainable.defaults.estimator], dtype) if engine.packs else {},
         step,
     )
+
+
+def _telling(made_up: MadeUp, estimator: Estimator) -> MadeUp:
+    """The same where an estimator tells some of the weights only: on an engine of those."""
+    moved = reached(made_up.trainable, estimator)
+    if moved is made_up.trainable:
+        return made_up
+    return MadeUp(TorchEngine(made_up.engine.model, moved), moved, made_up.vocabulary)
+
+
+def _usual(trainable: Trainable, found: Mapping[str, str]) -> str:
+    """The estimator that such weights learn by where none is named, by what was ``found`` of each."""
+    if trainable.adapter and trainable.fitting is None and not found["backprop"]:
+        return "backprop"
+    if type(trainable).__name__.lower() in OWN and not found["feedback"]:
+        return "feedback"
+    return trainable.defaults.estimator
 
 
 def _tried(made_up: MadeUp, estimator: Estimator, dtype: str) -> str:
@@ -233,7 +249,7 @@ def _conflicts(trainable: Trainable, estimator: Estimator, dtype: str, policy: P
         "model": ModelSettings(path="model", dtype=dtype),  # type: ignore[arg-type]
         "trainable": trainable,
         "estimator": estimator,
-        "optimizer": AdamW() if estimator.whole else Sgd(lr=defaults.lr, steps=defaults.steps),
+        "optimizer": stepper(estimator, trainable) if estimator.whole else Sgd(lr=defaults.lr, steps=defaults.steps),
         "epsilon": ConstantEpsilon(value=defaults.eps),
         "engine": TorchSettings(),
         **({} if policy is None else {"reuse": policy}),

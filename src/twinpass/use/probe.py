@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from twinpass.config.learner import stepping
+from twinpass.config.schema import SECTIONS
 from twinpass.core import BASE, Probe
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
@@ -16,8 +18,8 @@ from twinpass.objective.choice import Choice
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.plan import Situation
 from twinpass.task.example import Example
-from twinpass.train.adamw import AdamW
 from twinpass.train.fitting import FIRST
+from twinpass.train.optimizer import GradientOptimizer
 from twinpass.train.step import Draw, Method, apply, measure
 
 SUFFIX = 4
@@ -70,7 +72,7 @@ class MadeUp:
                 self.objective.requests(examples), lambda scores: self.objective.gradient(examples, scores)
             )
             _require_finite([gradient.norm])
-            self.engine.descend(gradient, AdamW().at(0, 0.0))
+            self.engine.descend(gradient, stepper(estimator, self.trainable).at(0, 0.0))
         else:
             self._along_probes(estimator, examples)
 
@@ -106,6 +108,12 @@ def _require_finite(found: Sequence[float]) -> None:
     """Refuse a step that would leave NaN in the weights, whatever its length."""
     if not np.isfinite(found).all():
         raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
+
+
+def stepper(estimator: Estimator, trainable: Trainable) -> GradientOptimizer:
+    """What steps along its whole gradients, with its own defaults."""
+    found: GradientOptimizer = SECTIONS["optimizer"].kinds[stepping(estimator, trainable)]()
+    return found
 
 
 BACKWARD = 3

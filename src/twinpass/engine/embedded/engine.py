@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Work
-from twinpass.engine.base import AdamStep, Engine, Gradient, Slopes, require_fit, require_room
+from twinpass.engine.base import AdamStep, Engine, Gradient, RelativeStep, Slopes, require_fit, require_room
 from twinpass.engine.embedded.builder import Perturbation, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
-from twinpass.engine.embedded.descent.feedback import fed_back, norm, unfit
+from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfit
 from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
 from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
@@ -189,9 +189,9 @@ class TorchEngine(Engine):
             rows=self._chunk_rows,
         )
 
-    def descend(self, gradient: Gradient, step: AdamStep) -> None:
+    def descend(self, gradient: Gradient, step: AdamStep | RelativeStep) -> None:
         self._moved({None})
-        self._descent.moments.move(self.parameters, gradient.tensors, gradient.norm, step)
+        self._descent.descend(gradient, step)
 
     def store(self, file: Path) -> str:
         return self._descent.moments.store(self.parameters, file)
@@ -202,14 +202,14 @@ class TorchEngine(Engine):
 
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
         result, observer, errors = self._watch(requests, slopes)
-        scale = float(observer.states().double().norm(dim=-1).mean())
-        return Observed(observer.inputs(), errors, scale, result.work)
+        return Observed(observer.inputs(), errors, float(observer.states().double().norm(dim=-1).mean()), result.work)
 
     def feedback(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
-        if unfit := self.unfit_for_feedback():
-            raise ModelError(unfit)
+        if (unfit := self.unfit_for_feedback()) or self._scorer is None:
+            raise ModelError(unfit or self._unpacked)
+        self._scorer.forget([self._ledger.lane(BASE)])  # what was kept of it, a run that is resumed has not
         result, observer, errors = self._watch(requests, slopes)
-        found = fed_back(observer.inputs(), errors, self.parameters, self._trained.loras)
+        found = fed_back(observer.inputs(), errors, self._trained)
         return Gradient(Scores(result.values, result.work, self._route.held), norm(found), found)
 
     def reference(self, requests: Sequence[Request]) -> Scores:
@@ -227,7 +227,7 @@ class TorchEngine(Engine):
     def unfit_for_feedback(self) -> str | None:
         if self._inplace is not None or self._paired is not None:
             return "feedback is for float weights as they are: leave perturbation = 'inplace' and compute_dtype out"
-        return unfit(self._causal, self._trained.loras) or (None if self._scorer is not None else self._unpacked)
+        return unfit(self._causal, self._trained) or (None if self._scorer is not None else self._unpacked)
 
     @property
     def _unpacked(self) -> str:
@@ -237,11 +237,11 @@ class TorchEngine(Engine):
         )
 
     def _watch(self, requests: Sequence[Request], slopes: Slopes) -> tuple[Result, Observer, Tensor]:
-        """Scores of the base lane, what entered the adapters' modules, and the error at the last layer [N, size]."""
+        """Scores of the base lane, what entered the modules that are trained, and the error at the last layer [N, size]."""
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         if self._scorer is None:
             raise ModelError(self._unpacked)
-        observer = Observer(self._causal, tuple(self._trained.adapters))
+        observer = Observer(self._causal, fed(self._trained))
         result = self._route.score(requests, Under.tandem([BASE]), observer=observer)
         running = self._runner.running(self._runner.weights([BASE]))
         return result, observer, observer.errors(slopes(result.values[0]), running)

@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 
 from twinpass.core import Request, Score, Scores, WeightsVersion, Work
-from twinpass.engine.base import Gradient, Slopes
-from twinpass.engine.embedded.descent.feedback import norm
+from twinpass.engine.base import AdamStep, Gradient, RelativeStep, Slopes
+from twinpass.engine.embedded.descent.feedback import Outer, norm
 from twinpass.engine.embedded.descent.graph import Graph, linear
 from twinpass.engine.embedded.descent.moments import Moments
+from twinpass.engine.embedded.descent.relative import move
 from twinpass.engine.embedded.linear.lanes import Running
 from twinpass.engine.embedded.scoring.jobs import Job, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import groups
 from twinpass.engine.embedded.scoring.passes import alone
 from twinpass.engine.embedded.scoring.plain import trace_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
-from twinpass.errors import MissedParameterError
+from twinpass.errors import MissedParameterError, ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Trained
 
 
 @dataclass
 class Descent:
-    """Gradients of the weights as they stand, and AdamW's moments.
+    """Gradients of the weights as they stand, steps along them, and AdamW's moments.
 
     Args:
         scorer: runs packed batches; None where the model runs by its own forward.
@@ -69,6 +70,19 @@ class Descent:
                 f"{len(missed)} trained tensors take no part in the scores: {', '.join(missed[:5])}; train only what the model uses"
             )
         return Gradient(scores, norm(total), total)
+
+    def descend(self, gradient: Gradient, step: AdamStep | RelativeStep) -> None:
+        """One step of all that is trained, in place.
+
+        Raises:
+            ModelError: steps of this kind are not along such a gradient.
+        """
+        if isinstance(step, RelativeStep):
+            move(self.causal, self.trained.parameters, gradient.tensors, step)
+        elif any(isinstance(own, Outer) for own in gradient.tensors.values()):
+            raise ModelError("AdamW takes a gradient that is formed; set [optimizer] kind = 'relative'")
+        else:
+            self.moments.move(self.trained.parameters, gradient.tensors, gradient.norm, step)
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
         """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up.

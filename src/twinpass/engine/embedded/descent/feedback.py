@@ -1,55 +1,80 @@
-"""Adapters' gradients out of forward passes: each module's inputs, and the head's error in the place of the module's own."""
+"""Gradients out of forward passes: each module's inputs, and the head's error in the place of the module's own."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.model.causal import CausalModel
-from twinpass.model.lora import LoraWeights
-from twinpass.perturb.parameters import Parameters
+from twinpass.model.causal import CausalModel, outputs
+from twinpass.model.trainable import Trained
 
 
-def fed_back(
-    inputs: Mapping[str, Tensor], errors: Tensor, parameters: Parameters, adapters: Mapping[str, LoraWeights]
-) -> dict[str, Tensor]:
-    """The gradient by A [r, in] and B [out, r] of every adapter, by name, were the errors [N, out] those of each module's output.
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """A gradient that is never formed, of a linear layer's weight: ``errors``^T ``inputs``, [N, out] and [N, in] at N tokens."""
+
+    errors: Tensor
+    inputs: Tensor
+
+    @property
+    def square(self) -> Tensor:
+        """The sum of its squares."""
+        errors, inputs = self.errors.double(), self.inputs.double()
+        return ((errors @ errors.t()) * (inputs @ inputs.t())).sum()
+
+
+def fed_back(inputs: Mapping[str, Tensor], errors: Tensor, trained: Trained) -> dict[str, Tensor | Outer]:
+    """The gradient by what is trained, by name, were the errors [N, out] those of each module's output.
+
+    That is the A [r, in] and B [out, r] of every adapter, or the weights of modules themselves.
 
     Args:
         inputs: what entered each module at the N tokens, [N, in].
     """
-    found = {}
-    for path, lora in adapters.items():
-        a, b, x = parameters[lora.a], parameters[lora.b], inputs[path].to(parameters[lora.a])
+    if not trained.adapters:
+        return {f"{path}.weight": Outer(errors, x) for path, x in inputs.items()}
+    found: dict[str, Tensor | Outer] = {}
+    for path, lora in trained.loras.items():
+        a, b, x = trained.parameters[lora.a], trained.parameters[lora.b], inputs[path].to(trained.parameters[lora.a])
         own = lora.scale * errors.to(b)
         found[lora.a] = (own @ b).t() @ x
         found[lora.b] = own.t() @ (x @ a.t())
     return found
 
 
-def norm(gradient: Mapping[str, Tensor]) -> float:
+def norm(gradient: Mapping[str, Tensor | Outer]) -> float:
     """The Euclidean norm of all tensors taken together."""
-    return float(torch.stack([own.double().square().sum() for own in gradient.values()]).sum().sqrt())
+    squares = [own.square if isinstance(own, Outer) else own.double().square().sum() for own in gradient.values()]
+    return float(torch.stack(squares).sum().sqrt())
 
 
-def unfit(causal: CausalModel, adapters: Mapping[str, LoraWeights]) -> str | None:
-    """Why feedback has no meaning for these adapters: one of them does not write into the residual stream. None if all do."""
+def fed(trained: Trained) -> tuple[str, ...]:
+    """The paths of modules that errors are fed back to: those that adapters stand beside, or whose weights are trained."""
+    return tuple(trained.adapters) or tuple(name.removesuffix(".weight") for name in trained.parameters)
+
+
+def unfit(causal: CausalModel, trained: Trained) -> str | None:
+    """Why feedback has no meaning for what is trained: some of it does not write into the residual stream. None if all does."""
     size = int(causal.model.config.get_text_config().hidden_size)
-    for path in adapters:
-        module = causal.model.get_submodule(path)
-        if path.rsplit(".", 1)[-1] in READERS or _outputs(module) != size:
+    modules, kind = dict(causal.model.named_modules()), "targets" if trained.adapters else "kind"
+    owners = [own for module in modules.values() for own in module._parameters.values()]
+    for path in fed(trained):
+        module = modules.get(path)
+        linear = isinstance(module, nn.Linear | Conv1D)
+        if module is None or not linear or path.rsplit(".", 1)[-1] in READERS or outputs(module) != size:
             return (
-                f"trainable.targets: {path} does not write into the residual stream, which [estimator] kind 'feedback' is for; "
+                f"trainable.{kind}: {path} does not write into the residual stream, which [estimator] kind 'feedback' is for; "
                 "take the output projections alone, such as o_proj and down_proj"
+            )
+        if not trained.adapters and sum(own is module.get_parameter("weight") for own in owners) > 1:
+            return (
+                f"trainable.kind: {path} shares its weight with another module, and feedback tells what entered one of them; "
+                "take [estimator] kind 'spsa'"
             )
     return None
 
 
 READERS = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "gate_proj", "up_proj", "fc1", "dense_h_to_4h")
 """Names of layers that read the residual stream; some have as many outputs as it has."""
-
-
-def _outputs(module: nn.Module) -> int:
-    weight = module.get_parameter("weight")
-    return int(weight.shape[1 if isinstance(module, Conv1D) else 0])

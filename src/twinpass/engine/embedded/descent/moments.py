@@ -13,6 +13,9 @@ from twinpass.engine.base import AdamStep
 from twinpass.errors import JournalError
 from twinpass.perturb.layout import flat_view
 
+KINDS = ("weights",), ("first", "second")
+"""What a snapshot has of each parameter, and what more it has where there are moments."""
+
 
 @dataclass
 class Moments:
@@ -52,15 +55,17 @@ class Moments:
             JournalError: the file is not one of these parameters.
         """
         found = load_file(file)
-        wanted = {f"{kind}.{name}" for kind in ("weights", "first", "second") for name in parameters}
-        if found.keys() != wanted or any(
+        weights, both = ({f"{kind}.{name}" for kind in kinds for name in parameters} for kinds in KINDS)
+        if found.keys() not in (weights, weights | both) or any(
             found[f"weights.{name}"].shape != own.shape for name, own in parameters.items()
         ):
             raise JournalError(f"{file} is not a snapshot of what this run trains; restore it from a backup")
+        self.first, self.second = {}, {}
         for name, parameter in parameters.items():
             parameter.copy_(found[f"weights.{name}"])
-            self.first[name] = found[f"first.{name}"].to(parameter.device)
-            self.second[name] = found[f"second.{name}"].to(parameter.device)
+            if len(found) > len(weights):
+                self.first[name] = found[f"first.{name}"].to(parameter.device)
+                self.second[name] = found[f"second.{name}"].to(parameter.device)
         return _hash(self._tensors(parameters))
 
     def _tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
