@@ -44,7 +44,11 @@ def test_a_model_that_packs() -> None:
     }
     along = {"spsa", "one_sided", "line", "gauss_newton"}
     assert learners["lora"] == learners["activated"] == learners["layers"] == {*along, "jvp", "backprop"}
-    assert learners["full"] == learners["pattern"] == {*along, "jvp"}
+    assert learners["pattern"] == {*along, "jvp"}
+    assert learners["full"] == {*along, "jvp", "feedback"}
+    assert learners["projections"] == {*along, "jvp", "feedback", "backprop"}
+    steps = [own.step for kind, own in found.trainables.items() if kind in ("full", "projections")]
+    assert all(step is not None and step.estimator == "feedback" for step in steps)
     assert learners["informed"] == along
     assert "o_proj and down_proj" in found.trainables["lora"].estimators["feedback"]
     policies = {kind: {name for name, why in own.policies.items() if not why} for kind, own in found.trainables.items()}

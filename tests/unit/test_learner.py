@@ -15,6 +15,7 @@ from twinpass.config.learner import (
     CHOOSING,
     CHOOSING_AT_THE_END,
     CHOOSING_FORWARD,
+    MOVED,
     NAMED,
     SERVED,
     SERVED_ANYWHERE,
@@ -25,13 +26,16 @@ from twinpass.config.learner import (
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
-from twinpass.model.defaults import ADAPTERS, CHOSEN, EXACT, WRITTEN, Defaults
-from twinpass.model.trainable import Activated, Informed, Lora
+from twinpass.model.defaults import ADAPTERS, CHOSEN, EXACT, PROJECTIONS, WRITTEN, Defaults
+from twinpass.model.projections import Projections
+from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora
 from twinpass.task.sources.lines import read_standard_input
 from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
+from twinpass.train.relative import Relative
 
 FOLDER = Path("/nowhere")
 CHOICE = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
@@ -184,6 +188,42 @@ def test_who_speaks_of_the_gradient_gets_it_as_by_default(estimator: dict[str, A
     found = config(CHOICE, trainable={"kind": "lora"}, estimator=estimator, optimizer={"kind": "adamw", "lr": 1e-3})
     assert isinstance(found.estimator, Backprop)
     assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN.steps, batch_size=CHOSEN.batch_size)
+
+
+@pytest.mark.parametrize("said", [{}, {"estimator": {"kind": "feedback"}}, {"optimizer": {"kind": "relative"}}])
+@pytest.mark.parametrize("task", [CHOICE, TEXT, OPEN])
+def test_the_models_own_weights_learn_by_feedback(task: dict[str, Any], said: dict[str, Any]) -> None:
+    for kind in ("full", "projections"):
+        found = config(task, trainable={"kind": kind}, **said)
+        assert (found.trainable, found.estimator, found.reason) == (Projections(), Feedback(), MOVED)
+        assert found.optimizer == Relative()
+        assert found.optimizer.lr == PROJECTIONS.lr
+        assert (found.run.eval_every, found.values["trainable"]["kind"]) == (PROJECTIONS.eval_every, kind)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"estimator": {"kind": "spsa"}},
+        {"epsilon": {"value": 1e-3}},
+        {"optimizer": {"kind": "sgd"}},
+        {"reuse": {"policy": "transported"}},
+        {"objective": {"kind": "accuracy"}},
+        {"engine": {"kind": "sglang"}},
+        {"model": {"path": "m", "dtype": "bfloat16"}},
+        {"task": {"train": "rows.jsonl", "rewards": [f"{__file__}:short"], "prompt": "{text}"}},
+    ],
+)
+def test_all_weights_are_moved_along_random_directions_where_feedback_does_not_go(said: dict[str, Any]) -> None:
+    values = {"model": {"path": "m"}, "task": {"train": "rows.jsonl", **CHOICE}, "run": {"out": "run"}, **said}
+    found = parse({**values, "trainable": {"kind": "full"}}, "it.toml", FOLDER)
+    assert (found.trainable, found.reason) == (Full(), "")
+    assert isinstance(found.optimizer, Sgd)
+
+
+def test_layers_have_no_feedback_and_named_ones_no_default() -> None:
+    found = config(CHOICE, trainable={"kind": "layers", "first": 1, "last": 2})
+    assert (type(found.trainable), type(found.estimator)) == (Layers, Spsa)
 
 
 def test_an_objective_without_a_derivative_is_learned_along_random_directions() -> None:
