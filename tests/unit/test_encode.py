@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from twinpass.config.encode import Encoded, encode
-from twinpass.config.tasks import ChoiceTask, TaskSettings
+from twinpass.config.tasks import ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import DataError
 from twinpass.model.trainable import Activated, Lora
 from twinpass.task.activation import activation_points, common_suffix
@@ -64,6 +64,28 @@ def test_of_many_bad_rows_twenty_are_shown_and_the_rest_counted() -> None:
     assert len(lines) == 1 + 20 + 1 + 1
     assert lines[0] == "33 of 34 rows cannot be used:"
     assert lines[-2] == "  - and 13 more"
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "reason"),
+    [
+        (
+            CompletionTask(prompt="{text}", completion=" {text}", end=True),
+            {"text": "fine"},
+            "the tokenizer has no end-of-text token; set task.end = false",
+        ),
+        (
+            ChatTask(messages="turns"),
+            {"turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "rows hold messages, and the tokenizer has no chat template; take the one of an instruct model, or name the fields in "
+            "task.prompt and task.completion",
+        ),
+    ],
+)
+def test_what_is_no_fault_of_a_row_is_said_once(task: Any, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        encoded(task, [Row(row, f"a.jsonl, row {i}") for i in range(3)])
+    assert str(caught.value) == reason
 
 
 def test_bad_rows_can_be_left_out() -> None:

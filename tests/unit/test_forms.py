@@ -116,7 +116,7 @@ def test_conversations_that_cannot_be_used(messages: list[Any], message: str) ->
 
 def test_a_conversation_needs_a_template() -> None:
     items: list[Item] = [Row({"messages": [user("a"), assistant("film")]}, "a.jsonl, row 1")]
-    with pytest.raises(DataError, match="row 1: the row holds messages, and the tokenizer has no chat template"):
+    with pytest.raises(DataError, match=r"^rows hold messages, and the tokenizer has no chat template"):
         encode(AutoTask(), items, [], Lora(), MODEL, chatting(None))
     with pytest.raises(DataError, match="row 1: the chat template refuses these messages: no films"):
         encode(AutoTask(), items, [], Lora(), MODEL, chatting("{{ raise_exception('no films') }}"))

@@ -114,7 +114,8 @@ def _require_model(folder: Path) -> None:
     if adapter.is_file():
         raise ModelError(
             f"model.path: {folder} holds an adapter{_base_of(adapter)}, not a model of its own; merge it into its base model "
-            "(merge_and_unload of PEFT) and name the folder of that, or name the base model to train anew"
+            "(twinpass export RUN --format hf --merge, or merge_and_unload of PEFT) and name the folder of that, or name the base model to "
+            "train anew"
         )
     if not (folder / "config.json").is_file():
         raise ModelError(

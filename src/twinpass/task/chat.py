@@ -85,7 +85,7 @@ class ChatTemplate(Template):
     def _written(self, row: Row, tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **extra: bool) -> str:
         if tokenizer.chat_template is None:
             raise DataError(
-                f"{row.place}: the row holds messages, and the tokenizer has no chat template; take the one of an instruct model, "
+                "rows hold messages, and the tokenizer has no chat template; take the one of an instruct model, "
                 "or name the fields in task.prompt and task.completion"
             )
         tools = row.fields.get("tools") or None

@@ -64,13 +64,14 @@ class Faults:
 
 
 def summary(faults: list[DataError], usable: int, on_error: OnError) -> str:
-    """The first faults, and how many more there are."""
-    if len(faults) == 1:
-        return str(faults[0])
+    """The first faults, and how many more there are. What is wrong with no row of its own, such as a tokenizer, is said once."""
+    each = list(dict.fromkeys(map(str, faults)))
+    if len(each) == 1:
+        return each[0]
     lines = [f"{len(faults)} of {len(faults) + usable} rows cannot be used:"]
-    lines += [f"  - {fault}" for fault in faults[:SHOWN]]
-    if len(faults) > SHOWN:
-        lines.append(f"  - and {len(faults) - SHOWN} more")
+    lines += [f"  - {fault}" for fault in each[:SHOWN]]
+    if len(each) > SHOWN:
+        lines.append(f"  - and {len(each) - SHOWN} more")
     if on_error == "stop":
         lines.append('mend them, or leave them out with task.on_error = "skip"')
     return "\n".join(lines)
