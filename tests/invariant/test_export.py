@@ -96,10 +96,19 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
         f"the base model {summary['base_metric']:.1%}",
         f"| hit rate | {summary['hit_rate']:.1%} |",
         "| seed | 3 |",
-        (run / "config.toml").read_text().strip(),
         f'base_model: "{tmp_path}/model"',
     ):
         assert fact in text
+    made = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    given = tomllib.loads((run / "config.toml").read_text())
+    assert (made["task"].pop("train"), made["task"].pop("eval"), made["run"].pop("out")) == (
+        *("train.jsonl", "eval.jsonl"),
+        "run",
+    )
+    for section, key in (("task", "train"), ("task", "eval"), ("run", "out")):
+        del given[section][key]
+    assert made == given
+    assert text.count(str(tmp_path)) == text.count(f"{tmp_path}/model"), "no folder of ours but the base model's"
     assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 from configurations import Values, debiased, joined, minimal, problems_of
 
-from twinpass.config.load import load_config, parse, portable
+from twinpass.config.load import handed_on, load_config, parse, portable
 from twinpass.config.schema import SECTIONS, Config
 from twinpass.config.tasks import ChoiceTask
 from twinpass.errors import ConfigError
@@ -255,6 +256,27 @@ def test_a_file_that_is_not_toml_is_reported(tmp_path: Path, data: bytes) -> Non
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(path)
+
+
+def test_what_is_handed_on_names_no_folders() -> None:
+    values: dict[str, Any] = {
+        "model": {"path": "/home/a/model"},
+        "task": {
+            "train": ["/home/a/x.jsonl", "owner/name"],
+            "eval": "/home/a/y.csv",
+            "rewards": ["/home/a/r.py:f", "pkg:g"],
+        },
+        "run": {"out": "/home/a/runs/b", "seed": 1},
+        "reuse": {"spill": "/tmp/kv"},
+    }
+    assert handed_on(values) == {
+        "model": {"path": "/home/a/model"},
+        "task": {"train": ["x.jsonl", "owner/name"], "eval": "y.csv", "rewards": ["r.py:f", "pkg:g"]},
+        "run": {"out": "b", "seed": 1},
+        "reuse": {"spill": "kv"},
+    }
+    assert values["run"]["out"] == "/home/a/runs/b"
+    assert handed_on({"optimizer": {"steps": 1}}) == {"optimizer": {"steps": 1}}
 
 
 def test_a_model_path_is_relative_to_the_configuration_like_data_paths(tmp_path: Path) -> None:

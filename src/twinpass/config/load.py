@@ -76,6 +76,24 @@ def portable(config: Config) -> dict[str, Any]:
     return values
 
 
+def handed_on(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's values with rows, functions and folders by their names alone, for people who have other folders; the model stays."""
+    own = deepcopy(dict(values))
+    task = own.get("task", {})
+    _each_source(task, lambda _, name: _last(name))
+    if isinstance(given := task.get(FUNCTIONS), list):
+        task[FUNCTIONS] = [_last(each) if isinstance(each, str) else each for each in given]
+    for section, key in (("run", "out"), ("reuse", "spill")):
+        if isinstance(place := own.get(section, {}).get(key), str):
+            own[section][key] = _last(place)
+    return own
+
+
+def _last(name: str) -> str:
+    path = Path(name)
+    return path.name if path.is_absolute() else name
+
+
 def _shortest(key: str, name: str) -> str:
     path = Path(name)
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else name

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from twinpass.config.load import handed_on
 from twinpass.model.source import BUNDLED
 from twinpass.report.interval import wilson
 from twinpass.report.shown import shown
@@ -49,8 +52,7 @@ def card(
 ) -> str:
     """The text of ``README.md``: its front matter as the hub reads it, then facts of the run."""
     folder = RunFolder(run)
-    text = folder.config.read_text(encoding="utf-8")
-    values = tomllib.loads(text)
+    values = tomllib.loads(folder.config.read_text(encoding="utf-8"))
     base = base_name(settings.path)
     estimator = str(values.get("estimator", {}).get("kind", "")).lower()
     exact = estimator == "backprop"
@@ -80,7 +82,7 @@ def card(
         "## How it was made",
         "",
         "```toml",
-        text.rstrip(),
+        tomli_w.dumps(handed_on(values)).rstrip(),
         "```",
     ]
     return "\n".join(lines) + "\n"

@@ -48,7 +48,7 @@ def called(name: str) -> str:
     path = Path(name)
     if not path.is_absolute():
         return lines.STANDARD_INPUT if name == lines.STDIN else name
-    if path.is_file():
+    if path.is_file() or (path.suffix in FILES and not _is_pattern(name)):
         return path.name
     found = [] if _exists(path) else _matching(path)
     if len(found) == 1:
