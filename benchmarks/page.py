@@ -189,7 +189,28 @@ def population(result: Result) -> str:
         )
     public = result["public"]
     lines.append(f"\nPublic: {public['seconds']:.1f} s, {public['tokens_per_second']:.0f} tokens a second.\n")
+    if "products" in result["activated"]:  # results from before it was measured have none
+        lines += _most(result)
     return "\n".join(lines)
+
+
+def _most(result: Result) -> list[str]:
+    """What products with the model's weights alone allow."""
+    lines = [
+        "What products with the model's weights alone take, run bare and in turn with the steps: nothing that makes them in float32 is more times as fast as public strategies "
+        "than **at most** says, and at the rate of large products of square matrices not more than **at the peak**. The last columns are shares of a step.\n",
+        "| | products | of the step | of the peak's rate | times public | at most | at the peak | linear layers | attention | other |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("activated", "lora"):
+        found, phases = result[kind]["products"], result[kind]["engine_phases"]
+        shares = [phases["linear"], phases["attention"]]
+        told = " | ".join(f"{share:.0%}" for share in (*shares, 1 - sum(shares)))
+        lines.append(
+            f"| {kind} | {found['flops'] / 1e9:,.0f} GFLOP in {found['seconds']:.2f} s | {found['share']:.0%} | {found['of_peak']:.0%} | "
+            f"{result[kind]['ratio']:.1f} | {found['ratio']:.1f} | {found['peak_ratio']:.1f} | {told} |"
+        )
+    return [*lines, ""]
 
 
 RACES = {

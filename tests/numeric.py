@@ -1,10 +1,11 @@
-"""Numba's threads in tests, and arrays as bits: fixtures are taken over as ``one_thread = numeric.one_thread``."""
+"""Numba's threads (and torch's, which they are not to exceed) in tests, and arrays as bits: fixtures are taken over as ``one_thread = numeric.one_thread``."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numba
 import pytest
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -23,13 +24,15 @@ def one_thread() -> Iterator[None]:
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """The test runs on one thread and on two."""
     count: int = request.param
-    before = numba.get_num_threads()
+    before, of_torch = numba.get_num_threads(), torch.get_num_threads()
     try:
         numba.set_num_threads(count)
     except ValueError:
         pytest.skip(f"Numba was started with fewer than {count} threads")
+    torch.set_num_threads(count)
     yield count
     numba.set_num_threads(before)
+    torch.set_num_threads(of_torch)
 
 
 def bits(values: Array) -> Array:

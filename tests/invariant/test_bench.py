@@ -23,6 +23,7 @@ from twinpass.config.load import load_config
 from twinpass.core import BASE
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError
+from twinpass.model.causal import is_linear
 from twinpass.objective.choice import Choice
 
 memory = benching.memory
@@ -215,14 +216,25 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
         assert found["tokens_per_second"] * found["seconds"] == pytest.approx(24)
         assert found["of_bare"] == pytest.approx(found["bare"]["seconds"] / found["seconds"])
         assert found["ratio"] == pytest.approx(result["public"]["seconds"] / found["seconds"])
+        assert sum(found["engine_phases"].values()) == pytest.approx(1)
+        assert min(found["engine_phases"][name] for name in ("linear", "attention", "logits")) > 0
+        products = found["products"]
+        assert products["share"] * found["seconds"] == pytest.approx(products["seconds"])
+        assert products["ratio"] * products["seconds"] == pytest.approx(result["public"]["seconds"])
+        assert products["of_peak"] * products["peak_ratio"] == pytest.approx(products["ratio"])
+    weights = sum(module.get_parameter("weight").numel() for module in tiny.model().modules() if is_linear(module))
+    rows = 4 * 2 * 3  # each text's last prompt token, and all of its own but the last
+    assert result["activated"]["products"]["flops"] == 2 * rows * weights < result["lora"]["products"]["flops"]
     assert result["activated"]["hit_rate"] > result["lora"]["hit_rate"]
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     about = {"commit": "0123456789abcdef", "machine": {"processor": "some"}}
     section = import_module("page").population({**about, **result})
-    row = next(line for line in section.splitlines() if line.startswith("| lora"))
+    row, most = (line for line in section.splitlines() if line.startswith("| lora"))
     lora = result["lora"]
     assert f" | {lora['of_bare']:.2f} | {lora['of_bare_prompts_read']:.2f} | {lora['ratio']:.1f} | " in row
-    assert row.count("|") == section.splitlines()[section.splitlines().index(row) - 2].count("|")
+    assert f" | {lora['ratio']:.1f} | {lora['products']['ratio']:.1f} | {lora['products']['peak_ratio']:.1f} | " in most
+    for line in (row, most):
+        assert line.count("|") == section.splitlines()[section.splitlines().index(line) - 2].count("|")
     with pytest.raises(DataError, match="9 prompts are asked for, and there are 8"):
         population.measure(config, population.Size(lanes=2, prompts=9, tokens=3), 1)
 

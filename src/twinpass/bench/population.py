@@ -4,14 +4,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
 
+from twinpass.bench.compare import DTYPES
+from twinpass.bench.gemm import Loop, Shape, recorded
 from twinpass.bench.naive import NaiveMezo
-from twinpass.bench.phases import SecondsByPhase
+from twinpass.bench.phases import Clock, SecondsByPhase
 from twinpass.config.compose import Session, build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import BASE, Lane, Probe, Prompt, Sampling, Term, Work
@@ -87,62 +89,103 @@ class Size:
         return self.lanes * self.prompts * self.tokens
 
 
+PEAK = Shape(1024, 1024, 1024, times=4)
+"""Products that come as near to what the processor can do as any."""
+
+
+class _Products:
+    """What a step multiplies by the model's weights, bare: nothing else is left of it. Adapters' own products are not counted.
+
+    A step is run to see them, and under a clock, to see what the engine's time goes into.
+    """
+
+    def __init__(self, engine: TorchEngine, size: Size, step: Callable[[], Any], dtype: torch.dtype) -> None:
+        clock = Clock()
+        with clock.running(), recorded(engine.model, set(engine.parameters), size.lanes) as shapes:
+            step()
+        self.phases, self.flops = clock.shares(), sum(shape.flops for shape in shapes)
+        self._loop, self._peak = Loop(shapes, dtype), Loop([PEAK], dtype)
+
+    def seconds(self) -> tuple[float, float]:
+        """How long they take now, and how long they would at the rate of :data:`PEAK`."""
+        return self._loop.seconds(), self.flops / PEAK.flops * self._peak.seconds()
+
+
+@dataclass
+class _Turns:
+    """Seconds of each turn: a step, as many texts without lanes, the products alone, those at the processor's peak, public strategies."""
+
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+    watches: tuple[Stopwatch, Stopwatch] = field(default_factory=lambda: (Stopwatch(), Stopwatch()))
+
+
 def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: None) -> dict[str, Any]:
     """Seconds of a step's texts, by what is trained, and of the others, all in turn.
 
     A step perturbs, writes and rewards; the weights move after it, so that what may be kept from step to step is kept, and nothing else.
     ``bare`` is as many texts of the base lane on the same engine. ``public`` perturbs the whole model and lets Hugging Face's ``generate``
-    write with its own cache, one member after another.
+    write with its own cache, one member after another. ``products`` are the step's products with the model's weights and nothing else:
+    no step that makes them can be faster, in this precision.
     """
     found: dict[str, Any] = {**asdict(size), "repeats": repeats}
     public: list[float] = []
     for kind, trainable in KINDS.items():
         with _engine(config, trainable, size) as (engine, goal, examples):
             rival = _Public(config, size) if not public else None
-            ours, bare, work = list[float](), list[float](), Work()
-            watches = Stopwatch(), Stopwatch()
-            first, _ = timed(lambda: lanes_write(engine, goal, examples, size, 0))
+            turns, lanes = _Turns(), partial(lanes_write, engine, goal, examples, size)
+            first, _ = timed(partial(lanes, 0))
             base_writes(engine, goal, examples, size)
+            products = _Products(engine, size, partial(lanes, 0), DTYPES[config.model.dtype])
             told(f"{kind}, first step")
             for step in range(1, repeats + 1):
-                with watches[0].running():
-                    seconds, took = timed(partial(lanes_write, engine, goal, examples, size, step))
-                ours.append(seconds)
-                work += took
-                with watches[1].running():
-                    bare.append(timed(partial(base_writes, engine, goal, examples, size))[0])
+                with turns.watches[0].running():
+                    seconds, took = timed(partial(lanes, step))
+                turns.ours.append(seconds)
+                turns.work += took
+                with turns.watches[1].running():
+                    turns.bare.append(timed(partial(base_writes, engine, goal, examples, size))[0])
+                for taken, seconds in zip((turns.products, turns.peak), products.seconds(), strict=True):
+                    taken.append(seconds)
                 told(f"{kind}, step {step}")
                 if rival is not None:
                     public.append(timed(partial(rival.step, examples, goal.sampling, step))[0])
                     told(f"public, step {step}")
-            found[kind] = _summary(size, ours, bare, public, first, watches, work)
+            found[kind] = {"first_step_seconds": first, **_summary(size, turns, products, public)}
     found["public"] = {"seconds": statistics.median(public), "spread": _spread(public), **_rate(size, public)}
     return found
 
 
-def _summary(
-    size: Size,
-    ours: Sequence[float],
-    bare: Sequence[float],
-    public: Sequence[float],
-    first: float,
-    watches: tuple[Stopwatch, Stopwatch],
-    work: Work,
-) -> dict[str, Any]:
-    seconds, alone, theirs = (statistics.median(each) for each in (ours, bare, public))
-    phases, others = (_shares(watch.seconds) for watch in watches)
+def _summary(size: Size, turns: _Turns, products: _Products, public: Sequence[float]) -> dict[str, Any]:
+    lists = (turns.ours, turns.bare, public, turns.products)
+    seconds, alone, theirs, limit = (statistics.median(each) for each in lists)
+    phases, others = (_shares(watch.seconds) for watch in turns.watches)
     ours_after, bare_after = (sum(shares[name] for name in WRITING) for shares in (phases, others))
+    peak = min(turns.peak)
     return {
         "seconds": seconds,
-        "spread": _spread(ours),
-        **_rate(size, ours),
-        "first_step_seconds": first,
+        "spread": _spread(turns.ours),
+        **_rate(size, turns.ours),
         "phases": phases,
-        "hit_rate": work.hit_rate,
-        "bare": {"seconds": alone, "spread": _spread(bare), **_rate(size, bare), "phases": others},
+        "engine_phases": products.phases,
+        "hit_rate": turns.work.hit_rate,
+        "bare": {"seconds": alone, "spread": _spread(turns.bare), **_rate(size, turns.bare), "phases": others},
         "of_bare": alone / seconds,
         "of_bare_prompts_read": alone * bare_after / (seconds * ours_after),
         "ratio": theirs / seconds,
+        "products": {
+            "flops": products.flops,
+            "seconds": limit,
+            "spread": _spread(turns.products),
+            "share": limit / seconds,
+            "peak_seconds": peak,
+            "of_peak": peak / limit,
+            "ratio": theirs / limit,
+            "peak_ratio": theirs / peak,
+        },
     }
 
 

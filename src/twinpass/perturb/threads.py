@@ -22,9 +22,9 @@ _start_threads()
 
 @contextmanager
 def threads_for(elements: int) -> Iterator[None]:
-    """One thread for few elements inside the block, as many as before for more."""
+    """One thread for few elements inside the block, as many as before for more, and no more than torch has: ``OMP_NUM_THREADS`` is for both."""
     before = get_num_threads()
-    set_num_threads(1 if elements < SERIAL else before)
+    set_num_threads(1 if elements < SERIAL else min(before, torch.get_num_threads()))
     try:
         yield
     finally:

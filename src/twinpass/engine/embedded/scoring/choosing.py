@@ -44,8 +44,8 @@ def _sample(logprobs: Tensor, names: Sequence[str], sampling: Sampling) -> Tenso
     """The largest of logits and Gumbel noise; rows of the same name share it."""
     distinct, which = np.unique(names, return_inverse=True)
     noise = torch.from_numpy(gumbel(sampling.seed, distinct.tolist(), logprobs.shape[-1])).to(logprobs.device)
-    kept = truncated(logprobs / sampling.temperature, sampling.top_k, sampling.top_p)
-    return (kept + noise[which]).argmax(-1)
+    scaled = logprobs if sampling.temperature == 1 else logprobs / sampling.temperature
+    return (truncated(scaled, sampling.top_k, sampling.top_p) + noise[which]).argmax(-1)
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
