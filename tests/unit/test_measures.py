@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from twinpass.report.measures import RESAMPLES, Choices, ScoredTexts, calibration_error, macro_f1, mcnemar
 from twinpass.report.shown import figure
+from twinpass.report.written import WrittenTexts
 
 
 def choices(chosen: list[int], right: list[int], sure: float = 0.9) -> Choices:
@@ -61,9 +62,15 @@ def test_an_interval_covers_what_it_says() -> None:
 
 @pytest.mark.parametrize(("right", "low", "high"), [(1, 0.806, 1.0), (0, 0.0, 0.194)])
 def test_rows_that_are_all_alike_leave_doubt(right: int, low: float, high: float) -> None:
-    found = choices([0] * 16, [1 - right] * 16).measures()["accuracy"]
-    assert found["value"] == right
-    assert (found["low"], found["high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    chosen = choices([0] * 16, [1 - right] * 16).measures()
+    texts = WrittenTexts(
+        ["fine film"] * 16, ["fine film" if right else "dull story"] * 16, {"f": np.full(16, right - 0.5)}
+    ).measures()
+    mean = texts.pop("rewards/f/mean")
+    assert (mean["low"], mean["high"]) == (right - 0.5, right - 0.5), "a reward has no bounds"
+    for found in (chosen["accuracy"], chosen["macro_f1"], *texts.values()):
+        assert found["value"] == right
+        assert (found["low"], found["high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
 
 
 def test_two_choosers_on_the_same_rows() -> None:

@@ -44,8 +44,8 @@ class Choices:
         counts = np.zeros((kinds, kinds), np.int64)
         np.add.at(counts, (self.right, chosen), 1)
         return {
-            "accuracy": share_with_interval(each),
-            "macro_f1": with_interval(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
+            "accuracy": within_bounds(len(self), lambda i: float(each[i].mean())),
+            "macro_f1": within_bounds(len(self), lambda i: macro_f1(self.right[i], chosen[i])),
             "cross_entropy": with_interval(len(self), lambda i: float(missed[i].mean())),
             "calibration_error": with_interval(len(self), lambda i: calibration_error(sure[i], each[i])),
             "confusion": counts.tolist(),
@@ -132,12 +132,15 @@ def with_interval(count: int, statistic: Callable[[I64], float]) -> Mapping[str,
     return {"value": statistic(np.arange(count)), "low": float(low), "high": float(high)}
 
 
-def share_with_interval(each: F64) -> Mapping[str, float]:
-    """The share of rows that are 1, not 0. Where all are alike, resampling takes that for certain: the interval is Wilson's there."""
-    found = with_interval(len(each), lambda rows: float(each[rows].mean()))
+def within_bounds(count: int, statistic: Callable[[I64], float]) -> Mapping[str, float]:
+    """The same of a statistic that is 1 where all rows are right, and 0 where none is.
+
+    Resampling takes both for certain, so that the interval is Wilson's there.
+    """
+    found = with_interval(count, statistic)
     if 0 < found["value"] < 1:
         return found
-    low, high = wilson(found["value"], len(each))
+    low, high = wilson(found["value"], count)
     return {"value": found["value"], "low": max(low, 0.0), "high": min(high, 1.0)}
 
 

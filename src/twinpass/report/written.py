@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from twinpass.report.measures import F64, share_with_interval, with_interval
+from twinpass.report.measures import F64, with_interval, within_bounds
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_SHARES = ("exact_match", "pass_rate")
+_UNBOUNDED = "/mean"
+"""How the names of measures end that are not between 0 and 1."""
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -46,9 +47,8 @@ class WrittenTexts:
 
 
 def _mean(name: str, values: F64) -> Mapping[str, float]:
-    if name.endswith(_SHARES):
-        return share_with_interval(values)
-    return with_interval(len(values), lambda rows: float(values[rows].mean()))
+    interval = with_interval if name.endswith(_UNBOUNDED) else within_bounds
+    return interval(len(values), lambda rows: float(values[rows].mean()))
 
 
 def passed(rewards: F64) -> F64:
