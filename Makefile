@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -178,6 +178,12 @@ bench-serving: $(SGLANG_VENV)/.installed  ## what other clients of a SGLang serv
 
 bench-served-population: $(SGLANG_VENV)/.installed  ## texts that a population writes on SGLang, beside those of the base model, into benchmarks/results/served-population.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/served_population.py --json benchmarks/results/served-population.json
+
+SERVED := --set engine.kind=sglang --set run.max_seconds=90
+
+bench-served-learning: $(SGLANG_VENV)/.installed  ## reviews learned on SGLang in 90 seconds, along informed and random directions, on three seeds, into benchmarks/results/served-learning-*.json
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/demo.py $(SERVED) --set trainable.kind=informed --json benchmarks/results/served-learning-informed.json
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/demo.py $(SERVED) --set trainable.kind=activated --json benchmarks/results/served-learning-activated.json
 
 bench-population: install  ## texts that a population writes for rewards, beside others, into benchmarks/results/population.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m twinpass bench rewards --out benchmarks/results/population.json

@@ -1,6 +1,6 @@
 """The demo, or another task, on several seeds, with accuracy and its interval at every evaluation: ``python benchmarks/demo.py --json FILE``.
 
-``--config FILE`` takes another configuration, with its defaults. Data files are named in the result by their hashes.
+``--config FILE`` takes another configuration, with its defaults; ``--set`` changes some, as in ``twinpass train``. Data files are named in the result by their hashes.
 """
 
 import argparse
@@ -24,9 +24,10 @@ CONFIG = Path(__file__).parent.parent / "examples" / "reviews.toml"
 SEEDS = (1, 2, 3)
 
 
-def run(config: Path, seed: int, folder: Path) -> dict[str, Any]:
-    """Train once; what was measured."""
-    if twinpass(["train", str(config), "--set", f"run.out={folder}", "--set", f"run.seed={seed}", "--json"]) != 0:
+def run(config: Path, seed: int, folder: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """Train once; what was measured. A setting is ``SECTION.KEY=VALUE``."""
+    said = [part for each in (*sets, f"run.out={folder}", f"run.seed={seed}") for part in ("--set", each)]
+    if twinpass(["train", str(config), *said, "--json"]) != 0:
         raise SystemExit(f"seed {seed} did not train")
     summary = json.loads((folder / "summary.json").read_text())
     course, seconds = [], 0.0
@@ -72,9 +73,9 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         axes.legend(loc="lower right")
 
 
-def described(path: Path) -> dict[str, Any]:
+def described(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
     """A configuration, with its data files by name and SHA-256."""
-    values = {section: dict(keys) for section, keys in load_config(path).values.items() if section != "run"}
+    values = {section: dict(keys) for section, keys in load_config(path, sets).values.items() if section != "run"}
     for key in ("train", "eval"):
         file = Path(values["task"][key])
         values["task"][key] = {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -84,20 +85,22 @@ def described(path: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help="what to train, if not the demo")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="what is set in it")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against seconds of training")
     args = parser.parse_args()
     runs = []
     for seed in SEEDS:
         folder = Path(tempfile.mkdtemp())
-        runs.append(run(args.config, seed, folder / "run"))
+        runs.append(run(args.config, seed, folder / "run", args.set))
         shutil.rmtree(folder)
     if args.json:
         write_json(
             args.json,
             {
                 "runs": runs,
-                "config": described(args.config),
+                "config": described(args.config, args.set),
+                "set": args.set,
                 "commit": commit(),
                 "machine": machine(),
                 "versions": versions(),

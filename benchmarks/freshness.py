@@ -51,6 +51,10 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("toolbox", (*STEP, "benchmarks/toolbox.py", "benchmarks/fixed_inputs.py", "benchmarks/race.py")),
     ("demo", (*STEP, *DEFAULTS, "benchmarks/demo.py", "examples/reviews.toml")),
     ("tasks", (*STEP, *DEFAULTS, "benchmarks/tasks.py")),
+    (
+        "served-learning-*",
+        (*STEP, *DEFAULTS, f"{PACKAGE}/engine/sglang", "benchmarks/demo.py", "examples/reviews.toml"),
+    ),
     ("learning-*", (*STEP, *DEFAULTS, "benchmarks/demo.py")),
     ("rewards-*", (*STEP, *DEFAULTS, "benchmarks/rewards.py", "examples/rewards.py")),
     ("mutants", ("src/twinpass", "tests")),
