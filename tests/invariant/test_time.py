@@ -1,5 +1,6 @@
 """A run ends when its time is over, and its steps and evaluations take what the clock says."""
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+from broken_off import ENDED, cut
 
+from twinpass.cli.main import main
 from twinpass.config.compose import build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import Evaluation, StepReport
 from twinpass.report.listener import Listener
+from twinpass.report.runs import runs_in
 from twinpass.train.folder import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
@@ -57,3 +61,25 @@ def test_evaluations_take_what_the_clock_says(tmp_path: Path, ticking: Callable[
     with closing(Journal.create(tmp_path / "journal.jsonl", header(config.values, session.engine))) as journal:
         Trainer(session.engine, plan, journal, listener=seconds, clock=ticking).run()
     assert seconds.evaluations == [1.0, 1.0]
+
+
+def test_times_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps and evaluations are summed over a run, however often it was begun; a command says what it took itself."""
+    config, run = tiny.config(tmp_path), tmp_path / "run"
+    for command in (["train", str(config)], ["train", "--resume", str(run)]):
+        capsys.readouterr()
+        assert main(command) in ENDED
+        summary = json.loads((run / "summary.json").read_text())
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for key, event in (("train_seconds", "step"), ("evaluation_seconds", "evaluation")):
+            assert summary[key] == pytest.approx(sum(line["seconds"] for line in lines if line["event"] == event))
+        (listed,) = runs_in(tmp_path)
+        assert listed.seconds == pytest.approx(summary["train_seconds"] + summary["evaluation_seconds"])
+        said = " ".join(capsys.readouterr().err.split())
+        assert (
+            f"8 steps in {summary['train_seconds']:.0f} s of training and {summary['evaluation_seconds']:.0f} s of evaluations; "
+            f"this command took {summary['total_seconds']:.0f} s"
+        ) in said
+        if "--resume" not in command:
+            assert summary["total_seconds"] > listed.seconds
+            cut(run, 4)

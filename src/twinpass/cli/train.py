@@ -163,9 +163,10 @@ def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> 
     table.add_row(f"held-out {name}", shown(name, summary["base_metric"]), shown(name, summary["kept_metric"]))
     console.print(table)
     console.print(
-        f"{summary['steps']} {'step' if summary['steps'] == 1 else 'steps'} in {summary['train_seconds']:.0f} s of training ({summary['total_seconds']:.0f} s in all), "
-        f"hit rate {summary['hit_rate']:.0%}, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB"
+        f"{summary['steps']} {'step' if summary['steps'] == 1 else 'steps'} in {summary['train_seconds']:.0f} s of training and "
+        f"{summary['evaluation_seconds']:.0f} s of evaluations; this command took {summary['total_seconds']:.0f} s"
     )
+    console.print(f"hit rate {summary['hit_rate']:.0%}, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB")
     for sentence in outcome(summary, folder.path):
         console.print(safe(sentence))
     console.print(f"weights   {safe(summary['weights'])}")
