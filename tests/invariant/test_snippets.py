@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import tomli_w
-from pages import PAGES, ROOT, blocks, quoted, snippets, unfenced
+from pages import FENCED, PAGES, ROOT, blocks, quoted, snippets, unfenced
 
 import twinpass
 from twinpass.cli.main import main
@@ -218,6 +218,13 @@ def test_the_callbacks_on_the_page_are_called(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_no_block_is_left_out() -> None:
+    for path in (
+        *ROOT.glob("*.md"),
+        *(each for top in ("benchmarks", "docs", "examples", "tests") for each in (ROOT / top).rglob("*.md")),
+    ):
+        outside = FENCED.sub("", path.read_text(encoding="utf-8"))
+        assert not re.search(r"^\s*(```|~~~)", outside, re.MULTILINE), f"{path}: a fence that nobody finds"
+        assert str(path.relative_to(ROOT)) in PAGES or "```" not in path.read_text(encoding="utf-8"), path
     for page in PAGES:
         assert not unfenced(page) or page.startswith("docs/maths/"), page
         for language in {language for language, _ in blocks(page)}:

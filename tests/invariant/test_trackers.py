@@ -1,6 +1,7 @@
 """Trackers get what metrics.jsonl has: read back from real event files; a package that is not there is named."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,75 @@ def test_whatever_a_step_measures_is_told() -> None:
 def test_a_rollback_is_where_it_goes_back_to() -> None:
     event = {"event": "rollback", "step": 9, "to": 4, "reason": "", "lr_scale": 0.5}
     assert scalars(event) == (4, {"train/lr_scale": 0.5})
+
+
+STAND_INS = {
+    "wandb": """
+from trackio import record
+
+def init(*, project, name, id, resume, dir, config, mode):
+    print("a word of its own")
+    record("wandb", "init", dict(project=project, name=name, resume=resume, dir=dir, mode=mode, sections=sorted(config)))
+    return Run()
+
+class Run:
+    def define_metric(self, name, *, step_metric):
+        record("wandb", "define", [name, step_metric])
+
+    def log(self, data):
+        record("wandb", "log", data)
+
+    def finish(self):
+        print("and another")
+        record("wandb", "finish", None)
+""",
+    "trackio": """
+import json
+import sys
+import pathlib
+
+def record(*what):
+    with pathlib.Path(__file__).with_name("recorded.jsonl").open("a") as file:
+        file.write(json.dumps(what) + chr(10))
+
+def init(*, project, name, config, resume):
+    record("trackio", "init", dict(project=project, name=name, resume=resume, sections=sorted(config)))
+
+def log(metrics, step):
+    record("trackio", "log", {"step": step, **metrics})
+
+def finish():
+    record("trackio", "finish", None)
+""",
+}
+"""What takes the place of packages that are not installed here: the calls of them that W&B 0.31 and Trackio 0.43 were once run by."""
+
+
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_the_others_are_told_the_same(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, code in STAND_INS.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", mode)
+    config = tiny.config(tmp_path, run={"report_to": ["wandb", "trackio"]}, optimizer={"steps": 2})
+    assert main(["train", str(config), "--json"]) in (0, 3)
+    assert all(json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()), (
+        "what they print is no result"
+    )
+    calls = [json.loads(line) for line in (tmp_path / "recorded.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    expected = [{"step": step, **values} for step, values in map(scalars, events)]
+    for name in STAND_INS:
+        own = [(kind, what) for who, kind, what in calls if who == name]
+        assert [what for kind, what in own if kind == "log"] == json.loads(json.dumps(expected))
+        kind, first = own[0]
+        assert (kind, first["project"], first["resume"]) == ("init", "twinpass", "allow")
+        assert {"model", "optimizer"} <= set(first["sections"])
+        assert own[-1] == ("finish", None)
+    first = calls[0][2]
+    assert (first["name"], first["dir"], first["mode"]) == ("run", str(tmp_path / "run"), mode or "offline")
+    for name in STAND_INS:
+        monkeypatch.delitem(sys.modules, name)
