@@ -24,6 +24,7 @@ def test_faults_of_all_tables_are_reported_at_once() -> None:
     assert set(starts[3:]) == {"[reuse.inner] check", "[reuse.inner] chek"}
 
 
+SPSA: Values = {"estimator": {"kind": "spsa"}}
 FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     # unknown names
     ({"optimiser": {"lr": 1.0}}, ("[optimiser]: no such section", "did you mean 'optimizer'?", "trainable")),
@@ -37,7 +38,7 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"trainable": {"kind": ["full"]}}, ("[trainable] kind: there is no ['full']",)),
     ({"reuse": {"policy": "exat"}}, ("[reuse] policy: there is no 'exat'", "did you mean 'exact'?")),
     ({"reuse": {"policy": "activated"}}, ("[reuse] policy: 'activated' needs [trainable] kind = \"activated\"",)),
-    ({"reuse": {"policy": "invariant"}}, ("[reuse] policy: 'invariant' shares the layers below", "there are none")),
+    ({"reuse": {"policy": "invariant"}, **SPSA}, ("[reuse] policy: 'invariant' shares the layers below", "there are none")),
     ({"reuse": {"policy": "exact", "spill": "kv"}}, ("[reuse] spill: no such key",)),
     ({"reuse": {"budget": "much"}}, ("[reuse] expected a size such as 2GiB", "got 'much'")),
     ({"reuse": {"budget": 0}}, ("[reuse] budget:", "got 0")),
@@ -154,7 +155,7 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"engine": {"kind": "sglang", "device": "tpu"}, "trainable": {"kind": "lora"}}, ("[engine] device:", "'cuda'")),
     ({"objective": {"kind": "accuracy"}, "estimator": {"kind": "jvp"}}, ("[objective] kind: this one has no derivative",)),
     ({"objective": {"kind": "accuracy"}, "trainable": {"kind": "informed"}}, ("[objective] kind: this one has no derivative",)),
-    ({"optimizer": {"lr": 1e-3, "decay": 1.0}, "trainable": {"kind": "full"}}, ("[optimizer] decay: it pulls adapters back",)),
+    ({"optimizer": {"lr": 1e-3, "decay": 1.0}, **SPSA}, ("[optimizer] decay: it pulls adapters back",)),
     ({"optimizer": {"kind": "adamw", "clip": 4.0}, "trainable": {"kind": "lora"}}, ("[optimizer] clip: no such key here, but with kind = 'sgd'",)),
     ({"optimizer": {"kind": "adamw", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1",)),
     ({"optimizer": {"kind": "sgd", "lr": 1e-3, "decay": 1e3}, "trainable": {"kind": "lora"}}, ("[optimizer] decay: lr times decay is 1, and takes all",)),
@@ -180,9 +181,10 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     # out of range
     ({"optimizer": {"lr": 0.0}}, ("[optimizer] lr:", "greater than 0", "got 0.0")),
     ({"optimizer": {"lr": float("nan")}}, ("[optimizer] lr:", "got nan")),
-    ({"optimizer": {"lr": float("inf")}}, ("[optimizer] lr:", "finite", "got inf")),
+    ({"optimizer": {"lr": float("inf")}, **SPSA}, ("[optimizer] lr:", "finite", "got inf")),
+    ({"optimizer": {"lr": float("inf")}}, ("[optimizer] lr:", "less than or equal to 1", "got inf")),
     ({"optimizer": {"steps": 0}}, ("[optimizer] steps:", "got 0")),
-    ({"optimizer": {"clip": -1.0}}, ("[optimizer] clip:", "got -1.0")),
+    ({"optimizer": {"clip": -1.0}, **SPSA}, ("[optimizer] clip:", "got -1.0")),
     ({"optimizer": {"schedule": "square"}}, ("[optimizer] schedule:", "'linear'", "got 'square'")),
     ({"epsilon": {"value": -1e-3}}, ("[epsilon] value:", "got -0.001")),
     ({"estimator": {"probes": 0}}, ("[estimator] probes:", "got 0")),

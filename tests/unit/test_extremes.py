@@ -25,6 +25,11 @@ INFORMED: Sections = {
     "estimator": {"kind": "gauss_newton", "probes": 2},
 }
 BACKPROP: Sections = {**ACTIVATED, "estimator": {"kind": "backprop"}, "optimizer": {"kind": "adamw", "lr": 1e-2}}
+MOVED: Sections = {
+    "trainable": {"kind": "projections"},
+    "estimator": {"kind": "feedback"},
+    "optimizer": {"kind": "relative", "lr": 1e-2, "steps": 2, "batch_size": 2},
+}
 LINE: Sections = {"estimator": {"kind": "line", "probes": 1}}
 NORMALISED: Sections = {"optimizer": {"kind": "normalised", "steps": 2, "batch_size": 2}}
 SHOTS: Sections = {"trainable": {"kind": "full"}, "task": {"shots": 2}}
@@ -84,6 +89,8 @@ REFUSED: list[tuple[Sections, str, Any]] = [
     (BACKPROP, "optimizer.lr", HUGE),
     (BACKPROP, "optimizer.beta1", 1.0),
     (BACKPROP, "optimizer.beta2", 1.0),
+    (MOVED, "optimizer.lr", 1.5),
+    (MOVED, "optimizer.damping", TINY),
     (LINE, "estimator.trust", HUGE),
     (NORMALISED, "optimizer.beta", 1.0),
     (SERVER, "engine.timeout", HUGE),
@@ -126,6 +133,10 @@ def test_toml_that_its_reader_cannot_take_is_refused(tmp_path: Path, text: str) 
 
 TRAINED: list[tuple[Sections, str, Any]] = [
     ({}, "reuse.budget", 1),
+    (MOVED, "optimizer.damping", 1e6),
+    (MOVED, "optimizer.damping", 1e-6),
+    (MOVED, "optimizer.lr", 1.0),
+    (MOVED, "trainable.layers", MANY),
     ({}, "trainable.alpha", 1e6),
     ({}, "trainable.alpha", 1e-300),
     ({}, "trainable.rank", 2**14),

@@ -83,7 +83,7 @@ class Said:
     """What a configuration or a call says of how to learn.
 
     ``kind``: of [trainable]. ``probing``: something is named that goes with probes alone; ``curved``: Gauss-Newton is; ``exact``: the exact
-    gradient is. ``low``: lanes multiply in bfloat16, through which no gradient is taken, or weights that are moved are held in it.
+    gradient is. ``low``: lanes multiply in bfloat16, through which no gradient is taken, or weights that are moved are held in it, or lie elsewhere.
     ``greedy``, ``served``: as for :func:`learner`.
     """
 
@@ -135,7 +135,8 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         _kind(values, "estimator") == "gauss_newton",
         _kind(values, "estimator") == "backprop",
         (isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16")
-        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype") == "bfloat16"),
+        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype") == "bfloat16")
+        or (kind in OWN and _kind(values, "engine") not in (None, "torch")),
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
         _kind(values, "engine") == "sglang",
     )

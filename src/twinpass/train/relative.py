@@ -1,12 +1,16 @@
 """Steps of a fixed relative length: nothing is kept of the past, and no learning rate has to be found."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.engine.base import RelativeStep
-from twinpass.settings import STRICT, Count, Positive, Share
+from twinpass.settings import STRICT, Count, Share
 from twinpass.train.optimizer import GradientOptimizer
+
+Damping = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Added to second moments: enough for float64 to divide by them, and not so much that nothing of them is left."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,7 +26,7 @@ class Relative(GradientOptimizer):
 
     lr: Share = 2e-3
     steps: Count = 40
-    damping: Positive = 1.0
+    damping: Damping = 1.0
     snapshot_every: Count = 8
 
     def __post_init__(self) -> None:
