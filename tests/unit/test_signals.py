@@ -1,10 +1,12 @@
 """A signal ends a command, wherever Python happens to be."""
 
+import _thread
 import ctypes
 import os
 import signal
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,24 @@ def wait() -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["", "late"])
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
-def test_an_interrupt_that_c_code_drops_comes_again(number: signal.Signals) -> None:
-    """Compilers of kernels call Python back, and nothing goes through them."""
+def test_an_interrupt_that_c_code_drops_comes_again(
+    number: signal.Signals, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilers of kernels call Python back, and nothing goes through them; nor through what makes it again, on a machine that is busy (``late``)."""
     seen: list[str] = []
+    begun = _thread.start_new_thread
+
+    def slowly(*arguments: Any) -> int:
+        found = begun(*arguments)
+        if seen.count("begun late") == 0:
+            seen.append("begun late")
+            wait()
+        return found
+
+    if late:
+        monkeypatch.setattr(_thread, "start_new_thread", slowly)
 
     def call() -> None:
         seen.append("called")
@@ -37,7 +53,7 @@ def test_an_interrupt_that_c_code_drops_comes_again(number: signal.Signals) -> N
     hook = sys.unraisablehook
     with pytest.raises(KeyboardInterrupt) as caught, ending_like_interrupt():
         work()
-    assert seen == ["called", "and on"]
+    assert seen == ["called", *(["begun late"] if late else []), "and on"]
     assert getattr(caught.value, "signal", signal.SIGINT) == number
     assert sys.unraisablehook is hook
     assert all(signal.getsignal(each) is signal.SIG_DFL for each in ENDING)

@@ -34,18 +34,27 @@ def ending_like_interrupt() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in ENDING}
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    others, later = sys.unraisablehook, list[threading.Timer]()
+    others, over = sys.unraisablehook, threading.Event()
+
+    def again(number: int) -> None:
+        if not over.wait(SOON):
+            _thread.interrupt_main(signal.Signals(number))
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(what.exc_value, KeyboardInterrupt):
+        error = what.exc_value
+        if not isinstance(error, KeyboardInterrupt):
             others(what)
             return
-        number = int(signal.SIGINT)
-        if isinstance(what.exc_value, Ended):
-            number = what.exc_value.signal
-            signal.signal(number, _end)
-        later.append(threading.Timer(SOON, _thread.interrupt_main, [number]))
-        later[-1].start()
+        while error is not None:
+            try:
+                number = error.signal if isinstance(error, Ended) else int(signal.SIGINT)
+                if isinstance(error, Ended):
+                    signal.signal(number, _end)
+                # not waited for, as a Timer's start is: on a busy machine it would come while that still lasts
+                _thread.start_new_thread(again, (number,))
+                error = None
+            except KeyboardInterrupt as another:  # and what comes in here would be dropped as well
+                error = another
 
     try:
         for number in ours:
@@ -54,8 +63,7 @@ def ending_like_interrupt() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = others
-        for timer in later:
-            timer.cancel()
+        over.set()
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
 
