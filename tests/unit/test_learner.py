@@ -15,6 +15,7 @@ from twinpass.config.learner import (
     CHOOSING,
     CHOOSING_AT_THE_END,
     CHOOSING_FORWARD,
+    CHOOSING_SERVED,
     MOVED,
     NAMED,
     SERVED,
@@ -133,12 +134,31 @@ def test_what_is_piped_in_is_looked_at_like_a_file(
     assert len(list(read_standard_input())) == len(lines)
 
 
-@pytest.mark.parametrize(("task", "expected"), [(CHOICE, SERVED), (TEXT, SERVED), (OPEN, SERVED_ANYWHERE)])
+@pytest.mark.parametrize(("task", "expected"), [(TEXT, SERVED), (OPEN, SERVED_ANYWHERE)])
 def test_a_server_tells_scores_alone(task: dict[str, Any], expected: Any) -> None:
     found = config(task, engine={"kind": "sglang"})
     assert found.values["trainable"]["kind"] == expected.trainable
     assert isinstance(found.estimator, Spsa)
     assert found.optimizer == Sgd(lr=ADAPTERS.lr, steps=ADAPTERS.steps)
+
+
+def test_options_are_learned_along_informed_directions_on_a_server() -> None:
+    found = config(CHOICE, engine={"kind": "sglang"})
+    assert (type(found.trainable), type(found.estimator), found.reason) == (
+        Informed,
+        GaussNewton,
+        CHOOSING_SERVED.reason,
+    )
+    assert (found.optimizer.steps, found.run.eval_every) == (12, 1)
+
+
+@pytest.mark.parametrize(
+    "said", [{"estimator": {"kind": "spsa"}}, {"epsilon": {"value": 1e-2}}, {"optimizer": {"kind": "sign"}}]
+)
+def test_who_speaks_of_probes_to_a_server_gets_random_ones(said: dict[str, Any]) -> None:
+    found = config(CHOICE, engine={"kind": "sglang"}, **said)
+    assert (type(found.trainable), type(found.estimator)) == (Activated, Spsa)
+    assert found.optimizer.steps == ADAPTERS.steps
 
 
 def test_what_is_said_holds() -> None:

@@ -38,6 +38,11 @@ CHOOSING_AT_THE_END = Learner(
 CHOOSING_FORWARD = Learner(
     "informed", "options are learned along directions that forward passes tell, as no gradient is taken"
 )
+CHOOSING_SERVED = Learner(
+    "informed",
+    "options are learned soonest along directions that forward passes of a second copy of the model tell, in this machine's main memory; "
+    "[trainable] kind = 'activated' does without it",
+)
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 NAMED = "adapters learn soonest along the exact gradient; forward passes alone are [estimator] kind = 'spsa'"
 MOVED = "output projections of upper layers learn soonest by feedback of the head's error; all weights by random directions are [estimator] kind = 'spsa'"
@@ -64,13 +69,15 @@ def learner(
     """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process.
 
     ``greedy``: texts that it has written are the likeliest ones, so that two of one prompt are the same. ``forward``: no gradient can be
-    taken, as lanes multiply in bfloat16, or is wanted, as Gauss-Newton's steps are asked for.
+    taken, as lanes multiply in bfloat16, or is wanted, as Gauss-Newton's steps are asked for; of another process, that these can be taken.
     """
     if task.writes:
         return COMPARED if served or greedy else REWARDED
     if isinstance(task, AutoTask) and first is None and not served:
         return UNSEEN
     chooses, suffix, alike = _shape(task, first)
+    if served and chooses and alike and suffix and forward:
+        return CHOOSING_SERVED
     if served:
         return SERVED if suffix else SERVED_ANYWHERE
     if chooses and alike:
@@ -102,7 +109,8 @@ def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
         reason = MOVED if said.kind in OWN else NAMED
         return Learner(said.kind, reason if suited else "", suited)
-    found = learner(task, first, served=said.served, greedy=said.greedy, forward=said.low or said.curved)
+    forward = said.curved or (not said.probing if said.served else said.low)
+    found = learner(task, first, served=said.served, greedy=said.greedy, forward=forward)
     return replace(found, reason=SPELT, defaults=None) if said.probing or (said.low and found.defaults) else found
 
 
