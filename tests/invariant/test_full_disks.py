@@ -65,7 +65,7 @@ def test_whichever_file_does_not_fit_nothing_is_left(
         place, _, rest = error.partition(" cannot be written: ")
         assert place.startswith("above/new")
         assert ".part" not in place
-        assert rest.endswith("; raise the limit on the size of files (ulimit -f)")
+        assert rest == "File too large; raise the limit on the size of files (ulimit -f)"
         left = set(tmp_path.rglob("*")) - there
         assert all(path.is_dir() or is_whole(path) for path in left) if command == "profile" else not left
     assert main([*words, "above/new"]) == 0

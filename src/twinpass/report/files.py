@@ -43,8 +43,9 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
 
 def reason(error: Exception) -> str:
     """Why the system refused, and what to do about it."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return f"{said}; {REMEDIES.get(system_error(error) or 0, 'look after the disk, or choose another place')}"
+    number = system_error(error) or 0
+    said = (error.strerror if isinstance(error, OSError) else os.strerror(number) if number else None) or str(error)
+    return f"{said}; {REMEDIES.get(number, 'look after the disk, or choose another place')}"
 
 
 @contextmanager
