@@ -11,7 +11,7 @@ from twinpass.config.named import TaskByName
 from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
 from twinpass.errors import TwinpassError
 from twinpass.estimate.base import Estimator
-from twinpass.model.defaults import CHOSEN, EXACT, PROJECTIONS, WRITTEN, Defaults
+from twinpass.model.defaults import CHOSEN, EXACT, PROJECTIONS, PROJECTIONS_OF_TEXTS, WRITTEN, Defaults
 from twinpass.model.trainable import Trainable
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
@@ -117,7 +117,9 @@ def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
 def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
     """What suits weights that are named. The model's own have a graph, moments, or both, of its size, along an exact gradient."""
     if kind in OWN:
-        return None if said.exact or task.writes else PROJECTIONS
+        if said.exact or task.writes:
+            return None
+        return PROJECTIONS if _shape(task, first)[0] else PROJECTIONS_OF_TEXTS
     if kind not in ("lora", "activated") or (task.writes and said.greedy):
         return None
     if task.writes:

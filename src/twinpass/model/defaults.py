@@ -32,8 +32,10 @@ EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estim
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
 WRITTEN = Defaults(eps=1e-2, lr=4e-3, steps=48, batch_size=2, eval_every=12, estimator="backprop")
 """For adapters along the exact gradient of sampled texts, which are written for 12 steps at once."""
-PROJECTIONS = Defaults(eps=1e-3, lr=2e-3, steps=40, batch_size=16, eval_every=8, estimator="feedback")
-"""For the model's own weights along feedback, where lr is the relative length of a step."""
+PROJECTIONS = Defaults(eps=1e-3, lr=2e-3, steps=40, batch_size=32, eval_every=8, estimator="feedback")
+"""For the model's own weights along feedback, where lr is the relative length of a step; of options."""
+PROJECTIONS_OF_TEXTS = replace(PROJECTIONS, batch_size=8)
+"""The same of texts, of which eight have some hundred tokens to learn from."""
 INFORMED = Defaults(
     eps=1e-2, lr=1.0, steps=12, batch_size=64, eval_every=1, patience=2, schedule="constant", estimator="gauss_newton"
 )

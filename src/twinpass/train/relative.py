@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.engine.base import RelativeStep
-from twinpass.settings import STRICT, Count, Share
+from twinpass.settings import STRICT, Count, Several, Share
 from twinpass.train.optimizer import GradientOptimizer
 
 Damping = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -26,6 +26,7 @@ class Relative(GradientOptimizer):
 
     lr: Share = 2e-3
     steps: Count = 40
+    batch_size: Several = 32
     damping: Damping = 1.0
     snapshot_every: Count = 8
 

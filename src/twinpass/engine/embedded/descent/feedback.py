@@ -13,7 +13,7 @@ from twinpass.model.trainable import Trained
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """A gradient that is never formed, of a linear layer's weight: ``errors``^T ``inputs``, [N, out] and [N, in] at N tokens."""
+    """A gradient that is not kept as a whole, of a linear layer's weight: ``errors``^T ``inputs``, [N, out] and [N, in] at N tokens."""
 
     errors: Tensor
     inputs: Tensor
@@ -22,7 +22,9 @@ class Outer:
     def square(self) -> Tensor:
         """The sum of its squares."""
         errors, inputs = self.errors.double(), self.inputs.double()
-        return ((errors @ errors.t()) * (inputs @ inputs.t())).sum()
+        if len(errors) ** 2 <= errors.shape[1] * inputs.shape[1]:
+            return ((errors @ errors.t()) * (inputs @ inputs.t())).sum()
+        return (errors.t() @ inputs).square().sum()
 
 
 def fed_back(inputs: Mapping[str, Tensor], errors: Tensor, trained: Trained) -> dict[str, Tensor | Outer]:

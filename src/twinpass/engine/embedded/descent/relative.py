@@ -1,4 +1,4 @@
-"""Steps of a fixed relative length, a weight at a time, along gradients that are products: none of a weight's size is ever formed."""
+"""Steps of a fixed relative length, a weight at a time, along gradients that are kept as products."""
 
 from collections.abc import Mapping
 
@@ -41,12 +41,15 @@ def decorrelated(gradient: Outer, damping: float) -> Outer:
     """``E^T X (X^T X + d I)^-1`` of a gradient ``E^T X``, with d ``damping`` times the mean square of a row of X.
 
     It is what a damped regression of E on X would have: inputs that all rows have in common no longer hide those that tell them apart.
-    By rows it is ``E^T (X X^T + d I)^-1 X``, so that a matrix of N x N is all that is formed.
+    By rows it is ``E^T (X X^T + d I)^-1 X``, which is taken where there are fewer rows than inputs.
     """
-    inputs = gradient.inputs.double()
-    moments = inputs @ inputs.t()
-    diagonal = moments.diagonal()
-    diagonal += damping * diagonal.mean()
-    if not bool(diagonal.any()):
-        return Outer(gradient.errors.double(), inputs)
-    return Outer(gradient.errors.double(), torch.linalg.solve(moments, inputs))
+    errors, inputs = gradient.errors.double(), gradient.inputs.double()
+    mean = float(inputs.square().sum(1).mean())
+    if not mean:
+        return Outer(errors, inputs)
+    by_rows = len(inputs) <= inputs.shape[1]
+    moments = inputs @ inputs.t() if by_rows else inputs.t() @ inputs
+    moments.diagonal().add_(damping * mean)
+    return Outer(
+        errors, torch.linalg.solve(moments, inputs) if by_rows else torch.linalg.solve(moments, inputs.t()).t()
+    )
