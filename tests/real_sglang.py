@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import Continuations, Lane, Probe, Prompt, Request, Score
+from twinpass.core import Continuations, Lane, Probe, Prompt, Request, Sampling, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.adapters import AdapterVariants
 from twinpass.engine.sglang.engine import SglangEngine
@@ -22,6 +22,7 @@ from twinpass.engine.sglang.in_process import CPU
 from twinpass.engine.sglang.server import Server
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Informed, Lora
+from twinpass.perturb.race import gumbel
 
 LAYERS = 8
 """Of the 30 that SmolLM2-135M has."""
@@ -71,11 +72,12 @@ def require_same_texts(
     embedded: TorchEngine,
     prompts: Sequence[Prompt],
     lanes: Sequence[Lane],
+    sampling: Sampling,
     found: Continuations,
     expected: Continuations,
 ) -> None:
-    """Texts are the embedded engine's, up to where the two best tokens are nearer to each other than scores are to that engine's."""
-    same = 0
+    """Texts are the embedded engine's, up to where two tokens are nearer to each other than scores are to that engine's."""
+    same, near = 0, TOLERANCE / (sampling.temperature or 1.0)
     for lane, own, others in zip(lanes, found.values, expected.values, strict=True):
         for prompt, one, other in zip(prompts, own, others, strict=True):
             pairs = list(zip(one.tokens, other.tokens, strict=False))
@@ -85,8 +87,15 @@ def require_same_texts(
             if until < len(pairs):
                 context = prompt.tokens + other.tokens[:until]
                 ties = [Request(context, (token,), prompt.active_from) for token in pairs[until]]
-                a, b = embedded.score(ties, [lane]).values[0]
-                assert abs(a[0] - b[0]) < TOLERANCE
+                a, b = (float(score[0]) for score in embedded.score(ties, [lane]).values[0])
+                if sampling.temperature:
+                    name = f"{prompt.row}/{prompt.sample}/{until}"
+                    (noise,) = gumbel(sampling.seed, [name], max(pairs[until]) + 1)
+                    a, b = (
+                        value / sampling.temperature + noise[token]
+                        for value, token in zip((a, b), pairs[until], strict=True)
+                    )
+                assert abs(a - b) < near
     assert same > len(prompts) * len(lanes) / 2
 
 

@@ -246,6 +246,16 @@ def test_the_base_lane_goes_on_from_what_it_wrote() -> None:
     assert_plain(engine, model, [longer], [BASE], Sampling(3))
 
 
+def test_what_lanes_wrote_is_freed_and_what_the_base_lane_wrote_goes_with_its_weights() -> None:
+    engine = TorchEngine(build("llama"), Full())
+    held = [engine.generate(samples(1), [BASE], SAMPLED, words).cache.held]
+    held += [engine.generate(samples(1), lanes, SAMPLED, words).cache.held for lanes in (TWO, LANES[:1])]
+    assert held[0] > 0
+    assert held == held[:1] * 3
+    engine.update(TERMS)
+    assert engine.generate([Prompt((1, 2))], [BASE], Sampling(1), words).cache.held < held[0] / 4
+
+
 def test_a_cache_that_is_too_small() -> None:
     engine = TorchEngine(build("llama"), Full(), reuse=Exact(budget=2**13))
     with pytest.raises(

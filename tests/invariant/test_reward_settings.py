@@ -78,7 +78,6 @@ def refused(path: Path) -> str:
         ({"reuse": {"policy": "frozen"}, "trainable": {"kind": "full"}}, "texts are written under exact lanes"),
         ({"epsilon": {"kind": "join", "boundaries": [1], "schedules": SCHEDULES}}, 'which "adaptive" goes by'),
         ({"trainable": {"kind": "informed"}}, "rewards know none"),
-        ({"engine": {"kind": "sglang"}}, "SGLang samples by random numbers of its own"),
         ({"objective": {"kind": "completion"}}, "goes by rewards alone"),
         ({"trainable": {"kind": "activated"}, "task": {"prompt": "{prompt} {id}"}}, ""),
     ],

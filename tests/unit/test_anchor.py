@@ -107,7 +107,7 @@ def test_a_run_resumes_and_replays(tmp_path: Path, kind: str) -> None:
 
 def test_a_server_has_no_random_numbers_for_it(tmp_path: Path) -> None:
     path = tiny.config(tmp_path, objective={"kind": "choice", "regularise": "kl"}, engine={"kind": "sglang"})
-    with pytest.raises(ConfigError, match="regularise: texts are sampled for it"):
+    with pytest.raises(ConfigError, match="regularise: was not tried on"):
         load_config(path)
 
 

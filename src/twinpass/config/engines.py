@@ -199,15 +199,9 @@ class SglangSettings(EngineSettings):
         inplace = estimator is not None and estimator.perturbation == "inplace"
         if estimator is not None and estimator.differentiates:
             found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
-        generation = built.get("generation")
-        if (task := built.get("task")) is not None and task.writes and (generation is None or generation.temperature):
-            found.append(
-                "[generation] temperature: SGLang samples by random numbers of its own, which no resumed run could draw again; set 0, "
-                'or [engine] kind = "torch"'
-            )
         if (objective := built.get("objective")) is not None and getattr(objective, "regularise", "none") != "none":
             found.append(
-                '[objective] regularise: texts are sampled for it, which "sglang" does by random numbers of its own; leave it out'
+                '[objective] regularise: was not tried on "sglang"; leave it out, or set [engine] kind = "torch"'
             )
         if inplace and adapter:
             found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')

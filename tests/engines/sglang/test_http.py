@@ -207,15 +207,21 @@ def test_other_clients_get_the_base_models_texts_while_a_run_trains(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"trainable.kind": "lora", "epsilon.value": 0.1, "optimizer.lr": 1e-2},
-        {"trainable.kind": "full", "estimator.perturbation": "inplace", "epsilon.value": 2.0**-6, "optimizer.lr": 1e-6},
+        {"trainable.kind": "lora", "epsilon.value": 0.1, "optimizer.lr": 1e-2, "task.samples": 2},
+        {
+            "trainable.kind": "full",
+            "estimator.perturbation": "inplace",
+            "epsilon.value": 2.0**-6,
+            "optimizer.lr": 1e-6,
+            "generation.temperature": 0.0,
+        },
     ],
-    ids=["lora", "full"],
+    ids=["lora-sampled", "full-greedy"],
 )
 def test_rewards_train_on_a_server(
     loaded: Loaded, server: RunningServer, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    """Greedy texts under adapters or moved weights, rewarded: two steps, whose journal the embedded engine replays without a reward."""
+    """Texts under adapters or moved weights, rewarded: two steps, whose journal the embedded engine replays without a reward."""
     (tmp_path / "rewards.py").write_text(
         "def vowels(completions, **kwargs):\n"
         "    return [sum(c in 'aeiou' for c in text) / (1 + len(text)) for text in completions]\n"
@@ -225,7 +231,7 @@ def test_rewards_train_on_a_server(
     config = tmp_path / "config.toml"
     config.write_text(
         f"""[model]\npath = "{server.folder}"\n[task]\nkind = "reward"\ntrain = "prompts.jsonl"\neval = "prompts.jsonl"\n"""
-        """rewards = ["rewards.py:vowels"]\n[generation]\nmax_tokens = 6\ntemperature = 0.0\n"""
+        """rewards = ["rewards.py:vowels"]\n[generation]\nmax_tokens = 6\n"""
         f"""[estimator]\nprobes = 2\n[optimizer]\nsteps = 2\nbatch_size = 2\n[engine]\nkind = "sglang"\nurl = "{server.url}"\n"""
         f"""[run]\nout = "{tmp_path / "run"}"\nkeep = "last"\n"""
     )

@@ -26,12 +26,12 @@ def digest(engine: SglangEngine) -> str:
 
 
 @pytest.mark.parametrize(
-    ("trainable", "noise", "inplace", "block"),
+    ("trainable", "noise", "inplace", "block", "temperature"),
     [
-        (Full(), "binomial", True, None),
-        (Layers(first=LAYERS - 4, last=LAYERS, block=2), "gaussian", False, 1),
+        (Full(), "binomial", True, None, 0.0),
+        (Layers(first=LAYERS - 4, last=LAYERS, block=2), "gaussian", False, 1, 1.0),
     ],
-    ids=["full-inplace", "blocks-copied"],
+    ids=["full-inplace-greedy", "blocks-copied-sampled"],
 )
 def test_each_step_writes_the_embedded_engines_texts_and_leaves_the_weights(
     loaded: Loaded,
@@ -41,11 +41,12 @@ def test_each_step_writes_the_embedded_engines_texts_and_leaves_the_weights(
     noise: Distribution,
     inplace: bool,
     block: int | None,
+    temperature: float,
 ) -> None:
     """Prompts are the same under every lane and step, so that keys and values of another version would be found and show."""
     model, tokenizer = loaded
-    prompts = [Prompt(tuple(tokenizer(f"{SHOTS}Review: {text}")["input_ids"])) for text in TEXTS]
-    sampling = Sampling(8, stop_tokens=(tokenizer.eos_token_id,))
+    prompts = [Prompt(tuple(tokenizer(f"{SHOTS}Review: {text}")["input_ids"]), row=i) for i, text in enumerate(TEXTS)]
+    sampling = Sampling(8, temperature, stop_tokens=(tokenizer.eos_token_id,), seed=11)
 
     def decode(tokens: tuple[int, ...]) -> str:
         return str(tokenizer.decode(list(tokens)))
@@ -59,7 +60,8 @@ def test_each_step_writes_the_embedded_engines_texts_and_leaves_the_weights(
             found = sglang.generate(prompts, lanes, sampling, decode)
             assert rows() * sglang.layers == found.work.computed
             assert found.work.hit_rate > 0.2, "texts of one lane share their prompts' beginning"
-            require_same_texts(embedded, prompts, lanes, found, embedded.generate(prompts, lanes, sampling, decode))
+            expected = embedded.generate(prompts, lanes, sampling, decode)
+            require_same_texts(embedded, prompts, lanes, sampling, found, expected)
             assert digest(sglang) == before, "the step's lanes leave no trace"
             written = {tuple(each.text for each in own) for own in found.values}
             assert len(written) > 1, "lanes must write otherwise, or nothing is tested"

@@ -4,6 +4,7 @@ SGLang tells probabilities and no more. Directions are fitted to what enters mod
 SGLang, with the same weights and the same updates, sees that.
 """
 
+from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from twinpass.core import (
     Work,
 )
 from twinpass.engine.base import Engine, Slopes, require_fit, require_room
-from twinpass.engine.sglang.calls import Call, Reply, calls_of, reply_of, score_of, shared_prefixes, written_of
+from twinpass.engine.sglang.calls import SHARED, Call, Reply, calls_of, reply_of, score_of, shared_prefixes, written_of
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import ModelError
@@ -119,11 +120,6 @@ class SglangEngine(Engine):
         _require_exact(lanes, None)
         activated = self._variants.activated
         require_room(prompts, sampling, self._causal.window, self._causal.vocabulary, activated=activated)
-        if sampling.temperature:
-            raise ModelError(
-                "SGLang samples by random numbers of its own, which no resumed run could draw again: set [generation] temperature = 0, "
-                'or [engine] kind = "torch"'
-            )
         if not prompts or not lanes:
             return Continuations([[] for _ in lanes], Work())
         calls = [
@@ -132,7 +128,9 @@ class SglangEngine(Engine):
         rows, values = 0, list[list[Continuation]]()
         for group in self._variants.groups(lanes):
             rows += self._send_ahead(calls, group)
-            metas = self._server.write(calls * len(group), [variant for variant in group for _ in calls], sampling)
+            metas = self._server.write(
+                calls * len(group), [variant for variant in group for _ in calls], [*prompts] * len(group), sampling
+            )
             written = [written_of(meta, sampling, decode) for meta in metas]
             rows += sum(each.rows for each in written)
             values += [
@@ -156,7 +154,9 @@ class SglangEngine(Engine):
                 rows += self._server.fill(part, [Variant()])
             self._sent |= new
             return rows
-        for part in shared_prefixes(call.tokens for call in calls):
+        times = Counter(call.tokens for call in calls)
+        again = [tokens[:-1] for tokens, count in times.items() if count > 1 and len(tokens) > SHARED]
+        for part in [*shared_prefixes(times), again]:
             rows += self._server.fill(part, group)
         return rows
 

@@ -11,9 +11,11 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from twinpass.core import Sampling, Tokens
+from twinpass.core import Prompt, Sampling, Tokens
 from twinpass.engine.sglang.calls import Call, count_of, number, reading
 from twinpass.engine.sglang.inside.activated import MARK
+from twinpass.engine.sglang.inside.drawing import MARK as DRAW
+from twinpass.engine.sglang.inside.drawing import draw_of
 from twinpass.engine.sglang.inside.worker import COMMAND
 from twinpass.engine.sglang.transport import Transport
 from twinpass.errors import EngineError
@@ -89,8 +91,10 @@ class Server:
             token_ids_logprob=[call.last for call in calls],
         )
 
-    def write(self, calls: Sequence[Call], variants: Sequence[Variant], sampling: Sampling) -> list[dict[str, Any]]:
-        """SGLang's ``meta_info`` of a greedy continuation of each call's tokens under its variant.
+    def write(
+        self, calls: Sequence[Call], variants: Sequence[Variant], prompts: Sequence[Prompt], sampling: Sampling
+    ) -> list[dict[str, Any]]:
+        """SGLang's ``meta_info`` of a continuation of each call's tokens, which are a prompt's, under its variant.
 
         Raises:
             EngineError: SGLang failed.
@@ -104,7 +108,10 @@ class Server:
         return self._ask(
             variants,
             input_ids=[list(call.tokens) for call in calls],
-            sampling_params=[{**_marked(call.active_from), **how} for call in calls],
+            sampling_params=[
+                {**_marked(call.active_from, draw_of(prompt, sampling) if sampling.temperature else None), **how}
+                for call, prompt in zip(calls, prompts, strict=True)
+            ],
             return_logprob=[True] * len(calls),
         )
 
@@ -199,5 +206,6 @@ class Server:
         return metas
 
 
-def _marked(active_from: int | None) -> dict[str, Any]:
-    return dict(NOTHING) if active_from is None else {**NOTHING, "custom_params": {MARK: active_from}}
+def _marked(active_from: int | None, draw: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    marks = {name: value for name, value in ((MARK, active_from), (DRAW, draw)) if value is not None}
+    return {**NOTHING, "custom_params": marks} if marks else dict(NOTHING)

@@ -1,6 +1,6 @@
 """What SGLang loads in each of its processes: the entry point ``sglang.srt.plugins``."""
 
-from twinpass.engine.sglang.inside import activated, commands
+from twinpass.engine.sglang.inside import activated, commands, drawing
 
 TESTED = ("0.5.23",)
 """Versions of SGLang whose internals the hooks fit."""
@@ -13,5 +13,5 @@ def register() -> None:
 
     if __version__ not in TESTED:
         return
-    for target, hook, kind in [*activated.hooks(), (commands.TARGET, commands.take, "AROUND")]:
+    for target, hook, kind in [*activated.hooks(), *drawing.hooks(), (commands.TARGET, commands.take, "AROUND")]:
         HookRegistry.register(target, hook, HookType[kind])
