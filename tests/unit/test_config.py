@@ -48,7 +48,7 @@ def test_there_are_examples() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    config = parse(minimal(), "it.toml", Path("/nowhere"))
+    config = parse(minimal(estimator={"kind": "spsa"}), "it.toml", Path("/nowhere"))
     assert isinstance(config, Config)
     assert (config.optimizer.lr, config.optimizer.batch_size) == (1e-3, 16)
     assert (config.estimator.probes, config.estimator.perturbation) == (1, "tandem")
