@@ -39,8 +39,10 @@ WAYS: Mapping[str, Sequence[str]] = {
     "lora, lr 1e-3": (LORA, "optimizer.lr=1e-3"),
     "lora, lr 8e-3": (LORA, "optimizer.lr=8e-3"),
     "full": (FULL,),
-    "full, lr 1e-4": (FULL, "optimizer.lr=1e-4"),
-    "full, twice the steps": (FULL, "optimizer.steps=240"),
+    "full, lr 1e-3": (FULL, "optimizer.lr=1e-3"),
+    "full, lr 4e-3": (FULL, "optimizer.lr=4e-3"),
+    "full, twice the steps": (FULL, "optimizer.steps=80"),
+    "full, random directions": (FULL, "estimator.kind=spsa"),
 }
 """What each way sets, as in ``twinpass train --set``. A kind's first is its default; the others of its name are what it is held against."""
 
