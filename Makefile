@@ -124,8 +124,8 @@ bench-demo: install  ## the demo on three seeds, into benchmarks/results/demo.js
 
 NAME ?= mine
 
-bench-learning: install  ## a task of your own on three seeds, CONFIG=FILE NAME=WORD, into benchmarks/results/learning-NAME.json
-	$(BIN)/python benchmarks/demo.py --config $(CONFIG) --json benchmarks/results/learning-$(NAME).json
+bench-learning: install  ## a task of your own on three seeds, CONFIG=FILE NAME=WORD [SET="--set KEY=VALUE"], into benchmarks/results/learning-NAME.json
+	$(BIN)/python benchmarks/demo.py --config $(CONFIG) $(SET) --json benchmarks/results/learning-$(NAME).json
 
 REPLIES ?=
 

@@ -15,7 +15,7 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import Said, first_row, reached, settled, stepping
+from twinpass.config.learner import MOVED, Said, first_row, reached, settled, stepping
 from twinpass.config.schema import SECTIONS, RunSettings
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
@@ -108,7 +108,7 @@ def finetune(
 
     Args:
         model: a causal language model, on the CPU or on one CUDA device; it is trained where it lies. Its weights stay as they are, and the adapter lies in ``out/adapter``,
-            unless ``trainable`` is :class:`Full`, :class:`Layers` or :class:`Pattern`: then they are trained in place.
+            unless ``trainable`` is :class:`Full`, :class:`Projections`, :class:`Layers` or :class:`Pattern`: then they are trained in place.
         task: a section [task] instead of ``prompt`` and what goes with it, such as ``{"name": "rte", "path": "data/RTE"}``
             (docs/tasks.md), or a task of your own. It may name sources; ``train`` and ``held_out`` go before them.
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
@@ -152,7 +152,8 @@ def finetune(
         optimizer,
         epsilon,
         greedy=greedy,
-        low="bfloat16" in (compute_dtype, None if trainable is None or trainable.adapter else dtype),
+        low=compute_dtype == "bfloat16"
+        or not (trainable is None or trainable.adapter or dtype in ("float32", "float64")),
         probing=(reuse is not None and reuse.approximate) or (objective is not None and not objective.differentiable),
     )
     moved = reached(trainable, estimator)
@@ -228,7 +229,7 @@ def finetune(
                         sync(base)
                 journal = folder.begin(values, run.engine, run.ground)
             console, told = Console(stderr=True), callbacks or Callbacks()
-            for note in run.notes:
+            for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {MOVED}"]), *run.notes):
                 console.print(note, markup=False)
             with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
                 summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))

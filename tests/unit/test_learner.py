@@ -26,6 +26,7 @@ from twinpass.config.learner import (
 )
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
+from twinpass.errors import ConfigError
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
@@ -283,3 +284,36 @@ def test_python_has_the_same_defaults(tmp_path: Path) -> None:
     assert 'kind = "Activated"' in values
     assert 'kind = "Backprop"' in values
     assert 'kind = "AdamW"' in values
+
+
+def test_who_asks_a_server_for_the_gradient_is_told_of_no_weights_that_nobody_named() -> None:
+    with pytest.raises(ConfigError) as raised:
+        config(CHOICE, engine={"kind": "sglang"}, estimator={"kind": "backprop"})
+    assert "informed" not in str(raised.value)
+    assert "sglang" in str(raised.value)
+
+
+@pytest.mark.parametrize(("dtype", "moved"), [("float32", True), ("float16", False)])
+def test_weights_of_low_precision_are_not_moved_by_feedback(
+    dtype: str, moved: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    model, tokenizer = tiny.model().to(getattr(torch, dtype)), tiny.tokenizer()
+    rows = [{"text": word, "label": i % 2} for i, word in enumerate(["good", "bad", "fine", "dull"])]
+    settings: dict[str, Any] = {"prompt": CHOICE["prompt"], "suffix": CHOICE["suffix"], "options": CHOICE["options"]}
+    if not moved:
+        with pytest.raises(ConfigError, match="float16"):
+            finetune(
+                model,
+                tokenizer,
+                rows,
+                rows,
+                **settings,
+                trainable=Full(),
+                estimator=Feedback(),
+                out=str(tmp_path / "run"),
+            )
+        return
+    finetune(model, tokenizer, rows, rows, **settings, trainable=Full(), out=str(tmp_path / "run"))
+    assert MOVED in " ".join(capsys.readouterr().err.split())

@@ -44,6 +44,7 @@ FITTING: dict[str, Any] = {
         ),
         ({"max_loras_per_batch": 1}, "--max-loras-per-batch 2"),
         ({"dtype": "bfloat16"}, "--dtype float32"),
+        ({"speculative_algorithm": "EAGLE"}, "no --speculative-algorithm"),
     ],
 )
 def test_a_server_that_has_no_room_for_directions_is_refused(changes: dict[str, Any], says: str) -> None:

@@ -126,11 +126,11 @@ def _whole(estimator: Any, optimizer: Any, trainable: Any, model: Any) -> list[s
     if not estimator.fed_back and (trainable.upper is not True or bool(getattr(trainable, "block", False))):
         found.append(
             '[trainable] kind: "backprop" is for adapters, and for upper layers as a whole: set "activated", "lora", or "layers" '
-            'with first above 0 and without block; for every weight take [estimator] kind = "feedback" or "spsa"'
+            'with first above 0 and without block; for every weight take [estimator] kind = "spsa"'
         )
-    elif model is not None and model.dtype == "bfloat16":
+    elif model is not None and model.dtype not in ("float32", "float64"):
         found.append(
-            '[model] dtype: steps along gradients are lost on bfloat16 weights; set "float32", or train adapters, which are float32'
+            f'[model] dtype: steps along gradients are lost on {model.dtype} weights; set "float32", or train adapters, which are float32'
         )
     return found
 

@@ -15,6 +15,7 @@ from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, TaskSettings
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
+from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.files import storing
@@ -48,7 +49,7 @@ def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:
     try:
         made, trainable, estimator = (dict(settings[name]) for name in (FINETUNE, "trainable", "estimator"))
         kinds = {kind.__name__: kind for name in ("trainable", "estimator") for kind in SECTIONS[name].kinds.values()}
-        chosen = reached(kinds[trainable.pop("kind")](**trainable), kinds[estimator["kind"]])
+        chosen = reached(kinds[trainable.pop("kind")](**trainable), kinds.get(estimator["kind"], Estimator))
         seed = derive_seed(settings["run"]["seed"], "adapter")
         path, dtype, invocation = made["model"], made["dtype"], tuple(made["invocation"])
         noise, perturbation = estimator["noise"], estimator["perturbation"]

@@ -109,7 +109,7 @@ def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
         reason = MOVED if said.kind in OWN else NAMED
         return Learner(said.kind, reason if suited else "", suited)
-    forward = said.curved or (not said.probing if said.served else said.low)
+    forward = said.curved or (not (said.probing or said.exact) if said.served else said.low)
     found = learner(task, first, served=said.served, greedy=said.greedy, forward=forward)
     return replace(found, reason=SPELT, defaults=None) if said.probing or (said.low and found.defaults) else found
 
@@ -145,7 +145,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         _kind(values, "estimator") == "gauss_newton",
         _kind(values, "estimator") == "backprop",
         (isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16")
-        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype") == "bfloat16")
+        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype", "float32") not in ("float32", "float64"))
         or (kind in OWN and _kind(values, "engine") not in (None, "torch")),
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
         _kind(values, "engine") == "sglang",

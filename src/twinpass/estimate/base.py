@@ -29,7 +29,7 @@ class Estimator(ABC):
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
     probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
     objective's gradient and curvature. Where it ``measures_length``, a learning rate of 1 is its own step. A ``whole`` gradient is taken along no probes, by reverse mode or, ``fed_back``, by forward
-    passes; AdamW steps along it.
+    passes; AdamW steps along it, or relative steps where it is fed back to weights.
     """
 
     bias_order: ClassVar[int]

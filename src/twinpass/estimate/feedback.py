@@ -10,7 +10,7 @@ from twinpass.settings import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Feedback(Backprop):
-    """Residual feedback, for [optimizer] kind "adamw" and adapters on what writes into the residual stream (docs/maths/feedback.md).
+    """Residual feedback, of what writes into the residual stream: of adapters there, by [optimizer] kind "adamw", or of its weights, by "relative" (docs/maths/feedback.md).
 
     The loss's derivative by the state that leaves the last layer is exact and needs no graph. A module's output reaches that state along
     the residual stream, so that its own derivative is taken to be the same one: direct feedback alignment (Nøkland 2016,

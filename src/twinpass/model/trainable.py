@@ -120,7 +120,8 @@ class Trainable(ABC):
 class Full(Trainable):
     """Every parameter of the language model; what else a larger model has (vision, sound) stays as it is.
 
-    With [estimator] kind "feedback", which tells no others, the output projections of upper layers (:class:`twinpass.model.projections.Projections`).
+    Where nothing else is said of how to learn, or by [estimator] kind "feedback", which tells no others, the output projections of upper layers
+    alone (:class:`twinpass.model.projections.Projections`); every parameter moves along random directions, [estimator] kind "spsa".
     """
 
     def fed_back(self) -> Trainable:

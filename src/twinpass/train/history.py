@@ -193,7 +193,7 @@ class History:
         """
         if any(not step.estimate.probes for step in self.steps[first:last]):
             raise JournalError(
-                'this run stepped along whole gradients ([estimator] kind = "backprop"), which are no list of scalars: '
+                'this run stepped along whole gradients ([estimator] kind = "backprop" or "feedback"), which are no list of scalars: '
                 f"only its snapshots can be had without its rows, after steps {sorted(self.snapshots)}, in the folder snapshots"
             )
         return [term for step in self.steps[first:last] for term in step.terms]

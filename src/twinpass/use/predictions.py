@@ -58,10 +58,11 @@ def write(path: Path, lines: Iterable[str]) -> None:
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
-    with storing(path), file:
+    with file:
         for line in lines:
-            file.write(line)
-            file.flush()
+            with storing(path):
+                file.write(line)
+                file.flush()
 
 
 def together(rows: Sequence[Row], weights: str, predictions: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.encode import reading_of
 from twinpass.config.finetuned import section
 from twinpass.config.ground import tokenizer_hash
+from twinpass.config.learner import reached
 from twinpass.config.load import parse
 from twinpass.config.remember import recalled
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, TaskSettings
 from twinpass.errors import JournalError, ModelError
+from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
@@ -155,7 +157,9 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
     template = loaded(fields)
     kinds = {kind.__name__: kind for kind in SECTIONS["trainable"].kinds.values()}
     chosen = dict(values["trainable"])
-    trainable = kinds[chosen.pop("kind")](**chosen)
+    estimators = {kind.__name__: kind for kind in SECTIONS["estimator"].kinds.values()}
+    estimator = estimators.get(values.get("estimator", {}).get("kind", ""), Estimator)
+    trainable = reached(kinds[chosen.pop("kind")](**chosen), estimator)
     made = values.get(FINETUNE, {})
     saved = folder / "model" if given is None and not trainable.adapter and (folder / "model").is_dir() else None
     settings = RunOrigin(

@@ -231,9 +231,11 @@ class TorchEngine(Engine):
 
     @property
     def _unpacked(self) -> str:
+        adapters = "trainable.kind = 'activated' and estimator.kind = 'backprop' or 'spsa'"
+        instead = adapters if self._trained.adapters else "estimator.kind = 'spsa', which moves every weight"
         return (
             f"what enters modules is seen in packed passes, which {type(self.model).__name__} does not run in ({self.reason}); "
-            "use trainable.kind = 'activated' and estimator.kind = 'backprop' or 'spsa'"
+            f"use {instead}"
         )
 
     def _watch(self, requests: Sequence[Request], slopes: Slopes) -> tuple[Result, Observer, Tensor]:

@@ -78,6 +78,8 @@ def require_fitting_arguments(facts: Mapping[str, Any], dtype: str, trainable: T
         problems.append("--dp-size 1 (weights and adapters cannot be changed in several replicas)")
     if facts.get("disable_radix_cache"):
         problems.append("no --disable-radix-cache (prefixes come from it)")
+    if facts.get("speculative_algorithm"):
+        problems.append("no --speculative-algorithm (its drafts pass by the sampler that twinpass draws in)")
     if isinstance(trainable, Lora | Informed):
         problems += _adapter_problems(facts, trainable)
     if problems:
