@@ -14,6 +14,7 @@ from tiers import some_fast
 from trained import train
 
 from twinpass.cli.main import main
+from twinpass.use.predictions import write
 
 
 def is_whole(path: Path) -> bool:
@@ -108,3 +109,14 @@ def test_a_disk_without_room_is_told_so(tmp_path: Path, capsys: pytest.CaptureFi
             assert code == 0 or "make room there, or choose a place that has some" in error
             assert code == 0 or not list(out.parent.iterdir())
     assert 1 in seen
+
+
+def test_what_fails_while_answers_are_computed_is_not_the_files(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "one\n"
+        raise ConnectionError("the server went away")
+
+    file = tmp_path / "answers.jsonl"
+    with pytest.raises(ConnectionError, match="the server went away"):
+        write(file, lines())
+    assert file.read_text() == "one\n"

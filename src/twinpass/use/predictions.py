@@ -58,11 +58,14 @@ def write(path: Path, lines: Iterable[str]) -> None:
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
-    with file:
+    try:
         for line in lines:
             with storing(path):
                 file.write(line)
                 file.flush()
+    finally:
+        with storing(path):
+            file.close()
 
 
 def together(rows: Sequence[Row], weights: str, predictions: Iterable[Mapping[str, Any]]) -> Iterator[str]:
