@@ -233,10 +233,8 @@ class TorchEngine(Engine):
     def _unpacked(self) -> str:
         adapters = "trainable.kind = 'activated' and estimator.kind = 'backprop' or 'spsa'"
         instead = adapters if self._trained.adapters else "estimator.kind = 'spsa', which moves every weight"
-        return (
-            f"what enters modules is seen in packed passes, which {type(self.model).__name__} does not run in ({self.reason}); "
-            f"use {instead}"
-        )
+        seen = f"what enters modules is seen in packed passes, which {type(self.model).__name__} does not run in"
+        return f"{seen} ({self.reason}); use {instead}"
 
     def _watch(self, requests: Sequence[Request], slopes: Slopes) -> tuple[Result, Observer, Tensor]:
         """Scores of the base lane, what entered the modules that are trained, and the error at the last layer [N, size]."""
