@@ -34,7 +34,7 @@ from twinpass.perturb.noise import derive_seed
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.plan import Situation
+from twinpass.reuse.plan import LanePlanner, Situation
 from twinpass.task.example import Example
 from twinpass.train.step import Draw, Method, apply, measure
 
@@ -140,7 +140,7 @@ def ours(
     def step(k: int) -> Work:
         examples = strange if k < 0 else batches[k % BATCHES]
         draw = Draw(k, examples, [Probe(derive_seed(0, "gpu", k))], EPS, LR)
-        report = measure(engine, Method(estimator, objective, Auto()), draw, Situation(engine.layers, [], 1.0))
+        report = measure(engine, Method(estimator, objective, LanePlanner()), draw, Situation(engine.layers, [], 1.0))
         apply(engine, report)
         return report.work
 

@@ -143,23 +143,22 @@ def policy_contract(policy: Policy) -> None:
     assert policy.bias_order is None or policy.approximate, "an exact policy has no bias"
     for facts in product((False, True), (False, True, None), (1, 2), (False, True), (False, True), (False, True)):
         assert all(isinstance(problem, str) and problem for problem in policy.objections(Circumstances(*facts)))
-    fits = 0
+    fitting = []
     for trains in MODELS:
-        try:
-            policy.sharing(trains)
-        except ValueError:  # where it does not fit
-            continue
-        fits += 1
-    assert fits, "there is something that it is for"
+        with suppress(ValueError):  # where it does not fit
+            fitting.append(policy.sharing(trains))
+    assert fitting, "there is something that it is for"
+    assert not policy.approximate or not any(fitting), "what is shared exactly is not approximated"
+    planner = policy.planner()
     for estimator, steps, coin in product((Spsa(1), Spsa(2), OneSided(2)), HISTORIES, (0.0, 0.5, 0.99)):
         lanes, where = estimator.lanes(TWO[: estimator.probes], EPS), situation(*steps, coin=coin)
-        plan = policy.plan(lanes, where)
-        assert plan == policy.plan(lanes, where), "a resumed run plans as the first did"
+        plan = planner.plan(lanes, where)
+        assert plan == policy.planner().plan(lanes, where), "a resumed run plans as the first did"
         assert [lane.exact for lane in plan.lanes] == lanes
         assert set(plan.twins) <= set(lanes)
         assert (plan.spans is None) == all(lane.prefix == "own" for lane in plan.lanes)
         assert plan.spans is None or policy.approximate
-        share = policy.accepted(EPS, where)
+        share = planner.accepted(EPS, where)
         assert share is None or 0.0 <= share <= 1.0
 
 

@@ -57,7 +57,7 @@ def step(
     """One step's report, as the trainer would get it."""
     with Float64Softmax():
         draw = Draw(len(history), EXAMPLES, PROBES[: estimator.probes], eps, 0.0, trials=trials)
-        return measure(on, Method(estimator, Likelihood(), policy), draw, Situation(on.layers, history, coin))
+        return measure(on, Method(estimator, Likelihood(), policy.planner()), draw, Situation(on.layers, history, coin))
 
 
 def gradients(

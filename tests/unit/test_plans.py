@@ -25,12 +25,14 @@ from twinpass.reuse.transported import Transported
 
 
 def test_frozen_reads_the_base_lane_and_only_watches_exact_lanes() -> None:
-    plan = Frozen().plan(pairs(), situation())
+    plan = Frozen().planner().plan(pairs(), situation())
     assert prefixes(plan) == ["base"] * 4
     assert (plan.spans, plan.twins, plan.weight) == (Spans("prompt", 3), tuple(pairs()), 0.0)
-    assert Frozen().plan(pairs(), situation(SEEN)).twins == ()
-    assert Frozen().plan(pairs(), situation(SEEN, coin=0.049)).twins == tuple(pairs())
-    assert Frozen(check=0.0).plan(pairs(), situation(SEEN, coin=0.0)).twins == (), "never, if that is the chance"
+    assert Frozen().planner().plan(pairs(), situation(SEEN)).twins == ()
+    assert Frozen().planner().plan(pairs(), situation(SEEN, coin=0.049)).twins == tuple(pairs())
+    assert Frozen(check=0.0).planner().plan(pairs(), situation(SEEN, coin=0.0)).twins == (), (
+        "never, if that is the chance"
+    )
 
 
 def test_cautions_are_finished_sentences() -> None:
@@ -53,10 +55,10 @@ HISTORIES: Mapping[str, Sequence[StepReport]] = {
 @pytest.mark.parametrize("inner", INNER)
 def test_the_coin_never_changes_the_inner_plan(inner: str, steps: str, estimator: Spsa | OneSided) -> None:
     lanes = estimator.lanes(TWO[: estimator.probes], EPS)
-    policy = Debiased(inner=INNER[inner], probability=0.25)
-    plans = [policy.plan(lanes, situation(*HISTORIES[steps], coin=coin)) for coin in (0.0, 0.04, 0.24, 0.25, 0.99)]
+    planner = Debiased(inner=INNER[inner], probability=0.25).planner()
+    plans = [planner.plan(lanes, situation(*HISTORIES[steps], coin=coin)) for coin in (0.0, 0.04, 0.24, 0.25, 0.99)]
     assert len({(plan.lanes, plan.spans) for plan in plans}) == 1
-    own = INNER[inner].plan(lanes, situation(*HISTORIES[steps], coin=1.0))
+    own = INNER[inner].planner().plan(lanes, situation(*HISTORIES[steps], coin=1.0))
     assert (plans[0].lanes, plans[0].spans) == (own.lanes, own.spans)
     if own.twins and own.weight == 1.0:
         assert plans == [own] * 5
@@ -68,10 +70,12 @@ def test_the_coin_never_changes_the_inner_plan(inner: str, steps: str, estimator
 def test_debiased_runs_all_lanes_exactly_that_the_inner_policy_did_not() -> None:
     known = situation(report((0.1, 0.2, 0.3), age=0), coin=0.0)
     minus, ends = tuple(lane for lane in pairs() if lane.sign < 0), OneSided(1).lanes(ONE, EPS)
-    assert Debiased(inner=Frozen()).plan(pairs(), known).twins == tuple(pairs())
-    assert Debiased(inner=Reflected()).plan(pairs(), known).twins == minus
-    assert Debiased(inner=Transported()).plan(ends, known).twins == (BASE,)
-    assert Debiased(inner=Frozen()).plan(ends, known).twins == (ends[1],)  # the base lane's own prefix is exact
+    assert Debiased(inner=Frozen()).planner().plan(pairs(), known).twins == tuple(pairs())
+    assert Debiased(inner=Reflected()).planner().plan(pairs(), known).twins == minus
+    assert Debiased(inner=Transported()).planner().plan(ends, known).twins == (BASE,)
+    assert Debiased(inner=Frozen()).planner().plan(ends, known).twins == (
+        ends[1],
+    )  # the base lane's own prefix is exact
 
 
 @pytest.mark.parametrize(
@@ -100,18 +104,18 @@ def test_debiased_needs_a_bias_and_a_chance(keys: dict[str, object], message: st
 def test_exact_policies_plan_the_lanes_as_they_are() -> None:
     for kind in SECTIONS["reuse"].kinds.values():
         if not kind.approximate:
-            assert kind().plan(pairs(), situation(SEEN, coin=0.0)) == LanePlan(tuple(pairs()))
+            assert kind().planner().plan(pairs(), situation(SEEN, coin=0.0)) == LanePlan(tuple(pairs()))
 
 
 @pytest.mark.parametrize("steps", HISTORIES)
 @pytest.mark.parametrize("coin", [0.0, 0.99])
 @pytest.mark.parametrize("name", [*INNER, "debiased"])
 def test_every_plan_scores_the_same_weights_and_can_be_scored(name: str, coin: float, steps: str) -> None:
-    policy = Debiased(inner=Transported()) if name == "debiased" else INNER[name]
+    planner = (Debiased(inner=Transported()) if name == "debiased" else INNER[name]).planner()
     for lanes in (pairs(ONE), pairs(TWO), OneSided(2).lanes(TWO, EPS)):
         known = situation(*HISTORIES[steps], coin=coin)
-        plan = policy.plan(lanes, known)
-        assert plan == policy.plan(lanes, known)
+        plan = planner.plan(lanes, known)
+        assert plan == planner.plan(lanes, known)
         assert [lane.exact for lane in plan.lanes] == lanes
         assert set(plan.twins) <= set(lanes)
         assert (plan.spans is None) == all(lane.prefix == "own" for lane in plan.lanes)

@@ -58,6 +58,16 @@ def test_what_is_shared_is_counted_under_its_policys_name() -> None:
         Invariant().sharing(Trains(3, 0))
 
 
+@pytest.mark.parametrize("policy", [Exact(), Reflected(), Transported(), Frozen(), Debiased(inner=Frozen())], ids=str)
+def test_an_engine_cannot_plan_and_a_trainer_cannot_share(policy: Policy) -> None:
+    def methods(of: object) -> set[str]:
+        return {name for name in dir(type(of)) if not name.startswith("_") and callable(getattr(of, name))}
+
+    assert {"sharing", "planner"} <= methods(policy)
+    assert {"plan", "accepted"} <= methods(policy.planner())
+    assert not methods(policy) & methods(policy.planner())
+
+
 def objections(policy: Policy, *, activated: bool = False, upper: bool | None = None, tandem: bool = True) -> str:
     to = Circumstances(activated, upper, 2, two_sided=True, differentiates=False, tandem=tandem)
     return "\n".join(policy.objections(to))
@@ -95,12 +105,12 @@ def test_layers_are_accepted_up_to_the_first_error_above_the_tolerance(
     known = situation(report(errors))
     assert accepted_layers(eps, known, 0.2) == layers
     for policy in (Reflected(), Transported(), Debiased(inner=Reflected())):
-        assert policy.accepted(eps, known) == layers / 3
+        assert policy.planner().accepted(eps, known) == layers / 3
 
 
 def test_policies_that_reflect_nothing_have_no_share_of_acceptance() -> None:
     for policy in (Exact(), Auto(), Frozen(), Debiased(inner=Frozen())):
-        assert policy.accepted(EPS, situation(SEEN)) is None
+        assert policy.planner().accepted(EPS, situation(SEEN)) is None
 
 
 def test_the_last_measurement_counts() -> None:
@@ -144,12 +154,12 @@ def test_a_larger_eps_never_accepts_more(measured: list[float], eps: float, fact
 
 
 def test_reflected_measures_first_then_takes_minus_lanes_from_the_reflection() -> None:
-    first = Reflected().plan(pairs(), situation())
+    first = Reflected().planner().plan(pairs(), situation())
     assert prefixes(first) == ["own", "reflected", "own", "reflected"]
     assert first.spans == Spans("prompt", 3)
     assert first.twins == (Lane(TWO[0], -1, EPS), Lane(TWO[1], -1, EPS))
     assert (first.weight, first.exact) == (1.0, pairs())
-    later = Reflected().plan(pairs(), situation(SEEN))
+    later = Reflected().planner().plan(pairs(), situation(SEEN))
     assert (prefixes(later), later.spans, later.twins) == (prefixes(first), Spans("prompt", 2), ())
 
 
@@ -167,20 +177,20 @@ def test_reflected_measures_first_then_takes_minus_lanes_from_the_reflection() -
 )
 def test_reflected_measures_when_the_coin_says_so_or_eps_has_moved(factor: float, coin: float, measures: bool) -> None:
     policy = Reflected(tolerance=100.0)
-    assert bool(policy.plan(pairs(eps=EPS * factor), situation(SEEN, coin=coin)).twins) == measures
+    assert bool(policy.planner().plan(pairs(eps=EPS * factor), situation(SEEN, coin=coin)).twins) == measures
 
 
 def test_where_nothing_is_accepted_lanes_are_exact_unless_measured() -> None:
     hopeless = report((1e9, 0.0, 0.0))
-    assert Reflected().plan(pairs(), situation(hopeless)) == LanePlan(tuple(pairs()))
-    measuring = Reflected().plan(pairs(), situation(hopeless, coin=0.0))
+    assert Reflected().planner().plan(pairs(), situation(hopeless)) == LanePlan(tuple(pairs()))
+    measuring = Reflected().planner().plan(pairs(), situation(hopeless, coin=0.0))
     assert measuring.spans == Spans("prompt", 0)
     assert len(measuring.twins) == 2
 
 
 def test_without_minus_lanes_there_is_nothing_to_reflect() -> None:
     lanes = OneSided(2).lanes(TWO, EPS)
-    assert Reflected().plan(lanes, situation(coin=0.0)) == LanePlan(tuple(lanes))
+    assert Reflected().planner().plan(lanes, situation(coin=0.0)) == LanePlan(tuple(lanes))
 
 
 # --- transported
@@ -200,24 +210,24 @@ def test_without_minus_lanes_there_is_nothing_to_reflect() -> None:
     ids=["first", "carried", "measured", "old", "too old", "nothing carried", "eps moved"],
 )
 def test_transported_carries_until_it_is_due_or_measures(steps: list[StepReport], coin: float, base: str) -> None:
-    plan = Transported(tolerance=1.0).plan(pairs(), situation(*steps, coin=coin))
+    plan = Transported(tolerance=1.0).planner().plan(pairs(), situation(*steps, coin=coin))
     assert plan.spans is not None
     assert plan.spans.base == base
 
 
 def test_transported_takes_the_returning_prefix_with_one_pair_the_whole_one_with_more() -> None:
     known = situation(report((0.1, 0.2, 0.3), age=0))
-    assert Transported().plan(pairs(ONE), known).spans == Spans("returning", 2, "carried")
-    assert Transported().plan(pairs(TWO), known).spans == Spans("prompt", 2, "carried")
+    assert Transported().planner().plan(pairs(ONE), known).spans == Spans("returning", 2, "carried")
+    assert Transported().planner().plan(pairs(TWO), known).spans == Spans("prompt", 2, "carried")
 
 
 def test_transported_serves_the_base_lane_of_one_sided_estimates() -> None:
     lanes, known = OneSided(2).lanes(TWO, EPS), situation(report(age=0))
-    plan = Transported().plan(lanes, known)
+    plan = Transported().planner().plan(lanes, known)
     assert (prefixes(plan), plan.spans, plan.twins) == (["base", "own", "own"], Spans("returning", 3, "carried"), ())
-    measuring = Transported().plan(lanes, situation(report(age=0), coin=0.0))
+    measuring = Transported().planner().plan(lanes, situation(report(age=0), coin=0.0))
     assert (measuring.twins, measuring.exact) == ((BASE,), lanes)
-    refreshed = Transported().plan(lanes, situation(coin=0.0))
+    refreshed = Transported().planner().plan(lanes, situation(coin=0.0))
     assert refreshed.spans == Spans("returning", 3, "keep")
     assert refreshed.twins == ()  # what was just computed is exact
 
@@ -244,10 +254,10 @@ def test_refreshes_come_sooner_after_large_errors_and_later_after_small(
 ) -> None:
     """``found``: how old what was carried had become, and how far off it was then."""
     steps = [step for age, carried in found for step in (report(age=age), report(age=0, carried=carried))]
-    assert Transported().limit(situation(*steps)) == limit
+    assert Transported().planner().limit(situation(*steps)) == limit
     for age in (limit - 2, limit - 1):
         known = situation(*steps, report((0.0, 0.0, 0.0), age=max(0, age)))
-        spans = Transported().plan(pairs(), known).spans
+        spans = Transported().planner().plan(pairs(), known).spans
         assert spans is not None
         assert (spans.base == "keep") == (max(0, age) >= limit - 1)
 
@@ -256,4 +266,4 @@ def test_refreshes_come_sooner_after_large_errors_and_later_after_small(
 @given(st.lists(st.tuples(st.integers(0, 70), st.none() | st.floats(0.0, 1.0)), max_size=8), st.integers(1, 64))
 def test_the_limit_stays_within_its_bounds(found: list[tuple[int, float | None]], refresh: int) -> None:
     steps = [report(age=age % refresh, carried=carried) for age, carried in found]
-    assert 1 <= Transported(refresh=refresh).limit(situation(*steps)) <= refresh
+    assert 1 <= Transported(refresh=refresh).planner().limit(situation(*steps)) <= refresh

@@ -11,7 +11,7 @@ from planning import TWO, situation
 from twinpass.core import BASE, Lane, Work
 from twinpass.estimate.spsa import Spsa
 from twinpass.objective.goal import Measured
-from twinpass.reuse.exact import Exact
+from twinpass.reuse.plan import LanePlanner
 from twinpass.reuse.reflected import Reflected
 from twinpass.train.step import Draw, Method, measure
 
@@ -29,7 +29,7 @@ class Slope:
 
 def test_other_eps_are_tried_on_both_sides_of_the_first_probe() -> None:
     goal = Slope()
-    method = Method(Spsa(2), cast(Any, goal), Exact())
+    method = Method(Spsa(2), cast(Any, goal), LanePlanner())
     report = measure(cast(Any, None), method, Draw(4, (), TWO, 0.5, 0.1, trials=(0.25, 0.5)), situation())
     assert (report.step, report.lr) == (4, 0.1)
     assert report.estimate.gradients == pytest.approx((3.0, 3.0))
@@ -41,7 +41,7 @@ def test_other_eps_are_tried_on_both_sides_of_the_first_probe() -> None:
 def test_without_trials_nothing_more_is_measured() -> None:
     goal = Slope()
     report = measure(
-        cast(Any, None), Method(Spsa(2), cast(Any, goal), Exact()), Draw(0, (), TWO, 0.5, 0.1), situation()
+        cast(Any, None), Method(Spsa(2), cast(Any, goal), LanePlanner()), Draw(0, (), TWO, 0.5, 0.1), situation()
     )
     assert (report.observed.ladder, report.observed.base, len(goal.asked)) == ((), None, 4)
 
@@ -53,7 +53,7 @@ def test_points_that_are_not_finite_are_left_out() -> None:
             return replace(found, losses=tuple(float("nan") if loss > 6 else loss for loss in found.losses))
 
     draw = Draw(4, (), TWO, 0.125, 0.1, trials=(0.25, 0.5))
-    report = measure(cast(Any, None), Method(Spsa(2), cast(Any, Cliff()), Exact()), draw, situation())
+    report = measure(cast(Any, None), Method(Spsa(2), cast(Any, Cliff()), LanePlanner()), draw, situation())
     assert report.observed.ladder == ((0.25, 5.75, 4.25),)
 
 
@@ -70,7 +70,7 @@ def test_estimates_are_compared_where_both_are_finite() -> None:
 
     draw = Draw(0, (), TWO, 0.5, 0.1)
     for goal, compared in ((Slope(), True), (Broken(), False)):
-        report = measure(cast(Any, None), Method(Spsa(2), cast(Any, goal), Reflected()), draw, situation())
+        report = measure(cast(Any, None), Method(Spsa(2), cast(Any, goal), Reflected().planner()), draw, situation())
         assert report.estimate.gradients == pytest.approx((3.0, 3.0)), "those of the exact lanes"
         assert bool(report.observed.exact) == bool(report.observed.approximate) == compared
 
@@ -81,7 +81,7 @@ def test_a_goal_gives_scores_of_every_lane_and_of_no_other() -> None:
             found = super().measure(engine, examples, lanes, spans, at)
             return replace(found, scores=((),) * (len(lanes) + 1))
 
-    method = Method(Spsa(2), cast(Any, Extra()), Exact())
+    method = Method(Spsa(2), cast(Any, Extra()), LanePlanner())
     with pytest.raises(ValueError, match="longer"):
         measure(cast(Any, None), method, Draw(0, (), TWO, 0.5, 0.1), situation())
 
@@ -94,4 +94,4 @@ def test_a_goal_gives_a_loss_for_every_lane() -> None:
 
     draw = Draw(0, (), TWO, 0.5, 0.1, trials=(0.25,))
     with pytest.raises(ValueError, match="shorter"):
-        measure(cast(Any, None), Method(Spsa(2), cast(Any, Forgetful()), Exact()), draw, situation())
+        measure(cast(Any, None), Method(Spsa(2), cast(Any, Forgetful()), LanePlanner()), draw, situation())

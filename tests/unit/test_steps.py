@@ -41,9 +41,11 @@ def scheduled(epsilon: Epsilon) -> Look:
 
 
 def planned(policy: Policy) -> Look:
+    planner = policy.planner()
+
     def look(steps: Sequence[StepReport]) -> object:
         situation = Situation(3, steps, 0.99)
-        return policy.plan(pairs(eps=1e-3), situation), policy.accepted(1e-3, situation)
+        return planner.plan(pairs(eps=1e-3), situation), planner.accepted(1e-3, situation)
 
     return look
 

@@ -16,7 +16,6 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.objective.base import Objective
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
-from twinpass.reuse.exact import Exact
 from twinpass.reuse.plan import LanePlan, Situation, Spans, combine
 from twinpass.task.example import Example
 from twinpass.train.step import Draw, Method, apply, measure
@@ -144,10 +143,10 @@ class Bench:
 
 def run(bench: Bench, contender: Contender, eps: float, seen: Sequence[StepReport]) -> Course:
     """Measure a contender over all probes at one eps, planning by what was ``seen`` there."""
-    course, estimator = Course(eps), contender.estimator
+    course, estimator, planner = Course(eps), contender.estimator, contender.policy.planner()
     groups = bench.groups(estimator.probes)
     for probes, coin in zip(groups, bench.coins(len(groups)), strict=True):
-        plan = contender.policy.plan(estimator.lanes(probes, eps), Situation(bench.engine.layers, seen, coin))
+        plan = planner.plan(estimator.lanes(probes, eps), Situation(bench.engine.layers, seen, coin))
         approximate = estimator.estimate(probes, eps, bench.losses(plan.lanes, plan.spans))
         gradients = approximate.gradients
         if plan.twins:
@@ -168,10 +167,10 @@ def run_moving(bench: Bench, contender: Contender, eps: float) -> Course:
     """
     course, history = Course(eps), list[StepReport]()
     groups = bench.groups(contender.estimator.probes)
+    method = Method(contender.estimator, bench.objective, contender.policy.planner())
     for number, probes in enumerate([groups[0], *groups]):
         bench.forget()
         started = time.perf_counter()
-        method = Method(contender.estimator, bench.objective, contender.policy)
         draw = Draw(len(history), bench.examples, probes, eps, bench.lr if number else 0.0)
         report = measure(bench.engine, method, draw, Situation(bench.engine.layers, history, coin=1.0))
         cost = Cost(report.work, time.perf_counter() - started)
@@ -202,7 +201,7 @@ def exact_course(
             report = bench.survey(probes, eps)
             seen = seen or [report]
         gradients = two_sided(bench, probes, eps).gradients
-        plan = Exact().plan(contender.estimator.lanes(probes, eps), Situation(bench.engine.layers))
+        plan = LanePlan(tuple(contender.estimator.lanes(probes, eps)))
         course.add(gradients, gradients, *bench.cost(plan))
         bench.told(f"all at eps {eps:.0e}")
     return course, seen

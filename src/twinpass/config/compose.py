@@ -165,7 +165,7 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
         optimizer=recipe.optimizer,
         train=encoded.train,
         held_out=encoded.held_out,
-        planner=recipe.reuse,
+        planner=recipe.reuse.planner(),
         seed=recipe.seed,
         eval_every=recipe.eval_every,
         keep=recipe.keep,

@@ -35,7 +35,7 @@ def _eps(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
 
 def _target(built: Mapping[str, Any]) -> list[str]:
     epsilon, policy = built.get("epsilon"), built.get("reuse")
-    if epsilon is None or policy is None or policy.accepted(1.0, Situation(1)) is not None:
+    if epsilon is None or policy is None or policy.planner().accepted(1.0, Situation(1)) is not None:
         return []
     for each in _joined(epsilon):
         if getattr(each, "target", None) != getattr(type(each), "target", None):

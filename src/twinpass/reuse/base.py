@@ -58,12 +58,12 @@ class Circumstances:
 
 
 @settings(frozen=True, config=STRICT, kw_only=True)
-class Policy(LanePlanner, ABC):
+class Policy(ABC):
     """Says which forward work is shared. All have in common the size of the KV cache and its page.
 
-    It has two faces. An engine asks, once, what all lanes share exactly (:meth:`sharing`) and how large the cache is; a trainer sees a
-    :class:`LanePlanner`, and asks at every step which lanes take approximations. One object is both, as a configuration names one policy
-    and the two answers must fit: what is shared exactly is not approximated (:func:`refuse_exact_ground`).
+    An engine is given the policy: it asks, once, what all lanes share exactly (:meth:`sharing`), and makes a cache of that size.
+    A trainer is given the policy's :meth:`planner`: it asks at every step which lanes take approximations. Here none does;
+    subclass :class:`Approximation` for one that lets them.
 
     Each declares its bias: the error of g is O(eps ** ``bias_order``), or None where there is none in expectation.
     ``approximate`` policies have one in single steps. ``caution`` is said once to whoever chooses the policy.
@@ -107,18 +107,31 @@ class Policy(LanePlanner, ABC):
             ValueError: the policy does not fit what is trained; the message says what would.
         """
 
+    def planner(self) -> LanePlanner:
+        """What a trainer plans its steps by."""
+        return LanePlanner()
 
-def refuse_exact_ground(trains: Trains, policy: str) -> None:
-    """Approximations are for weights that act on every token in every layer.
 
-    Raises:
-        ValueError: there is an exact policy that shares more.
+@settings(frozen=True, config=STRICT, kw_only=True)
+class Approximation(Policy, ABC):
+    """A policy under which lanes take keys and values that are not theirs, for weights that act on every token in every layer.
+
+    It shares nothing exactly, and is refused where something could be: what is shared exactly must not be approximated.
     """
-    if trains.activated:
-        raise ValueError(
-            f"activated adapters are shared exactly; {policy} would only add bias: use policy = 'activated'"
-        )
-    if trains.first or trains.varies:
-        raise ValueError(
-            f"lower layers that stay are shared exactly; {policy} does not know them: use policy = 'invariant'"
-        )
+
+    approximate: ClassVar[bool] = True
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        name = type(self).__name__.lower()
+        if trains.activated:
+            raise ValueError(
+                f"activated adapters are shared exactly; {name} would only add bias: use policy = 'activated'"
+            )
+        if trains.first or trains.varies:
+            raise ValueError(
+                f"lower layers that stay are shared exactly; {name} does not know them: use policy = 'invariant'"
+            )
+        return None
+
+    @abstractmethod
+    def planner(self) -> LanePlanner: ...

@@ -1,6 +1,7 @@
 """A biased policy made unbiased by running the exact lanes now and then."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass as record
 from dataclasses import replace
 from typing import ClassVar
 
@@ -8,13 +9,13 @@ from pydantic import InstanceOf
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane
-from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
-from twinpass.reuse.plan import LanePlan, Situation
+from twinpass.reuse.base import Approximation, Circumstances, Policy, Sharing, Trains
+from twinpass.reuse.plan import LanePlan, LanePlanner, Situation
 from twinpass.settings import STRICT, Probability
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Debiased(Policy):
+class Debiased(Approximation):
     """``g_inner + (B / p) (g - g_inner)`` with B ~ Bernoulli(p): unbiased, at the price of variance (docs/maths/debiased.md).
 
     The coin B is drawn from the run's seed, so that a resumed run draws the same.
@@ -25,7 +26,6 @@ class Debiased(Policy):
     """
 
     bias_order: ClassVar[int | None] = None
-    approximate: ClassVar[bool] = True
 
     inner: InstanceOf[Policy]
     probability: Probability = 0.125
@@ -44,6 +44,17 @@ class Debiased(Policy):
 
     def sharing(self, trains: Trains) -> Sharing | None:
         return self.inner.sharing(trains)
+
+    def planner(self) -> "DebiasedPlanner":
+        return DebiasedPlanner(self.inner.planner(), self.probability)
+
+
+@record(frozen=True, slots=True)
+class DebiasedPlanner(LanePlanner):
+    """As ``inner`` plans; with ``probability``, the lanes that it approximates run exactly beside them, and correct it."""
+
+    inner: LanePlanner
+    probability: float
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         plan = self.inner.plan(lanes, replace(situation, coin=1.0))  # must not depend on B

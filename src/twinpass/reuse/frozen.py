@@ -1,20 +1,21 @@
 """The naive idea: both signs read the base lane's keys and values for their prefix. Its bias does not vanish with eps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass as record
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, StepReport
-from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import LanePlan, Situation, Spans
+from twinpass.reuse.base import Approximation
+from twinpass.reuse.plan import LanePlan, LanePlanner, Situation, Spans
 from twinpass.settings import STRICT, Probability
 from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Frozen(Policy):
+class Frozen(Approximation):
     """Approximate: drops the gradient through the prefix, whatever eps (docs/maths/frozen.md).
 
     It exists to be measured, and as what :class:`Debiased` corrects.
@@ -24,7 +25,6 @@ class Frozen(Policy):
     """
 
     bias_order: ClassVar[int | None] = 0
-    approximate: ClassVar[bool] = True
     caution: ClassVar[str] = (
         "reuse.policy = 'frozen' drops the gradient through the prefix, at any eps: measured on SmolLM2-135M with demonstrations "
         "in the prompt, g was off by 0.67 of its size from eps 1e-5 to 1e-3 (benchmarks/results/profile-8shot.json). "
@@ -33,9 +33,15 @@ class Frozen(Policy):
 
     check: Probability = 0.05
 
-    def sharing(self, trains: Trains) -> Sharing | None:
-        refuse_exact_ground(trains, "frozen")
-        return None
+    def planner(self) -> "FrozenPlanner":
+        return FrozenPlanner(self.check)
+
+
+@record(frozen=True, slots=True)
+class FrozenPlanner(LanePlanner):
+    """Every lane takes the base lane's prefix; with probability ``check``, all run exactly beside that, and do not count."""
+
+    check: float
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         seen = folded(situation.steps, False, _measured)

@@ -69,7 +69,7 @@ class Situation:
 
 
 class LanePlanner:
-    """What a trainer asks of a policy, step by step: which lanes take their prefix from elsewhere. Here none does."""
+    """What a trainer is given of a policy, and asks step by step: which lanes take their prefix from elsewhere. Here none does."""
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         """How to score an estimator's lanes: a pure function, so that a resumed run plans as the first did."""

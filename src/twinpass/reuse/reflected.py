@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass as record
 from dataclasses import replace
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, Prefix, StepReport
-from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import BaseKeys, LanePlan, Situation, Spans
+from twinpass.reuse.base import Approximation, Circumstances
+from twinpass.reuse.plan import BaseKeys, LanePlan, LanePlanner, Situation, Spans
 from twinpass.settings import STRICT, Positive, Probability
 from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Reflected(Policy):
+class Reflected(Approximation):
     """Approximate: the error of g is O(eps) (docs/maths/reflected.md).
 
     Reflection costs (1 + q) passes over the prefix instead of 2 q. Steps that measure score the exact minus lanes as well,
@@ -28,7 +29,6 @@ class Reflected(Policy):
     """
 
     bias_order: ClassVar[int | None] = 1
-    approximate: ClassVar[bool] = True
 
     tolerance: Positive = 0.2
     check: Probability = 0.05
@@ -45,9 +45,16 @@ class Reflected(Policy):
             ]
         return []
 
-    def sharing(self, trains: Trains) -> Sharing | None:
-        refuse_exact_ground(trains, type(self).__name__.lower())
-        return None
+    def planner(self) -> "ReflectedPlanner":
+        return ReflectedPlanner(self.tolerance, self.check)
+
+
+@record(frozen=True, slots=True)
+class ReflectedPlanner(LanePlanner):
+    """Minus lanes are reflected about a base lane that is computed for the step."""
+
+    tolerance: float
+    check: float
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         return reflect(lanes, situation, self.tolerance, self.check, "compute")

@@ -7,15 +7,15 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Lane, StepReport
-from twinpass.reuse.base import Policy, Sharing, Trains, refuse_exact_ground
-from twinpass.reuse.plan import LanePlan, Situation
+from twinpass.reuse.base import Approximation
+from twinpass.reuse.plan import LanePlan, LanePlanner, Situation
 from twinpass.reuse.reflected import accepted_layers, reflect
 from twinpass.settings import STRICT, Count, Positive, Probability
 from twinpass.steps import folded
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Transported(Policy):
+class Transported(Approximation):
     """Approximate: reflection, whose O(eps) stays, and an error of O(delta^2 + delta eps) a step until refreshed (docs/maths/transported.md).
 
     The update just made is ``delta z`` along the z that the plus lane was perturbed by, so that the prefix which all
@@ -28,15 +28,30 @@ class Transported(Policy):
     """
 
     bias_order: ClassVar[int | None] = 1
-    approximate: ClassVar[bool] = True
 
     refresh: Count = 32
     tolerance: Positive = 0.2
     check: Probability = 0.05
 
-    def sharing(self, trains: Trains) -> Sharing | None:
-        refuse_exact_ground(trains, "transported")
-        return None
+    def planner(self) -> "TransportedPlanner":
+        return TransportedPlanner(self.refresh, self.tolerance, self.check)
+
+
+@record(frozen=True, slots=True)
+class Limit:
+    """How many steps carry on until a refresh, and the age of what the last one carried."""
+
+    steps: int
+    age: int | None = None
+
+
+@record(frozen=True, slots=True)
+class TransportedPlanner(LanePlanner):
+    """Lanes are reflected about a base lane that is carried from step to step, and computed again when that is due or measured."""
+
+    refresh: int
+    tolerance: float
+    check: float
 
     def plan(self, lanes: Sequence[Lane], situation: Situation) -> LanePlan:
         plan = reflect(lanes, situation, self.tolerance, self.check, "carried")
@@ -57,7 +72,7 @@ class Transported(Policy):
         """Steps until the next refresh: halved where the last one found too large an error, doubled where a small one."""
         return folded(situation.steps, Limit(self.refresh), self._after).steps
 
-    def _after(self, limit: "Limit", step: StepReport) -> "Limit":
+    def _after(self, limit: Limit, step: StepReport) -> Limit:
         prefix, steps = step.observed.prefix, limit.steps
         if prefix.carried is not None and limit.age is not None:
             if prefix.carried > self.tolerance:
@@ -65,11 +80,3 @@ class Transported(Policy):
             elif prefix.carried < self.tolerance / 4:
                 steps = min(self.refresh, 2 * steps)
         return Limit(steps, prefix.age)
-
-
-@record(frozen=True, slots=True)
-class Limit:
-    """How many steps carry on until a refresh, and the age of what the last one carried."""
-
-    steps: int
-    age: int | None = None

@@ -15,8 +15,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.estimate.directions import fit
 from twinpass.model.trainable import Trainable
 from twinpass.objective.choice import Choice
-from twinpass.reuse.auto import Auto
-from twinpass.reuse.plan import Situation
+from twinpass.reuse.plan import LanePlanner, Situation
 from twinpass.task.example import Example
 from twinpass.train.fitting import FIRST
 from twinpass.train.optimizer import GradientOptimizer
@@ -98,7 +97,7 @@ class MadeUp:
             self.engine.use(fit(observed, self.engine.outputs, rank=fitting.rank, ridge=fitting.ridge))
         probes = [Probe(1000 * self._drawn + k) for k in range(estimator.probes)]
         draw = Draw(0, examples, probes, self.trainable.defaults.eps, 0.0)
-        method = Method(estimator, self.objective, Auto())
+        method = Method(estimator, self.objective, LanePlanner())
         report = measure(self.engine, method, draw, Situation(self.engine.layers))
         _require_finite([report.estimate.loss, *report.estimate.gradients, *report.estimate.preconditioned])
         apply(self.engine, report)
