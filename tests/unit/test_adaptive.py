@@ -1,5 +1,6 @@
 """Adaptive eps on losses whose rounding noise and derivatives are known: it goes where the error of g is least."""
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -10,9 +11,19 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from twinpass.core import Estimate, Observation, PrefixReport, Probe, StepReport
-from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.schedule.adaptive import FACTORS, AdaptiveEpsilon
 from twinpass.schedule.epsilon import ConstantEpsilon, CosineEpsilon, Epsilon, JoinedEpsilon, Known
-from twinpass.schedule.inference import AMPLIFIED, SATURATED, Trial, checks_of, infer
+from twinpass.schedule.inference import (
+    AMPLIFIED,
+    BALANCE,
+    DOUBT,
+    NOISE,
+    SATURATED,
+    Evidence,
+    Trial,
+    checks_of,
+    infer,
+)
 
 RESOLUTION = 2.0**-23
 Accepted = Callable[[float], float | None]
@@ -242,6 +253,33 @@ def test_the_likelihood_is_that_of_a_gaussian() -> None:
     expected = multivariate_normal(np.zeros(2), covariance).logpdf(evidence.x) + np.log(2 * np.pi)
     expected += 0.5 * np.log(np.linalg.det(evidence.noise))
     assert evidence.log_likelihood(np.array(n), np.array(ratio)) == pytest.approx(expected)
+
+
+def on_the_whole_grid(trials: Sequence[Trial], checks: Sequence[Evidence], eps: float) -> float:
+    """The mean square of reflected g's error, with every candidate of n, truncation and reflection at once."""
+    n = RESOLUTION * max(1.0, abs(trials[0].base)) * NOISE[:, None, None]
+    truncation, reflection = BALANCE[:, None] ** -6.0, BALANCE**-4.0
+    log = -0.5 * (np.log(NOISE)[:, None, None] / DOUBT) ** 2 + 0.0 * (truncation + reflection)
+    log = log + sum(each.log_likelihood(n, truncation) for trial in trials for each in trial.evidence(2))
+    log = log + sum(each.log_likelihood(n, reflection) for each in checks)
+    weights = np.where(log > log.max() + np.log(1e-4), np.exp(log - log.max()), 0.0)
+    found = AMPLIFIED * n**2 / eps**2 + n**2 * truncation * eps**4 + n**2 * reflection * eps**2
+    return float(np.exp(np.sum(weights * np.log(found)) / weights.sum()))
+
+
+def test_the_grid_is_summed_over_without_being_held() -> None:
+    """All of it would be 4 MB an array; what comes and goes in such pieces by a trial leaves holes in the heap."""
+    loss, eps = Loss(reflection=30.0), 1e-4
+    reports = [loss.report(eps, (eps / 4, eps, 4 * eps)) for _ in range(12)]
+    trials = [changed(trial, base=1.0) for report in reports if (trial := Trial.of(report.observed))]
+    checks = checks_of(reports, 1.0)
+    tracemalloc.start()
+    found = infer(trials, checks, 2, RESOLUTION).at(FACTORS, reflected=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6 < 8 * len(NOISE) * len(BALANCE) ** 2
+    for i in (0, 80, 160):
+        assert found[i] == pytest.approx(on_the_whole_grid(trials, checks, FACTORS[i]), rel=1e-9)
 
 
 # --- schedules beside it

@@ -30,6 +30,9 @@ AMPLIFIED = 3.0
 BALANCE = np.geomspace(1e-8, 10.0, 91)
 """Candidates of the eps at which rounding and another error are alike."""
 
+LEAST = 1e-4
+"""Candidates count whose likelihood is at least this share of the likeliest's."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -113,29 +116,42 @@ class Errors:
 
     def at(self, eps: Floats, *, reflected: bool = False) -> Floats:
         """Mean square of the error of exact or reflected g at each eps, as a geometric mean over the posterior."""
-        rounding = self.rounding[:, None] * (4 if self.order == 1 else 1) / eps**2
-        found = rounding + self.truncation[:, None] * eps ** (2 * self.order)
+        rounding = self.rounding * (4 if self.order == 1 else 1)
         if reflected:
-            found = found + (AMPLIFIED - 1) * rounding + self.reflection[:, None] * eps**2
-        return np.asarray(np.exp(self.weights @ np.log(found)))
+            rounding = AMPLIFIED * rounding
+
+        def log(e: float) -> Floats:
+            found = rounding / e**2 + self.truncation * e ** (2 * self.order)
+            return np.asarray(np.log(found + self.reflection * e**2 if reflected else found))
+
+        return np.exp([self.weights @ log(float(e)) for e in eps])
 
 
 def infer(trials: Sequence[Trial], checks: Sequence[Evidence], order: int, resolution: float) -> Errors:
-    """The posterior after some trials, and after some checks of reflection; without these, there is none."""
+    """The posterior after some trials, and after some checks of reflection; without these, there is none.
+
+    Of truncation and of reflection each piece of evidence says something beside n alone. So the grid of all three is looked at one n after the
+    other, and never exists as a whole: it has 4 MB, and a process whose largest arrays come and go by a trial leaves holes in its heap.
+    """
     size = float(np.mean([trial.size for trial in trials]))
-    n = resolution * size * NOISE[:, None, None]
-    truncation = BALANCE[:, None] ** -(2.0 * order + 2)
+    n = resolution * size * NOISE[:, None]
+    truncation = BALANCE ** -(2.0 * order + 2)
     reflection = BALANCE**-4.0 if checks else np.zeros(1)
-    log = -0.5 * (np.log(NOISE)[:, None, None] / DOUBT) ** 2 + 0.0 * (truncation + reflection)
+    tried = -0.5 * (np.log(NOISE)[:, None] / DOUBT) ** 2 + 0.0 * truncation
+    checked = 0.0 * n + 0.0 * reflection
     for trial in trials:
         for evidence in trial.evidence(order):
-            log = log + evidence.log_likelihood(n, truncation)
+            tried = tried + evidence.log_likelihood(n, truncation)
     for evidence in checks:
-        log = log + evidence.log_likelihood(n, reflection)
-    weights = np.exp(log - log.max())
-    kept = weights > 1e-4
-    squares = [np.broadcast_to(n**2 * ratio, log.shape)[kept] for ratio in (np.ones(1), truncation, reflection)]
-    return Errors(squares[0], squares[1], squares[2], weights[kept] / weights[kept].sum(), order)
+        checked = checked + evidence.log_likelihood(n, reflection)
+    top = float((tried.max(1) + checked.max(1)).max())
+    kept = []
+    for square, by_truncation, by_reflection in zip(n[:, 0] ** 2, tried, checked, strict=True):
+        weights = np.exp(by_truncation[:, None] + by_reflection - top)
+        t, r = np.nonzero(weights > LEAST)
+        kept.append(np.stack([np.full(len(t), square), square * truncation[t], square * reflection[r], weights[t, r]]))
+    rounding, bent, mirrored, weights = np.concatenate(kept, 1)
+    return Errors(rounding, bent, mirrored, weights / weights.sum(), order)
 
 
 def checks_of(steps: Sequence[StepReport], highest: float) -> list[Evidence]:
