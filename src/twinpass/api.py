@@ -1,7 +1,7 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.config.automatic import watched
 from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import DeviceName, TorchSettings
@@ -141,7 +142,6 @@ def finetune(
         task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), tuple(rewards)), settings
     )
     read = items(task, train, held_out)
-    patience = 0 if patience is None and optimizer is not None else patience
     greedy = generation is not None and not generation.temperature
     dtype = str(model.dtype).removeprefix("torch.")
     trainable, estimator, optimizer, epsilon, suited = _suiting(
@@ -271,7 +271,7 @@ def _suiting(
         low,
         greedy,
     )
-    found = settled(task, first, said)
+    found, given = settled(task, first, said), optimizer is not None
     trainable = trainable or _kind("trainable", found.trainable)()
     suited = found.defaults or task.suited(trainable)
     if estimator is None:
@@ -286,7 +286,9 @@ def _suiting(
         schedule=suited.schedule,
     )
     epsilon = epsilon or ConstantEpsilon(value=suited.eps)
-    return trainable, estimator, optimizer, epsilon, suited
+    if given and optimizer.schedule == "plateau":
+        return trainable, estimator, optimizer, epsilon, watched(suited)
+    return trainable, estimator, optimizer, epsilon, replace(suited, patience=0) if given else suited
 
 
 def _kind(section: str, name: str) -> Any:

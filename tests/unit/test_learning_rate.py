@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.train.optimizer import Sgd
 
-SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine")
+SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine", "plateau")
 property_test = settings(deadline=None, max_examples=60)
 
 

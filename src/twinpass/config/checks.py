@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from twinpass.config.automatic import unwatched
 from twinpass.config.idle import idle
 from twinpass.config.learner import stepping
 from twinpass.config.named import TaskByName
@@ -27,6 +28,7 @@ def conflicts(built: Mapping[str, Any], suited: Defaults | None = None) -> list[
         *_decay(built),
         *_writing(built),
         *idle(built, suited),
+        *unwatched(built),
     ]
     return found + ([] if engine is None else engine.problems(built))
 

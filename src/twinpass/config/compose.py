@@ -138,6 +138,11 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
     objective = material.objective or encoded.objective
     if objective.compares and not encoded.template.chooses:
         raise DataError("the objective compares options, and rows of this form have none; leave [objective] out")
+    if recipe.optimizer.schedule == "plateau" and not encoded.held_out:
+        raise DataError(
+            'the learning rate falls by what evaluations say ([optimizer] schedule = "plateau"), and no rows are held out; '
+            'hold some out ([task] eval_fraction), or set schedule = "linear"'
+        )
     estimator = recipe.estimator
     engine = start(
         Subject(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from twinpass.config.automatic import AUTO, spell_out, watched
 from twinpass.config.checks import conflicts
 from twinpass.config.learner import Learner, chosen, reached
 from twinpass.config.schema import SECTIONS, Config, Section
@@ -153,7 +154,10 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         if name == "model" and isinstance(path := given.get("path"), str):
             resolved[name]["path"] = absolute(path, folder)
         suited = _suited(built, values)
-        built[name] = _build(name, section, resolved[name], suited, _default(section, suited, built, values), found)
+        default = _default(section, suited, built, values)
+        if name == "optimizer":
+            found.extend(spell_out(resolved[name], default, built.get("estimator")))
+        built[name] = _build(name, section, resolved[name], suited, default, found)
         if section.optional and not given:
             del resolved[name]
     if built.get("trainable") and built.get("estimator"):
@@ -183,7 +187,11 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
     if getattr(built.get("estimator"), "measures_length", False):
         suited = replace(suited, lr=1.0)
     optimizer = values.get("optimizer")
-    return replace(suited, patience=0) if isinstance(optimizer, Mapping) and "steps" in optimizer else suited
+    if not isinstance(optimizer, Mapping):
+        return suited
+    suited = replace(suited, patience=0) if "steps" in optimizer else suited
+    ends_by_itself = optimizer.get("steps") == AUTO or optimizer.get("schedule") == "plateau"
+    return watched(suited) if ends_by_itself else suited
 
 
 def _learner(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:

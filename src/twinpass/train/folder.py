@@ -171,7 +171,7 @@ class RunFolder:
             "fitted": plan.fitting is not None,
             "steps": len(history.steps),
             "steps_planned": plan.optimizer.steps,
-            "settled": len(history.steps) < plan.optimizer.steps and history.settled(plan.patience),
+            "settled": len(history.steps) < plan.optimizer.steps and plan.settled(history),
             "rollbacks": history.rollbacks,
             "lr_scale": history.lr_scale,
             "accepted_changes": sorted(history.changed),

@@ -1,5 +1,6 @@
 """What a journal's records add up to: the steps that are in force, evaluations, rollbacks, and the state that follows from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -158,12 +159,16 @@ class History:
         lower = step in self.samples and (known.lowest < 0 or self.samples[step].loss < self.samples[known.lowest].loss)
         return Extremes(best, step if lower else known.lowest, max(known.last, step))
 
-    def settled(self, patience: int) -> bool:
-        """Whether the last ``patience`` evaluations (0: never) came to no more than one before them."""
-        if not patience or len(self.evaluations) <= patience:
-            return False
-        values = [self.evaluations[step] for step in sorted(self.evaluations)]
-        return max(values[-patience:]) <= max(values[:-patience])
+    def plateaus(self, patience: int) -> int:
+        """How often ``patience`` evaluations in a row (0: never) came to no more than the best before them."""
+        found = stale = 0
+        best = -math.inf
+        for step in sorted(self.evaluations) if patience else ():
+            stale = 0 if self.evaluations[step] > best else stale + 1
+            best = max(best, self.evaluations[step])
+            if stale == patience:
+                found, stale = found + 1, 0
+        return found
 
     def kept(self, keep: Keep) -> int:
         """The step whose weights a run that ends now leaves: its last, or that of its best evaluation; the later of equal ones."""

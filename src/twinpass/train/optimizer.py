@@ -17,6 +17,10 @@ from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 class Optimizer:
     """``steps`` minibatches of ``batch_size``, at a learning rate that rises to ``lr`` over ``warmup`` steps and then follows ``schedule``.
 
+    Under ``plateau`` the rate falls to 3/10 of itself whenever ``run.patience`` evaluations in a row came to no more than the best before them. The third
+    time ends the run; ``steps`` are the most that it takes. In a file, ``steps = "auto"`` stands for that, with 2,000 steps, and ``lr = "auto"`` for what suits
+    what is trained; where that would be ``sgd``, whose rate depends on model and task, for ``kind = "normalised"``.
+
     A run has diverged once the mean loss of ``guard_window`` steps is above its best by more than ``guard_loss`` times that, or once the
     held-out metric is more than ``guard_metric`` below its best (and more than chance makes likely); 0 switches either off.
     Then it goes back to its best and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run

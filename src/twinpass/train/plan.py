@@ -13,8 +13,9 @@ from twinpass.objective.goal import At, Goal
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.plan import LanePlanner
 from twinpass.schedule.epsilon import Epsilon
+from twinpass.schedule.learning_rate import CUT, PLATEAUS
 from twinpass.task.example import Example
-from twinpass.train.history import Keep
+from twinpass.train.history import History, Keep
 from twinpass.train.optimizer import Optimizer
 
 
@@ -43,6 +44,15 @@ class TrainingPlan:
         if not isinstance(self.objective, Objective) or self.objective.regularise == "none":
             return self
         return replace(self, train=anchored(engine, self.train, derive_seed(self.seed, "anchor"), self.ends))
+
+    def lr_at(self, step: int, history: History) -> float:
+        """The learning rate of a step that follows ``history``, slowed down by the guard and, under ``plateau``, at each plateau."""
+        lr = self.optimizer.lr_at(step) * history.lr_scale
+        return lr * CUT ** history.plateaus(self.patience) if self.optimizer.schedule == "plateau" else lr
+
+    def settled(self, history: History) -> bool:
+        """Whether more steps would gain nothing, as evaluations say."""
+        return history.plateaus(self.patience) >= (PLATEAUS if self.optimizer.schedule == "plateau" else 1)
 
     def writing(self, step: int, draw: int) -> At:
         """Where a step stands: each draw has random numbers of its own for what it writes."""

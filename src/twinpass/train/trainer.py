@@ -91,7 +91,7 @@ class Trainer:
             self._record(self._descent.store(done))
         elif self._evaluation_due(done, late):
             self._evaluate(done)
-        elif done < plan.optimizer.steps and not late and not self.history.settled(plan.patience):
+        elif done < plan.optimizer.steps and not late and not plan.settled(self.history):
             self._step(done)
         elif not plan.held_out and (fault := self.engine.fault()):
             self._roll_back(plan.optimizer.guard.spoilt(self.history, f"{fault} is no longer finite"))
@@ -167,7 +167,7 @@ class Trainer:
             self._batch(draw),
             self._probes(step, draw),
             eps,
-            plan.optimizer.lr_at(step) * self.history.lr_scale,
+            plan.lr_at(step, self.history),
             plan.optimizer.decay,
             plan.writing(step, draw),
             trials,
@@ -254,7 +254,7 @@ class Trainer:
         self.listener.stepped(report, self.clock() - start)
 
     def _descend(self, step: int, descent: GradientSteps) -> None:
-        start, lr = self.clock(), self.plan.optimizer.lr_at(step) * self.history.lr_scale
+        start, lr = self.clock(), self.plan.lr_at(step, self.history)
         report, gradient = descent.take(step, self.history.draws, lr, self.history)
         if not (math.isfinite(report.estimate.loss) and math.isfinite(gradient.norm)):
             self._roll_back(self.plan.optimizer.guard.not_finite(self.history), discarded=1)

@@ -1,0 +1,74 @@
+"""``"auto"`` in a file: what it stands for, and what it cannot stand beside."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinpass.config.load import parse
+from twinpass.config.schema import Config
+from twinpass.errors import ConfigError
+
+TASK = {"train": "a.jsonl", "prompt": "Review: {text}\n", "suffix": "Label:", "options": [" a", " b"]}
+SPSA = {"estimator": {"kind": "spsa"}}
+ACTIVATED = {"trainable": {"kind": "activated"}}
+LAYERS = {"trainable": {"kind": "layers", "first": 1, "last": 2}}
+
+
+def parsed(**sections: Any) -> Config:
+    run = {"out": "run", **sections.pop("run", {})}
+    return parse({"model": {"path": "m"}, "task": TASK, "run": run, **sections}, "it.toml", Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "eval_every"),
+    [({}, 8), ({**ACTIVATED, **SPSA}, 80), (LAYERS, 24), ({"trainable": {"kind": "full"}}, 8)],
+)
+def test_steps_stand_for_as_many_as_evaluations_gain_from(sections: dict[str, Any], eval_every: int) -> None:
+    config = parsed(**sections, optimizer={"steps": "auto"})
+    assert (config.optimizer.steps, config.optimizer.schedule) == (2000, "plateau")
+    assert (config.run.patience, config.run.eval_every) == (2, eval_every)
+    assert parsed(**sections, optimizer={"steps": "auto"}, run={"patience": 5}).run.patience == 5
+    fixed = parsed(**sections)
+    assert config.optimizer.lr == fixed.optimizer.lr
+    assert fixed.optimizer.schedule == "linear"
+
+
+def test_a_run_folder_s_file_says_what_is_in_force_and_is_read_as_the_same() -> None:
+    config = parsed(optimizer={"steps": "auto", "lr": "auto"})
+    again = parse(config.values, "config.toml", Path("/nowhere"))
+    assert "auto" not in config.values["optimizer"].values()
+    assert (again.optimizer, again.run) == (config.optimizer, config.run)
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "lr"),
+    [
+        ({}, "AdamW", 4e-3),
+        ({**ACTIVATED, **SPSA}, "Normalised", 1.0),
+        (LAYERS, "Normalised", 1.0),
+        ({**LAYERS, "estimator": {"kind": "line"}}, "Sgd", 1.0),
+        ({"trainable": {"kind": "informed"}}, "Sgd", 1.0),
+        ({"trainable": {"kind": "full"}}, "Relative", 2e-3),
+    ],
+)
+def test_a_rate_stands_for_one_that_needs_no_search(sections: dict[str, Any], kind: str, lr: float) -> None:
+    found = parsed(**sections, optimizer={"lr": "auto"}).optimizer
+    assert (type(found).__name__, found.lr) == (kind, lr)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"optimizer": {"steps": "auto", "schedule": "linear"}}, "leaves open"),
+        ({**LAYERS, "optimizer": {"kind": "sgd", "lr": "auto"}}, 'set kind = "normalised"'),
+        ({"optimizer": {"steps": "auto"}, "run": {"eval_every": 0}}, "goes by evaluations"),
+        ({"optimizer": {"schedule": "plateau"}, "run": {"patience": 0}}, "goes by evaluations"),
+        ({"optimizer": {"steps": "many"}}, "[optimizer] steps"),
+        ({"optimizer": {"lr": "Auto"}}, "[optimizer] lr"),
+    ],
+)
+def test_what_it_cannot_stand_beside_is_refused(sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parsed(**sections)
