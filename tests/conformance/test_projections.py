@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, WRITERS, bits, build, engine_of
+from architectures import FALLBACK, WRITERS, bits, build, engine_of
 from gradients import ACTIVE, slopes
 from reusing import packed
 from torch import Tensor, nn
@@ -22,8 +22,6 @@ from twinpass.model.trainable import Full, Lora, Pattern
 
 TOP = {"gpt2": "mlp.c_proj", "opt": "fc2", "gpt_neox": "mlp.dense_4h_to_h"}
 """What writes last into the residual stream, where it is not ``mlp.down_proj``."""
-STRAIGHT = sorted({*ARCHITECTURES} - {"gemma2", "gemma3"})
-"""Models without a norm between a projection and the residual stream."""
 PARALLEL = {"gpt_neox"}
 """Models whose attention and MLP read and write beside each other, so that nothing lies above the uppermost attention either."""
 LENGTH, DAMPING = 0.01, 0.5
@@ -65,7 +63,7 @@ def test_it_is_what_an_adapter_on_the_same_layer_is_fed_back(name: str) -> None:
     assert found.norm == pytest.approx(square**0.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", STRAIGHT)
+@packed
 def test_the_last_module_moves_along_the_exact_gradient_divided_by_its_inputs_moments(name: str) -> None:
     """By ``length`` times its own norm. Below, feedback is another direction, or the test would say nothing."""
     engine = engine_of(name, build(name), Projections(layers=1))

@@ -209,7 +209,7 @@ class TorchEngine(Engine):
             raise ModelError(unfit or self._unpacked)
         self._scorer.forget([self._ledger.lane(BASE)])  # what was kept of it, a run that is resumed has not
         result, observer, errors = self._watch(requests, slopes)
-        found = fed_back(observer.inputs(), errors, self._trained)
+        found = fed_back(observer.inputs(), observer.written(errors), self._trained)
         return Gradient(Scores(result.values, result.work, self._route.held), norm(found), found)
 
     def reference(self, requests: Sequence[Request]) -> Scores:

@@ -27,20 +27,19 @@ class Outer:
         return (errors.t() @ inputs).square().sum()
 
 
-def fed_back(inputs: Mapping[str, Tensor], errors: Tensor, trained: Trained) -> dict[str, Tensor | Outer]:
-    """The gradient by what is trained, by name, were the errors [N, out] those of each module's output.
-
-    That is the A [r, in] and B [out, r] of every adapter, or the weights of modules themselves.
+def fed_back(inputs: Mapping[str, Tensor], errors: Mapping[str, Tensor], trained: Trained) -> dict[str, Tensor | Outer]:
+    """The gradient by what is trained, by name: the A [r, in] and B [out, r] of every adapter, or the weights of modules themselves.
 
     Args:
         inputs: what entered each module at the N tokens, [N, in].
+        errors: what is taken for the derivative by each module's output, [N, out].
     """
     if not trained.adapters:
-        return {f"{path}.weight": Outer(errors, x) for path, x in inputs.items()}
+        return {f"{path}.weight": Outer(errors[path], x) for path, x in inputs.items()}
     found: dict[str, Tensor | Outer] = {}
     for path, lora in trained.loras.items():
         a, b, x = trained.parameters[lora.a], trained.parameters[lora.b], inputs[path].to(trained.parameters[lora.a])
-        own = lora.scale * errors.to(b)
+        own = lora.scale * errors[path].to(b)
         found[lora.a] = (own @ b).t() @ x
         found[lora.b] = own.t() @ (x @ a.t())
     return found

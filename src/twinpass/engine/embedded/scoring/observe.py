@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from twinpass.core import Score
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.scoring.packing import Reads, Rows
-from twinpass.model.causal import CausalModel, log_softmax
+from twinpass.model.causal import CausalModel, is_linear, log_softmax
 
 BLOCK_BYTES = 32 << 20
 """Largest logits tensor that is differentiated at a time."""
@@ -24,13 +24,14 @@ BLOCK_BYTES = 32 << 20
 
 @dataclass
 class Part:
-    """What was seen of one batch: rows [n] (sorted) that are read, and for each its token, position, state and modules' inputs."""
+    """What was seen of one batch: rows [n] (sorted) that are read, and for each its token, position, state, modules' inputs, and what norms took of their outputs."""
 
     reads: Reads
     rows: list[Rows] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
     inputs: list[dict[str, Tensor]] = field(default_factory=list)
+    normed: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 class Observer:
@@ -45,19 +46,26 @@ class Observer:
         self._causal, self._paths = causal, tuple(paths)
         self._modules = {path: causal.model.get_submodule(path) for path in self._paths}
         self._seen: dict[str, Tensor] = {}
+        self._left: dict[str, Tensor] = {}
+        self._normed: dict[str, Tensor] = {}
+        self._norms: dict[str, nn.Module] = {}
         self._last: list[Tensor] = []
         self.parts: list[Part] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Around one run through the layers."""
-        self._seen.clear()
-        self._last.clear()
+        for seen in (self._seen, self._left, self._normed, self._last):
+            seen.clear()
         layers = cast(nn.ModuleList, self._causal.model.get_submodule(self._causal.layers_path))
         with ExitStack() as stack:
             for path, module in self._modules.items():
-                handle = module.register_forward_pre_hook(self._hook(path))
-                stack.callback(handle.remove)
+                stack.callback(module.register_forward_pre_hook(self._hook(path)).remove)
+                stack.callback(module.register_forward_hook(self._behind(path)).remove)
+            for layer in {self._causal.layer_of(path): None for path in self._paths}:
+                stack.callback(layers[layer].register_forward_hook(self._end).remove)
+                for norm in _small(layers[layer]):
+                    stack.callback(norm.register_forward_pre_hook(self._enter).remove)
             stack.callback(layers[-1].register_forward_hook(self._leave).remove)
             yield
 
@@ -66,6 +74,21 @@ class Observer:
             self._seen[path] = arguments[0].detach()
 
         return see
+
+    def _behind(self, path: str) -> Any:
+        def see(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            self._left[path] = output
+
+        return see
+
+    def _enter(self, norm: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Some architectures, such as Gemma 2 and OLMo 2, norm what a module writes before it is added."""
+        for path, output in self._left.items():
+            if arguments and arguments[0] is output:
+                self._norms[path], self._normed[path] = norm, output.detach()
+
+    def _end(self, layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self._left.clear()
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self._last.append((output[0] if isinstance(output, tuple) else output).detach())
@@ -76,6 +99,7 @@ class Observer:
         part.tokens.append(tokens[0, at])
         part.states.append(_rows(self._last[-1])[at])
         part.inputs.append({path: _rows(seen)[at] for path, seen in self._seen.items()})
+        part.normed.append({path: _rows(seen)[at] for path, seen in self._normed.items()})
 
     def inputs(self) -> dict[str, Tensor]:
         """What entered each module, [N, in] over all parts."""
@@ -97,6 +121,19 @@ class Observer:
             own, left = left[: len(part.reads.rows)], left[len(part.reads.rows) :]
             found.append(self._errors(part, own, running))
         return torch.cat(found)
+
+    def written(self, errors: Tensor) -> dict[str, Tensor]:
+        """The derivative by each module's output, [N, size], if what is added to the stream gets ``errors``: they themselves, unless a norm stands between."""
+        return {path: self._before_norm(path, errors) for path in self._paths}
+
+    def _before_norm(self, path: str, errors: Tensor) -> Tensor:
+        if path not in self._norms:
+            return errors
+        outputs = torch.cat([seen[path] for part in self.parts for seen in part.normed])
+        with torch.enable_grad():
+            output = outputs.clone().requires_grad_(True)
+            (found,) = torch.autograd.grad(self._norms[path](output), output, errors)
+        return found
 
     def _errors(self, part: Part, slopes: Sequence[Score], running: Running) -> Tensor:
         order = np.concatenate(part.rows)
@@ -128,6 +165,13 @@ class Observer:
             total = (picked * torch.from_numpy(weights).to(picked)).sum()
             (error,) = torch.autograd.grad(total, state)
         return error[0].detach()
+
+
+def _small(layer: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a layer that have no parts and multiply by no matrix: norms are among them."""
+    for module in layer.modules():
+        if not is_linear(module) and not any(True for _ in module.children()):
+            yield module
 
 
 def _rows(tensor: Tensor) -> Tensor:
