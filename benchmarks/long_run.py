@@ -81,6 +81,11 @@ def mark(process: subprocess.Popen[bytes], journal: Path, steps: int, began: flo
     }
 
 
+def goes_on(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process runs. One that has ended is not reaped, so that :func:`mark` can still ask how it stood."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
 def steps_of(journal: Path, before: tuple[int, int]) -> tuple[int, int]:
     """Steps in a journal, and the bytes that were read of it; ``before`` is what was found the last time."""
     steps, at = before
@@ -100,7 +105,7 @@ def watched(config: Path, run: Path, steps: int) -> list[dict[str, float]]:
     began = time.monotonic()
     command = [sys.executable, __file__, "--child", str(run.with_name("calls")), "train", str(config), "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and known[0] < steps - LEFT:
+        while goes_on(process) and known[0] < steps - LEFT:
             time.sleep(0.02)
             known = steps_of(journal, known)
             if known[0] >= len(marks) * (steps - LEFT) // PARTS and known[0]:
@@ -116,7 +121,7 @@ def child(file: str, arguments: Sequence[str]) -> int:
     from twinpass.cli.main import main
     from twinpass.train.trainer import Trainer
 
-    goes_on = Trainer._next
+    following = Trainer._next
     with Path(file).open("a", buffering=1) as counts:
 
         def counted(trainer: Trainer, late: bool) -> bool:
@@ -128,7 +133,7 @@ def child(file: str, arguments: Sequence[str]) -> int:
 
             sys.setprofile(None if steps % COUNTED else count)
             try:
-                return goes_on(trainer, late)
+                return following(trainer, late)
             finally:
                 sys.setprofile(None)
                 if calls and len(trainer.history.steps) > steps:
@@ -163,7 +168,7 @@ def measure(name: str, steps: int, folder: Path) -> dict[str, Any]:
     began, known = time.monotonic(), steps_of(run / "journal.jsonl", (0, 0))
     with subprocess.Popen([*TWINPASS, "train", "--resume", str(run), "--json"], stdout=subprocess.PIPE) as process:
         before, now = known[0], known
-        while process.poll() is None and now[0] == before:
+        while goes_on(process) and now[0] == before:
             time.sleep(0.02)
             now = steps_of(run / "journal.jsonl", now)
         resumed = mark(process, run / "journal.jsonl", now[0], began)
