@@ -19,7 +19,7 @@ from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 
 EPS = 2.0**-10
-OVERRIDES = ("trainable.kind='full'", "estimator.noise='binomial'")
+OVERRIDES = ("trainable.kind='full'", "engine.noise='binomial'")
 
 
 def main() -> None:

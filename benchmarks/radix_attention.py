@@ -29,8 +29,8 @@ from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-COMMON = ["engine.kind=sglang", "reuse.policy=auto", "estimator.noise=gaussian", "epsilon.value=1e-2", "run.out=unused"]
-INPLACE = ["estimator.perturbation=inplace", "estimator.noise=binomial", "epsilon.value=1e-3", "trainable.kind=full"]
+COMMON = ["engine.kind=sglang", "reuse.policy=auto", "engine.noise=gaussian", "epsilon.value=1e-2", "run.out=unused"]
+INPLACE = ["engine.perturbation=inplace", "engine.noise=binomial", "epsilon.value=1e-3", "trainable.kind=full"]
 CASES = {
     "reviews, lora": ("reviews-mezo.toml", ["trainable.kind=lora"]),
     "reviews, activated": ("reviews-mezo.toml", []),

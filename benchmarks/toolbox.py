@@ -36,6 +36,7 @@ from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Trainable
 from twinpass.objective.base import scored
 from twinpass.objective.goal import portions
+from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.listener import Listener
@@ -70,18 +71,19 @@ class Tool:
 
     optimizer: type[Optimizer]
     lr: float
-    estimator: Estimator = field(default_factory=lambda: Spsa(noise="gaussian"))
+    estimator: Estimator = field(default_factory=Spsa)
     inputs: str = ""
+    noise: Distribution = "gaussian"
 
 
 METHODS: Mapping[str, Tool] = {
     "sgd": Tool(Sgd, 4e-3),
     "sign": Tool(Sign, 1.0),
     "normalised": Tool(Normalised, 1.0),
-    "line": Tool(Sgd, 1.0, LineSearch(noise="gaussian")),
-    "one-sided, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "gaussian")),
-    "FZOO, 4 probes": Tool(Sgd, 4e-3, OneSided(4, "rademacher", normalise=True)),
-    "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, GaussNewton(4, "gaussian")),
+    "line": Tool(Sgd, 1.0, LineSearch()),
+    "one-sided, 4 probes": Tool(Sgd, 4e-3, OneSided(4)),
+    "FZOO, 4 probes": Tool(Sgd, 4e-3, OneSided(4, normalise=True), noise="rademacher"),
+    "Gauss-Newton, 4 probes": Tool(Sgd, 1.0, GaussNewton(4)),
     "random inputs": Tool(Sgd, 4e-3, inputs="random"),
     "principal inputs": Tool(Sgd, 4e-4, inputs="principal"),
 }
@@ -141,7 +143,8 @@ class Workload:
         recipe = Recipe(trainable, tool.estimator, optimizer, ConstantEpsilon(1e-2), reuse, seed, 0)
         rows = [list(self.task.within(read_objects(part, name))) for part, name in self._parts()]
         base = Base(self.model, self.tokenizer, "", "float32", lambda: dict(self.model.named_parameters()))
-        return compose(recipe, Material(self.task, None, rows[0], rows[1]), base, TorchSettings(device="cpu").start)
+        engine = TorchSettings(device="cpu", noise=tool.noise)
+        return compose(recipe, Material(self.task, None, rows[0], rows[1]), base, engine.start)
 
     def _parts(self) -> Sequence[tuple[Any, Any]]:
         return ((self.train, "train"), (self.held_out, "held_out"))

@@ -33,10 +33,10 @@ REWARDED = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "lora-inplace": {"estimator": {"perturbation": "inplace"}},
+    "lora-inplace": {"engine": {"perturbation": "inplace"}},
     "full": {"trainable": {"kind": "full"}},
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
-    "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
+    "full-inplace": {"trainable": {"kind": "full"}, "engine": {"perturbation": "inplace"}},
     "one-sided": {"estimator": {"kind": "one_sided", "probes": 2}},
     "jvp": {"trainable": {"kind": "full"}, "estimator": {"kind": "jvp", "probes": 1}},
     "blocks": {"trainable": {"kind": "layers", "first": 0, "last": 2, "block": 1, "every": 2}},

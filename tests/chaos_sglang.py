@@ -40,7 +40,7 @@ ENDED = (0, 3)
 
 KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "adapters": ("reviews-mezo.toml", {"reuse.budget": "1GiB"}),
-    "weights": ("reviews-full.toml", {"estimator.perturbation": "inplace"}),
+    "weights": ("reviews-full.toml", {"engine.perturbation": "inplace"}),
 }
 """What is loaded into SGLang, and what moves there."""
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.automatic import watched
 from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
-from twinpass.config.engines import DeviceName, TorchSettings
+from twinpass.config.engines import LANES, DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import MOVED, Said, first_row, reached, settled, stepping
@@ -29,6 +29,7 @@ from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
 from twinpass.paths import expand
+from twinpass.perturb.noise import Distribution
 from twinpass.report.callbacks import Callbacks
 from twinpass.report.files import storing, sync
 from twinpass.report.listener import Listeners
@@ -37,7 +38,7 @@ from twinpass.report.trackers import TrackerName, tracking, unusable
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
-from twinpass.settings import ComputeDtype
+from twinpass.settings import ComputeDtype, Perturbation
 from twinpass.task.rows import Row
 from twinpass.task.saved import saved
 from twinpass.train.folder import FINETUNE, RunFolder
@@ -85,6 +86,8 @@ def finetune(
     optimizer: Optimizer | None = None,
     epsilon: Epsilon | None = None,
     reuse: Policy | None = None,
+    noise: Distribution = "binomial",
+    perturbation: Perturbation = "tandem",
     compute_dtype: ComputeDtype | None = None,
     seed: int = 0,
     eval_every: int | None = None,
@@ -119,6 +122,8 @@ def finetune(
             if it is not given; ``weights``, ``samples`` and other keys of such a task are ``settings``.
         generation: how texts are written that are rewarded.
         objective: what is minimised and reported, if not the usual for options or for a completion.
+        noise: distribution of the directions that an estimator of probes asks for, also "gaussian" or "rademacher".
+        perturbation: "tandem" runs all lanes in one pass; "inplace" lets the weights walk from lane to lane.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
         patience: stop once so many evaluations came to no more than one before them (0: never); by default as suits what is trained.
@@ -154,14 +159,16 @@ def finetune(
         greedy=greedy,
         low=compute_dtype == "bfloat16"
         or not (trainable is None or trainable.adapter or dtype in ("float32", "float64")),
-        probing=(reuse is not None and reuse.approximate) or (objective is not None and not objective.differentiable),
+        probing=(reuse is not None and reuse.approximate)
+        or (objective is not None and not objective.differentiable)
+        or {"noise": noise, "perturbation": perturbation} != LANES,
     )
     moved = reached(trainable, estimator)
     eval_every = suited.eval_every if eval_every is None else eval_every
     patience = suited.patience if patience is None else patience
     reuse = reuse or Auto()
     device: DeviceName = "cuda" if model.device.type == "cuda" else "cpu"
-    engine = TorchSettings(device=device, compute_dtype=compute_dtype)
+    engine = TorchSettings(device=device, noise=noise, perturbation=perturbation, compute_dtype=compute_dtype)
     sections: dict[str, Any] = {
         "model": _Given(dtype),
         "trainable": moved,
@@ -208,7 +215,7 @@ def finetune(
             },
             "epsilon": _fields(epsilon),
             "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
-            **({} if compute_dtype is None else {"engine": {"compute_dtype": compute_dtype}}),
+            "engine": {"noise": noise, "perturbation": perturbation, "compute_dtype": compute_dtype},
             "run": {
                 "seed": seed,
                 "eval_every": eval_every,

@@ -33,6 +33,9 @@ Targets = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 ComputeDtype = Literal["float32", "bfloat16"]
 """What linear layers multiply in."""
 
+Perturbation = Literal["tandem", "inplace"]
+"""All lanes run in one pass; or the weights walk from lane to lane."""
+
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 

@@ -38,7 +38,7 @@ WILD: dict[str, dict[str, Any]] = {
         }
     },
     "transported": {"task": {"shots": 2}, "reuse": {"policy": "transported"}, "estimator": {"probes": 1}},
-    "inplace": {"estimator": {"perturbation": "inplace"}},
+    "inplace": {"engine": {"perturbation": "inplace"}},
     "lora": {"trainable": {"kind": "lora", "rank": 2}},
 }
 
@@ -118,7 +118,7 @@ def test_the_weights_of_the_best_evaluation_are_kept(keep: str, tmp_path: Path) 
 
 
 def test_a_run_that_learned_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tiny.config(tmp_path, optimizer={"lr": 1e-30, "steps": 2}, estimator={"perturbation": "tandem"})
+    config = tiny.config(tmp_path, optimizer={"lr": 1e-30, "steps": 2}, engine={"perturbation": "tandem"})
     assert main(["train", str(config)]) == 3
     said = capsys.readouterr().err.replace("\n", " ")
     assert "learned nothing: no evaluation is better" in said

@@ -121,3 +121,6 @@ def test_the_engine_keeps_its_contract_and_says_what_it_cannot_do(
     path = tiny.config(tmp_path, engine=CHOICES["engine"])
     assert main(["train", str(path)]) == 2
     assert '[engine] kind: "plain" knows no adapters' in capsys.readouterr().err
+    path = tiny.config(tmp_path, trainable=TRAINABLE, engine={**CHOICES["engine"], "perturbation": "inplace"})
+    assert main(["train", str(path)]) == 2
+    assert '[engine] perturbation: "plain" puts copies back' in capsys.readouterr().err

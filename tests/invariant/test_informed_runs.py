@@ -101,7 +101,10 @@ def test_it_learns_what_a_row_says(tmp_path: Path) -> None:
     [
         ({"engine": {"kind": "sglang"}, "model": {"dtype": "bfloat16"}}, "SGLang holds adapters in bfloat16"),
         ({"estimator": {"kind": "jvp"}}, "fitted directions, lane by lane in one pass"),
-        ({"estimator": {"kind": "spsa", "perturbation": "inplace"}}, "fitted directions, lane by lane in one pass"),
+        (
+            {"estimator": {"kind": "spsa"}, "engine": {"perturbation": "inplace"}},
+            "fitted directions, lane by lane in one pass",
+        ),
         (
             {"trainable": {"kind": "full"}, "estimator": {"kind": "gauss_newton"}, "reuse": {"policy": "reflected"}},
             "which an approximation spoils",

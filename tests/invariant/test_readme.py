@@ -28,7 +28,7 @@ def test_a_full_run_resumes_from_python(perturbation: Literal["tandem", "inplace
         finetune(
             tiny.model(), tiny.tokenizer(), tiny.rows(6), prompt="Review: {text}", options=[" bad", " good"],
             out=tmp_path / folder, trainable=Full(), optimizer=Sgd(lr=1e-5, steps=6, batch_size=2),
-            estimator=Spsa(perturbation=perturbation), resume=resume,
+            estimator=Spsa(), perturbation=perturbation, resume=resume,
         )  # fmt: skip
 
     train("whole")

@@ -131,7 +131,7 @@ def test_a_run_resumes_and_replays_without_asking_again(tmp_path: Path, kind: st
     kinds: dict[str, dict[str, Any]] = {
         "one-sided": {"estimator": twinpass.OneSided(probes=3)},
         "activated": {"trainable": twinpass.Activated(rank=2, alpha=4.0), "suffix": " Review:"},
-        "inplace": {"trainable": twinpass.Pattern("mlp"), "estimator": Spsa(probes=2, perturbation="inplace")},
+        "inplace": {"trainable": twinpass.Pattern("mlp"), "estimator": Spsa(probes=2), "perturbation": "inplace"},
         "feedback": {
             **SAMPLED,
             "estimator": twinpass.Feedback(),

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("any_processor")
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora-pulled-back": {"optimizer": {"decay": 2.0}},
-    "lora-inplace": {"estimator": {"perturbation": "inplace"}},
+    "lora-inplace": {"engine": {"perturbation": "inplace"}},
     "full": {"trainable": {"kind": "full"}},
-    "full-gaussian": {"trainable": {"kind": "full"}, "estimator": {"noise": "gaussian"}},
-    "full-inplace": {"trainable": {"kind": "full"}, "estimator": {"perturbation": "inplace"}},
+    "full-gaussian": {"trainable": {"kind": "full"}, "engine": {"noise": "gaussian"}},
+    "full-inplace": {"trainable": {"kind": "full"}, "engine": {"perturbation": "inplace"}},
     "full-bfloat16": {"trainable": {"kind": "full"}, "model": {"dtype": "bfloat16"}},
     "full-in-bfloat16": {"trainable": {"kind": "full"}, "engine": {"compute_dtype": "bfloat16"}},
     "activated-in-bfloat16": {
@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "blocks-inplace": {
         "trainable": {"kind": "layers", "first": 0, "last": 2, "block": 1, "every": 2},
-        "estimator": {"perturbation": "inplace"},
+        "engine": {"perturbation": "inplace"},
         "optimizer": {"lr": 1e-2},
     },
     "activated": {"trainable": tiny.ACTIVATED},

@@ -21,11 +21,11 @@ TOOLS: dict[str, dict[str, Any]] = {
     "sign": {"optimizer": {"kind": "sign", "steps": 6, "batch_size": 4}},
     "normalised": {"optimizer": {"kind": "normalised", "steps": 6, "batch_size": 4, "beta": 0.5}},
     "line": {"estimator": {"kind": "line", "probes": 2}},
-    "fzoo": {"estimator": {"kind": "one_sided", "probes": 3, "noise": "rademacher", "normalise": True}},
+    "fzoo": {"estimator": {"kind": "one_sided", "probes": 3, "normalise": True}, "engine": {"noise": "rademacher"}},
     "sign in place": {
         "optimizer": {"kind": "sign", "steps": 6, "batch_size": 4},
         "trainable": {"kind": "full"},
-        "estimator": {"perturbation": "inplace"},
+        "engine": {"perturbation": "inplace"},
     },
 }
 

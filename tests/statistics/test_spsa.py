@@ -24,7 +24,7 @@ def test_bias_is_of_second_order(noise: Distribution) -> None:
     model = build("gpt2", torch.float64)
     engine = TorchEngine(model, Full(), noise=noise)
     exact = directional(engine, noise)
-    spsa, choice = Spsa(probes=3, noise=noise), Choice()
+    spsa, choice = Spsa(probes=3), Choice()
     scales = [10.0**-k for k in (2.5, 3.0, 3.5, 4.0)]
     errors = []
     for eps in scales:

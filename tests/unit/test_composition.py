@@ -48,9 +48,8 @@ CHOICES: Mapping[str, list[Keys]] = {
     "estimator": [
         {"kind": "spsa"},
         {"kind": "spsa", "probes": 2},
-        {"kind": "spsa", "perturbation": "inplace"},
         {"kind": "one_sided"},
-        {"kind": "one_sided", "probes": 2, "perturbation": "inplace"},
+        {"kind": "one_sided", "probes": 2},
         {"kind": "jvp"},
         {"kind": "line"},
         {"kind": "backprop"},
@@ -71,7 +70,7 @@ CHOICES: Mapping[str, list[Keys]] = {
         *({"policy": name} for name in SECTIONS["reuse"].kinds if name != "debiased"),
         *({"policy": "debiased", "inner": {"policy": name}} for name in ("reflected", "transported", "frozen")),
     ],
-    "engine": [{}, {"compute_dtype": "bfloat16"}, {"compute_dtype": "float32"}],
+    "engine": [{}, {"perturbation": "inplace"}, {"compute_dtype": "bfloat16"}, {"compute_dtype": "float32"}],
     "task": [{"suffix": " Sentiment:"}, {}],
     "model": [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "float64"}],
 }

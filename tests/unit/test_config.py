@@ -51,7 +51,7 @@ def test_defaults_are_filled_in() -> None:
     config = parse(minimal(estimator={"kind": "spsa"}), "it.toml", Path("/nowhere"))
     assert isinstance(config, Config)
     assert (config.optimizer.lr, config.optimizer.batch_size) == (1e-3, 16)
-    assert (config.estimator.probes, config.estimator.perturbation) == (1, "tandem")
+    assert (config.estimator.probes, config.engine.noise, config.engine.perturbation) == (1, "binomial", "tandem")
     assert config.epsilon.at(3, Known()) == 1e-3
     assert config.run.seed == 0
     assert config.task.train_rows is None

@@ -95,8 +95,8 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ),
     ({"epsilon": {"kind": "adaptive"}, "estimator": {"kind": "jvp"}}, ("[epsilon] kind:", "'jvp'")),
     (
-        {"reuse": {"policy": "frozen"}, "estimator": {"perturbation": "inplace"}},
-        ("[reuse] policy: 'frozen' needs all lanes in one pass", "perturbation = \"tandem\""),
+        {"reuse": {"policy": "frozen"}, "engine": {"perturbation": "inplace"}},
+        ("[reuse] policy: 'frozen' needs all lanes in one pass", "[engine] perturbation = \"tandem\""),
     ),
     (
         {"reuse": {"policy": "transported"}, "trainable": {"kind": "lora", "first": 1}},
@@ -115,7 +115,10 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         ({"engine": {"kind": "sglang"}, "trainable": {"kind": "lora"}, **changes}, words)
         for changes, words in [
             ({"estimator": {"kind": "jvp"}}, ("[engine] kind: \"sglang\" takes no derivatives", "[estimator] kind")),
-            ({"estimator": {"perturbation": "inplace"}}, ("[engine] kind: on \"sglang\" adapters are", "\"tandem\"")),
+            (
+                {"engine": {"kind": "sglang", "perturbation": "inplace"}},
+                ("[engine] perturbation: on \"sglang\" adapters are", "\"tandem\""),
+            ),
             ({"reuse": {"policy": "transported"}}, ("[engine] kind: \"sglang\" reuses what is exact", "[reuse] policy")),
         ]
     ),
@@ -188,7 +191,7 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
     ({"optimizer": {"schedule": "square"}}, ("[optimizer] schedule:", "'linear'", "got 'square'")),
     ({"epsilon": {"value": -1e-3}}, ("[epsilon] value:", "got -0.001")),
     ({"estimator": {"probes": 0}}, ("[estimator] probes:", "got 0")),
-    ({"estimator": {"noise": "cauchy"}}, ("[estimator] noise:", "'rademacher'", "got 'cauchy'")),
+    ({"engine": {"noise": "cauchy"}}, ("[engine] noise:", "'rademacher'", "got 'cauchy'")),
     ({"model": {"dtype": "float16"}}, ("[model] dtype:", "'bfloat16'", "got 'float16'")),
     ({"model": {"path": ""}}, ("[model] path:", "got ''")),
     ({"run": {"seed": -1}}, ("[run] seed:", "got -1")),
@@ -204,16 +207,21 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         ("[engine] compute_dtype: \"float32\" is for float32 weights", "[model] dtype"),
     ),
     *(
-        ({"engine": {"compute_dtype": "bfloat16"}, **changes}, ("[engine] compute_dtype: \"bfloat16\" keeps what two signs", "\"spsa\""))
-        for changes in (
-            {"estimator": {"kind": "one_sided"}}, {"estimator": {"kind": "jvp"}}, {"estimator": {"perturbation": "inplace"}}
+        (
+            {"engine": {"compute_dtype": "bfloat16", **engine}, "estimator": estimator},
+            ("[engine] compute_dtype: \"bfloat16\" keeps what two signs", "\"spsa\"", "[engine] perturbation = \"tandem\""),
         )
+        for engine, estimator in (({}, {"kind": "one_sided"}), ({}, {"kind": "jvp"}), ({"perturbation": "inplace"}, {}))
     ),
     (
         {"engine": {"compute_dtype": "bfloat16"}, "reuse": {"policy": "transported"}},
         ("[engine] compute_dtype: \"bfloat16\" needs each lane's own", "[reuse] policy"),
     ),
-    ({"estimator": {"perturbation": "inplace", "noise": "gaussian"}}, ("[estimator] perturbation: 'inplace'", "rademacher")),
+    ({"engine": {"perturbation": "inplace", "noise": "gaussian"}}, ("[engine] perturbation: 'inplace'", "rademacher")),
+    ({"engine": {"kind": "sglang", "perturbation": "inplace", "noise": "gaussian"}}, ("[engine] perturbation: 'inplace'",)),
+    # keys that stood elsewhere in earlier versions
+    ({"estimator": {"noise": "gaussian"}}, ("[estimator] noise: moved to [engine]", "[engine] noise = 'gaussian'")),
+    ({"estimator": {"perturbation": "inplace"}}, ("[estimator] perturbation: moved to [engine]", "[engine] perturbation = 'inplace'")),
     ({"trainable": {"kind": "layers", "first": 2, "last": 2}}, ("[trainable] first:", "last must be larger")),
     ({"trainable": {"kind": "pattern", "pattern": "("}}, ("[trainable] pattern:", "not a regular expression")),
     ({"task": {"options": [" yes"]}}, ("[task] options:", "at least two")),
@@ -237,10 +245,10 @@ def test_a_fault_is_named_with_section_and_key(changes: Values, words: tuple[str
 def test_inplace_cannot_restore_bfloat16_weights(kind: str) -> None:
     kinds: dict[str, Values] = {"full": {}, "layers": {"first": 0, "last": 1}, "pattern": {"pattern": "mlp"}}
     values = minimal(
-        model={"dtype": "bfloat16"}, estimator={"perturbation": "inplace"}, trainable={"kind": kind, **kinds[kind]}
+        model={"dtype": "bfloat16"}, engine={"perturbation": "inplace"}, trainable={"kind": kind, **kinds[kind]}
     )
     (problem,) = problems_of(values)
-    assert problem.startswith("[estimator] perturbation: 'inplace'")
+    assert problem.startswith("[engine] perturbation: 'inplace'")
     assert "[model] dtype" in problem
 
 
@@ -282,16 +290,16 @@ def test_what_a_gpu_cannot_do(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"estimator": {"perturbation": "inplace"}},
-        {"estimator": {"perturbation": "inplace"}, "model": {"dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
-        {"estimator": {"noise": "gaussian"}, "model": {"dtype": "bfloat16"}},
+        {"engine": {"perturbation": "inplace"}},
+        {"engine": {"perturbation": "inplace"}, "model": {"dtype": "bfloat16"}, "trainable": {"kind": "lora"}},
+        {"engine": {"noise": "gaussian"}, "model": {"dtype": "bfloat16"}},
         {"reuse": {"policy": "reflected"}, "estimator": {"probes": 2}},
         {"reuse": {"policy": "transported"}, "estimator": {"kind": "one_sided"}},
         {"reuse": {"policy": "transported"}, "trainable": {"kind": "lora"}},
         {**debiased("transported"), "estimator": {"kind": "one_sided", "probes": 2, "normalise": True}},
         {"estimator": {"kind": "jvp"}, "reuse": {"policy": "exact"}},
         {"engine": {"kind": "sglang", "arguments": {"log_level": "info"}}, "trainable": {"kind": "lora"}},
-        {"engine": {"kind": "sglang"}, "estimator": {"perturbation": "inplace"}},
+        {"engine": {"kind": "sglang", "perturbation": "inplace"}},
         {"engine": {"kind": "sglang"}, "trainable": {"kind": "layers", "first": 1, "last": 2}},
         {"engine": {"kind": "sglang", "url": "http://localhost:1", "timeout": 5}, "reuse": {"policy": "exact"}},
         {"engine": {"compute_dtype": "bfloat16"}, "epsilon": {"kind": "adaptive"}},
@@ -308,7 +316,7 @@ def test_all_faults_are_reported_at_once() -> None:
         model={"dtype": "int8"},
         trainable={"kind": "lowrank"},
         task={"options": [" one"], "prompt": "{text}", "train": "x.jsonl"},
-        estimator={"perturbation": "inplace", "noise": "gaussian"},
+        engine={"perturbation": "inplace", "noise": "gaussian"},
         optimizer={"lr": "x", "steps": 0, "stepz": 3},
         epsilon={"value": 0.0},
         run={"out": None},
@@ -322,7 +330,7 @@ def test_all_faults_are_reported_at_once() -> None:
         "[model] dtype",
         "[trainable] kind",
         "[task] options",
-        "[estimator] perturbation",
+        "[engine] perturbation",
         "[optimizer] lr",
         "[optimizer] steps",
         "[optimizer] stepz",

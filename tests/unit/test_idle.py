@@ -42,8 +42,8 @@ REFUSED: list[tuple[Sections, Sections, str]] = [
     (JVP, {"epsilon": JOINED}, "[epsilon] kind: 'jvp' takes no differences"),
     # what directions are drawn from, where there are none
     (WHOLE, {"estimator": {"probes": 2}}, "[estimator] probes: an exact gradient is taken along no direction"),
-    (WHOLE, {"estimator": {"noise": "gaussian"}}, "[estimator] noise: an exact gradient is taken along no direction"),
-    (FED_BACK, {"estimator": {"perturbation": "inplace"}}, "[estimator] perturbation: an exact gradient"),
+    (WHOLE, {"engine": {"noise": "gaussian"}}, "[engine] noise: an exact gradient is taken along no direction"),
+    (FED_BACK, {"engine": {"perturbation": "inplace"}}, "[engine] perturbation: an exact gradient"),
     # safeguards that have nothing to look at
     (WHOLE, {"optimizer": {"guard_zeros": False}}, "[optimizer] guard_zeros: whole gradients are projected on nothing"),
     (NEWTON, {"optimizer": {"clip": 2.0}}, "[optimizer] clip: no effect, as this estimator says itself how far"),

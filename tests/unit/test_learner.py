@@ -196,6 +196,8 @@ def test_adapters_that_are_named_learn_as_those_that_are_not(task: dict[str, Any
         {"reuse": {"policy": "transported"}},
         {"objective": {"kind": "accuracy"}},
         {"engine": {"kind": "sglang"}},
+        {"engine": {"noise": "gaussian"}},
+        {"engine": {"perturbation": "inplace"}},
     ],
 )
 def test_who_speaks_of_probes_gets_them(said: dict[str, Any]) -> None:
@@ -231,6 +233,8 @@ def test_the_models_own_weights_learn_by_feedback(task: dict[str, Any], said: di
         {"reuse": {"policy": "transported"}},
         {"objective": {"kind": "accuracy"}},
         {"engine": {"kind": "sglang"}},
+        {"engine": {"noise": "gaussian"}},
+        {"engine": {"perturbation": "inplace"}},
         {"model": {"path": "m", "dtype": "bfloat16"}},
         {"task": {"train": "rows.jsonl", "rewards": [f"{__file__}:short"], "prompt": "{text}"}},
     ],
@@ -284,6 +288,17 @@ def test_python_has_the_same_defaults(tmp_path: Path) -> None:
     assert 'kind = "Activated"' in values
     assert 'kind = "Backprop"' in values
     assert 'kind = "AdamW"' in values
+
+
+def test_restated_noise_asks_for_nothing() -> None:
+    found = config(CHOICE, trainable={"kind": "lora"}, engine={"noise": "binomial", "perturbation": "tandem"})
+    assert isinstance(found.estimator, Backprop)
+
+
+def test_python_has_probes_where_their_noise_is_said(tmp_path: Path) -> None:
+    options: Any = {"prompt": "Review: {text}", "options": [" bad", " good"], "max_seconds": 1e-3}
+    finetune(tiny.model(), tiny.tokenizer(), tiny.rows(8), out=tmp_path / "run", noise="rademacher", **options)
+    assert 'kind = "Spsa"' in (tmp_path / "run" / "config.toml").read_text()
 
 
 def test_who_asks_a_server_for_the_gradient_is_told_of_no_weights_that_nobody_named() -> None:

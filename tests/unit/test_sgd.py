@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from twinpass.config.engines import SglangSettings, TorchSettings
 from twinpass.estimate.spsa import Spsa
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.train.optimizer import Sgd
@@ -34,8 +35,8 @@ BAD: list[tuple[Callable[..., object], str, object]] = [
     (Sgd, "momentum", 0.9),
     (Spsa, "probes", 0),
     (Spsa, "probes", 1.5),
-    (Spsa, "noise", "uniform"),
-    (Spsa, "perturbation", "outplace"),
+    (TorchSettings, "noise", "uniform"),
+    (SglangSettings, "perturbation", "outplace"),
     (Spsa, "sides", 2),
     (MedianClip, "factor", -1.0),
     (MedianClip, "window", SETTLED - 1),
@@ -54,10 +55,11 @@ def test_settings_refuse_bad_values_and_name_the_key(kind: Callable[..., object]
     assert fault["loc"] == (key,)
 
 
-def test_inplace_needs_noise_on_a_grid() -> None:
+@pytest.mark.parametrize("kind", [TorchSettings, SglangSettings])
+def test_inplace_needs_noise_on_a_grid(kind: type[TorchSettings] | type[SglangSettings]) -> None:
     with pytest.raises(ValidationError, match="set noise to 'binomial' or 'rademacher'"):
-        Spsa(noise="gaussian", perturbation="inplace")
-    assert Spsa(noise="rademacher", perturbation="inplace").perturbation == "inplace"
+        kind(noise="gaussian", perturbation="inplace")
+    assert kind(noise="rademacher", perturbation="inplace").perturbation == "inplace"
 
 
 def test_sgd_hands_its_settings_to_clip_and_guard() -> None:

@@ -143,6 +143,6 @@ def test_fzoo_is_one_sided_and_normalised() -> None:
     losses, eta = [1.0, 1.5, 0.75, 2.0], 0.3
     sigma = float(np.std(losses[1:], ddof=1))
     paper = [eta * (loss - losses[0]) / (EPS * 3 * sigma) for loss in losses[1:]]
-    found = OneSided(3, "rademacher", normalise=True).estimate([Probe(k) for k in range(3)], EPS, losses)
+    found = OneSided(3, normalise=True).estimate([Probe(k) for k in range(3)], EPS, losses)
     report = StepReport(0, found, found.gradients, eta / EPS)
     assert [-term.scale for term in report.terms] == pytest.approx(paper)

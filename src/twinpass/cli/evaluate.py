@@ -213,12 +213,12 @@ def _rewards(names: Sequence[str]) -> "Rewards | None":
 
 def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tuple[Writer, Sampling]":
     """What continues the prompts of a run, and how."""
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_run
     from twinpass.core import Sampling
     from twinpass.use.trained import MAX_TOKENS
     from twinpass.use.writing import Writer
 
-    trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
+    trainable = load_run(run, engine=False).trainable
     writer = Writer(session.engine, session.tokenizer, trainable.activated)
     return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
 
@@ -228,11 +228,11 @@ def _examples(
 ) -> "tuple[Goal, Sequence[Example], Template]":
     """The goal, held-out rows and template of another task, for the model that a run has trained."""
     from twinpass.config.encode import encode
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_run
     from twinpass.config.origins import origins
     from twinpass.model.trainable import Activated
 
-    trainable = load_config(run / "config.toml", ["engine.kind=torch"]).trainable
+    trainable = load_run(run, engine=False).trainable
     if isinstance(trainable, Activated):
         trainable = replace(trainable, invocation=session.engine.invocation)
     train, held_out = other.task.rows()
@@ -248,17 +248,17 @@ def _examples(
 def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":
     """Rows that are named behind a run, read before anything is loaded."""
     from twinpass.cli.predict import sourced
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_run
 
-    return load_config(run / "config.toml", ["engine.kind=torch"]).task.read([sourced(name) for name in names], "rows")
+    return load_run(run, engine=False).task.read([sourced(name) for name in names], "rows")
 
 
 def _encoded(rows: "Sequence[Item]", run: Path, session: "Session[Any]", console: "Console") -> "Sequence[Example]":
     from twinpass.config.encode import encoded
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_run
     from twinpass.objective.generation import Generation
 
-    config = load_config(run / "config.toml", ["engine.kind=torch"])
+    config = load_run(run, engine=False)
     room = (config.generation or Generation()).max_tokens - 1 if config.task.writes else 0
     model, tokenizer = session.engine.model, session.tokenizer
     examples, notes = encoded(config.task, rows, session.template, model, tokenizer, session.invocation, room)

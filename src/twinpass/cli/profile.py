@@ -82,9 +82,9 @@ def _require_sense(args: argparse.Namespace, config: "Config") -> None:
         problems.append(f"--probes {args.probes}: a fidelity needs at least 2, and means something from 32 on")
     if not all(0 < eps < 10 for eps in args.eps):
         problems.append("--eps: expected positive numbers, such as 1e-4 1e-3 1e-2")
-    if not isinstance(config.estimator, Spsa) or config.estimator.perturbation != "tandem":
+    if not isinstance(config.estimator, Spsa) or config.engine.perturbation != "tandem":
         problems.append(
-            '[estimator]: profiles compare with two-sided SPSA in tandem; set kind = "spsa", perturbation = "tandem"'
+            '[estimator]: profiles compare with two-sided SPSA in tandem; set kind = "spsa", and [engine] perturbation = "tandem"'
         )
     if impossible := set(args.policies or ()) - set(_that_apply(config)):
         problems.append(

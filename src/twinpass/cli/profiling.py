@@ -73,7 +73,7 @@ def profile(args: argparse.Namespace, config: Config, names: Sequence[str], cons
 
 def _contenders(config: Config, names: Sequence[str]) -> list[Contender]:
     estimator = config.estimator
-    one_sided = OneSided(estimator.probes, estimator.noise)
+    one_sided = OneSided(estimator.probes)
     chosen = {EXACT, *names}
     contenders = []
     for name, policy in POLICIES.items():

@@ -45,7 +45,7 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
     """
     from twinpass.config.compose import build_embedded
     from twinpass.config.engines import TorchSettings
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_run
     from twinpass.report.terminal import safe
     from twinpass.train.descent import descent_of
     from twinpass.train.folder import FINETUNE, RunFolder, changes, header, require_same
@@ -59,10 +59,12 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
             f"{path} was written by twinpass.finetune, whose rows only Python knows: rebuild its weights with 'twinpass replay', "
             "or go on with twinpass.finetune(..., resume=True)"
         )
-    config = load_config(folder.config, _elsewhere(folder.settings()))
+    config = load_run(path, _elsewhere(folder.settings()))
     history, wanted = _wanted(folder, contents, step, config.run.keep)
     console.print(f"replaying {wanted} steps of {safe(path)} ...")
-    embedded = config.engine if isinstance(config.engine, TorchSettings) else TorchSettings()
+    embedded = config.engine
+    if not isinstance(embedded, TorchSettings):
+        embedded = TorchSettings(noise=embedded.noise, perturbation=embedded.perturbation)
     session = build_embedded(replace(config, engine=embedded))
     require_same(folder.journal, contents.header, header(config.values, session.engine))
     stands_on = {**contents.header.get("ground", {}), **history.changed}

@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Train, or continue; prints where everything lies."""
-    from twinpass.config.load import load_config
+    from twinpass.config.load import load_config, load_run
 
     began = time.perf_counter()
     if (args.config is None) == (args.resume is None):
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, console: "Console") -> int:
             ["twinpass.finetune wrote this run, whose model and rows only Python knows; go on with its resume=True"],
         )
     if args.resume is not None:
-        config = load_config(args.resume / "config.toml")
+        config = load_run(args.resume)
     if problems := unusable(config.run.report_to):
         raise ConfigError(config.source, [f"[run] {problem}" for problem in problems])
     folder = RunFolder(args.resume or expand(config.run.out))

@@ -33,14 +33,20 @@ def conflicts(built: Mapping[str, Any], suited: Defaults | None = None) -> list[
     return found + ([] if engine is None else engine.problems(built))
 
 
+def _walks(built: Mapping[str, Any]) -> bool:
+    """Whether the weights walk from lane to lane."""
+    engine = built.get("engine")
+    return engine is not None and bool(engine.perturbation == "inplace")
+
+
 def _restoring(built: Mapping[str, Any]) -> list[str]:
-    trainable, estimator, model = built.get("trainable"), built.get("estimator"), built.get("model")
-    if trainable is None or estimator is None or model is None or trainable.adapter:
+    trainable, model = built.get("trainable"), built.get("model")
+    if trainable is None or model is None or trainable.adapter:
         return []
-    if estimator.perturbation != "inplace" or model.dtype != "bfloat16":
+    if not _walks(built) or model.dtype != "bfloat16":
         return []
     return [
-        "[estimator] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
+        "[engine] perturbation: 'inplace' cannot restore bfloat16 weights exactly; "
         "use 'tandem', or [model] dtype = \"float32\""
     ]
 
@@ -55,7 +61,7 @@ def _reuse(built: Mapping[str, Any]) -> list[str]:
         estimator.probes,
         estimator.two_sided,
         estimator.differentiates,
-        estimator.perturbation == "tandem",
+        not _walks(built),
     )
     return [f"[reuse] policy: {problem}" for problem in policy.objections(circumstances)]
 
@@ -77,10 +83,10 @@ def _curvature(built: Mapping[str, Any]) -> list[str]:
         )
     if trainable is None or trainable.fitting is None or estimator is None:
         return found
-    if estimator.differentiates or estimator.perturbation == "inplace":
+    if estimator.differentiates or _walks(built):
         found.append(
             "[trainable] kind: 'informed' moves along fitted directions, lane by lane in one pass; set [estimator] kind to "
-            "'gauss_newton', 'spsa' or 'one_sided', and perturbation to 'tandem'"
+            "'gauss_newton', 'spsa' or 'one_sided', and [engine] perturbation to 'tandem'"
         )
     return found
 
@@ -152,9 +158,9 @@ def _decay(built: Mapping[str, Any]) -> list[str]:
         return [
             '[optimizer] decay: it pulls adapters back to the base model; leave it out, or set [trainable] kind = "activated" or "lora"'
         ]
-    if estimator.perturbation == "inplace":
+    if _walks(built):
         return [
-            '[optimizer] decay: weights that move in place can only be added to; set [estimator] perturbation = "tandem"'
+            '[optimizer] decay: weights that move in place can only be added to; set [engine] perturbation = "tandem"'
         ]
     if optimizer.scale_free:
         return ['[optimizer] decay: lr counts in eps here, and decay in lr; leave it out, or set kind = "sgd"']

@@ -152,8 +152,6 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
             recipe.reuse,
             base.path,
             base.dtype,
-            noise=estimator.noise,
-            perturbation=estimator.perturbation,
             lanes=_most_lanes(estimator),
             invocation=encoded.invocation,
             seed=derive_seed(recipe.seed, "adapter"),

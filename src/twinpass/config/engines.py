@@ -12,11 +12,12 @@ from twinpass.engine.base import Engine
 from twinpass.engine.sglang.address import KEY, is_address
 from twinpass.engine.sglang.arguments import FIXED
 from twinpass.engine.subject import Subject
+from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import memory_bytes
 from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
-from twinpass.settings import STRICT, ComputeDtype, Count, NonEmpty, Seconds
+from twinpass.settings import STRICT, ComputeDtype, Count, NonEmpty, Perturbation, Seconds
 
 if TYPE_CHECKING:
     from twinpass.engine.embedded.engine import TorchEngine
@@ -40,8 +41,22 @@ def multiplies_tiles() -> bool:
     return "amx" in available()
 
 
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class EngineSettings(ABC):
-    """The section [engine]."""
+    """The section [engine].
+
+    Args:
+        noise: distribution of the directions that estimators of probes ask for.
+        perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
+            lane to lane on an exact lattice, and eps is rounded to a power of two).
+    """
+
+    noise: Distribution = "binomial"
+    perturbation: Perturbation = "tandem"
+
+    def __post_init__(self) -> None:
+        if self.perturbation == "inplace" and self.noise == "gaussian":
+            raise ValueError("perturbation: 'inplace' needs noise on a grid; set noise to 'binomial' or 'rademacher'")
 
     @abstractmethod
     def problems(self, built: Mapping[str, Any]) -> list[str]:
@@ -62,6 +77,10 @@ class EngineSettings(ABC):
         Raises:
             TwinpassError: the model or its weights cannot be used.
         """
+
+
+LANES: Mapping[str, str] = {"noise": EngineSettings.noise, "perturbation": EngineSettings.perturbation}
+"""How weights are perturbed where nothing is said of it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -89,10 +108,10 @@ class TorchSettings(EngineSettings):
             )
         if self.compute_dtype == "float32":
             return found
-        if estimator is not None and (not estimator.two_sided or estimator.perturbation == "inplace"):
+        if self.perturbation == "inplace" or (estimator is not None and not estimator.two_sided):
             found.append(
                 '[engine] compute_dtype: "bfloat16" keeps what two signs in one pass differ by; '
-                'set [estimator] kind = "spsa" and perturbation = "tandem", or leave it out'
+                'set [estimator] kind = "spsa" and [engine] perturbation = "tandem", or leave it out'
             )
         if policy is not None and policy.approximate:
             found.append(
@@ -154,8 +173,8 @@ class TorchSettings(EngineSettings):
             chunk_rows=self.chunk_rows,
             compute_dtype=self.compute_dtype,
             invocation=subject.invocation,
-            noise=subject.noise,
-            perturbation=subject.perturbation,
+            noise=self.noise,
+            perturbation=self.perturbation,
             seed=subject.seed,
             reload=subject.reload,
             tokenizer=subject.tokenizer,
@@ -179,6 +198,7 @@ class SglangSettings(EngineSettings):
     timeout: Seconds = 600.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if fixed := sorted(FIXED.keys() & self.arguments.keys()):
             raise ValueError("; ".join(f"arguments: {name!r} is set by twinpass: {FIXED[name]}" for name in fixed))
         if self.url is None and self.timeout != SglangSettings.timeout:
@@ -196,15 +216,14 @@ class SglangSettings(EngineSettings):
         trainable, estimator, policy = built.get("trainable"), built.get("estimator"), built.get("reuse")
         found = []
         adapter = trainable is not None and trainable.adapter
-        inplace = estimator is not None and estimator.perturbation == "inplace"
         if estimator is not None and estimator.differentiates:
             found.append('[engine] kind: "sglang" takes no derivatives; set [estimator] kind to "spsa" or "one_sided"')
         if (objective := built.get("objective")) is not None and getattr(objective, "regularise", "none") != "none":
             found.append(
                 '[objective] regularise: was not tried on "sglang"; leave it out, or set [engine] kind = "torch"'
             )
-        if inplace and adapter:
-            found.append('[engine] kind: on "sglang" adapters are loaded; set [estimator] perturbation to "tandem"')
+        if self.perturbation == "inplace" and adapter:
+            found.append('[engine] perturbation: on "sglang" adapters are loaded, and no weight walks; set "tandem"')
         if policy is not None and (policy.approximate or isinstance(policy, Invariant)):
             found.append(
                 '[engine] kind: "sglang" reuses what is exact within a lane, or before an activation point; set [reuse] policy to "auto"'
@@ -230,5 +249,11 @@ class SglangSettings(EngineSettings):
         from twinpass.engine.sglang.launch import connect, launch
 
         if self.url is not None:
-            return connect(subject, self.url, self.timeout)
-        return launch(subject, device=chosen(self.device), arguments=self.arguments)
+            return connect(subject, self.url, self.timeout, noise=self.noise, perturbation=self.perturbation)
+        return launch(
+            subject,
+            device=chosen(self.device),
+            arguments=self.arguments,
+            noise=self.noise,
+            perturbation=self.perturbation,
+        )

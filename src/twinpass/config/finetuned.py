@@ -47,12 +47,13 @@ def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:
         JournalError: the model cannot be loaded from where it came from, or config.toml is not what finetune writes.
     """
     try:
-        made, trainable, estimator = (dict(settings[name]) for name in (FINETUNE, "trainable", "estimator"))
+        names = (FINETUNE, "trainable", "estimator", "engine")
+        made, trainable, estimator, engine = (dict(settings[name]) for name in names)
         kinds = {kind.__name__: kind for name in ("trainable", "estimator") for kind in SECTIONS[name].kinds.values()}
         chosen = reached(kinds[trainable.pop("kind")](**trainable), kinds.get(estimator["kind"], Estimator))
         seed = derive_seed(settings["run"]["seed"], "adapter")
         path, dtype, invocation = made["model"], made["dtype"], tuple(made["invocation"])
-        noise, perturbation = estimator["noise"], estimator["perturbation"]
+        noise, perturbation = engine["noise"], engine["perturbation"]
     except (KeyError, TypeError, ValidationError) as error:
         raise JournalError(
             f"{run}: config.toml is not what twinpass.finetune writes, or what it trains has a class of its own; "

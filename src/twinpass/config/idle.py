@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twinpass.config.engines import LANES
 from twinpass.model.defaults import Defaults
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon
@@ -10,7 +11,18 @@ from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon
 
 def idle(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
     """Every such setting. ``built`` holds the sections that are valid in themselves; ``suited`` is what those follow that are left out."""
-    return [*_eps(built, suited), *_target(built), *_clip(built), *_patience(built, suited)]
+    return [*_lanes(built), *_eps(built, suited), *_target(built), *_clip(built), *_patience(built, suited)]
+
+
+def _lanes(built: Mapping[str, Any]) -> list[str]:
+    estimator, engine = built.get("estimator"), built.get("engine")
+    if estimator is None or engine is None or not estimator.whole:
+        return []
+    return [
+        f"[engine] {key}: an exact gradient is taken along no direction; leave it out, or name an estimator of probes, such as 'spsa'"
+        for key, usual in LANES.items()
+        if getattr(engine, key) != usual
+    ]
 
 
 def _eps(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:

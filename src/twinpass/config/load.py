@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from twinpass.config.automatic import AUTO, spell_out, watched
 from twinpass.config.checks import conflicts
+from twinpass.config.engines import LANES
 from twinpass.config.learner import Learner, chosen, reached
 from twinpass.config.schema import SECTIONS, Config, Section
 from twinpass.config.tasks import TaskSettings
@@ -20,6 +21,7 @@ from twinpass.model.defaults import Defaults
 from twinpass.model.source import absolute
 from twinpass.model.trainable import Trainable
 from twinpass.task.sources.read import located
+from twinpass.train.earlier import MOVED, current
 
 Values = dict[str, dict[str, Any]]
 
@@ -47,14 +49,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: with every problem found.
     """
+    return _checked(_read(path), path, overrides)
+
+
+def load_run(run: Path, overrides: Sequence[str] = (), *, engine: bool = True) -> Config:
+    """The same of a run's folder, which an earlier version may have written; without its ``engine``, the run is used on the embedded one.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    path = run / "config.toml"
+    values = current(_read(path))
+    return _checked(values if engine else {**values, "engine": {}}, path, overrides)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}; give the path of a TOML file"]) from error
     except RecursionError as error:
         raise ConfigError(str(path), ["not valid TOML: nested too deep to be read"]) from error
     except ValueError as error:
         raise ConfigError(str(path), [f"not valid TOML: {clip(str(error))}"]) from error
+
+
+def _checked(values: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
     problems = [problem for override in overrides if (problem := _override(values, override))]
     try:
         return parse(values, str(path), path.parent, problems)
@@ -200,7 +220,10 @@ def _learner(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
 
 
 def _probing(values: Mapping[str, Any]) -> bool:
-    """Whether something is asked for that probes alone can have: an approximation, or an objective without a derivative."""
+    """Whether something is asked for that probes alone can have: an approximation, other noise, or an objective without a derivative."""
+    engine = values.get("engine")
+    if isinstance(engine, Mapping) and any(engine.get(key, usual) != usual for key, usual in LANES.items()):
+        return True
     return _says(values, "reuse", "approximate", True) or _says(values, "objective", "differentiable", False)
 
 
@@ -275,6 +298,9 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if (section, key) in MOVED:
+            now = MOVED[section, key]
+            return f"[{section}] {key}: moved to [{now}]; say it there: [{now}] {key} = {fault['input']!r}"
         return (
             f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
         )

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from twinpass.model.trainable import Trainable
-from twinpass.perturb.noise import Distribution
 from twinpass.reuse.base import Policy
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded model and where it came from, which of its weights are trained, how they are perturbed, and what is reused.
+    """A loaded model and where it came from, which of its weights are trained, and what is reused.
 
     Args:
         path: what the model was loaded from, in ``dtype``; empty for a model that was given as an object.
@@ -32,8 +31,6 @@ class Subject:
     policy: Policy
     path: str
     dtype: str
-    noise: Distribution = "binomial"
-    perturbation: Literal["tandem", "inplace"] = "tandem"
     lanes: int = 2
     invocation: tuple[int, ...] = ()
     seed: int = 0

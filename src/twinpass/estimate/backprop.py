@@ -15,7 +15,7 @@ class Backprop(Estimator):
     """The exact gradient of adapters or upper layers, for [optimizer] kind "adamw"; on the embedded engine.
 
     The graph holds the rows that lanes would not share (docs/training.md): with activated adapters those of suffixes and answers,
-    with adapters or weights of upper layers all rows of those layers. ``probes``, ``noise`` and ``perturbation`` have no meaning here.
+    with adapters or weights of upper layers all rows of those layers. ``probes`` has no meaning here.
     """
 
     bias_order: ClassVar[int] = 2
@@ -23,11 +23,10 @@ class Backprop(Estimator):
     whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("probes", "noise", "perturbation"):
-            if getattr(self, name) != getattr(Estimator, name):
-                raise ValueError(
-                    f"{name}: an exact gradient is taken along no direction; leave it out, or name an estimator of probes, such as 'spsa'"
-                )
+        if self.probes != Estimator.probes:
+            raise ValueError(
+                "probes: an exact gradient is taken along no direction; leave it out, or name an estimator of probes, such as 'spsa'"
+            )
 
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:
         return [BASE]

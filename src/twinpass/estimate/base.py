@@ -2,13 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from twinpass.core import Estimate, Lane, Probe, Score
 from twinpass.objective.goal import Goal
-from twinpass.perturb.noise import Distribution
 from twinpass.settings import STRICT, Several
 from twinpass.task.example import Example
 
@@ -19,12 +18,6 @@ class Estimator(ABC):
 
     Args:
         probes: directions a step, q.
-        noise: distribution of the directions.
-        perturbation: ``tandem`` (all lanes in one pass, weights never written) or ``inplace`` (the weights walk from
-            lane to lane on an exact lattice, and eps is rounded to a power of two).
-
-    Engines carry out ``noise`` and ``perturbation``, and are given both (:class:`twinpass.engine.subject.Subject`). They stand here as they say
-    what is estimated: along which z, and at which eps there can be. A run on another engine means the same by them.
 
     The bias against the directional derivative ``z . grad L`` is O(eps ** ``bias_order``). ``two_sided`` estimators compare each
     probe's two signs; one that ``differentiates`` takes no difference in the weights, so that eps plays no part; a ``curved`` one uses the
@@ -41,12 +34,6 @@ class Estimator(ABC):
     fed_back: ClassVar[bool] = False
 
     probes: Several = 1
-    noise: Distribution = "binomial"
-    perturbation: Literal["tandem", "inplace"] = "tandem"
-
-    def __post_init__(self) -> None:
-        if self.perturbation == "inplace" and self.noise == "gaussian":
-            raise ValueError("perturbation: 'inplace' needs noise on a grid; set noise to 'binomial' or 'rademacher'")
 
     @abstractmethod
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:

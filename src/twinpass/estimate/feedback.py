@@ -15,7 +15,7 @@ class Feedback(Backprop):
     The loss's derivative by the state that leaves the last layer is exact and needs no graph. A module's output reaches that state along
     the residual stream, so that its own derivative is taken to be the same one: direct feedback alignment (Nøkland 2016,
     arXiv 1609.01596) with the residual stream for a path. The estimate is biased, the less the higher the layer; memory is inference's.
-    ``probes``, ``noise`` and ``perturbation`` have no meaning here.
+    ``probes`` has no meaning here.
     """
 
     fed_back: ClassVar[bool] = True

@@ -27,7 +27,6 @@ class OneSided(Estimator):
     normalise: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.normalise and self.probes < 2:
             raise ValueError("normalise: one loss has no standard deviation; set probes to 2 or more")
 

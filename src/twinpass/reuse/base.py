@@ -87,7 +87,7 @@ class Policy(ABC):
             found.append(f"{name!r} approximates what these weights let share exactly; use 'auto', which does")
         if self.approximate and not to.tandem:
             found.append(
-                f"{name!r} needs all lanes in one pass; set [estimator] perturbation = \"tandem\", or use 'exact'"
+                f"{name!r} needs all lanes in one pass; set [engine] perturbation = \"tandem\", or use 'exact'"
             )
         if self.approximate and to.differentiates:
             found.append(

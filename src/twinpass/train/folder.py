@@ -22,6 +22,7 @@ from twinpass.report.listener import Listener, Listeners
 from twinpass.report.metrics import Metrics, read_metrics
 from twinpass.report.plots import draw_run
 from twinpass.report.samples import Samples
+from twinpass.train.earlier import current
 from twinpass.train.history import History, Keep
 from twinpass.train.journal import INSTEAD, Contents, Journal, read, require_new, unbegun
 from twinpass.train.lock import hold
@@ -56,13 +57,13 @@ class RunFolder:
         return self.path / "config.toml"
 
     def settings(self) -> dict[str, Any]:
-        """What the configuration says, as it is written.
+        """What the configuration says, as it is written now.
 
         Raises:
             ConfigError: it cannot be read.
         """
         try:
-            return tomllib.loads(self.config.read_text(encoding="utf-8"))
+            return current(tomllib.loads(self.config.read_text(encoding="utf-8")))
         except OSError as error:
             raise ConfigError(str(self.config), [f"cannot be read: {reason(error)}"]) from error
         except (ValueError, RecursionError) as error:
@@ -297,10 +298,11 @@ def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str,
 
 
 def _anywhere(value: Any) -> Any:
-    """A configuration without [engine] device and where a model came from: a run may go on, or be replayed, elsewhere."""
-    if not isinstance(value, Mapping) or not isinstance(engine := value.get("engine", {}), Mapping):
+    """A configuration without [engine] device and where a model came from: a run may go on, or be replayed, elsewhere, or by a later version."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("engine", {}), Mapping):
         return value
-    value = {key: own for key, own in value.items() if key != FINETUNE}
+    value = {key: own for key, own in current(value).items() if key != FINETUNE}
+    engine = value.get("engine", {})
     rest = {key: setting for key, setting in engine.items() if key != "device"}
     return {**{key: own for key, own in value.items() if key != "engine"}, **({"engine": rest} if rest else {})}
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def card(
 ) -> str:
     """The text of ``README.md``: its front matter as the hub reads it, then facts of the run."""
     folder = RunFolder(run)
-    values = tomllib.loads(folder.config.read_text(encoding="utf-8"))
+    values = folder.settings()
     base = base_name(settings.path)
     estimator = str(values.get("estimator", {}).get("kind", "")).lower()
     exact = estimator == "backprop"

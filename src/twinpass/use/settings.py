@@ -1,6 +1,5 @@
 """What a run's folder says of how it was made."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from twinpass.config.encode import reading_of
 from twinpass.config.finetuned import section
 from twinpass.config.ground import tokenizer_hash
 from twinpass.config.learner import reached
-from twinpass.config.load import parse
+from twinpass.config.load import load_run
 from twinpass.config.remember import recalled
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import AutoTask, TaskSettings
@@ -108,11 +107,11 @@ def settings_of(
     path = RunFolder(folder).config
     if not path.is_file():
         raise JournalError(f"{folder}: there is no run here ({path.name} is missing); give the folder of a run")
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = RunFolder(folder).settings()
     given = None if base is None or tokenizer is None else (base, tokenizer)
     if "template" in values:
         return _of_finetune(folder, values, given)
-    config = parse({**values, "engine": {}}, str(path), folder)
+    config = load_run(folder, engine=False)
     reading = recalled(folder) or reading_of(config.task)
     model = config.model
     return RunOrigin(

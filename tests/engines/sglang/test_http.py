@@ -53,11 +53,10 @@ def connected(
         Auto(),
         str(server.folder),
         "float32",
-        perturbation="inplace" if inplace else "tandem",
         invocation=invocation,
         seed=3,
     )
-    engine = connect(subject, server.url, timeout=300)
+    engine = connect(subject, server.url, timeout=300, perturbation="inplace" if inplace else "tandem")
     try:
         yield engine
     finally:
@@ -210,7 +209,7 @@ def test_other_clients_get_the_base_models_texts_while_a_run_trains(
         {"trainable.kind": "lora", "epsilon.value": 0.1, "optimizer.lr": 1e-2, "task.samples": 2},
         {
             "trainable.kind": "full",
-            "estimator.perturbation": "inplace",
+            "engine.perturbation": "inplace",
             "epsilon.value": 2.0**-6,
             "optimizer.lr": 1e-6,
             "generation.temperature": 0.0,
@@ -271,7 +270,7 @@ def test_a_run_that_died_continues_on_the_server_it_left_behind(
     changes: dict[str, Any] = {
         "model.path": server.folder,
         "engine.url": server.url,
-        "estimator.perturbation": "inplace",
+        "engine.perturbation": "inplace",
     }
     process = train(*settings(run, "reviews-full.toml", **changes))
     until = time.monotonic() + START_SECONDS
@@ -297,7 +296,7 @@ def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path:
     import psutil
 
     run = tmp_path / "run"
-    changes = {"model.path": folder, "estimator.perturbation": "inplace"}
+    changes = {"model.path": folder, "engine.perturbation": "inplace"}
     process = train(*settings(run, "reviews-full.toml", **changes))
 
     def kill() -> None:

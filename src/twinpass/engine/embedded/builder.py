@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from transformers import PreTrainedModel
 
@@ -26,12 +25,10 @@ from twinpass.perturb.lattice import Lattice
 from twinpass.perturb.noise import Distribution
 from twinpass.reuse.base import Policy
 from twinpass.reuse.exact import Exact
-from twinpass.settings import ComputeDtype
-
-Perturbation = Literal["tandem", "inplace"]
+from twinpass.settings import ComputeDtype, Perturbation
 
 _ONE_LANE = (
-    "estimator.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
+    "engine.perturbation = 'inplace' runs one lane at a time, so that none can take its prefix from another; "
     "use 'tandem', or reuse.policy = 'exact'"
 )
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Work
 from twinpass.engine.base import AdamStep, Engine, Gradient, RelativeStep, Slopes, require_fit, require_room
-from twinpass.engine.embedded.builder import Perturbation, parts_of, placed
+from twinpass.engine.embedded.builder import parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfit
 from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
@@ -28,7 +28,7 @@ from twinpass.phases import phase
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.reuse.plan import Spans
-from twinpass.settings import ComputeDtype
+from twinpass.settings import ComputeDtype, Perturbation
 
 
 class TorchEngine(Engine):

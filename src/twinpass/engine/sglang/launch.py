@@ -25,6 +25,8 @@ from twinpass.model.identity import hash_of, require_finite
 from twinpass.model.load import DTYPES, load
 from twinpass.model.source import locate
 from twinpass.model.trainable import Informed, Lora, Trainable, Trained
+from twinpass.perturb.noise import Distribution
+from twinpass.settings import Perturbation
 
 
 def launch(
@@ -32,8 +34,10 @@ def launch(
     *,
     device: Literal["cpu", "cuda"],
     arguments: Mapping[str, Any],
+    noise: Distribution = "binomial",
+    perturbation: Perturbation = "tandem",
 ) -> SglangEngine:
-    """An SGLang engine started in this process.
+    """An SGLang engine started in this process, whose lanes are ``noise`` away from the weights.
 
     SGLang's cache is as large as the policy's budget.
 
@@ -60,10 +64,17 @@ def launch(
             **arguments,
         }
         kept = ExitStack() if subject.trainable.adapter else stack  # weights go back to it when they are reset
-        return _on(subject, lambda: InProcess(str(folder), chosen), kept)
+        return _on(subject, lambda: InProcess(str(folder), chosen), kept, noise, perturbation)
 
 
-def connect(subject: Subject, url: str, timeout: float) -> SglangEngine:
+def connect(
+    subject: Subject,
+    url: str,
+    timeout: float,
+    *,
+    noise: Distribution = "binomial",
+    perturbation: Perturbation = "tandem",
+) -> SglangEngine:
     """An SGLang engine on the server at ``url``, which answers within ``timeout`` seconds.
 
     Raises:
@@ -80,28 +91,34 @@ def connect(subject: Subject, url: str, timeout: float) -> SglangEngine:
             raise
         return http
 
-    return _on(subject, transport, ExitStack())
+    return _on(subject, transport, ExitStack(), noise, perturbation)
 
 
-def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -> SglangEngine:
+def _on(
+    subject: Subject,
+    transport: Callable[[], Transport],
+    kept: ExitStack,
+    noise: Distribution,
+    perturbation: Perturbation,
+) -> SglangEngine:
     """An engine on SGLang; what is ``kept`` closes with it."""
     model, adapters = subject.model, subject.trainable.adapter
     require_finite(model)
     checkpoint, expected = hash_of(model), Expected.of(model, subject.tokenizer)
     trained = subject.trainable.attach(model, subject.seed, subject.invocation)
     with ExitStack() as undo:
-        beside = _observing(subject)
+        beside = _observing(subject, noise)
         if beside is not None:
             undo.callback(beside.close)
         server = Server(transport())
         undo.callback(server.close)
         server.require_hooks(adapters=adapters)
-        variants = _variants(subject, server, trained, checkpoint)
+        variants = _variants(subject, server, trained, checkpoint, noise, inplace=perturbation == "inplace")
         undo.callback(variants.close)
         expected.require(server)
         undo.pop_all()
     base_hash = (
-        hash_of(model) if subject.perturbation == "inplace" else checkpoint
+        hash_of(model) if perturbation == "inplace" else checkpoint
     )  # on the lattice, as the embedded engine has it
     server.keeps(kept.pop_all())
     if beside is None:
@@ -110,7 +127,7 @@ def _on(subject: Subject, transport: Callable[[], Transport], kept: ExitStack) -
     return SglangEngine(causal, base_hash, server, variants, resolution=resolution, beside=beside)
 
 
-def _observing(subject: Subject) -> TorchEngine | None:
+def _observing(subject: Subject, noise: Distribution) -> TorchEngine | None:
     """The model as the embedded engine runs it, where directions are fitted: SGLang does not tell what enters its modules."""
     if subject.trainable.fitting is None:
         return None
@@ -119,16 +136,18 @@ def _observing(subject: Subject) -> TorchEngine | None:
         subject.trainable,
         reuse=subject.policy,
         invocation=subject.invocation,
-        noise=subject.noise,
+        noise=noise,
         seed=subject.seed,
     )
     engine.prepack()
     return engine
 
 
-def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: str) -> Variants:
+def _variants(
+    subject: Subject, server: Server, trained: Trained, checkpoint: str, noise: Distribution, *, inplace: bool
+) -> Variants:
     if subject.trainable.adapter:
-        return AdapterVariants(server, subject.model, trained, subject.noise)
+        return AdapterVariants(server, subject.model, trained, noise)
     return WeightVariants(
         server,
         subject.model,
@@ -136,8 +155,8 @@ def _variants(subject: Subject, server: Server, trained: Trained, checkpoint: st
         trained,
         trainable=subject.trainable,
         reload=lambda: load(subject.path, subject.dtype, trust_remote_code=subject.trust_remote_code)[0],
-        noise=subject.noise,
-        inplace=subject.perturbation == "inplace",
+        noise=noise,
+        inplace=inplace,
         tokenizer=subject.tokenizer,
     )
 

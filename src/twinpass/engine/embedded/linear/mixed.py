@@ -223,7 +223,7 @@ def arithmetic_of(compute_dtype: ComputeDtype | None, model: PreTrainedModel, *,
         )
     if not one_pass:
         raise ModelError(
-            "compute_dtype = 'bfloat16' needs both signs in one pass, on keys and values of their own: use estimator.perturbation = "
+            "compute_dtype = 'bfloat16' needs both signs in one pass, on keys and values of their own: use engine.perturbation = "
             f"'tandem' and a reuse.policy that is exact, {LEAVE_OUT}"
         )
     if any(isinstance(module, Conv1D) for module in model.modules()):

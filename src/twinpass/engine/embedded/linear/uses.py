@@ -10,9 +10,7 @@ from torch.overrides import TorchFunctionMode
 from twinpass.errors import UnsupportedModuleError
 from twinpass.perturb.parameters import Parameters
 
-ELSE = (
-    "use estimator.perturbation = 'inplace', which takes float32 weights (model.dtype), or leave it out of [trainable]"
-)
+ELSE = "use engine.perturbation = 'inplace', which takes float32 weights (model.dtype), or leave it out of [trainable]"
 
 _LOOKS = frozenset(
     [
