@@ -84,6 +84,25 @@ def _load(path: str, dtype: str, trust_remote_code: bool) -> tuple[PreTrainedMod
     return model, tokenizer
 
 
+def load_like(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Another model of the same class and dtype, of which ``folder`` holds every weight.
+
+    Raises:
+        ModelError: it cannot be read, it is damaged or incomplete.
+    """
+    kind: Any = type(model)
+    try:
+        with _reading("weights", str(folder), locate(str(folder))):
+            loaded: PreTrainedModel
+            loaded, report = kind.from_pretrained(
+                str(folder), dtype=model.dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            require_complete(loaded, loaded.config, report, {}, str(folder))
+    except ModelError as error:
+        raise ModelError(str(error).removeprefix("model.path: ")) from error
+    return loaded
+
+
 @contextmanager
 def _reading(part: str, path: str, source: Source) -> Iterator[None]:
     """Let a loader read a part of a checkpoint, without its progress bars and remarks; whatever it fails by is one message."""

@@ -1,19 +1,19 @@
 """What a run has trained, as a folder that others load: PEFT's, a model of its own, or one for llama.cpp's converter."""
 
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.errors import ModelError
+from twinpass.model.load import load_like
 from twinpass.model.save import without_progress
 from twinpass.model.source import TOKENIZERS
 from twinpass.paths import expand
@@ -21,12 +21,9 @@ from twinpass.report.files import put, storing
 from twinpass.train.folder import making
 from twinpass.use.card import base_name, card
 from twinpass.use.settings import settings_of, weights_of
+from twinpass.use.weights import PREFIX, SETUP, TENSORS, A, B, setup_of, tensors_of
 
 Format = Literal["peft", "hf", "gguf-ready"]
-
-SETUP = "adapter_config.json"
-PREFIX = "base_model.model."
-
 
 Facts = Sequence[tuple[str, str]]
 """Names and values, for the model card."""
@@ -55,26 +52,35 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} is not an empty folder; give a new one")
     merge = merge or (adapter and kind == "gguf-ready")
-    activated = adapter and bool(_setup(weights).get("alora_invocation_tokens"))
+    activated = adapter and bool(setup_of(weights).get("alora_invocation_tokens"))
     _require_possible(adapter, kind, merge)
     _require_place(merge, activated=activated, everywhere=everywhere is not None)
     model, tokenizer = settings.base()
     facts: Facts = ()
     if kind != "peft":
-        model = merged(model, weights) if adapter else type(model).from_pretrained(str(weights), dtype=model.dtype)
+        model = merged(model, weights) if adapter else load_like(model, weights)
         facts = () if everywhere is None else everywhere(model)
     if kind == "gguf-ready":
         _require_room(model, tokenizer)
-    with making(out.parent, "--out"), _new(out) as folder:
+    texts = {"README.md": card(run, settings, kind, merge, step, facts)}
+    if kind == "peft":
+        texts[SETUP] = (
+            json.dumps({**setup_of(weights), "base_model_name_or_path": base_name(settings.path)}, indent=2) + "\n"
+        )
+        tensors = {f"{PREFIX}{name}": tensor for name, tensor in tensors_of(weights).items()}
+    originals = _originals(settings.path) if kind == "gguf-ready" else {}
+    with making(out.parent, "--out"), _new(out) as folder:  # whatever is read has been read
         tokenizer.save_pretrained(folder)
         if kind == "peft":
-            _copy_adapter(weights, folder, settings.path)
+            save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
         else:
             with without_progress():
                 model.save_pretrained(folder)
-        if kind == "gguf-ready":
-            _complete_tokenizer(settings.path, folder)
-        (folder / "README.md").write_text(card(run, settings, kind, merge, step, facts), encoding="utf-8")
+        for name, data in originals.items():
+            if not (folder / name).exists():
+                (folder / name).write_bytes(data)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return out
 
 
@@ -120,14 +126,12 @@ def _require_place(merge: bool, *, activated: bool, everywhere: bool) -> None:
 
 def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
     """``model`` with an adapter added to its weights, in float32 at least: ``W += alpha / r * B A``."""
-    setup = _setup(weights)
-    tensors = load_file(weights / "adapter_model.safetensors")
+    setup, tensors = setup_of(weights), tensors_of(weights)
     scale = setup["lora_alpha"] / setup["r"]
     for name, a in tensors.items():
-        if not name.endswith(".lora_A.weight"):
+        if not name.endswith(A):
             continue
-        path = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        b = tensors[name.replace(".lora_A.", ".lora_B.")]
+        path, b = name.removesuffix(A), tensors[name.replace(A, B)]
         weight = cast(Tensor, model.get_submodule(path).weight)
         wide = torch.promote_types(weight.dtype, torch.float32)
         change = scale * (b.to(wide) @ a.to(wide))
@@ -147,21 +151,11 @@ def _require_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         )
 
 
-def _complete_tokenizer(path: str, folder: Path) -> None:
-    """Put the tokenizer's original files beside those that transformers writes: converters read SentencePiece models from there."""
-    base = expand(path)
+def _originals(path: str) -> dict[str, bytes]:
+    """A tokenizer's original files, by name: converters read SentencePiece models, which transformers does not write."""
+    base, found = expand(path), dict[str, bytes]()
     for name in TOKENIZERS:
         for file in sorted(base.glob(name)) if base.is_dir() else ():
-            if not (folder / file.name).exists():
-                shutil.copy(file, folder)
-
-
-def _copy_adapter(weights: Path, folder: Path, path: str) -> None:
-    shutil.copy(weights / "adapter_model.safetensors", folder)
-    setup = {**_setup(weights), "base_model_name_or_path": base_name(path)}
-    (folder / SETUP).write_text(json.dumps(setup, indent=2) + "\n", encoding="utf-8")
-
-
-def _setup(weights: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((weights / SETUP).read_text(encoding="utf-8"))
+            with storing(file, "read"):
+                found[file.name] = file.read_bytes()
     return found

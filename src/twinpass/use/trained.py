@@ -1,6 +1,5 @@
 """A trained model, ready to be asked."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Sampling, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
+from twinpass.model.load import load_like
 from twinpass.model.trainable import Activated, Lora, Trainable
 from twinpass.objective.goal import portions
 from twinpass.reuse.auto import Auto
@@ -26,6 +25,7 @@ from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
 from twinpass.use.settings import RunOrigin, settings_of, weights_of
+from twinpass.use.weights import setup_of, tensors_of
 from twinpass.use.writing import Writer
 
 Rows = Sequence[Row | Mapping[str, Any]]
@@ -231,14 +231,13 @@ def load(
     base, own = settings.base()
     reuse = Auto(budget=settings.budget)
     if not settings.trainable.adapter:
-        whole: PreTrainedModel = type(base).from_pretrained(str(weights), dtype=base.dtype)
+        whole = load_like(base, weights)
         return TrainedModel(settings, weights, TorchEngine(whole, settings.trainable, reuse=reuse), own)
-    saved = json.loads((weights / "adapter_config.json").read_text())
+    saved, tensors = setup_of(weights), tensors_of(weights)
     invocation = tuple(saved.get("alora_invocation_tokens") or ())
     engine = TorchEngine(base, _as_saved(settings.trainable, saved), reuse=reuse, invocation=invocation)
     settings.require_base(engine.base_hash)
-    tensors = load_file(weights / "adapter_model.safetensors")
-    engine.parameters.copy_from({name.removeprefix("base_model.model."): value for name, value in tensors.items()})
+    engine.parameters.copy_from(tensors)
     if settings.given is None:  # an object that was given stays of use elsewhere
         engine.prepack()
     return TrainedModel(settings, weights, engine, own)
