@@ -55,7 +55,7 @@ class Lattice:
         self, parameters: Parameters, distribution: Distribution, quanta: Mapping[str, float] | None = None
     ) -> None:
         if distribution == "gaussian":
-            raise LatticeError("in-place mode needs noise on a grid: set estimator.noise to 'binomial' or 'rademacher'")
+            raise LatticeError("in-place mode needs noise on a grid: set engine.noise to 'binomial' or 'rademacher'")
         self.parameters = parameters
         self.distribution: Distribution = distribution
         self.quantum: dict[str, float] = {}
@@ -64,7 +64,7 @@ class Lattice:
             if tensor.dtype not in MANTISSA:
                 raise LatticeError(
                     f"{name} is {tensor.dtype}: in-place mode restores exactly only in float32 or float64; "
-                    "set model.dtype = 'float32', or estimator.perturbation = 'tandem'"
+                    "set model.dtype = 'float32', or engine.perturbation = 'tandem'"
                 )
             self.quantum[name] = _quantum(name, tensor) if quanta is None else quanta[name]
             self._limit[name] = 2 ** MANTISSA[tensor.dtype]
@@ -98,7 +98,7 @@ class Lattice:
                     self._move(earlier, own[earlier], whole[earlier], -1)
                 raise LatticeError(
                     f"{outside} weights of {name} would grow beyond {self.quantum[name] * self._limit[name]:g}, where "
-                    "in-place arithmetic is exact; lower optimizer.lr, or use estimator.perturbation = 'tandem'"
+                    "in-place arithmetic is exact; lower optimizer.lr, or use engine.perturbation = 'tandem'"
                 )
             moved.append(name)
 
