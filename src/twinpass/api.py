@@ -1,7 +1,7 @@
 """The Python face: a model, a tokenizer and rows in; a trained model and a run folder out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -10,20 +10,17 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.config.automatic import watched
 from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
-from twinpass.config.finetuned import BASE, origin
+from twinpass.config.finetuned import BASE_WEIGHTS, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import MOVED, Said, first_row, reached, settled, stepping
-from twinpass.config.schema import SECTIONS, RunSettings
+from twinpass.config.learner import MOVED, first_row, reached
+from twinpass.config.schema import RunSettings
+from twinpass.config.suiting import Wanted
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
-from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.base import Estimator
-from twinpass.estimate.feedback import Feedback
-from twinpass.model.defaults import Defaults
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
@@ -37,9 +34,8 @@ from twinpass.report.progress import ProgressBar
 from twinpass.report.trackers import TrackerName, tracking, unusable
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
-from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon
+from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import ComputeDtype, Perturbation
-from twinpass.task.rows import Row
 from twinpass.task.saved import saved
 from twinpass.train.folder import FINETUNE, RunFolder
 from twinpass.train.history import Keep
@@ -149,13 +145,9 @@ def finetune(
     read = items(task, train, held_out)
     greedy = generation is not None and not generation.temperature
     dtype = str(model.dtype).removeprefix("torch.")
-    trainable, estimator, optimizer, epsilon, suited = _suiting(
+    trainable, estimator, optimizer, epsilon, suited = Wanted(trainable, estimator, optimizer, epsilon).suited(
         task,
         first_row(read[0]),
-        trainable,
-        estimator,
-        optimizer,
-        epsilon,
         greedy=greedy,
         low=compute_dtype == "bfloat16"
         or not (trainable is None or trainable.adapter or dtype in ("float32", "float64")),
@@ -190,7 +182,7 @@ def finetune(
         instead='exist="resume" continues it, exist="new" begins one beside it; or choose another folder with out=FOLDER',
         accepting="accept_changes=True",
     )
-    base = folder.path / BASE
+    base = folder.path / BASE_WEIGHTS
     with folder.claim(new=not resume):
         if resume and base.exists():
             with storing(base, "read"):
@@ -252,55 +244,6 @@ def _beside(path: Path) -> Path:
     """``path``, or the first of ``path-2``, ``path-3``, ... that holds no run."""
     numbered = (path.with_name(f"{path.name}-{i}") for i in count(2))
     return next(place for place in chain([path], numbered) if not RunFolder(place).journal.exists())
-
-
-def _suiting(
-    task: TaskSettings,
-    first: Row | None,
-    trainable: Trainable | None,
-    estimator: Estimator | None,
-    optimizer: Optimizer | None,
-    epsilon: Epsilon | None,
-    *,
-    greedy: bool,
-    low: bool,
-    probing: bool,
-) -> tuple[Trainable, Estimator, Optimizer, Epsilon, Defaults]:
-    """What is given, and in place of None what suits the task and the rest; and all that suits."""
-    said = Said(
-        None if trainable is None else type(trainable).__name__.lower(),
-        probing
-        or estimator not in (None, Backprop(), *([] if trainable is None or trainable.adapter else [Feedback()]))
-        or (epsilon is not None and estimator is None)
-        or (optimizer is not None and optimizer.along_probes),
-        estimator is not None and estimator.curved,
-        estimator == Backprop(),
-        low,
-        greedy,
-    )
-    found, given = settled(task, first, said), optimizer is not None
-    trainable = trainable or _kind("trainable", found.trainable)()
-    suited = found.defaults or task.suited(trainable)
-    if estimator is None:
-        estimator = _kind("estimator", suited.estimator)(**({} if suited.probes is None else {"probes": suited.probes}))
-    chosen = _kind("optimizer", stepping(estimator, trainable))
-    if optimizer is None and estimator.whole and suited.along_probes:
-        optimizer = chosen()
-    optimizer = optimizer or chosen(
-        lr=1.0 if estimator.measures_length else suited.lr,
-        steps=suited.steps,
-        batch_size=suited.batch_size,
-        schedule=suited.schedule,
-    )
-    epsilon = epsilon or ConstantEpsilon(value=suited.eps)
-    if given and optimizer.schedule == "plateau":
-        return trainable, estimator, optimizer, epsilon, watched(suited)
-    return trainable, estimator, optimizer, epsilon, replace(suited, patience=0) if given else suited
-
-
-def _kind(section: str, name: str) -> Any:
-    """The class of a kind."""
-    return SECTIONS[section].kinds[name]
 
 
 def _fields(settings: Any) -> dict[str, Any]:

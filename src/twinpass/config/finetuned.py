@@ -21,7 +21,7 @@ from twinpass.perturb.noise import derive_seed
 from twinpass.report.files import storing
 from twinpass.train.folder import FINETUNE
 
-BASE = "base.safetensors"
+BASE_WEIGHTS = "base.safetensors"
 """The weights that a run began with, where they are trained themselves."""
 
 
@@ -60,9 +60,9 @@ def begun(run: Path, settings: Mapping[str, Any]) -> TorchEngine:
             "go on with twinpass.finetune(..., resume=True)"
         ) from error
     model = _load(run, path, dtype)
-    if (run / BASE).exists():
-        with storing(run / BASE, "read"):
-            model.load_state_dict(load_file(run / BASE), strict=False)
+    if (run / BASE_WEIGHTS).exists():
+        with storing(run / BASE_WEIGHTS, "read"):
+            model.load_state_dict(load_file(run / BASE_WEIGHTS), strict=False)
     return TorchEngine(model, chosen, noise=noise, perturbation=perturbation, invocation=invocation, seed=seed)
 
 
