@@ -1,11 +1,16 @@
-"""The learning rate's factor: warmup, and its shapes at their edges."""
+"""The learning rate's factor: warmup, and its shapes at their edges; rates that move next to nothing."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
+from configurations import minimal, problems_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import twinpass
+from twinpass.config.load import parse
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.train.optimizer import Sgd
 
@@ -49,3 +54,22 @@ def test_factors_stay_in_range_and_never_rise_after_warmup(schedule: ScheduleNam
 def test_lr_is_scaled_by_the_factor() -> None:
     sgd = Sgd(lr=0.5, steps=10, warmup=2)
     assert [sgd.lr_at(step) for step in (0, 1, 2, 6)] == [0.25, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("said", [{"lr": 3e-5}, {"lr": 3e-5, "steps": 300}, {"lr": 1e-7, "steps": 90_000}])
+def test_a_share_by_which_weights_hardly_move_is_refused(said: dict[str, Any]) -> None:
+    """Rates for random directions are as small, and there they learn."""
+    values = minimal(optimizer={"lr": None, "steps": None, **said})
+    (problem,) = problems_of(values)
+    assert problem.startswith("[optimizer] lr: it is the share of its own norm that a weight is moved by, and ")
+    assert "leave it out, or set about 2e-3 (for random directions" in problem
+    with pytest.raises(ValueError, match="lr: it is the share of its own norm"):
+        twinpass.Relative(**said)
+    assert isinstance(parse({**values, "estimator": {"kind": "spsa"}}, "it.toml", Path("/nowhere")).optimizer, Sgd)
+
+
+@pytest.mark.parametrize(("lr", "steps"), [(1e-4, 1), (2e-3, 1), (3e-5, 400), (2e-2, 40)])
+def test_what_may_learn_is_not_refused(lr: float, steps: int) -> None:
+    found = parse(minimal(optimizer={"lr": lr, "steps": steps}), "it.toml", Path("/nowhere")).optimizer
+    assert isinstance(found, twinpass.Relative)
+    assert (found.lr, found.steps) == (lr, steps)
