@@ -66,10 +66,14 @@ COMPARED = Learner("lora", "greedy texts, and those that a server writes, tell d
 def learner(
     task: TaskSettings, first: Row | None, *, served: bool = False, greedy: bool = False, forward: bool = False
 ) -> Learner:
-    """For a task, by the ``first`` of its rows where its settings do not tell (None: it is not known); ``served`` by another process.
+    """What a task is learned by where nothing is named.
 
-    ``greedy``: texts that it has written are the likeliest ones, so that two of one prompt are the same. ``forward``: no gradient can be
-    taken, as lanes multiply in bfloat16, or is wanted, as Gauss-Newton's steps are asked for; of another process, that these can be taken.
+    Args:
+        first: the first of its rows, for tasks whose settings do not say of what form rows are (None: it cannot be looked at).
+        served: the model runs in another process, which tells scores and takes no gradient.
+        greedy: texts are written greedily, so that two of one prompt are the same and cannot be held against each other.
+        forward: directions are to be fitted by forward passes, as no gradient can be taken or none is wanted; if ``served``,
+            that a second copy of the model may be held here for it.
     """
     if task.writes:
         return COMPARED if served or greedy else REWARDED
@@ -89,9 +93,13 @@ def learner(
 class Said:
     """What a configuration or a call says of how to learn.
 
-    ``kind``: of [trainable]. ``probing``: something is named that goes with probes alone; ``curved``: Gauss-Newton is; ``exact``: the exact
-    gradient is. ``low``: lanes multiply in bfloat16, through which no gradient is taken, or weights that are moved are held in it, or lie elsewhere.
-    ``greedy``, ``served``: as for :func:`learner`.
+    Args:
+        kind: the kind of [trainable], if it is named.
+        probing: something is named that goes with probes alone, such as another estimator, noise or an approximation.
+        curved: Gauss-Newton is named.
+        exact: the exact gradient is named.
+        low: whole gradients cannot be taken, or steps along them would be lost: products or weights in bfloat16, or weights elsewhere.
+        greedy, served: as for :func:`learner`.
     """
 
     kind: str | None = None
@@ -104,7 +112,10 @@ class Said:
 
 
 def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
-    """The learner of a task, of whose rows ``first`` is the first (None: it is not known). Without defaults those of its weights hold."""
+    """What a run learns by: what is named, and what suits the task in the place of the rest. ``first`` is as for :func:`learner`.
+
+    A learner without ``defaults`` takes those of its weights.
+    """
     if said.kind is not None:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
         reason = MOVED if said.kind in OWN else NAMED
@@ -115,7 +126,10 @@ def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
 
 
 def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
-    """What suits weights that are named. The model's own have a graph, moments, or both, of its size, along an exact gradient."""
+    """Defaults for named weights that learn along a whole gradient; None where they learn along probes.
+
+    The model's own weights take the exact gradient only where it is named: its graph and AdamW's moments are as large as they are.
+    """
     if kind in OWN:
         if said.exact or task.writes:
             return None

@@ -199,7 +199,7 @@ def section_of(name: str, given: Mapping[str, Any], problems: list[str]) -> Any:
 
 
 def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
-    """What suits what is trained, and the task where that decided about it. Steps that are given are all taken."""
+    """Values for keys that are left out: those of the learner, or what suits the task and the kind of weights. Steps that are given are all taken."""
     task: TaskSettings | None = built.get("task")
     trainable: type[Trainable] | Trainable = built.get("trainable") or Trainable
     suited = _learner(task, values).defaults
@@ -215,7 +215,7 @@ def _suited(built: Mapping[str, Any], values: Mapping[str, Any]) -> Defaults:
 
 
 def _learner(task: TaskSettings | None, values: Mapping[str, Any]) -> Learner:
-    """What is learned by, by the whole configuration."""
+    """What the whole configuration learns by."""
     return chosen(task, values, probing=_probing(values))
 
 

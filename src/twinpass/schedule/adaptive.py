@@ -123,7 +123,7 @@ class AdaptiveEpsilon(Epsilon):
 
 @record(frozen=True, slots=True)
 class Seen:
-    """What counts of the steps in force.
+    """What the steps in force have measured, as far as eps goes by it.
 
     Args:
         eps: that of the last step that made trials; None: none did.
@@ -156,7 +156,7 @@ class Seen:
 
 
 def seen(known: Known) -> Seen:
-    """What counts of the steps in force; what that costs does not grow with them."""
+    """The same of all of them, in a time that does not grow with them."""
     return folded(known.steps, Seen(), Seen.then)
 
 

@@ -209,7 +209,7 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
 
 
 def _telling(made_up: MadeUp, estimator: Estimator) -> MadeUp:
-    """The same where an estimator tells some of the weights only: on an engine of those."""
+    """The same on an engine that trains only what this estimator can move, where that is not all: feedback reaches output projections alone."""
     moved = reached(made_up.trainable, estimator)
     if moved is made_up.trainable:
         return made_up
