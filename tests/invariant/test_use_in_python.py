@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from trained import ROWS, by_hugging_face, logits
 
 import twinpass
@@ -76,3 +78,29 @@ def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> N
     trained = twinpass.load(run)
     assert torch.equal(logits(trained.model), logits(model)), "it was trained in place"
     assert trained.tokenizer("a fine film")["input_ids"] == tiny.tokenizer()("a fine film")["input_ids"]
+
+
+class Halved(twinpass.Spsa):
+    """An estimator that no package offers: a replay cannot find it, and has no need of it."""
+
+    def estimate(self, *given: Any, **named: Any) -> Any:
+        found = super().estimate(*given, **named)
+        return replace(found, gradients=tuple(g / 2 for g in found.gradients))
+
+
+def test_a_run_by_an_estimator_of_ones_own_is_replayed_and_used(tmp_path: Path) -> None:
+    """Its updates are in the journal. They are not those that it was derived from would have made."""
+    folder = tiny.save(tmp_path / "model")
+    options: dict[str, Any] = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": [" bad", " good"]}
+    options |= {"optimizer": twinpass.Sgd(lr=0.1, steps=4, batch_size=4), "keep": "last"}
+    for name, estimator in (("run", Halved(probes=2)), ("plain", twinpass.Spsa(probes=2))):
+        model, tokenizer = twinpass.load_model(str(folder))
+        twinpass.finetune(model, tokenizer, tiny.rows(8), out=tmp_path / name, estimator=estimator, **options)
+    tensors = {name: load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("run", "plain")}
+    assert main(["replay", str(tmp_path / "run"), "--out", str(tmp_path / "again"), "--json"]) == 0
+    again = load_file(tmp_path / "again/adapter/adapter_model.safetensors")
+    assert again.keys() == tensors["run"].keys()
+    assert all(torch.equal(again[name], own) for name, own in tensors["run"].items())
+    assert not all(torch.equal(own, tensors["plain"][name]) for name, own in tensors["run"].items())
+    assert len(twinpass.load(tmp_path / "run").predict(ROWS)) == len(ROWS)
+    assert main(["export", str(tmp_path / "run"), "--format", "peft", "--out", str(tmp_path / "adapter")]) == 0
