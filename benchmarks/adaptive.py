@@ -33,7 +33,7 @@ from twinpass.report.plots import axes_of
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.adaptive import AdaptiveEpsilon
 from twinpass.train.batches import batch
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.step import Draw, Method
 from twinpass.train.step import measure as step

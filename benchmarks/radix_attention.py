@@ -24,7 +24,7 @@ from twinpass.engine.sglang.server import Server
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.report.listener import Listener
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 

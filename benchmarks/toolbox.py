@@ -44,7 +44,7 @@ from twinpass.reuse.activated import ActivatedReuse
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.steps import Rollback
 from twinpass.task.sources.read import read_objects
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.normalised import Normalised
 from twinpass.train.optimizer import Optimizer, Sgd

@@ -32,7 +32,7 @@ from numba.np.ufunc import parallel
 from twinpass.cli.main import main
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
-from twinpass.train import folder as run_folder
+from twinpass.train import run as finished_run
 
 
 def killed(kind: Kind, chance: random.Random) -> str | None:
@@ -152,7 +152,7 @@ def warm() -> None:
     bars.tqdm.set_lock(threading.RLock())
     setattr(parallel, "_backend_init_process_lock", threading.RLock())  # noqa: B010
     # plots are drawn from a finished run, and take longer than it
-    setattr(run_folder, "draw_run", lambda *arguments: [])  # noqa: B010
+    setattr(finished_run, "draw_run", lambda *arguments: [])  # noqa: B010
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         main(["train", str(tiny.config(Path(folder))), "--json"])

@@ -37,9 +37,11 @@ from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import ComputeDtype, Perturbation
 from twinpass.task.saved import saved
-from twinpass.train.folder import FINETUNE, RunFolder
+from twinpass.train.folder import RunFolder
+from twinpass.train.header import FINETUNE
 from twinpass.train.history import Keep
 from twinpass.train.optimizer import Optimizer, Sgd
+from twinpass.train.run import carry_out
 
 Exist = Literal["error", "resume", "new"]
 
@@ -231,7 +233,7 @@ def finetune(
             for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {MOVED}"]), *run.notes):
                 console.print(note, markup=False)
             with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
-                summary = folder.train(run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
+                summary = carry_out(folder, run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
         finally:
             run.plan.objective.close()
             run.engine.close()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from twinpass.train import folder
+from twinpass.train import run
 
 
 @pytest.fixture(autouse=True)
@@ -15,4 +15,4 @@ def without_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return []
 
     if request.node.get_closest_marker("plots") is None:
-        monkeypatch.setattr(folder, "draw_run", only_the_folder)
+        monkeypatch.setattr(run, "draw_run", only_the_folder)

@@ -18,7 +18,7 @@ from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.history import History
 from twinpass.train.journal import Journal, read
 from twinpass.train.trainer import Trainer

@@ -20,6 +20,7 @@ from twinpass.errors import BusyError, StorageError
 from twinpass.report.listener import Listener
 from twinpass.train.folder import RunFolder
 from twinpass.train.lock import hold
+from twinpass.train.run import carry_out
 
 # --- two at once
 
@@ -102,7 +103,7 @@ def test_a_folder_that_is_removed_meanwhile_is_an_error(tmp_path: Path) -> None:
     with folder.claim(new=True):
         journal = folder.begin(config.values, session.engine, session.ground)
         with pytest.raises(StorageError, match="was removed or replaced while the run went on"):
-            folder.train(session.engine, session.plan, journal, (), Removes(folder.path))
+            carry_out(folder, session.engine, session.plan, journal, (), Removes(folder.path))
     assert not folder.path.exists(), "and nothing is made in its place"
 
 

@@ -17,7 +17,7 @@ from twinpass.config.load import load_config
 from twinpass.core import Evaluation, StepReport
 from twinpass.report.listener import Listener
 from twinpass.report.runs import runs_in
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 

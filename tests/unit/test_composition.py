@@ -162,7 +162,7 @@ def test_file_finetune_and_page_have_the_same_defaults(
     }
     config = parse(values, "it.toml", Path("/nowhere"))
     in_file = (config.epsilon.at(0, Known()), config.optimizer.lr, config.optimizer.steps, config.optimizer.batch_size)
-    monkeypatch.setattr(RunFolder, "train", untrained)
+    monkeypatch.setattr("twinpass.api.carry_out", untrained)
     trainable = made("trainable", values["trainable"])
     finetune(tiny.model(), tiny.tokenizer(), tiny.rows(4), **task, trainable=trainable, out=tmp_path)
     run = tomllib.loads((tmp_path / "config.toml").read_text())
@@ -210,7 +210,7 @@ def test_a_file_and_finetune_learn_alike(said: str, on: str, tmp_path: Path, mon
         in_file = {name: config.values[name] for name in names}
     except ConfigError as error:
         in_file = {"problems": error.problems}
-    monkeypatch.setattr(RunFolder, "train", untrained)
+    monkeypatch.setattr("twinpass.api.carry_out", untrained)
     objects = {name: made(name, keys) for name, keys in sections.items() if name != "engine"}
     try:
         finetune(

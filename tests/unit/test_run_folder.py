@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from twinpass.errors import JournalError
-from twinpass.train.folder import RunFolder, learned
+from twinpass.train.folder import RunFolder
 from twinpass.train.history import History, Sample
 from twinpass.train.journal import Journal
+from twinpass.train.run import learned
 
 
 def test_a_new_run_finds_no_other_and_one_to_go_on_with_is_there(tmp_path: Path) -> None:

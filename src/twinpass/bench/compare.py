@@ -28,7 +28,7 @@ from twinpass.report.fidelity import Fidelity
 from twinpass.report.listener import Listener
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
-from twinpass.train.folder import header
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 

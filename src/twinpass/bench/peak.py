@@ -23,7 +23,8 @@ from twinpass.config.schema import Config
 from twinpass.core import BASE, Probe
 from twinpass.model.load import load
 from twinpass.objective.base import scored
-from twinpass.train.folder import RunFolder, header
+from twinpass.train.folder import RunFolder
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.trainer import Trainer
 

@@ -26,7 +26,8 @@ from twinpass.reuse.activated import ActivatedReuse
 from twinpass.schedule.epsilon import Known
 from twinpass.task.example import Example
 from twinpass.train.batches import batch
-from twinpass.train.folder import RunFolder, header
+from twinpass.train.folder import RunFolder
+from twinpass.train.header import header
 from twinpass.train.journal import Journal
 from twinpass.train.plan import TrainingPlan
 from twinpass.train.trainer import Trainer

@@ -88,7 +88,8 @@ class Both:
         """Measure both; facts for the model card."""
         from twinpass.engine.embedded.engine import TorchEngine
         from twinpass.model.trainable import Full
-        from twinpass.train.folder import FINETUNE, RunFolder
+        from twinpass.train.folder import RunFolder
+        from twinpass.train.header import FINETUNE
 
         if FINETUNE in RunFolder(self.run).settings():
             self.why_not = "only Python knows the rows of a run of finetune"

@@ -48,7 +48,8 @@ def restore(path: Path, step: int | None, console: "Console") -> "tuple[Session[
     from twinpass.config.load import load_run
     from twinpass.report.terminal import safe
     from twinpass.train.descent import descent_of
-    from twinpass.train.folder import FINETUNE, RunFolder, changes, header, require_same
+    from twinpass.train.folder import RunFolder
+    from twinpass.train.header import FINETUNE, changes, header, require_same
     from twinpass.train.journal import read
     from twinpass.train.spaces import advance
 
@@ -83,7 +84,8 @@ def rebuild(path: Path, step: int | None, console: "Console") -> "tuple[TorchEng
     """The same without the rows, also for a run of ``twinpass.finetune``, if its model can be loaded from where it came from."""
     from twinpass.config.finetuned import begun
     from twinpass.report.terminal import safe
-    from twinpass.train.folder import FINETUNE, RunFolder, header, require_same
+    from twinpass.train.folder import RunFolder
+    from twinpass.train.header import FINETUNE, header, require_same
     from twinpass.train.journal import read
     from twinpass.train.spaces import advance
 

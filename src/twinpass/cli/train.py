@@ -75,7 +75,8 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         require_run(args.resume)
         loading(console, args.resume)
     from twinpass.report.trackers import unusable
-    from twinpass.train.folder import FINETUNE, RunFolder
+    from twinpass.train.folder import RunFolder
+    from twinpass.train.header import FINETUNE
 
     if args.resume is not None and FINETUNE in RunFolder(args.resume).settings():
         raise ConfigError(
@@ -118,6 +119,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
     from twinpass.report.progress import ProgressBar
     from twinpass.report.trackers import tracking
     from twinpass.train.descent import graph_bytes
+    from twinpass.train.run import carry_out
 
     session = build(config)
     if config.reason:
@@ -146,7 +148,7 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
             ProgressBar(console, args.verbose) as bar,
             tracking(config.run.report_to, folder.path, config.values) as told,
         ):
-            return folder.train(session.engine, session.plan, journal, records, Listeners([bar, *said, *told]))
+            return carry_out(folder, session.engine, session.plan, journal, records, Listeners([bar, *said, *told]))
 
 
 def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> None:

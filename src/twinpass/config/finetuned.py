@@ -19,7 +19,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.model.load import load
 from twinpass.perturb.noise import derive_seed
 from twinpass.report.files import storing
-from twinpass.train.folder import FINETUNE
+from twinpass.train.header import FINETUNE
 
 BASE_WEIGHTS = "base.safetensors"
 """The weights that a run began with, where they are trained themselves."""

@@ -25,7 +25,8 @@ from twinpass.objective.generation import Generation
 from twinpass.reuse.auto import Auto
 from twinpass.task.saved import loaded
 from twinpass.task.template import Template
-from twinpass.train.folder import FINETUNE, RunFolder
+from twinpass.train.folder import RunFolder
+from twinpass.train.header import FINETUNE
 from twinpass.train.journal import read
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
