@@ -1,10 +1,13 @@
-"""Noise for sampling: compiled it is the definition, and it is Gumbel's."""
+"""Sampling: compiled noise is the definition and Gumbel's, and what is picked is the largest of log-probabilities and noise."""
 
 import numpy as np
 import pytest
+from numba import njit
 from scipy.stats import kstest
 
-from twinpass.perturb.race import gumbel, reference
+from twinpass.perturb.noise import F32
+from twinpass.perturb.race import PART, gumbel, pick, reference
+from twinpass.perturb.vectorised import exp
 
 
 @pytest.mark.parametrize("size", [1, 4, 97, 1026])
@@ -22,3 +25,45 @@ def test_noise_is_gumbels() -> None:
     assert kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
     correlations = np.asarray(np.corrcoef(noise))
     assert np.abs(correlations[np.triu_indices(20, 1)]).max() < 0.045
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("size", [1, 5, PART, 3 * PART + 17])
+def test_the_first_of_the_largest_is_picked(size: int, temperature: float) -> None:
+    random = np.random.default_rng(size)
+    logits = np.round(random.normal(0, 3, (9, size)), 1).astype(np.float32)  # many alike
+    noise, which = gumbel(3, ["a", "b"], size), random.integers(0, 2, 6)
+    rows = random.permutation(9)[:6]
+    tokens, logprobs = pick(logits, rows, noise, which, temperature)
+    own = logits[rows].astype(np.float64)
+    expected = own - np.log(np.exp(own).sum(1, keepdims=True))
+    scores = expected / temperature + noise[which] if temperature else own
+    assert np.array_equal(tokens, scores.argmax(1))
+    assert logprobs == pytest.approx(expected[np.arange(6), tokens], abs=5e-6)
+    for row in range(6):  # a row is chosen alike beside any others
+        alone = pick(logits, rows[row : row + 1], noise, which[row : row + 1], temperature)
+        assert (alone[0][0], alone[1][0]) == (tokens[row], logprobs[row])
+
+
+def test_broken_logits_are_seen() -> None:
+    logits = np.zeros((2, 40), np.float32)
+    logits[0, 7], logits[1, :30] = np.nan, -np.inf
+    tokens, logprobs = pick(logits, np.arange(2), np.zeros((1, 40), np.float32), np.zeros(2, np.int64), 1.0)
+    assert np.isnan(logprobs[0])
+    assert tokens[1] == 30
+    assert logprobs[1] == pytest.approx(-np.log(10))
+
+
+def test_exponential() -> None:
+    x = np.concatenate([-np.logspace(-8, 1.9, 4000), np.linspace(-87, 0, 4001)]).astype(np.float32)
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(_exps(x) - expected) / expected).max() < 2.5e-7
+    assert _exps(np.array([-np.inf], np.float32))[0] < 2e-38
+
+
+@njit  # type: ignore[untyped-decorator]
+def _exps(x: F32) -> F32:
+    out = np.empty_like(x)
+    for i in range(x.size):
+        out[i] = exp(x[i])
+    return out

@@ -28,13 +28,18 @@ class Pool:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [n, heads, width] of one layer."""
+        own_keys, own_values = self.planes(layer, keys, values)
+        at = self._here(slots)
+        own_keys[at] = self._here(keys)
+        own_values[at] = self._here(values)
+
+    def planes(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Where all slots' keys and values of a layer lie, [slots, heads, width] each; such as these are going to be stored."""
         plane = self._plane(layer)
         if plane not in self._keys:
             self._keys[plane] = keys.new_empty((self.slots, *keys.shape[1:]), device=self.device)
             self._values[plane] = values.new_empty((self.slots, *values.shape[1:]), device=self.device)
-        at = self._here(slots)
-        self._keys[plane][at] = self._here(keys)
-        self._values[plane][at] = self._here(values)
+        return self._keys[plane], self._values[plane]
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of a layer's keys and values at ``slots`` [n], [n, heads, width] each."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from twinpass.core import Prompt, Sampling
 from twinpass.model.causal import log_softmax
-from twinpass.perturb.race import gumbel
+from twinpass.perturb.race import gumbel, pick
 
 BLOCK = 1 << 20
 """Logits that are looked at at a time: what is made of them stays in the processor's cache."""
@@ -31,21 +31,32 @@ def choose(
     found = []
     for start in range(0, len(order), step):
         rows = order[start : start + step]
-        logprobs = log_softmax(logits[rows])
-        greedy = sampling.temperature == 0
-        tokens = logprobs.argmax(-1) if greedy else _sample(logprobs, [names[row] for row in rows], sampling)
-        found.append((tokens, logprobs.gather(-1, tokens[:, None])[:, 0]))
+        found.append(_chosen(logits, rows, [names[row] for row in rows], sampling))
     back = torch.tensor(order, device=logits.device).argsort()
     tokens, logprobs = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
     return tokens, logprobs
 
 
-def _sample(logprobs: Tensor, names: Sequence[str], sampling: Sampling) -> Tensor:
-    """The largest of logits and Gumbel noise; rows of the same name share it."""
-    distinct, which = np.unique(names, return_inverse=True)
-    noise = torch.from_numpy(gumbel(sampling.seed, distinct.tolist(), logprobs.shape[-1])).to(logprobs.device)
-    scaled = logprobs if sampling.temperature == 1 else logprobs / sampling.temperature
-    return (truncated(scaled, sampling.top_k, sampling.top_p) + noise[which]).argmax(-1)
+def _chosen(logits: Tensor, rows: Sequence[int], names: Sequence[str], sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probabilities of some rows: the largest of log-probabilities and Gumbel noise, which rows of the same name share."""
+    size = logits.shape[-1]
+    distinct, which = np.unique(names if sampling.temperature else names[:0], return_inverse=True)
+    noise = gumbel(sampling.seed, distinct.tolist(), size)
+    if logits.dtype is torch.float32 and logits.device.type == "cpu" and _whole(sampling, size):
+        tokens, logprobs = pick(logits.numpy(), np.array(rows), noise, which, sampling.temperature)
+        return torch.from_numpy(tokens), torch.from_numpy(logprobs)
+    every = log_softmax(logits[list(rows)])
+    scores = every
+    if sampling.temperature:
+        scaled = every if sampling.temperature == 1 else every / sampling.temperature
+        scores = truncated(scaled, sampling.top_k, sampling.top_p) + torch.from_numpy(noise).to(every.device)[which]
+    chosen = scores.argmax(-1)
+    return chosen, every.gather(-1, chosen[:, None])[:, 0]
+
+
+def _whole(sampling: Sampling, size: int) -> bool:
+    """Whether all of ``size`` tokens may come."""
+    return sampling.temperature == 0 or (sampling.top_p >= 1 and not 0 < sampling.top_k < size)
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Attention of one new token a line, straight from where the pool has its keys and values (Numba, CPU).
 
-A line's token looks at all that is in the line's slots, so that there is nothing to mask, and nothing is gathered first.
+A line's token looks at all that is in the line's slots, so that there is nothing to mask, and nothing is gathered first. In float32, where heads
+fill whole registers, products are those of :mod:`twinpass.perturb.gemm.heads`; otherwise they are left to LLVM.
 """
 
 from typing import Any
@@ -16,7 +17,10 @@ from twinpass.engine.embedded.scoring.attention import Attending, Look
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.model.causal import CausalModel
 from twinpass.perturb.compiled import kernel
+from twinpass.perturb.gemm.heads import dots, sums, vectors
+from twinpass.perturb.noise import F32
 from twinpass.perturb.threads import threads_for
+from twinpass.perturb.vectorised import softmax, squeeze
 
 
 def suits(causal: CausalModel) -> bool:
@@ -35,20 +39,21 @@ class LinesPass(Attending):
 
     def __init__(self, slots: Rows, lengths: Rows, pool: Pool) -> None:
         self._slots, self._lengths, self._pool = slots, lengths, pool
-        self._stored = np.flatnonzero(lengths)
-        own = slots[self._stored, lengths[self._stored] - 1]
-        self._rows, self._into = torch.from_numpy(self._stored), torch.from_numpy(own)
+        self._longest = int(lengths.max())
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
-        self._pool.write(layer, self._into, k[self._rows], v[self._rows])
-        keys, values = self._pool.of(layer)
-        out = torch.zeros((*q.shape[:2], v.shape[2]), dtype=v.dtype)
-        seen = self._lengths.max() if look.window is None else look.window
-        firsts = np.maximum(self._lengths - seen, 0)
-        queries, pool, others, target = (part.numpy() for part in (q.contiguous(), keys, values, out))
-        scale, softcap = _scalar(q, look.scale), _scalar(q, look.softcap or 0.0)
-        with threads_for(q.numel() * int(self._lengths.max())):
-            _attend(queries, pool, others, target, self._slots, firsts, self._lengths, scale, softcap)
+        keys, values = self._pool.planes(layer, k, v)
+        out = torch.empty((*q.shape[:2], v.shape[2]), dtype=v.dtype)
+        firsts = np.maximum(self._lengths - (self._longest if look.window is None else look.window), 0)
+        rows: Any = [part.contiguous().numpy() for part in (q, k, v, out, keys, values)]
+        rows += self._slots, firsts, self._lengths, _scalar(q, look.scale), _scalar(q, look.softcap or 0.0)
+        registers = vectors(q.shape[2]), vectors(v.shape[2])
+        with threads_for(q.numel() * self._longest):
+            if q.dtype is torch.float32 and all(registers):
+                share = q.shape[1] // k.shape[1]
+                _attend_in_registers(*rows, *((0,) * number for number in (share, *registers)))
+            else:
+                _attend(*rows)
         return out
 
 
@@ -57,11 +62,49 @@ def _scalar(like: Tensor, value: float) -> Any:
 
 
 @kernel(parallel=True, fastmath={"reassoc", "contract"})
+def _attend_in_registers(
+    q: F32,
+    k: F32,
+    v: F32,
+    out: F32,
+    keys: F32,
+    values: F32,
+    slots: Rows,
+    firsts: Rows,
+    lasts: Rows,
+    scale: np.float32,
+    softcap: np.float32,
+    share: tuple[int, ...],
+    key_registers: tuple[int, ...],
+    value_registers: tuple[int, ...],
+) -> None:
+    groups, width, other = k.shape[1], k.shape[2], v.shape[2]
+    for r in prange(q.shape[0]):
+        first, count = r * slots.shape[1] + firsts[r], lasts[r] - firsts[r]
+        if not count:
+            out[r] = 0
+            continue
+        keys[slots[r, lasts[r] - 1]], values[slots[r, lasts[r] - 1]] = k[r], v[r]
+        weights = np.empty((len(share), count), np.float32)
+        for g in range(groups):
+            h = (r * groups + g) * len(share)
+            own = keys, g * width, groups * width, slots, first, count
+            dots(q, h * width, *own, scale, weights, share, key_registers)
+            for n in range(len(share)):
+                squeeze(weights[n], softcap)
+                softmax(weights[n])
+            own = values, g * other, groups * other, slots, first, count
+            sums(weights, *own, out, h * other, share, value_registers)
+
+
+@kernel(parallel=True, fastmath={"reassoc", "contract"})
 def _attend(
     q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    out: NDArray[Any],
     keys: NDArray[Any],
     values: NDArray[Any],
-    out: NDArray[Any],
     slots: Rows,
     firsts: Rows,
     lasts: Rows,
@@ -72,7 +115,11 @@ def _attend(
     share = heads // groups
     for r in prange(q.shape[0]):
         first, count = firsts[r], lasts[r] - firsts[r]
-        weights = np.empty((heads, max(count, 1)), q.dtype)
+        out[r] = 0
+        if not count:
+            continue
+        keys[slots[r, lasts[r] - 1]], values[slots[r, lasts[r] - 1]] = k[r], v[r]
+        weights = np.empty((heads, count), q.dtype)
         for j in range(count):
             key = keys[slots[r, first + j]]
             for h in range(heads):
@@ -80,14 +127,12 @@ def _attend(
                 for i in range(query.size):
                     product += query[i] * other[i]
                 weights[h, j] = product * scale
-        for h in range(heads if count else 0):
+        for h in range(heads):
             own = weights[h]
-            if softcap > 0:
-                for j in range(count):
-                    own[j] = np.tanh(own[j] / softcap) * softcap
-            largest, total = own.max(), scale - scale
+            squeeze(own, softcap)
+            top, total = own.max(), scale - scale
             for j in range(count):
-                own[j] = np.exp(own[j] - largest)
+                own[j] = np.exp(own[j] - top)
                 total += own[j]
             for j in range(count):
                 own[j] /= total
