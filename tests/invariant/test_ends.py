@@ -40,6 +40,9 @@ WILD: dict[str, dict[str, Any]] = {
     "transported": {"task": {"shots": 2}, "reuse": {"policy": "transported"}, "estimator": {"probes": 1}},
     "inplace": {"engine": {"perturbation": "inplace"}},
     "lora": {"trainable": {"kind": "lora", "rank": 2}},
+    "one_sided": {"estimator": {"kind": "one_sided"}},
+    "line": {"estimator": {"kind": "line"}},
+    "informed": {"trainable": tiny.INFORMED, "estimator": {"kind": "gauss_newton", "probes": 3}},
 }
 
 
@@ -86,6 +89,23 @@ def test_a_run_whose_gradients_are_zero_stops_and_says_why(
     assert "raise epsilon.value" in said
     assert kinds(tmp_path / "run").count("step") < 40
     assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 1, "and again, from the journal alone"
+
+
+@pytest.mark.parametrize("trainable", [tiny.ACTIVATED, {"kind": "layers", "first": 1, "last": 2}])
+def test_a_run_along_whole_gradients_of_zero_stops_and_says_why(
+    trainable: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step of 1e6 takes weights to where all options are equally likely, whatever is changed."""
+    optimizer = {"kind": "adamw", "lr": 1e6, "steps": 40}
+    sections: dict[str, Any] = {"trainable": trainable, "estimator": {"kind": "backprop"}, "optimizer": optimizer}
+    assert train(tiny.config(tmp_path, **sections)) == 1
+    assert "gradients are exactly 0, at a loss of 0.693147 in the last step" in capsys.readouterr().err
+    assert 10 <= kinds(tmp_path / "run").count("step") < 14
+    assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 1, "and again, from the journal alone"
+    (tmp_path / "on").mkdir()
+    goes_on = {**sections, "optimizer": {**optimizer, "guard_zeros": False}}
+    assert train(tiny.config(tmp_path / "on", **goes_on)) in (0, 3)
+    assert kinds(tmp_path / "on/run").count("step") == 40
 
 
 # --- how a run ends

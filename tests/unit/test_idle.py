@@ -45,7 +45,6 @@ REFUSED: list[tuple[Sections, Sections, str]] = [
     (WHOLE, {"engine": {"noise": "gaussian"}}, "[engine] noise: an exact gradient is taken along no direction"),
     (FED_BACK, {"engine": {"perturbation": "inplace"}}, "[engine] perturbation: an exact gradient"),
     # safeguards that have nothing to look at
-    (WHOLE, {"optimizer": {"guard_zeros": False}}, "[optimizer] guard_zeros: whole gradients are projected on nothing"),
     (NEWTON, {"optimizer": {"clip": 2.0}}, "[optimizer] clip: no effect, as this estimator says itself how far"),
     (NEWTON, {"optimizer": {"clip_window": 50}}, "[optimizer] clip_window: no effect, as this estimator says itself"),
     (LINE, {"optimizer": {"clip": 0.0}}, "[optimizer] clip: no effect, as this estimator says itself how far"),

@@ -12,28 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepping import history_of
 
-from twinpass.core import Estimate, Probe, StepReport, Work
+from twinpass.core import StepReport
 from twinpass.steps import Rollback, Steps
 from twinpass.train.history import History
 from twinpass.train.safeguards import SETTLED, DivergenceGuard, MedianClip, dead
 from twinpass.train.windows import Windows
 
 property_test = settings(deadline=None, max_examples=60)
-
-
-def history_of(
-    gradients: Sequence[Sequence[float]] = (), losses: Sequence[float] = (), metrics: dict[int, float] | None = None
-) -> History:
-    """Steps with these gradients, or with these mean losses; the clipped gradients are all 0."""
-    rows = list(gradients) or [(0.0,)] * len(losses)
-    means = list(losses) or [1.0] * len(rows)
-    steps = []
-    for step, (row, loss) in enumerate(zip(rows, means, strict=True)):
-        probes = tuple(Probe(k) for k in range(len(row)))
-        estimate = Estimate(probes, 1e-3, ((loss + 0.25, loss - 0.25),) * len(row), tuple(row))
-        steps.append(StepReport(step, estimate, (0.0,) * len(row), 1e-3, Work()))
-    return History(Steps(steps), dict(metrics or {}), len(steps))
 
 
 def work_of(call: Callable[[], object]) -> int:
@@ -314,37 +301,3 @@ def test_weights_of_no_use_are_left_by_one_step_at_least() -> None:
     assert guard.spoilt(history_of(losses=[1.0, 1.0, 2.0]), "why") == Rollback(2, "why")
     assert guard.spoilt(history_of(losses=[1.0]), "why") == Rollback(0, "why")
     assert guard.spoilt(history_of(), "why") == Rollback(0, "why")
-
-
-@pytest.mark.parametrize(
-    ("gradients", "losses", "is_dead"),
-    [
-        ([(0.0, 0.0)] * 10, [1.0] * 10, True),
-        ([(0.0, -0.0)] * 9, [1.0] * 9, False),
-        ([(1.0, 2.0), *[(0.0, 0.0)] * 9], [1.0] * 10, True),
-        ([(1.0, 2.0), (0.0, 3.0), *[(0.0, 0.0)] * 8], [1.0] * 10, False),
-        ([(0.0, 0.0)] * 10, [0.0] * 10, False),
-        ([*[(0.0, 0.0)] * 10, *[(1.0, 1.0)] * 3], [1.0] * 13, False),
-    ],
-)
-def test_a_run_is_dead_once_nearly_all_gradients_are_zero(
-    gradients: list[tuple[float, float]], losses: list[float], is_dead: bool
-) -> None:
-    history = history_of(gradients, losses)
-    why = dead(history)
-    assert (why is not None) == is_dead
-    assert why is None or "are exactly 0" in why
-
-
-def test_why_a_run_is_dead_is_said_with_its_last_step() -> None:
-    why = dead(history_of([(0.0, 0.0)] * 10, [1.0, 2.0, *[3.0] * 7, 4.25]))
-    assert why is not None
-    assert why.startswith("20 of the last 20 projected gradients are exactly 0")
-    assert "(4.25 in the last step)" in why
-
-
-def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:
-    steps = list(history_of([(0.0,)] * 10).steps)
-    steps[3] = replace(steps[3], estimate=replace(steps[3].estimate, eps=1e-1))
-    history = History(Steps(steps))
-    assert dead(history) is None

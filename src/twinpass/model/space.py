@@ -1,6 +1,7 @@
 """The space that informed probes move in: one direction a module, made of what forward passes say about the task."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ class Observed:
     errors: Tensor
     scale: float
     work: Work
+
+    @property
+    def finite(self) -> bool:
+        """Whether states and errors are numbers; weights or a loss beyond them leave none to fit to."""
+        return math.isfinite(self.scale) and bool(self.errors.isfinite().all())
 
 
 @dataclass(frozen=True)

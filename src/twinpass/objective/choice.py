@@ -99,4 +99,5 @@ class Choice(Objective):
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits)))
+    with np.errstate(invalid="ignore"):  # what is not finite is passed on, to whoever goes back from it
+        return np.asarray(np.exp(logits - np.logaddexp.reduce(logits)))

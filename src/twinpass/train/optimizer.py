@@ -24,7 +24,7 @@ class Optimizer:
     A run has diverged once the mean loss of ``guard_window`` steps is above its best by more than ``guard_loss`` times that, or once the
     held-out metric is more than ``guard_metric`` below its best (and more than chance makes likely); 0 switches either off.
     Then it goes back to its best and multiplies lr by ``guard_lr``, at most ``guard_rollbacks`` times. With ``guard_zeros`` a run
-    whose projected gradients are nearly all exactly 0 stops.
+    whose gradients are nearly all exactly 0 stops.
 
     ``decay`` pulls adapters back to where they do nothing, that is the model back to its base weights: each step takes away the share
     ``lr * decay`` of every weight, first. (What arXiv 2605.30148 calls anchored weight decay; the model's own weights have no such anchor
@@ -84,11 +84,6 @@ class GradientOptimizer(Optimizer, ABC):
     along_probes: ClassVar[bool] = False
 
     snapshot_every: Count = 25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.guard_zeros:
-            raise ValueError("guard_zeros: whole gradients are projected on nothing, so that none is 0; leave it out")
 
     @abstractmethod
     def at(self, step: int, lr: float) -> AdamStep | RelativeStep:

@@ -141,18 +141,24 @@ def _error_of_difference(history: History, one: int, other: int) -> float:
 
 
 def dead(history: History) -> str | None:
-    """Why a run that goes on would learn nothing: of the last :data:`ALIVE` steps nearly all g are exactly 0, at one eps.
+    """Why a run that goes on would learn nothing: of the last :data:`ALIVE` steps nearly all g are exactly 0, at one eps, or nearly all whole gradients.
 
     A loss of exactly 0 is no fault: then there is nothing left to learn. A pure function of the history.
     """
     recent = history.steps[-ALIVE:]
     if len(recent) < ALIVE or max(s.estimate.eps for s in recent) > 2 * min(s.estimate.eps for s in recent):
         return None
-    gradients = [g for step in recent for g in step.estimate.gradients]
+    along = [g for step in recent for g in step.estimate.gradients]
+    gradients: list[float | None] = [*along] or [step.observed.norm for step in recent]
     zeros = gradients.count(0.0)
-    if not gradients or zeros < DEAD * len(gradients) or not any(step.estimate.loss for step in recent):
+    if zeros < DEAD * len(gradients) or not any(step.estimate.loss for step in recent):
         return None
     last = recent[-1].estimate
+    if not along:
+        return (
+            f"{zeros} of the last {len(gradients)} gradients are exactly 0, at a loss of {last.loss:.6g} in the last step: nothing that is "
+            "trained changes it, so that nothing is learned. The weights were thrown off: lower optimizer.lr"
+        )
     return (
         f"{zeros} of the last {len(gradients)} projected gradients are exactly 0: the losses of both signs were the same "
         f"numbers ({last.loss:.6g} in the last step), so that nothing is learned. If that is about where the loss began, "

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from twinpass.core import Probe, StepReport, Work
+from twinpass.core import Probe, StepReport
 from twinpass.engine.base import Engine
 from twinpass.errors import DivergedError, LatticeError
+from twinpass.model.space import Observed
 from twinpass.model.trainable import Fitting
 from twinpass.objective.base import scored
 from twinpass.objective.goal import portions
@@ -240,11 +241,14 @@ class Trainer:
             return
         start, plan, before = self.clock(), self.plan, self.history.steps
         eps = self.engine.effective_eps(plan.epsilon.at(step, self._known(before)))
-        fitted = self._fit(self.history.draws)
+        seen = self._observe(self.history.draws)
+        if seen is not None and not seen.finite:
+            self._roll_back(plan.optimizer.guard.not_finite(self.history), discarded=1)
+            return
+        space = None if seen is None else self._fit(seen)
         report = self._measure(step, self.history.draws, before, eps)
-        if fitted is not None:
-            space, work = fitted
-            report = replace(report, space=space, work=report.work + work)
+        if seen is not None:
+            report = replace(report, space=space, work=report.work + seen.work)
         found = report.estimate
         if not all(map(math.isfinite, chain(found.gradients, found.preconditioned, *found.losses))):
             self._roll_back(plan.optimizer.guard.not_finite(self.history), discarded=1)
@@ -263,19 +267,23 @@ class Trainer:
         descent.apply(report, gradient)
         self.listener.stepped(report, self.clock() - start)
 
-    def _fit(self, draw: int) -> tuple[str, Work] | None:
-        """Let the engine take up directions fitted to the task as it stands; their digest, and what it took. None: it has none."""
-        plan, engine = self.plan, self.engine
-        if plan.fitting is None:
+    def _observe(self, draw: int) -> Observed | None:
+        """What the engine sees of the task as it stands, at the rows that directions are fitted to. None: there are no directions."""
+        if self.plan.fitting is None:
             return None
+        examples, objective = self._fitted(draw), scored(self.plan.objective)
+        return self.engine.observe(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
+
+    def _fit(self, observed: Observed) -> str:
+        """Let the engine take up directions fitted to what was seen; their digest."""
         from twinpass.estimate.directions import fit
 
-        examples, objective, known = self._fitted(draw), scored(plan.objective), plan.fitting
-        observed = engine.observe(objective.requests(examples), lambda scores: objective.gradient(examples, scores))
+        known, engine = self.plan.fitting, self.engine
+        assert known is not None
         space = fit(observed, engine.outputs, rank=known.rank, ridge=known.ridge)
         digest = self._spaces.save(space)
         engine.use(space)
-        return digest, observed.work
+        return digest
 
     def _roll_back(self, rollback: Rollback, discarded: int = 0) -> None:
         optimizer, before = self.plan.optimizer, len(self.history.steps)

@@ -94,6 +94,8 @@ class MadeUp:
             observed = self.engine.observe(
                 self.objective.requests(fitted), lambda scores: self.objective.gradient(fitted, scores)
             )
+            if not observed.finite:
+                raise ModelError(NOT_FINITE)
             self.engine.use(fit(observed, self.engine.outputs, rank=fitting.rank, ridge=fitting.ridge))
         probes = [Probe(1000 * self._drawn + k) for k in range(estimator.probes)]
         draw = Draw(0, examples, probes, self.trainable.defaults.eps, 0.0)
@@ -103,10 +105,13 @@ class MadeUp:
         apply(self.engine, report)
 
 
+NOT_FINITE = "its losses are no finite numbers in this precision; try --dtype float32"
+
+
 def _require_finite(found: Sequence[float]) -> None:
     """Refuse a step that would leave NaN in the weights, whatever its length."""
     if not np.isfinite(found).all():
-        raise ModelError("its losses are no finite numbers in this precision; try --dtype float32")
+        raise ModelError(NOT_FINITE)
 
 
 def stepper(estimator: Estimator, trainable: Trainable) -> GradientOptimizer:
