@@ -1,7 +1,8 @@
 """Peak memory of training beside inference, each in a process of its own: ``python benchmarks/memory.py``.
 
 ``tandem`` and ``inplace`` are full-parameter steps, ``tandem-8`` and ``tandem-16`` have so many times the batch;
-``activated`` trains an activated adapter on more prompts than its KV budget holds.
+``activated`` trains an activated adapter on more prompts than its KV budget holds. ``feedback`` moves output projections of the upper layers along the head's
+error (``[trainable] kind = "full"`` by default), with all that is kept of 480 prompts in the default budget; ``feedback-keys`` keeps lower layers' keys and values, too.
 
 Model loading is kept out of the figures: the weights are loaded from a folder as safetensors, and the peak is reset
 between loading and work (Linux's ``/proc/self/clear_refs``).
@@ -12,19 +13,25 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from twinpass.core import BASE, Lane, Probe, Request, Term
+from twinpass.engine.base import RelativeStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.load import load
+from twinpass.model.projections import Projections
 from twinpass.model.trainable import Activated, Full
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
 from twinpass.reuse.auto import Auto
+from twinpass.reuse.invariant import Invariant
 
 BATCH, LENGTH = 16, 40
-MODES = ("inference", "tandem", "tandem-8", "tandem-16", "inplace", "activated")
+MODES = ("inference", "tandem", "tandem-8", "tandem-16", "inplace", "activated", "feedback", "feedback-keys")
 BUDGET = 256 << 20
 SIGNS = [Lane(Probe(1), 1, 2**-10), Lane(Probe(1), -1, 2**-10)]
 
@@ -45,19 +52,40 @@ def requests(batch: int, first: int = 0) -> list[Request]:
     ]
 
 
+def move(engine: TorchEngine, batch: list[Request]) -> int:
+    """A step along feedback; bytes that were evicted so far."""
+    gradient = engine.feedback(batch, lambda scores: [-np.ones(len(score)) / len(scores) for score in scores])
+    engine.descend(gradient, RelativeStep(2e-3))
+    return gradient.scores.cache.evicted
+
+
 def work(mode: str, folder: str) -> dict[str, Any]:
     model, _ = load(folder)
+    if mode.startswith("feedback"):
+        keys = mode == "feedback-keys"
+        engine = TorchEngine(model, Projections(), reuse=Invariant(keep="keys") if keys else Auto())
+        return measured(lambda step: move(engine, requests(BATCH, BATCH * step)), 30)
     trainable = Activated(8, 16.0) if mode == "activated" else Full()
     perturbation: Any = "inplace" if mode == "inplace" else "tandem"
     engine = TorchEngine(model, trainable, perturbation=perturbation, reuse=Auto(budget=BUDGET))
     batch = BATCH * int(mode.removeprefix("tandem-")) if mode.startswith("tandem-") else BATCH
-    Path("/proc/self/clear_refs").write_text("5")
-    before, evicted = peak_bytes(), 0
-    for step in range(30 if mode == "activated" else 3):
+
+    def step(number: int) -> int:
         lanes = [BASE] if mode == "inference" else SIGNS
-        evicted = engine.score(requests(batch, BATCH * step), lanes).cache.evicted
+        evicted = engine.score(requests(batch, BATCH * number), lanes).cache.evicted
         if mode != "inference":
             engine.update([Term(1, 1e-7)])
+        return evicted
+
+    return measured(step, 30 if mode == "activated" else 3)
+
+
+def measured(step: Callable[[int], int], steps: int) -> dict[str, Any]:
+    """The peak over so many steps, each of which returns the bytes that were evicted so far."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before, evicted = peak_bytes(), 0
+    for number in range(steps):
+        evicted = step(number)
     peak = peak_bytes()
     return {"weights_loaded": before, "peak": peak, "beyond_weights": peak - before, "kv_evicted": evicted}
 

@@ -28,7 +28,7 @@ from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.embedded.scoring.packing import groups
 from twinpass.engine.embedded.scoring.passes import Batch, Passes
 from twinpass.errors import ModelError, StaleKVError
-from twinpass.model.trainable import Activated, Full, Lora, Trainable
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse import activated, auto, exact, invariant
 from twinpass.reuse.base import Policy, Sharing, Trains
 
@@ -62,15 +62,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.table
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("kind", ["full", "lora", "layers", "activated"])
+@pytest.mark.parametrize("kind", ["full", "lora", "layers", "layers, keys kept", "activated"])
 @packed
 def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
     """Scores, and the losses of two signs, through the cache equal those of plain PyTorch without any."""
-    trainable, requests = trainables(name)[kind]
+    trainable, requests = trainables(name)[kind.split(",", maxsplit=1)[0]]
     options = dict(SETTINGS[setting])
-    reference = TorchEngine(build(name), trainable)
-    slot_bytes = reference.cache_slot_bytes
-    policy = auto.Auto(budget=options.pop("slots", 4000) * slot_bytes, page_size=options.pop("page_size", 1))
+    keys = invariant.Invariant(keep="keys")
+    kept: Policy = keys if "keys" in kind else auto.Auto()
+    slot_bytes = TorchEngine(build(name), trainable, reuse=kept).cache_slot_bytes
+    policy = replace(kept, budget=options.pop("slots", 4000) * slot_bytes, page_size=options.pop("page_size", 1))
     cached = TorchEngine(build(name), trainable, reuse=policy, **options)
     plain = Apart(build(name), trainable)
     for lanes in (TWO, [BASE], LANES, [BASE]):
@@ -84,6 +85,26 @@ def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
                 assert deviation(cached.score([request], lanes).values[0], [values]) < 1e-9
         for engine in (cached, plain):
             engine.update(TERMS)
+
+
+def test_below_what_is_trained_states_alone_are_kept() -> None:
+    """Keys and values there are kept if asked for, and read again by a prompt that begins like another; scores are the same."""
+    head = tuple(range(1, 13))
+    known, new = [Request((*head, 20, 21), (5,))], [Request((*head, 30), (6, 7))]
+    engines = {
+        keep: TorchEngine(build("llama"), Layers(1, 2), reuse=invariant.Invariant(keep=keep))
+        for keep in ("states", "keys")
+    }
+    plain = Apart(build("llama"), Layers(1, 2))
+    for requests in (known, new, known):
+        for engine in engines.values():
+            assert_same(engine.score(requests, TWO), plain.score(requests, TWO))
+    kept = {keep: engine._scorer.passes.pool for keep, engine in engines.items()}  # type: ignore[union-attr]
+    assert not kept["states"]._keys
+    assert kept["keys"]._keys
+    again = {keep: engine.score([Request((*head, 40), (5,))], TWO).work for keep, engine in engines.items()}
+    assert again["states"].computed - again["keys"].computed == len(head)
+    assert engines["states"].score(known, TWO).work == engines["keys"].score(known, TWO).work
 
 
 LONG = PROMPTS[5:8]

@@ -29,8 +29,9 @@ class Trains:
 class Sharing:
     """What all lanes of a batch share: layers below ``layers`` of ``tokens``, and under which name it is counted.
 
-    Of the other tokens they share the layers below ``below``, whose states are kept instead of keys and values. ``kept`` says
-    that all this stays in the cache for later steps, as its weights do not change between them.
+    Of the other tokens they share the layers below ``below``, whose states are kept instead of keys and values; with ``all`` tokens and
+    ``below`` the same as ``layers``, states are all that is kept. ``kept`` says that all this stays in the cache for later steps, as its weights do not
+    change between them.
     """
 
     source: str

@@ -1,5 +1,7 @@
 """Below the first perturbed layer all lanes are the same, and stay so from step to step."""
 
+from typing import Literal
+
 from pydantic.dataclasses import dataclass
 
 from twinpass.reuse.base import Circumstances, Policy, Sharing, Trains
@@ -11,7 +13,13 @@ class Invariant(Policy):
     """Exact: layers that no perturbation touches run once for all lanes, and are kept until an update touches them.
 
     Blocks of layers that take turns, as in LeZO and block-coordinate MeZO, each share what lies below them.
+
+    Args:
+        keep: of each token the ``states`` that enter the first trained layer, which is all that a step needs; or also the ``keys`` and
+            values below it, many times as large, from which prompts that begin alike, and texts that are written, go on.
     """
+
+    keep: Literal["states", "keys"] = "states"
 
     def own_objections(self, to: Circumstances) -> list[str]:
         if to.activated:
@@ -33,4 +41,5 @@ class Invariant(Policy):
                 "nothing lies below the first trained layer; train upper layers only (trainable.first above 0), "
                 "smaller blocks of layers, or use policy = 'exact'"
             )
-        return Sharing("invariant", "all", trains.first, kept=True)
+        below = trains.first if self.keep == "states" else 0
+        return Sharing("invariant", "all", trains.first, kept=True, below=below)

@@ -76,7 +76,7 @@ class PromptReader:
             lower, upper, rows = self._read_both(prompts, self.shared_by_lanes)
             counts = [
                 [len(prompt.tokens) - 1 for prompt in prompts],
-                [prompt.active_from for prompt in prompts],
+                [prompt.active_from for prompt in prompts] if before else none,
             ]
             return [lower, upper], counts, {self.shared_by_lanes.sharing.source: rows}
         requests = [
@@ -158,11 +158,12 @@ class PromptReader:
     def _read_both(
         self, prompts: Sequence[Prompt], shared_by_lanes: SharedByLanes
     ) -> tuple[list[list[Rows]], list[list[Rows]], int]:
-        """Lanes share the lower layers of all tokens, and every layer of those before the activation point.
+        """Lanes share the lower layers of all tokens, and every layer of those before the activation point, if there is one.
 
         Slots of lower and of upper layers, by lane and prompt; how many token-layers that saved.
         """
-        marked = [mark(prompt.tokens[:-1], prompt.active_from) for prompt in prompts]
+        activated = shared_by_lanes.sharing.tokens == "before_activation"
+        marked = [mark(prompt.tokens[:-1], prompt.active_from if activated else 0) for prompt in prompts]
         packed, lanes, shared = pack(marked), len(self.versions), shared_by_lanes.version
         below, depth, passes = shared_by_lanes.sharing.below, self.scorer.passes.causal.depth, self.scorer.passes
         low = self.reservation.take(shared, packed.rows)

@@ -126,8 +126,8 @@ class PackedScorer:
             else:
                 shared = self.shared.of(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
-                reused[job.shared_by_lanes.sharing.source] = (
-                    shared.packed.rows * job.shared_by_lanes.sharing.layers - ran
+                reused[job.shared_by_lanes.sharing.source] = max(
+                    0, shared.packed.rows * job.shared_by_lanes.sharing.layers - ran
                 )
                 batch, reads = self._above(job, job.shared_by_lanes, shared)
             values = self.passes.trace(batch, job.running_of(job.versions), reads, linear)
@@ -210,8 +210,8 @@ class PackedScorer:
             if job.shared_by_lanes is not None:
                 shared = self.shared.of(job.requests, job.shared_by_lanes, stack)
                 ran = self.passes.computed - started
-                reused[job.shared_by_lanes.sharing.source] = (
-                    lanes * shared_work(shared.packed, job.shared_by_lanes) - ran
+                reused[job.shared_by_lanes.sharing.source] = max(
+                    0, lanes * shared_work(shared.packed, job.shared_by_lanes) - ran
                 )
                 values = self._run_after(job, job.shared_by_lanes, shared)
             elif job.spans is not None:

@@ -59,7 +59,8 @@ class SharedPrefixes:
             self._run_lower(sequences, packed, missing, slots, below)
             states, before = CachedRows(slots[None], [version]), missing & before_activation(packed.tokens)
             upper = Batch(packed, [version], before, slots[None].copy(), below, shared_by_lanes.sharing.layers, states)
-            self.passes.run(upper, alone)
+            if before.any():
+                self.passes.run(upper, alone)
         else:
             self.passes.run(Batch(packed, [version], missing, slots[None], 0, shared_by_lanes.sharing.layers), alone)
         if self.spill is not None:
@@ -108,15 +109,16 @@ class SharedPrefixes:
 
 def shared_tokens(request: Request, shared_by_lanes: SharedByLanes) -> Tokens:
     """The tokens of a request that lanes share something of."""
+    if shared_by_lanes.sharing.tokens == "all":
+        return request.inputs
     if shared_by_lanes.sharing.below:
         return mark(request.inputs, request.active_from)
-    before = shared_by_lanes.sharing.tokens == "before_activation"
-    return request.inputs[: request.active_from] if before else request.inputs
+    return request.inputs[: request.active_from]
 
 
 def shared_work(packed: Packed, shared_by_lanes: SharedByLanes) -> int:
     """Token-layers that lanes share of a group."""
-    if not shared_by_lanes.sharing.below:
+    if shared_by_lanes.sharing.tokens == "all" or not shared_by_lanes.sharing.below:
         return packed.rows * shared_by_lanes.sharing.layers
     before = int(before_activation(packed.tokens).sum())
     return before * shared_by_lanes.sharing.layers + (packed.rows - before) * shared_by_lanes.sharing.below
