@@ -181,9 +181,10 @@ bench-served-population: $(SGLANG_VENV)/.installed  ## texts that a population w
 
 SERVED := --set engine.kind=sglang --set run.max_seconds=90
 
-bench-served-learning: $(SGLANG_VENV)/.installed  ## reviews learned on SGLang in 90 seconds, along informed and random directions, on three seeds, into benchmarks/results/served-learning-*.json
+bench-served-learning: install $(SGLANG_VENV)/.installed  ## reviews learned on SGLang in 90 seconds, along informed and random directions, and on the embedded engine, on three seeds, into benchmarks/results/served-learning-*.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/demo.py $(SERVED) --set trainable.kind=informed --json benchmarks/results/served-learning-informed.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/demo.py $(SERVED) --set trainable.kind=activated --json benchmarks/results/served-learning-activated.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/demo.py --set trainable.kind=informed --json benchmarks/results/served-learning-embedded.json
 
 bench-population: install  ## texts that a population writes for rewards, beside others, into benchmarks/results/population.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m twinpass bench rewards --out benchmarks/results/population.json

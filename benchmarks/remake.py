@@ -62,7 +62,11 @@ PARTS: Sequence[Part] = (
     Part("bench-serving", ("serving",), 6),
     Part("bench-served-population", ("served-population",), 10),
     Part("bench-sglang", ("sglang",), 10),
-    Part("bench-served-learning", ("served-learning-informed", "served-learning-activated"), 20),
+    Part(
+        "bench-served-learning",
+        ("served-learning-informed", "served-learning-activated", "served-learning-embedded"),
+        20,
+    ),
     Part("chaos", ("chaos",), 10),
     Part("fuzz", ("fuzz",), 10),
     Part("long-run", ("long-run",), 20),
