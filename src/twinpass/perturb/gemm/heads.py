@@ -27,12 +27,13 @@ def vectors(width: int) -> int:
     return width // WIDTH if WIDTH and width % WIDTH == 0 else 0
 
 
-def _multiply_add(builder, *terms):
+def multiply_add(builder, *terms):
+    """``a * b + c`` of vectors, rounded once."""
     kind = ir.FunctionType(_vector, [_vector] * 3)
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32"), terms)
 
 
-def _total(builder, vector):
+def total_of(builder, vector):
     """The sum of a vector's elements, halves added to each other until one is left."""
     nothing, width = ir.Constant(vector.type, ir.Undefined), WIDTH
     while width > 1:
@@ -65,7 +66,8 @@ def _passing(builder, base, slots, index, count, stride, registers):
     return [load(builder, place, _i64(n * WIDTH)) for n in range(registers)]
 
 
-def _at(context, builder, kind, array, index):
+def element(context, builder, kind, array, index):
+    """Where an element of an array lies."""
     return builder.gep(data(context, builder, kind, array), [index])
 
 
@@ -79,9 +81,9 @@ def dots(typing, q, at, keys, offset, stride, slots, first, count, scale, weight
     def generate(context, builder, signature, arguments):
         q, at, keys, offset, stride, slots, first, count, scale, weights, _, _ = arguments
         kinds = signature.args
-        queries = _at(context, builder, kinds[0], q, at)
-        base = _at(context, builder, kinds[2], keys, offset)
-        places = _at(context, builder, kinds[5], slots, first)
+        queries = element(context, builder, kinds[0], q, at)
+        base = element(context, builder, kinds[2], keys, offset)
+        places = element(context, builder, kinds[5], slots, first)
         target = context.make_array(kinds[9])(context, builder, weights)
         room = builder.extract_value(target.shape, 1)
         for part in _parts(heads.count, registers.count):
@@ -94,9 +96,9 @@ def dots(typing, q, at, keys, offset, stride, slots, first, count, scale, weight
                 for h, query in zip(part, own, strict=True):
                     total = builder.fmul(query[0], key[0])
                     for pair in zip(query[1:], key[1:], strict=True):
-                        total = _multiply_add(builder, *pair, total)
+                        total = multiply_add(builder, *pair, total)
                     place = builder.add(builder.mul(room, _i64(h)), loop.index)
-                    builder.store(builder.fmul(_total(builder, total), scale), builder.gep(target.data, [place]))
+                    builder.store(builder.fmul(total_of(builder, total), scale), builder.gep(target.data, [place]))
         return context.get_dummy_value()
 
     i = types.int64
@@ -112,9 +114,9 @@ def sums(typing, weights, values, offset, stride, slots, first, count, out, at, 
         kinds = signature.args
         source = context.make_array(kinds[0])(context, builder, weights)
         room = builder.extract_value(source.shape, 1)
-        base = _at(context, builder, kinds[1], values, offset)
-        places = _at(context, builder, kinds[4], slots, first)
-        target = _at(context, builder, kinds[7], out, at)
+        base = element(context, builder, kinds[1], values, offset)
+        places = element(context, builder, kinds[4], slots, first)
+        target = element(context, builder, kinds[7], out, at)
         for part in _parts(heads.count, registers.count):
             # Stack slots, one a sum, that LLVM turns into registers, as nobody takes their address.
             totals = [[cgutils.alloca_once(builder, _vector) for _ in range(registers.count)] for _ in part]
@@ -127,7 +129,7 @@ def sums(typing, weights, values, offset, stride, slots, first, count, out, at, 
                     place = builder.add(builder.mul(room, _i64(h)), loop.index)
                     weight = splat(builder, builder.load(builder.gep(source.data, [place])))
                     for own, total in zip(value, line, strict=True):
-                        builder.store(_multiply_add(builder, weight, own, builder.load(total)), total)
+                        builder.store(multiply_add(builder, weight, own, builder.load(total)), total)
             for h, line in zip(part, totals, strict=True):
                 for n, total in enumerate(line):
                     store(builder, builder.load(total), target, _i64((h * registers.count + n) * WIDTH))

@@ -21,6 +21,7 @@ from twinpass.model.causal import is_linear
 from twinpass.model.informed import InformedWeights
 from twinpass.model.lora import LoraWeights
 from twinpass.model.patching import forward_of
+from twinpass.perturb.gemm import low_rank
 from twinpass.phases import phase
 
 
@@ -206,8 +207,11 @@ class LaneAdapted(LaneModule):
     @phase("linear")
     def forward(self, weights: LaneWeights, layout: LaneLayout, x: Tensor) -> Tensor:
         rows = self.split(layout, x)
+        return self.changed(weights, layout, rows, self._base(weights, x, rows))
+
+    def changed(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor, y: Tensor) -> Tensor:
+        """The product ``y`` [..., out] of ``rows`` [lanes, rows, in] and what the adapter adds to it; ``y`` may be written to."""
         change = self.change(weights, layout, rows)
-        y = self._base(weights, x, rows)
         if change is None:
             return y
         down, up, scale = change
@@ -228,12 +232,27 @@ class LaneAdapted(LaneModule):
         return self.arithmetic.fixed(weights.lanes, self.module, rows, own_bias).view(*x.shape[:-1], -1)
 
 
+def _in_registers(rows: Tensor, a: Tensor, b: Tensor, y: Tensor) -> bool:
+    """Whether :mod:`twinpass.perturb.gemm.low_rank` can add the term of a [lanes, rank, in] and b [lanes, out, rank] to ``y``."""
+    here = all(part.dtype is torch.float32 and part.device.type == "cpu" for part in (rows, a, b, y))
+    own = here and y.is_contiguous() and not torch.is_grad_enabled() and rows.numel() > 0
+    return own and low_rank.suits(rows.shape[-1], *b.shape[1:])
+
+
 class LaneLora(LaneAdapted):
     """LoRA: both factors are trained."""
 
     def __init__(self, name: str, module: nn.Module, lora: LoraWeights, arithmetic: Arithmetic) -> None:
         super().__init__(name, module, arithmetic)
         self.lora = lora
+
+    def changed(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor, y: Tensor) -> Tensor:
+        a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
+        if layout.active_from or not _in_registers(rows, a, b, y):
+            return super().changed(weights, layout, rows, y)
+        target = y.view(layout.lanes, -1, y.shape[-1])
+        low_rank.add(rows.contiguous().numpy(), a.numpy(), b.numpy(), target.numpy(), self.lora.scale)
+        return y
 
     def change(self, weights: LaneWeights, layout: LaneLayout, rows: Tensor) -> tuple[Tensor, Tensor, float] | None:
         a, b = weights.whole(self.lora.a), weights.whole(self.lora.b)
