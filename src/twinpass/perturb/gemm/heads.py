@@ -33,6 +33,14 @@ def multiply_add(builder, *terms):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32"), terms)
 
 
+def prefetch(builder, base, index):
+    """Ask memory for the line of ``base[index]``, which need not be there."""
+    kind = ir.FunctionType(ir.VoidType(), [_byte, _i32, _i32, _i32])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    line = builder.bitcast(builder.gep(base, [index]), _byte)
+    builder.call(ask, [line, _i32(0), _i32(3), _i32(1)])
+
+
 def total_of(builder, vector):
     """The sum of a vector's elements, halves added to each other until one is left."""
     nothing, width = ir.Constant(vector.type, ir.Undefined), WIDTH
@@ -56,12 +64,9 @@ def _passing(builder, base, slots, index, count, stride, registers):
     later = builder.add(index, _i64(AHEAD))
     last = builder.sub(count, _i64(1))
     later = builder.select(builder.icmp_signed("<", later, last), later, last)
-    kind = ir.FunctionType(ir.VoidType(), [_byte, _i32, _i32, _i32])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
     place = builder.gep(base, [builder.mul(builder.load(builder.gep(slots, [later])), stride)])
     for n in range(registers):
-        line = builder.bitcast(builder.gep(place, [_i64(n * WIDTH)]), _byte)
-        builder.call(prefetch, [line, _i32(0), _i32(3), _i32(1)])
+        prefetch(builder, place, _i64(n * WIDTH))
     place = builder.gep(base, [builder.mul(builder.load(builder.gep(slots, [index])), stride)])
     return [load(builder, place, _i64(n * WIDTH)) for n in range(registers)]
 

@@ -1,7 +1,8 @@
 """Low-rank terms of several lanes, ``y += scale * (x A^T) B^T``, each lane's rows by its own factors, in registers.
 
-A lane has few rows and its factors are thin, so that a library's product spends its time on getting ready. Here rows and factors pass by once. A row has
-the same bits beside any other rows: the order of its terms is that of the inputs, and of the ranks.
+A lane has few rows and its factors are thin, so that a library's product spends its time on getting ready. Here rows and factors pass by once, and while a
+lane's factors do, the next lane's are asked of memory. A row has the same bits beside any other rows: the order of its terms is that of the inputs, and
+of the ranks.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from twinpass.perturb.compiled import kernel
-from twinpass.perturb.gemm.heads import element, multiply_add, total_of
+from twinpass.perturb.gemm.heads import element, multiply_add, prefetch, total_of
 from twinpass.perturb.gemm.registers import WIDTH, load, splat, store, transposed
 from twinpass.perturb.noise import F32
 from twinpass.perturb.threads import threads_for
@@ -51,29 +52,30 @@ def _add(x, a, b, scale, y):
         count = min(BLOCK, rows - first)
         down = np.empty((count, rank), np.float32)
         own_a, own_b = a[lane], b[lane]
+        next_a, next_b = (a.strides[0] // 4, b.strides[0] // 4) if first == 0 else (0, 0)
         of_x, of_y = (lane * rows + first) * inputs, (lane * rows + first) * outputs
         tiled = count // TILE * TILE
         for r in range(0, tiled, TILE):
             for k in range(0, rank, TILE):
-                dots_of_tile(x, of_x + r * inputs, own_a, k * inputs, inputs, scale, down, r * rank + k)
+                dots_of_tile(x, of_x + r * inputs, own_a, k * inputs, inputs, next_a, scale, down, r * rank + k)
         for r in range(tiled, count):
             for k in range(0, rank, TILE):
-                dots_of_row(x, of_x + r * inputs, own_a, k * inputs, inputs, scale, down, r * rank + k)
+                dots_of_row(x, of_x + r * inputs, own_a, k * inputs, inputs, next_a, scale, down, r * rank + k)
         for o in range(0, outputs, WIDTH):
             for k in range(0, rank, RANKS):
-                spread(down, k, rank, count, own_b, o * rank + k, y, of_y + o, outputs)
+                spread(down, k, rank, count, own_b, o * rank + k, next_b, y, of_y + o, outputs)
 
 
 def _dots_of(rows):
     @intrinsic
-    def dots(typing, x, of_x, a, of_a, inputs, scale, down, to):
-        """``down[to + r * rank + k] = scale * x[of_x + r * inputs:] . a[of_a + k * inputs:]``, r < rows, k < TILE."""
+    def dots(typing, x, of_x, a, of_a, inputs, later, scale, down, to):
+        """``down[to + r * rank + k] = scale * x[of_x + r * inputs:] . a[of_a + k * inputs:]``, r < rows, k < TILE; ``later`` is how far ahead of a to ask."""
 
         def generate(context, builder, signature, arguments):
-            x, of_x, a, of_a, inputs, scale, down, to = arguments
+            x, of_x, a, of_a, inputs, later, scale, down, to = arguments
             kinds = signature.args
             xs, factors = element(context, builder, kinds[0], x, of_x), element(context, builder, kinds[2], a, of_a)
-            target = context.make_array(kinds[6])(context, builder, down)
+            target = context.make_array(kinds[7])(context, builder, down)
             rank = builder.extract_value(target.shape, 1)
             lines = [builder.gep(xs, [builder.mul(inputs, _i64(r))]) for r in range(rows)]
             columns = [builder.gep(factors, [builder.mul(inputs, _i64(k))]) for k in range(TILE)]
@@ -84,6 +86,8 @@ def _dots_of(rows):
             with cgutils.for_range(builder, builder.udiv(inputs, _i64(WIDTH))) as loop:
                 place = builder.mul(loop.index, _i64(WIDTH))
                 weights = [load(builder, column, place) for column in columns]
+                for column in columns:
+                    prefetch(builder, column, builder.add(place, later))
                 for line, own in zip(lines, totals, strict=True):
                     value = load(builder, line, place)
                     for weight, total in zip(weights, own, strict=True):
@@ -96,7 +100,7 @@ def _dots_of(rows):
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(x, i, a, i, i, types.float32, down, i), generate
+        return types.void(x, i, a, i, i, i, types.float32, down, i), generate
 
     return dots
 
@@ -105,17 +109,19 @@ dots_of_tile, dots_of_row = _dots_of(TILE), _dots_of(1)
 
 
 @intrinsic
-def spread(typing, down, first, rank, count, b, of_b, y, to, outputs):
+def spread(typing, down, first, rank, count, b, of_b, later, y, to, outputs):
     """``y[to + r * outputs + o] += sum over k < RANKS of down[r * rank + first + k] * b[of_b + o * rank + k]``, r < count, o < WIDTH."""
 
     def generate(context, builder, signature, arguments):
-        down, first, rank, count, b, of_b, y, to, outputs = arguments
+        down, first, rank, count, b, of_b, later, y, to, outputs = arguments
         kinds = signature.args
         source, factors = element(context, builder, kinds[0], down, first), element(context, builder, kinds[4], b, of_b)
-        target = element(context, builder, kinds[6], y, to)
+        target = element(context, builder, kinds[7], y, to)
         squares = []
         for start in range(0, WIDTH, RANKS):
             places = [builder.mul(rank, _i64(start + o)) for o in range(RANKS)]
+            for place in places[::2]:
+                prefetch(builder, factors, builder.add(place, later))
             squares.append(transposed(builder, [load(builder, factors, place, _ranks) for place in places]))
         weights = [_joined(builder, [square[k] for square in squares]) for k in range(RANKS)]
         with cgutils.for_range(builder, count) as loop:
@@ -129,7 +135,7 @@ def spread(typing, down, first, rank, count, b, of_b, y, to, outputs):
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(down, i, i, i, b, i, y, i, i), generate
+    return types.void(down, i, i, i, b, i, i, y, i, i), generate
 
 
 def _joined(builder, parts):

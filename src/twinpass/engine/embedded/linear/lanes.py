@@ -56,12 +56,16 @@ class LaneWeights:
     visited: set[str] = field(default_factory=set)
     _scratch: Tensor | None = None
     _formed: dict[str, Tensor] | None = None
+    _perturbed: frozenset[str] | None = None
 
     @property
-    def perturbed(self) -> list[str]:
+    def perturbed(self) -> frozenset[str]:
         """Names of the parameters that some lane has a value of its own of."""
-        blocks = {lane.probe.block for lane in self.lanes if lane.probe is not None}
-        return [name for name in self.parameters if any(self.parameters.moves(name, block) for block in blocks)]
+        if self._perturbed is None:
+            blocks = {lane.probe.block for lane in self.lanes if lane.probe is not None}
+            moved = self.parameters.moves
+            self._perturbed = frozenset(name for name in self.parameters if any(moved(name, block) for block in blocks))
+        return self._perturbed
 
     def probe(self, name: str, lane: Lane) -> Probe | None:
         """The lane's direction, if it moves this parameter."""

@@ -8,7 +8,7 @@ Its operators are not public, so they are tried once, and left alone where they 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.model.causal import is_linear
-from twinpass.model.patching import forward_of
+from twinpass.model.patching import forwards_of
 from twinpass.phases import phase
 
 KEPT = 32
@@ -86,10 +86,8 @@ def of_linear(module: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def own_products(linears: Iterable[nn.Module], linear: Linear | None = None) -> Iterator[None]:
     """Inside the block these linear layers compute theirs by ``linear``; by :func:`product` if there is none."""
-    with ExitStack() as stack:
-        for module in linears:
-            if "forward" not in module.__dict__:
-                stack.enter_context(forward_of(module, partial(linear or of_linear, module)))
+    own = linear or of_linear
+    with forwards_of({module: partial(own, module) for module in linears if "forward" not in module.__dict__}):
         yield
 
 

@@ -4,9 +4,9 @@ For the time of a forward pass, the modules that own trainable parameters run as
 A module that owns trainable parameters *and* children is refused by name.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ from twinpass.errors import MissedParameterError, UnsupportedModuleError
 from twinpass.model.causal import is_linear, output_layer
 from twinpass.model.informed import InformedWeights
 from twinpass.model.lora import LoraWeights
-from twinpass.model.patching import forward_of
+from twinpass.model.patching import forwards_of
 from twinpass.perturb.parameters import Parameters
 
 
@@ -67,13 +67,12 @@ class Tandem:
     @contextmanager
     def running(self, weights: LaneWeights, layout: LaneLayout) -> Iterator[None]:
         """Inside the block the model computes ``weights.lanes``, which lie in its tensors as ``layout`` says."""
-        perturbed = set(weights.perturbed)
+        perturbed = weights.perturbed
         with ExitStack() as stack:
             if unchecked := self._unchecked & perturbed:
                 stack.enter_context(RawUse(weights.parameters, unchecked))
-            for module in self._modules:
-                if module.acts(perturbed, layout):
-                    stack.enter_context(forward_of(module.module, _bind(module, weights, layout)))
+            acting = (module for module in self._modules if module.acts(perturbed, layout))
+            stack.enter_context(forwards_of({each.module: partial(each.forward, weights, layout) for each in acting}))
             yield
 
     def check(self, passes: Collection[LaneWeights]) -> None:
@@ -82,9 +81,9 @@ class Tandem:
         Raises:
             MissedParameterError: a selected parameter was perturbed and never used.
         """
-        perturbed = {name: None for weights in passes for name in weights.perturbed if name in self._unchecked}
+        perturbed = {name: None for weights in passes for name in weights.parameters if name in weights.perturbed}
         visited = set[str]().union(*(weights.visited for weights in passes))
-        if missed := [name for name in perturbed if name not in visited]:
+        if missed := [name for name in perturbed if name in self._unchecked and name not in visited]:
             raise MissedParameterError(
                 f"{len(missed)} selected parameters took no part in the forward pass: {', '.join(missed[:5])}; "
                 "select only what the model uses, with trainable.kind = 'pattern'"
@@ -131,7 +130,3 @@ def _kind(path: str, module: nn.Module) -> type[LaneModule]:
             f"{path} ({type(module).__name__}) owns trainable parameters and child modules, so it cannot run lane by lane; {ELSE}"
         )
     return LaneLeaf
-
-
-def _bind(module: LaneModule, weights: LaneWeights, layout: LaneLayout) -> Callable[..., Any]:
-    return lambda *args, **kwargs: module.forward(weights, layout, *args, **kwargs)
