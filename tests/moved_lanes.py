@@ -14,7 +14,7 @@ from twinpass.engine.sglang.server import Server
 from twinpass.engine.sglang.weights import WeightVariants
 from twinpass.model.causal import CausalModel
 from twinpass.model.identity import hash_of
-from twinpass.model.trainable import Trainable
+from twinpass.model.trainable import Trainable, Trained
 from twinpass.perturb.noise import Distribution
 
 EPS = 2.0**-10
@@ -30,13 +30,17 @@ def engine_of(
 ) -> Iterator[SglangEngine]:
     """An SGLang engine on a model that stays as it is; SGLang's weights are put back at the end."""
     own = deepcopy(model)
+
+    def again() -> tuple[PreTrainedModel, Trained]:
+        fresh = deepcopy(model)
+        return fresh, trainable.attach(fresh, 0)
+
     variants = WeightVariants(
         server,
         own,
         hash_of(own),
         trainable.attach(own, 0),
-        trainable=trainable,
-        reload=lambda: deepcopy(model),
+        again=again,
         noise=noise,
         inplace=inplace,
     )

@@ -14,7 +14,6 @@ from twinpass.engine.sglang.arguments import FIXED
 from twinpass.engine.subject import Subject
 from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import memory_bytes
-from twinpass.reuse.activated import ActivatedReuse
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.invariant import Invariant
 from twinpass.settings import STRICT, ComputeDtype, Count, NonEmpty, Perturbation, Seconds
@@ -236,7 +235,7 @@ class SglangSettings(EngineSettings):
                 f"[model] dtype: SGLang holds adapters in {model.dtype}, which would round perturbations away; "
                 'set "float32", or [engine] kind = "torch"'
             )
-        if isinstance(policy, ActivatedReuse) and policy.spill is not None:
+        if policy is not None and policy.disk is not None:
             found.append('[engine] kind: "sglang" keeps its cache in memory; leave [reuse] spill out')
         if self.url and policy is not None and (policy.budget, policy.page_size) != (Auto().budget, Auto().page_size):
             found.append(

@@ -19,6 +19,10 @@ class ActivatedReuse(Policy):
 
     spill: NonEmpty | None = None
 
+    @property
+    def disk(self) -> str | None:
+        return self.spill
+
     def own_objections(self, to: Circumstances) -> list[str]:
         if to.activated:
             return []

@@ -108,6 +108,11 @@ class Policy(ABC):
             ValueError: the policy does not fit what is trained; the message says what would.
         """
 
+    @property
+    def disk(self) -> str | None:
+        """The folder that what is shared is also written to, if there is one."""
+        return None
+
     def planner(self) -> LanePlanner:
         """What a trainer plans its steps by."""
         return LanePlanner()

@@ -3,8 +3,6 @@
 import warnings
 from dataclasses import dataclass, replace
 
-from transformers import PreTrainedModel
-
 from twinpass.cache.spill import Spill
 from twinpass.core import BASE
 from twinpass.engine.embedded.linear.mixed import LEAVE_OUT, Paired, arithmetic_of
@@ -18,7 +16,7 @@ from twinpass.engine.embedded.scoring.sharing import SharingByBlock
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel, output_layer
 from twinpass.model.identity import digest, hash_of, require_finite
-from twinpass.model.trainable import Trainable, Trained
+from twinpass.model.trainable import Trained
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice
@@ -44,8 +42,6 @@ class Parts:
     ``inplace``: the weights in memory, where they stand at one lane at a time; ``paired``: products in bfloat16, where they are.
     """
 
-    causal: CausalModel
-    trained: Trained
     base_hash: str
     ledger: Ledger
     sharing: SharingByBlock
@@ -57,30 +53,25 @@ class Parts:
     prepacked: Prepacked
     inplace: InPlaceWeights | None
     paired: Paired | None
-    chunk_rows: int
 
 
 def parts_of(
-    model: PreTrainedModel,
-    trainable: Trainable,
+    causal: CausalModel,
+    trained: Trained,
     *,
     noise: Distribution,
     perturbation: Perturbation,
     policy: Policy,
-    chunk_rows: int | None,
+    chunk_rows: int,
     compute_dtype: ComputeDtype | None,
-    invocation: tuple[int, ...],
-    seed: int,
 ) -> Parts:
-    """Arguments are those of :class:`twinpass.engine.embedded.engine.TorchEngine`.
+    """For what is ``trained`` of a model, ``chunk_rows`` rows at a time; the rest is as for :class:`twinpass.engine.embedded.engine.TorchEngine`.
 
     Raises:
         ModelError: the model or its trainable weights cannot be used; the message says which and why.
     """
-    causal = CausalModel(model)
-    chunk_rows = chunk_rows or CHUNK_ROWS * causal.device.growth
+    model = causal.model
     require_finite(model)
-    trained = trainable.attach(model, seed, invocation)
     tandem_lanes = perturbation == "tandem"
     arithmetic = arithmetic_of(compute_dtype, model, one_pass=tandem_lanes and not policy.approximate)
     paired = arithmetic if isinstance(arithmetic, Paired) else None
@@ -113,8 +104,6 @@ def parts_of(
             "sequences run by its own forward instead: exact, but slower, and nothing is reused"
         )
     return Parts(
-        causal=causal,
-        trained=trained,
         base_hash=base_hash,
         ledger=ledger,
         sharing=sharing,
@@ -126,7 +115,6 @@ def parts_of(
         prepacked=prepacked,
         inplace=inplace,
         paired=paired,
-        chunk_rows=chunk_rows,
     )
 
 
@@ -170,14 +158,13 @@ def _scorer(
 
 
 def _spill(causal: CausalModel, policy: Policy, base_hash: str, paired: Paired | None) -> Spill | None:
-    folder = getattr(policy, "spill", None)
-    if folder is None:
+    if policy.disk is None:
         return None
     config = causal.model.config.to_dict()
     same = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
     products = "own" if paired is None else "bfloat16"
     dtype = f"{causal.model.dtype}, products {products}"
-    return Spill(expand(folder), {"base": base_hash, "dtype": dtype, "config": digest(same)}, causal.depth)
+    return Spill(expand(policy.disk), {"base": base_hash, "dtype": dtype, "config": digest(same)}, causal.depth)
 
 
 def _warn(message: str, deeper: int = 0) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Continuations, Decode, Lane, Probe, Prompt, Request, Sampling, Scores, Term, Work
 from twinpass.engine.base import AdamStep, Engine, Gradient, RelativeStep, Slopes, require_fit, require_room
-from twinpass.engine.embedded.builder import parts_of, placed
+from twinpass.engine.embedded.builder import CHUNK_ROWS, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfit
 from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
@@ -19,6 +19,7 @@ from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.engine.embedded.scoring.packing_check import still_runs
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Observed, Space
 from twinpass.model.trainable import Trainable
@@ -71,25 +72,24 @@ class TorchEngine(Engine):
     ) -> None:
         model.train(False)
         self.model, self._tokenizer, self._reload = model, tokenizer, reload
-        self.noise: Distribution = noise
-        self._perturbation: Perturbation = perturbation
+        self.noise, self._perturbation = noise, perturbation
+        self._causal = causal = CausalModel(model)
+        self._chunk_rows = chunk_rows or CHUNK_ROWS * causal.device.growth
+        self._trained = trainable.attach(model, seed, invocation)
         parts = parts_of(
-            model,
-            trainable,
+            causal,
+            self._trained,
             noise=noise,
             perturbation=perturbation,
             policy=reuse or Auto(),
-            chunk_rows=chunk_rows,
+            chunk_rows=self._chunk_rows,
             compute_dtype=compute_dtype,
-            invocation=invocation,
-            seed=seed,
         )
-        self._causal, self._trained, self._base_hash = parts.causal, parts.trained, parts.base_hash
-        self._ledger, self._sharing = parts.ledger, parts.sharing
+        self._base_hash, self._ledger, self._sharing = parts.base_hash, parts.ledger, parts.sharing
         self._runner, self._route, self._scorer = parts.runner, parts.route, parts.scorer
         self._inplace, self._paired, self._prepacked = parts.inplace, parts.paired, parts.prepacked
-        self._chunk_rows, self.reason, self._own_prefixes = parts.chunk_rows, parts.reason, parts.own_prefixes
-        self.packs, self.parameters = parts.scorer is not None, parts.trained.parameters
+        self.reason, self._own_prefixes = parts.reason, parts.own_prefixes
+        self.packs, self.parameters = parts.scorer is not None, self._trained.parameters
 
     @property
     def base_hash(self) -> str:

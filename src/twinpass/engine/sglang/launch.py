@@ -148,13 +148,17 @@ def _variants(
 ) -> Variants:
     if subject.trainable.adapter:
         return AdapterVariants(server, subject.model, trained, noise)
+
+    def again() -> tuple[PreTrainedModel, Trained]:
+        model, _ = load(subject.path, subject.dtype, trust_remote_code=subject.trust_remote_code)
+        return model, subject.trainable.attach(model, 0)
+
     return WeightVariants(
         server,
         subject.model,
         checkpoint,
         trained,
-        trainable=subject.trainable,
-        reload=lambda: load(subject.path, subject.dtype, trust_remote_code=subject.trust_remote_code)[0],
+        again=again,
         noise=noise,
         inplace=inplace,
         tokenizer=subject.tokenizer,

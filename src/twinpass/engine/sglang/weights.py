@@ -13,7 +13,7 @@ from twinpass.core import BASE, Lane, Term
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.engine.sglang.variants import Variants
 from twinpass.errors import EngineError
-from twinpass.model.trainable import Trainable, Trained
+from twinpass.model.trainable import Trained
 from twinpass.perturb.inplace import InPlaceWeights
 from twinpass.perturb.lattice import Lattice, power_of_two
 from twinpass.perturb.noise import ALGORITHM, Distribution
@@ -31,8 +31,8 @@ class WeightVariants(Variants):
         server: a running SGLang.
         model: the model at ``theta_0``, with its weights, which end up on the lattice if they are to move in place.
         checkpoint: the model's hash.
-        trained: which of its weights are trained; a ``trainable`` picked them.
-        reload: loads the model again, to save it together with the ``tokenizer``.
+        trained: which of its weights are trained.
+        again: loads the model again, and picks the same weights of it, to save it together with the ``tokenizer``.
         noise: distribution of ``z``.
         inplace: move the weights on a lattice, without a copy of them; otherwise ``theta`` stays in a copy in main memory.
 
@@ -48,14 +48,13 @@ class WeightVariants(Variants):
         checkpoint: str,
         trained: Trained,
         *,
-        trainable: Trainable,
-        reload: Callable[[], PreTrainedModel],
+        again: Callable[[], tuple[PreTrainedModel, Trained]],
         noise: Distribution,
         inplace: bool,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self._server, self._noise, self._inplace = server, noise, inplace
-        self._trainable, self._reload, self._tokenizer = trainable, reload, tokenizer
+        self._again, self._tokenizer = again, tokenizer
         self._numel = trained.parameters.numel
         self._terms: list[Term] = []
         self._waiting: list[Term] = []
@@ -138,8 +137,7 @@ class WeightVariants(Variants):
 
     def save(self, run: Path) -> Path:
         """The model, rebuilt here from the updates as ``twinpass replay`` does, and compared with SGLang's to the bit."""
-        model = self._reload()
-        trained = self._trainable.attach(model, 0)
+        model, trained = self._again()
         if self._inplace:
             weights = InPlaceWeights(Lattice(trained.parameters, self._noise))
             weights.update(self._terms)
