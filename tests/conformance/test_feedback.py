@@ -1,7 +1,10 @@
 """Residual feedback: the gradient of adapters whose outputs went straight into the state that leaves the last layer."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of
@@ -9,8 +12,9 @@ from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
 from reusing import packed
 from torch import Tensor, nn
 
-from twinpass.core import BASE
+from twinpass.core import BASE, Score
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.scoring.observe import Observer
 from twinpass.errors import ModelError
 from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Lora
@@ -128,3 +132,34 @@ def test_where_nothing_can_be_seen_it_is_refused() -> None:
         engine_of(name, build(name), Lora(rank=2, targets=WRITERS[name])).feedback(ACTIVE, slopes)
     with pytest.raises(ModelError, match="leave perturbation = 'inplace'"):
         engine_of("llama", build("llama"), Full(), perturbation="inplace").feedback(ACTIVE, slopes)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_rows_that_are_read_once_come_to_the_same_as_they_are_scored(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row's only log-probability is differentiated as it is scored; where several are read of one row, that is done afterwards."""
+    engine = trained(name, chunk_rows=7)
+    weights: list[Score] = [np.cos(np.arange(len(request.completion)) + i) for i, request in enumerate(ACTIVE)]
+
+    def given(slopes: list[Score], scores: Sequence[Score]) -> list[Score]:
+        return slopes
+
+    together = engine.feedback(ACTIVE, partial(given, weights))
+    done: list[int] = []
+    own = Observer.score
+
+    def counted(self: Observer, *args: Any) -> Tensor:
+        done.append(1)
+        return own(self, *args)
+
+    monkeypatch.setattr(Observer, "score", counted)
+    total: dict[str, Tensor] = {}
+    for request, weight in zip(ACTIVE, weights, strict=True):
+        for key, tensor in engine.feedback([request], partial(given, [weight])).tensors.items():
+            total[key] = total.get(key, torch.zeros_like(tensor)) + tensor
+    assert len(done) >= len(ACTIVE)
+    assert_same(together, total, TOLERANCE)
+    done.clear()
+    engine.feedback(ACTIVE, partial(given, weights))
+    assert not done

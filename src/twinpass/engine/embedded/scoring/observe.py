@@ -7,6 +7,7 @@ norm and the head alone, so that its derivative by that state is exact and needs
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +25,10 @@ BLOCK_BYTES = 32 << 20
 
 @dataclass
 class Part:
-    """What was seen of one batch: rows [n] (sorted) that are read, and for each its token, position, state, modules' inputs, and what norms took of their outputs."""
+    """What was seen of one batch: rows [n] (sorted) that are read, and for each its token, position, state, modules' inputs, and what norms took of their outputs.
+
+    ``units`` are the derivatives of each row's score by its state, where a row has but one.
+    """
 
     reads: Reads
     rows: list[Rows] = field(default_factory=list)
@@ -32,6 +36,13 @@ class Part:
     states: list[Tensor] = field(default_factory=list)
     inputs: list[dict[str, Tensor]] = field(default_factory=list)
     normed: list[dict[str, Tensor]] = field(default_factory=list)
+    units: list[Tensor] = field(default_factory=list)
+
+    @cached_property
+    def once(self) -> bool:
+        """Whether every row is read once, for a log-probability: its derivative is told as it is scored, and the slope only scales it."""
+        rows = np.concatenate([np.empty(0, np.int64), *self.reads.rows])
+        return self.reads.columns is None and len(np.unique(rows)) == len(rows)
 
 
 class Observer:
@@ -101,6 +112,15 @@ class Observer:
         part.inputs.append({path: _rows(seen)[at] for path, seen in self._seen.items()})
         part.normed.append({path: _rows(seen)[at] for path, seen in self._normed.items()})
 
+    def score(self, part: Part, ids: Tensor, at: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [1, k] of ``targets`` at ``rows`` of the rows ``at`` of what was just computed; their derivatives are kept."""
+        with torch.enable_grad():
+            state = _rows(self._last[-1])[at][None].clone().requires_grad_(True)
+            picked = log_softmax(self._causal.finish(ids[:, at], state))[:, rows, targets]
+            (unit,) = torch.autograd.grad(picked.sum(), state)
+        part.units.append(unit[0].detach())
+        return picked.detach()
+
     def inputs(self) -> dict[str, Tensor]:
         """What entered each module, [N, in] over all parts."""
         return {path: torch.cat([seen[path] for part in self.parts for seen in part.inputs]) for path in self._paths}
@@ -138,6 +158,10 @@ class Observer:
     def _errors(self, part: Part, slopes: Sequence[Score], running: Running) -> Tensor:
         order = np.concatenate(part.rows)
         rows = np.searchsorted(order, np.concatenate(part.reads.rows))
+        if part.once:
+            units, scale = torch.cat(part.units), np.zeros(len(order))
+            scale[rows] = np.concatenate(slopes)
+            return units * torch.from_numpy(scale).to(units)[:, None]
         targets, weights = np.concatenate(part.reads.targets), np.concatenate(slopes)
         if part.reads.columns is not None:
             targets = np.searchsorted(part.reads.columns, targets)

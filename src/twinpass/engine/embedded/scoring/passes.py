@@ -16,7 +16,7 @@ from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
-from twinpass.engine.embedded.scoring.observe import Observer, Part
+from twinpass.engine.embedded.scoring.observe import BLOCK_BYTES, Observer, Part
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
 from twinpass.model.causal import CausalModel, log_softmax
 
@@ -195,12 +195,16 @@ class Passes:
             seen[0].take(seen[1], read, device.send(np.searchsorted(rows, read))[0], ids)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)
-        for wanted in result.wanted(rows, max(1, device.growth * LOGITS_BYTES // (4 * lanes * width))):
+        room = BLOCK_BYTES if seen is not None and seen[1].once else LOGITS_BYTES
+        for wanted in result.wanted(rows, max(1, device.growth * room // (4 * lanes * width))):
             reads = result.reads(wanted)
             at, rows_of, targets, *some = device.send(
                 np.searchsorted(rows, wanted), reads.rows, reads.targets, *([] if columns is None else [columns])
             )
             with running(LaneLayout(lanes, len(wanted), columns=some[0] if some else None)):
+                if seen is not None and seen[1].once:
+                    result.put(reads, seen[0].score(seen[1], ids, at, rows_of, targets))
+                    continue
                 logits = self.causal.head(ids[:, at], output, states[:, at])
             result.put(reads, (log_softmax(logits) if columns is None else logits)[:, rows_of, targets])
 
