@@ -139,10 +139,10 @@ def _write(folder: Path, kind: Kind, args: argparse.Namespace) -> Path:
         "model": {"path": args.model},
         "trainable": ADAPTER,
         "task": {**kind.task, "train": "train.jsonl", "eval": "eval.jsonl"},
-        "estimator": {"kind": "spsa", "noise": "gaussian"},
+        "estimator": {"kind": "spsa"},
         "optimizer": {"lr": 4e-3, "steps": 400, "batch_size": kind.batch},
         "reuse": {"policy": "activated", "budget": "1GiB"},
-        "engine": {"device": "cpu"},
+        "engine": {"device": "cpu", "noise": "gaussian"},
         "run": {"out": "run", "seed": 1},
     }
     path = folder / "race.toml"

@@ -1,6 +1,7 @@
 """Races to a score: every learner trains and stops, none finds anything on disk, and a linear probe runs beside them."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,11 +13,14 @@ import tiny
 import torch
 from benching import ACTIVATED, Ticks, engine_of, fits
 
+from twinpass.bench import rivals
 from twinpass.bench.probe import LinearProbe, regress
 from twinpass.bench.race import race, suiting
 from twinpass.cli.bench import joined
 from twinpass.cli.main import main
+from twinpass.config.engines import TorchSettings
 from twinpass.config.load import load_config
+from twinpass.estimate.spsa import Spsa
 from twinpass.model.causal import CausalModel
 
 memory, untold = benching.memory, benching.untold
@@ -132,6 +136,27 @@ def test_a_probe_reads_hidden_states_of_the_last_prompt_token(tmp_path: Path) ->
         whole = model(input_ids=torch.tensor([example.prompt]), output_hidden_states=True).hidden_states
         for k, layer in enumerate(probe.layers):
             assert torch.allclose(states[i, k], whole[layer][0, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("said", [{"noise": "gaussian"}, {"perturbation": "inplace"}])
+def test_learners_of_other_kinds_do_not_take_over_how_weights_are_perturbed(
+    tmp_path: Path, said: dict[str, str]
+) -> None:
+    """An exact gradient is taken along no direction, and fitted ones have the noise that they are measured with."""
+    config = load_config(tiny.config(tmp_path, **ACTIVATED, engine={**said, "chunk_rows": 99}))
+    for other in (rivals.exact(config), rivals.informed(config)):
+        assert other.engine == TorchSettings(chunk_rows=99)
+
+
+def test_races_of_public_rows_have_a_sound_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    module: Any = import_module("race")
+    rows = tmp_path / "rows.txt"
+    rows.write_text("NUM:dist How far is it ?\nHUM:ind Who ?\n")
+    args = Namespace(file=rows, train=1, held_out=1, model="smollm2")
+    config = load_config(module._write(tmp_path, module.KINDS["trec"], args))
+    assert isinstance(config.estimator, Spsa)
+    assert config.engine.noise == "gaussian"
 
 
 def test_public_rows_are_read_in_their_own_format(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,9 @@ def _engine(
 ) -> Iterator[tuple[TorchEngine, Population, Sequence[Example]]]:
     reuse = Auto(budget=config.reuse.budget, page_size=config.reuse.page_size)
     estimator = Spsa(probes=size.lanes // 2)
-    session = build_embedded(replace(config, trainable=trainable, estimator=estimator, reuse=reuse))
+    session = build_embedded(
+        replace(config, trainable=trainable, estimator=estimator, reuse=reuse, engine=config.engine.usual)
+    )
     goal, examples = writers(session, size)
     with closing(session.engine), closing(goal):
         yield session.engine, goal, examples

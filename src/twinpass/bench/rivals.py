@@ -43,7 +43,7 @@ def exact(config: Config) -> Config:
     trainable = config.trainable if isinstance(config.trainable, Activated) else Activated()
     lr = FIRST_ORDER_LR if config.task.chooses else EXACT.lr
     optimizer = AdamW(lr=lr, batch_size=config.optimizer.batch_size, schedule="linear")
-    return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer)
+    return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer, engine=config.engine.usual)
 
 
 def fed_back(config: Config) -> Config:
@@ -64,6 +64,7 @@ def informed(config: Config) -> Config:
         optimizer=optimizer,
         epsilon=ConstantEpsilon(value=suited.eps),
         reuse=Auto(budget=config.reuse.budget, page_size=config.reuse.page_size),
+        engine=config.engine.usual,
     )
 
 

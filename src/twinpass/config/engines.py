@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic.dataclasses import dataclass
@@ -57,6 +57,11 @@ class EngineSettings(ABC):
         if self.perturbation == "inplace" and self.noise == "gaussian":
             raise ValueError("perturbation: 'inplace' needs noise on a grid; set noise to 'binomial' or 'rademacher'")
 
+    @property
+    def usual(self) -> Self:
+        """The same with weights perturbed as where nothing is said of it."""
+        return replace(self, noise=EngineSettings.noise, perturbation=EngineSettings.perturbation)
+
     @abstractmethod
     def problems(self, built: Mapping[str, Any]) -> list[str]:
         """What in the other sections (those that are valid) this engine cannot do, and what to do about it."""
@@ -79,7 +84,7 @@ class EngineSettings(ABC):
 
 
 LANES: Mapping[str, str] = {"noise": EngineSettings.noise, "perturbation": EngineSettings.perturbation}
-"""How weights are perturbed where nothing is said of it."""
+"""The keys that say how weights are perturbed, and what holds where they are left out."""
 
 
 @dataclass(frozen=True, config=STRICT)
