@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from twinpass.engine.embedded.linear.norms import offset_of, rms_norm
+from twinpass.engine.embedded.linear.norms import norms_of, offset_of, own_norms, rms_norm
 
 WIDTH = 48
 
@@ -60,3 +60,18 @@ def test_rows_that_do_not_lie_one_after_another() -> None:
     x = torch.randn(2, WIDTH, 9, generator=torch.Generator().manual_seed(4)).transpose(1, 2)
     weight = torch.ones(2, WIDTH)
     assert torch.equal(rms_norm(x, weight, 1e-6, 0.0), rms_norm(x.contiguous(), weight, 1e-6, 0.0))
+
+
+def test_a_models_norms_take_one_pass_for_a_while() -> None:
+    model = nn.Sequential(random_weight(LlamaRMSNorm(WIDTH, 1e-6)), Sum(), random_weight(GemmaRMSNorm(WIDTH, 1e-6)))
+    x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(5))
+    norms = norms_of(model)
+    assert [norm.module for norm in norms] == [model[0], model[2]]
+    with torch.no_grad(), own_norms(norms):
+        first, own = norms[0].module(x), model(x)
+        assert torch.equal(first, rms_norm(x, norms[0].module.get_parameter("weight")[None], 1e-6, 0.0))
+        assert norms[0].module(x.double()).dtype is torch.float64
+    torch.testing.assert_close(own, model(x), rtol=2e-6, atol=2e-6)
+    with own_norms(norms):
+        assert model(x.requires_grad_()).requires_grad
+    assert not any("forward" in module.__dict__ for module in model)

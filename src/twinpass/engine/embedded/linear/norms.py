@@ -3,12 +3,18 @@
 A Hugging Face model computes one in six passes. Which of its modules are such norms is found by what they return, not by name.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.linear import device_norms
+from twinpass.model.patching import forwards_of
 from twinpass.perturb.compiled import kernel
 from twinpass.perturb.layout import flat_view
 from twinpass.perturb.noise import F32
@@ -77,3 +83,35 @@ def offset_of(module: nn.Module) -> float | None:
         if torch.allclose(own, rms_norm(rows, weight.detach()[None], epsilon, offset), tolerance, near)
     )
     return next(found, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A module that returns what :func:`rms_norm` does, in float32 on a CPU."""
+
+    module: nn.Module
+    epsilon: float
+    offset: float
+
+    def forward(self, x: Tensor) -> Any:
+        """What the module returns, without a graph."""
+        if torch.is_grad_enabled() or x.dtype is not torch.float32:
+            return type(self.module).forward(self.module, x)
+        return rms_norm(x, self.module.get_parameter("weight").detach()[None], self.epsilon, self.offset)
+
+
+def norms_of(model: nn.Module) -> tuple[Norm, ...]:
+    """The norms in a model whose own forward takes several passes over memory, on a CPU."""
+    found = []
+    for module in model.modules():
+        epsilon, offset = epsilon_of(module), offset_of(module)
+        if epsilon is not None and offset is not None and module.get_parameter("weight").device.type == "cpu":
+            found.append(Norm(module, epsilon, offset))
+    return tuple(found)
+
+
+@contextmanager
+def own_norms(norms: Iterable[Norm]) -> Iterator[None]:
+    """Inside the block these modules take one pass over memory."""
+    with forwards_of({norm.module: norm.forward for norm in norms if "forward" not in norm.module.__dict__}):
+        yield

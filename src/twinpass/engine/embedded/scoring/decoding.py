@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twinpass.core import WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
+from twinpass.engine.embedded.linear.norms import own_norms
 from twinpass.engine.embedded.linear.products import own_products
 from twinpass.engine.embedded.scoring import paged
 from twinpass.engine.embedded.scoring.attention import Attending, AttentionPass, Piece, packed_attention
@@ -72,7 +73,7 @@ def _advance(
         positions[lane, : len(lines)] = [line.length for line in lines]
     ids, at = device.send(read, positions)
     hidden: Tensor | None = None
-    with torch.no_grad(), own_products(causal.linears, passes.linear):
+    with torch.no_grad(), own_norms(passes.norms), own_products(causal.linears, passes.linear):
         for number, stage in enumerate(stages):
             _require_own(passes, number, stage, lanes)
             with (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from twinpass.cache.pool import Pool
 from twinpass.cache.prefix_cache import PrefixCache, Reservation
 from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
+from twinpass.engine.embedded.linear.norms import Norm, norms_of
 from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
@@ -106,6 +108,11 @@ class Passes:
     computed: int = 0
     windows: set[int | None] = field(default_factory=set)
     layer_bytes: dict[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def norms(self) -> tuple[Norm, ...]:
+        """The model's norms that can be computed in one pass over memory."""
+        return norms_of(self.causal.model)
 
     def run(
         self, batch: Batch, running: Running, reads: Reads | None = None, observer: Observer | None = None
