@@ -219,9 +219,10 @@ def finetune(
             },
         }
         records: Sequence[Mapping[str, Any]] = ()
+        accepted = None
         try:
             if resume:
-                journal, contents = folder.resume(values, run.engine, run.ground, accept=accept_changes)
+                journal, contents, accepted = folder.resume(values, run.engine, run.ground, accept=accept_changes)
                 records = contents.records
             else:
                 if not trainable.adapter:
@@ -233,7 +234,9 @@ def finetune(
             for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {MOVED}"]), *run.notes):
                 console.print(note, markup=False)
             with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
-                summary = carry_out(folder, run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]))
+                summary = carry_out(
+                    folder, run.engine, run.plan, journal, records, Listeners([bar, told, *trackers]), accepted
+                )
         finally:
             run.plan.objective.close()
             run.engine.close()

@@ -10,7 +10,7 @@ import tiny
 from broken_off import ENDED, cut, kinds, train, weights
 from tensors import same
 
-from twinpass import Full, Lora, Sgd, finetune
+from twinpass import AdamW, Backprop, Full, Lora, Sgd, Spsa, finetune
 from twinpass.cli.main import main
 from twinpass.config.load import load_config
 from twinpass.errors import JournalError
@@ -102,3 +102,37 @@ def test_a_run_of_finetune_is_replayed(trainable: Any, tmp_path: Path, capsys: p
     shutil.rmtree(tmp_path / "model")
     assert main(["replay", str(run), "--json"]) == 2
     assert "known to Python only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("estimator", [Spsa(), Backprop()])
+def test_python_is_asked_the_same(estimator: Any, tmp_path: Path) -> None:
+    """Other rows and another tokenizer, of a run along probes and of one along the gradient; nothing is written by who is refused."""
+    run = tmp_path / "run"
+    optimizer = Sgd(lr=1e-3, steps=6, batch_size=4) if not estimator.whole else AdamW(lr=1e-3, steps=6, batch_size=4)
+    given: Any = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": [" bad", " good"], "out": run}
+    given |= {"trainable": Lora(rank=2), "estimator": estimator, "optimizer": optimizer}
+    rows = tiny.rows(8)
+    others = [{**row, "label": 1 - row["label"]} for row in rows]
+    finetune(tiny.model(), tiny.tokenizer(), rows, **given)
+    cut(run, 4)
+    short = (run / "journal.jsonl").read_bytes()
+    more = tiny.tokenizer()
+    more.add_tokens(["quick"])
+    for tokenizer, chosen, words in (
+        (tiny.tokenizer(), others, "the training rows are others; rows are tokenised otherwise"),
+        (more, rows, "the tokenizer is another one"),
+    ):
+        with pytest.raises(JournalError, match=words) as refused:
+            finetune(tiny.model(), tokenizer, chosen, **given, exist="resume")
+        assert "accept_changes=True" in str(refused.value)
+        assert (run / "journal.jsonl").read_bytes() == short
+    accepting: Any = {**given, "exist": "resume", "accept_changes": True}
+    if estimator.whole:
+        with pytest.raises(JournalError, match=r"step 0, taken again, gave a loss of .* the rows .* are others"):
+            finetune(tiny.model(), tiny.tokenizer(), others, **accepting)
+        assert (run / "journal.jsonl").read_bytes() == short
+        assert finetune(tiny.model(), tiny.tokenizer(), rows, **given, exist="resume")["accepted_changes"] == []
+    else:
+        summary = finetune(tiny.model(), tiny.tokenizer(), others, **accepting)
+        assert summary["accepted_changes"] == ["examples", "train"]
+        assert kinds(run)[3] == "changes"

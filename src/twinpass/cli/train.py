@@ -137,10 +137,11 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
     with closing(session.engine), closing(session.plan.objective):
         if args.resume:
             accept = args.accept_changes
-            journal, contents = folder.resume(config.values, session.engine, session.ground, accept=accept)
+            journal, contents, accepted = folder.resume(config.values, session.engine, session.ground, accept=accept)
             records = contents.records
         else:
             journal, records = folder.begin(config.values, session.engine, session.ground), ()
+            accepted = None
             remember(folder.path, session.template, session.plan.objective)
         args.resumable = folder.path
         said = [Callbacks(say, say, say)] if args.json else []
@@ -148,7 +149,8 @@ def _train(config: "Config", folder: "RunFolder", args: argparse.Namespace, cons
             ProgressBar(console, args.verbose) as bar,
             tracking(config.run.report_to, folder.path, config.values) as told,
         ):
-            return carry_out(folder, session.engine, session.plan, journal, records, Listeners([bar, *said, *told]))
+            listeners = Listeners([bar, *said, *told])
+            return carry_out(folder, session.engine, session.plan, journal, records, listeners, accepted)
 
 
 def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,10 @@ class RunFolder:
 
     def resume(
         self, values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str], *, accept: bool = False
-    ) -> tuple[Journal, Contents]:
-        """Continue the journal that is here; with ``accept`` on other ``ground`` than it stands on, which it then says.
+    ) -> tuple[Journal, Contents, Mapping[str, Any] | None]:
+        """Continue the journal that is here; with ``accept`` on other ``ground`` than it stands on.
+
+        That is the last of what is returned, a record for the journal once the run stands where it did, or None.
 
         Raises:
             JournalError: it was written for another base model, noise or configuration, or on other ground, or it is damaged.
@@ -106,15 +108,12 @@ class RunFolder:
                 f"or go on with {self.accepting}, which goes into the journal; the run's result is then of both"
             )
         journal, contents = Journal.open(self.journal)
-        if not changed:
-            return journal, contents
-        record = {
+        accepted = {
             "kind": "changes",
             "step": len(History.of(contents.records).steps),
             "ground": {k: ground[k] for k in changed},
         }
-        journal.append(record)
-        return journal, replace(contents, records=(*contents.records, record))
+        return journal, contents, accepted if changed else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, the mark of a finished run."""

@@ -29,14 +29,15 @@ def carry_out(
     journal: Journal,
     records: Sequence[Mapping[str, Any]],
     listener: Listener,
+    accepted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the plan to its end and write summary, plots and weights; returns the summary."""
+    """Run the plan to its end and write summary, plots and weights; returns the summary. ``accepted`` is what a resumed run finds other than before."""
     history = History.of(records)
     evaluations = sum(record["kind"] == "evaluation" for record in records)
     with closing(journal):
         with closing(Metrics(folder.metrics, history.draws, evaluations)) as metrics:
             told = Listeners([metrics, Samples(folder.path / "samples"), listener])
-            trainer = Trainer(engine, plan, journal, history, told)
+            trainer = Trainer(engine, plan, journal, history, told, accepted=accepted)
             trainer.run()
         if (kept := history.kept(plan.keep)) < len(history.steps):
             trainer.return_to(kept)

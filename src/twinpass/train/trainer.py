@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -40,6 +40,7 @@ class Trainer:
         engine: at ``theta_0``; the trainer brings it to where ``history`` stands.
         journal: open for appending.
         history: what the journal already holds.
+        accepted: what a resumed run finds other than before, for the journal once the run stands where it did.
     """
 
     engine: Engine
@@ -48,6 +49,7 @@ class Trainer:
     history: History = field(default_factory=History)
     listener: Listener = field(default_factory=Listener)
     clock: Callable[[], float] = time.perf_counter
+    accepted: Mapping[str, Any] | None = None
     _descent: GradientSteps | None = None
 
     def run(self) -> History:
@@ -63,6 +65,8 @@ class Trainer:
         steps = plan.optimizer.steps
         self._descent = descent_of(self.engine, plan, self.journal.path.parent)
         self._restore()
+        if self.accepted is not None:  # now that the run does stand where it did
+            self._record(self.accepted)
         self.listener.started(steps, len(self.history.steps))
         began, first = self.clock(), len(self.history.steps)
         while True:
@@ -315,6 +319,6 @@ class Trainer:
             f"; its best evaluation, {self.history.evaluations[step]:.3g}, was after step {step}: replay rebuilds that"
         )
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, record: Mapping[str, Any]) -> None:
         self.journal.append(record)
         self.history.fold(record)
