@@ -124,7 +124,8 @@ def finetune(
         perturbation: "tandem" runs all lanes in one pass; "inplace" lets the weights walk from lane to lane.
         compute_dtype: "bfloat16" multiplies in bfloat16 beside float32 weights (docs/maths/bfloat16.md).
         keep: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
-        patience: stop once so many evaluations came to no more than one before them (0: never); by default as suits what is trained.
+        patience: stop once so many evaluations came to no more than one before them (0: never); by default as suits what is trained. With an
+            optimizer's schedule "plateau" its rate falls then, and the third time the run stops.
         max_seconds: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
         out: the run folder; it must be new, unless ``resume`` continues the run in it, or ``exist`` says otherwise.
         exist: where ``out`` holds a run already: an "error"; "resume" it, so that a cell of a notebook can be run again (a finished run

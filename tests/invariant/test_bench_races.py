@@ -20,6 +20,7 @@ from twinpass.cli.bench import joined
 from twinpass.cli.main import main
 from twinpass.config.engines import TorchSettings
 from twinpass.config.load import load_config
+from twinpass.errors import ConfigError
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.causal import CausalModel
 
@@ -40,6 +41,12 @@ def test_a_race_begins_with_nothing_on_disk(tmp_path: Path) -> None:
     race(config, 1.1, 1e9, {"twinpass": 2}, lambda method, step, *point: told.append(step), ["twinpass"])
     assert told == [0, 2]
     assert not own.exists()
+
+
+def test_a_race_has_a_clock_of_its_own(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED), ["optimizer.schedule=plateau", "run.eval_every=2"])
+    with pytest.raises(ConfigError, match="a clock of its own"):
+        race(config, 1.1, 1e9, {"twinpass": 2}, lambda *point: None, ["twinpass"])
 
 
 def test_every_method_of_a_race_trains_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:

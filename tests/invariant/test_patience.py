@@ -16,6 +16,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.objective.choice import Choice
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.schedule.learning_rate import ScheduleName
+from twinpass.steps import Rollback
 from twinpass.train.history import History
 from twinpass.train.journal import read
 from twinpass.train.optimizer import Sgd
@@ -47,8 +48,15 @@ def test_a_plateau_is_so_many_evaluations_that_came_to_no_more(
     values: list[float], patience: int, plateaus: int
 ) -> None:
     history = History(evaluations={4 * i: value for i, value in enumerate(values)})
-    assert history.plateaus(patience) == plateaus
-    assert training_plan(patience=patience).settled(history) is (plateaus > 0)
+    assert history.plateaus(patience, 4) == plateaus
+    assert history.plateaus(patience, 0) == 0
+    assert training_plan(patience=patience, every=4).settled(history) is (plateaus > 0)
+
+
+def test_an_evaluation_that_was_made_because_time_was_up_decides_nothing() -> None:
+    values = {0: 0.5, 8: 0.9, 16: 0.89, 24: 0.91}
+    assert History(evaluations={**values, 12: 0.88}).plateaus(2, 8) == History(evaluations=values).plateaus(2, 8) == 0
+    assert History(evaluations={**values, 12: 0.88}).plateaus(2, 4) == 1, "it would, if it had been due"
 
 
 def test_the_rate_falls_at_each_plateau_and_the_third_ends_the_run() -> None:
@@ -61,10 +69,22 @@ def test_the_rate_falls_at_each_plateau_and_the_third_ends_the_run() -> None:
     assert training_plan("constant", patience=1).lr_at(7, History(evaluations={0: 0.5, 1: 0.5})) == 0.1
 
 
-def training_plan(schedule: ScheduleName = "linear", patience: int = 0) -> TrainingPlan:
+def test_a_rollback_takes_no_plateau_back() -> None:
+    """The evaluations that made it are gone from the history, and the rate stays where it had fallen to."""
+    for schedule, lasting in (("plateau", 0.3), ("linear", 1.0)):
+        plan = training_plan(schedule, patience=1)  # type: ignore[arg-type]
+        history = History(evaluations=dict(enumerate([0.5, 0.6, 0.6, 0.7, 0.5])), lr_scale=0.5)
+        back = Rollback(3, "far below the best")
+        before, scale = plan.slowed(history), plan.slowed_by(history, back)
+        assert scale == pytest.approx(0.5 * plan.optimizer.guard_lr * lasting)
+        after = History(evaluations=dict(enumerate([0.5, 0.6, 0.6, 0.7])), lr_scale=scale)
+        assert plan.slowed(after) == pytest.approx(before * plan.optimizer.guard_lr)
+
+
+def training_plan(schedule: ScheduleName = "linear", patience: int = 0, every: int = 1) -> TrainingPlan:
     """One of nine steps, without rows."""
     sgd = Sgd(lr=0.1, steps=9, schedule=schedule)
-    return TrainingPlan(Spsa(), Choice(), ConstantEpsilon(1e-3), sgd, [], [], patience=patience)
+    return TrainingPlan(Spsa(), Choice(), ConstantEpsilon(1e-3), sgd, [], [], patience=patience, eval_every=every)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +96,7 @@ def training_plan(schedule: ScheduleName = "linear", patience: int = 0) -> Train
     ids=["gradient", "probes"],
 )
 def test_steps_of_no_given_number_end_by_themselves_and_continue_to_the_same_bits(
-    tmp_path: Path, learner: dict[str, Any]
+    tmp_path: Path, learner: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     optimizer = {"lr": 1e-3, "steps": "auto", "batch_size": 2}
     run = {"out": str(tmp_path / "run"), "eval_every": 2}
@@ -84,8 +104,10 @@ def test_steps_of_no_given_number_end_by_themselves_and_continue_to_the_same_bit
     whole = (tmp_path / "run" / "journal.jsonl").read_bytes()
     history = History.of(read(tmp_path / "run" / "journal.jsonl").records)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["steps_planned"], summary["settled"]) == (2000, True)
-    assert history.plateaus(2) == 3
+    assert (summary["steps_planned"], summary["settled"], summary["lr_scale"]) == (2000, True, pytest.approx(0.027))
+    said = capsys.readouterr().err
+    assert [line.split()[-1] for line in said.splitlines() if "no longer rising" in line] == ["0.3", "0.09"]
+    assert history.plateaus(2, 2) == 3
     rates = [step.lr for step in history.steps]
     assert sorted(set(rates), reverse=True) == pytest.approx([1e-3, 3e-4, 9e-5])
     assert rates == sorted(rates, reverse=True)
@@ -102,7 +124,7 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = " ".join(capsys.readouterr().err.split())
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["steps"], summary["steps_planned"], summary["settled"]) == (3, 9, True)
-    assert "ended after 3 of at most 9 steps: accuracy no longer rose (run.patience)" in said
+    assert "ended after 3 of at most 9 steps: accuracy no longer rose, by evaluations of" in said
     assert "max_seconds" not in said
     journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
     (tmp_path / "run" / "summary.json").unlink()

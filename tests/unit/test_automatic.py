@@ -30,6 +30,7 @@ def test_steps_stand_for_as_many_as_evaluations_gain_from(sections: dict[str, An
     assert (config.optimizer.steps, config.optimizer.schedule) == (2000, "plateau")
     assert (config.run.patience, config.run.eval_every) == (2, eval_every)
     assert parsed(**sections, optimizer={"steps": "auto"}, run={"patience": 5}).run.patience == 5
+    assert parsed(**sections, optimizer={"schedule": "plateau"}).optimizer == config.optimizer
     fixed = parsed(**sections)
     assert config.optimizer.lr == fixed.optimizer.lr
     assert fixed.optimizer.schedule == "linear"
@@ -65,6 +66,8 @@ def test_a_rate_stands_for_one_that_needs_no_search(sections: dict[str, Any], ki
         ({**LAYERS, "optimizer": {"kind": "sgd", "lr": "auto"}}, 'set kind = "normalised"'),
         ({"optimizer": {"steps": "auto"}, "run": {"eval_every": 0}}, "goes by evaluations"),
         ({"optimizer": {"schedule": "plateau"}, "run": {"patience": 0}}, "goes by evaluations"),
+        ({**LAYERS, "optimizer": {"lr": "auto", "decay": 0.1}}, "leave decay out, or give lr a number"),
+        ({**LAYERS, "optimizer": {"lr": "auto", "clip": 2.0}}, "leave clip out, or give lr a number"),
         ({"optimizer": {"steps": "many"}}, "[optimizer] steps"),
         ({"optimizer": {"lr": "Auto"}}, "[optimizer] lr"),
     ],

@@ -19,6 +19,7 @@ from twinpass.bench.rivals import exact, fed_back, first_order, informed, linear
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
+from twinpass.errors import ConfigError
 from twinpass.objective.base import scored
 from twinpass.report.interval import wilson
 from twinpass.report.listener import Listener
@@ -124,6 +125,13 @@ def race(
     Keys and values on disk (``reuse.spill``) are those of this race alone: each method begins with an empty folder. What evaluations
     leave in the cache is of held-out rows, and of no use to training.
     """
+    if config.optimizer.schedule == "plateau":
+        raise ConfigError(
+            config.source,
+            [
+                '[optimizer] schedule: a race has a clock of its own for evaluations, which "plateau" would go by; set "linear"'
+            ],
+        )
     return _race(config, target, limit, every, told, methods or suiting(config))
 
 

@@ -20,6 +20,8 @@ def spell_out(optimizer: dict[str, Any], default: str | None, estimator: Estimat
     ``steps``: as many as evaluations gain from. ``lr``: what suits what is trained, in units that need no search; SGD along probes has none,
     and is replaced by steps of eps, normalised by the gradients' own size.
     """
+    if optimizer.get("schedule") == "plateau":
+        optimizer.setdefault("steps", MOST)
     if optimizer.get("steps") == AUTO:
         optimizer["steps"] = MOST
         if optimizer.setdefault("schedule", "plateau") != "plateau":
@@ -36,7 +38,11 @@ def spell_out(optimizer: dict[str, Any], default: str | None, estimator: Estimat
             '[optimizer] lr: \'sgd\' along probes has no rate that suits every model; leave kind out beside lr = "auto", or set kind = "normalised"'
         ]
     optimizer["kind"] = "normalised"
-    return []
+    return [
+        f'[optimizer] {key}: lr = "auto" takes steps of eps here (kind = "normalised"), which have none; leave {key} out, or give lr a number'
+        for key in ("decay", "clip", "clip_window")
+        if optimizer.pop(key, None) is not None
+    ]
 
 
 def unwatched(built: Mapping[str, Any]) -> list[str]:

@@ -141,7 +141,7 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
     if recipe.optimizer.schedule == "plateau" and not encoded.held_out:
         raise DataError(
             'the learning rate falls by what evaluations say ([optimizer] schedule = "plateau"), and no rows are held out; '
-            'hold some out ([task] eval_fraction), or set schedule = "linear"'
+            'hold some out ([task] eval_fraction, in Python held_out), or set schedule = "linear"'
         )
     estimator = recipe.estimator
     engine = start(

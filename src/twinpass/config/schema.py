@@ -43,7 +43,8 @@ class RunSettings:
 
     ``seed``: what all of a run's chance is drawn from: held-out rows, batches, directions, sampled texts.
     ``keep``: the weights that are left are those of the "best" evaluation, the later of equal ones, or the "last".
-    ``patience``: stop once so many evaluations came to no more than one before them; 0: never.
+    ``patience``: stop once so many evaluations came to no more than one before them; 0: never. With optimizer.schedule "plateau" the learning rate falls
+    then, and the third time the run stops.
     ``max_seconds``: stop after so many seconds of steps and evaluations; resumed, a run goes on for as long again.
     ``report_to``: trackers that are told of steps and evaluations, "tensorboard", "wandb" and "trackio".
     """

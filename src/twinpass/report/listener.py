@@ -30,6 +30,9 @@ class Listener:
     def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
         """After ``step`` steps the run went back to an earlier one and slowed down."""
 
+    def slowed(self, step: int, lr_scale: float) -> None:
+        """The evaluation after ``step`` steps makes a plateau: what is left of the learning rate."""
+
 
 class Listeners(Listener):
     """Passes every event on to several listeners."""
@@ -64,3 +67,7 @@ class Listeners(Listener):
     def rolled_back(self, step: int, rollback: Rollback, lr_scale: float) -> None:
         for member in self._members:
             member.rolled_back(step, rollback, lr_scale)
+
+    def slowed(self, step: int, lr_scale: float) -> None:
+        for member in self._members:
+            member.slowed(step, lr_scale)

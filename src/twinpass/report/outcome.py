@@ -20,7 +20,7 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     found = []
     if summary["settled"]:
         found.append(
-            f"ended after {steps} of at most {summary['steps_planned']} steps: {name} no longer rose (run.patience)"
+            f"ended after {steps} of at most {summary['steps_planned']} steps: {name} no longer rose, by evaluations of {summary['held_out']:,} rows (run.patience)"
         )
     elif steps < summary["steps_planned"]:
         found.append(
@@ -30,7 +30,7 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> list[str]:
     if rollbacks := summary["rollbacks"]:
         times = "once" if rollbacks == 1 else f"{rollbacks} times"
         found.append(
-            f"rolled back {times}, to {summary['lr_scale']:g} of the learning rate; a lower optimizer.lr may come further"
+            f"rolled back {times}, to {summary['lr_scale']:.3g} of the learning rate; a lower optimizer.lr may come further"
         )
     if kept < steps:
         found.append(

@@ -116,6 +116,9 @@ class ProgressBar(Listener):
             f"[yellow]step {step}: {rollback.reason}; back to step {rollback.to}, learning rate times {lr_scale:g}[/yellow]"
         )
 
+    def slowed(self, step: int, lr_scale: float) -> None:
+        self._console.print(f"no longer rising: learning rate times {lr_scale:.2g}")
+
 
 def _rewards(report: StepReport) -> str:
     """How far rewards differ, and how many prompts say nothing because theirs do not."""

@@ -159,11 +159,16 @@ class History:
         lower = step in self.samples and (known.lowest < 0 or self.samples[step].loss < self.samples[known.lowest].loss)
         return Extremes(best, step if lower else known.lowest, max(known.last, step))
 
-    def plateaus(self, patience: int) -> int:
-        """How often ``patience`` evaluations in a row (0: never) came to no more than the best before them."""
+    def plateaus(self, patience: int, every: int, until: int | None = None) -> int:
+        """How often ``patience`` evaluations in a row (0: never) came to no more than the best before them.
+
+        Of those that fall due after ``every`` steps, up to step ``until``: one that was made because time was up decides nothing.
+        """
         found = stale = 0
         best = -math.inf
-        for step in sorted(self.evaluations) if patience else ():
+        for step in sorted(self.evaluations) if patience and every else ():
+            if step % every or (until is not None and step > until):
+                continue
             stale = 0 if self.evaluations[step] > best else stale + 1
             best = max(best, self.evaluations[step])
             if stale == patience:

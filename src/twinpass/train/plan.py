@@ -14,6 +14,7 @@ from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.plan import LanePlanner
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.schedule.learning_rate import CUT, PLATEAUS
+from twinpass.steps import Rollback
 from twinpass.task.example import Example
 from twinpass.train.history import History, Keep
 from twinpass.train.optimizer import Optimizer
@@ -46,13 +47,28 @@ class TrainingPlan:
         return replace(self, train=anchored(engine, self.train, derive_seed(self.seed, "anchor"), self.ends))
 
     def lr_at(self, step: int, history: History) -> float:
-        """The learning rate of a step that follows ``history``, slowed down by the guard and, under ``plateau``, at each plateau."""
-        lr = self.optimizer.lr_at(step) * history.lr_scale
-        return lr * CUT ** history.plateaus(self.patience) if self.optimizer.schedule == "plateau" else lr
+        """The learning rate of a step that follows ``history``."""
+        return self.optimizer.lr_at(step) * self.slowed(history)
+
+    def slowed(self, history: History) -> float:
+        """What the guard and, under ``plateau``, each plateau have left of the learning rate."""
+        return history.lr_scale * self._cut(self.plateaus(history))
+
+    def slowed_by(self, history: History, rollback: Rollback) -> float:
+        """The same of the guard alone after a rollback. Plateaus that are taken back with their evaluations stay cut."""
+        lost = self.plateaus(history) - self.plateaus(history, rollback.to)
+        return history.lr_scale * self.optimizer.guard_lr * self._cut(lost)
+
+    def plateaus(self, history: History, until: int | None = None) -> int:
+        """How often evaluations, up to step ``until``, stopped to gain anything."""
+        return history.plateaus(self.patience, self.eval_every, until)
 
     def settled(self, history: History) -> bool:
         """Whether more steps would gain nothing, as evaluations say."""
-        return history.plateaus(self.patience) >= (PLATEAUS if self.optimizer.schedule == "plateau" else 1)
+        return self.plateaus(history) >= (PLATEAUS if self.optimizer.schedule == "plateau" else 1)
+
+    def _cut(self, times: int) -> float:
+        return float(CUT**times) if self.optimizer.schedule == "plateau" else 1.0
 
     def writing(self, step: int, draw: int) -> At:
         """Where a step stands: each draw has random numbers of its own for what it writes."""

@@ -69,7 +69,7 @@ def _summary(folder: RunFolder, engine: Engine, plan: TrainingPlan, history: His
         "steps_planned": plan.optimizer.steps,
         "settled": len(history.steps) < plan.optimizer.steps and plan.settled(history),
         "rollbacks": history.rollbacks,
-        "lr_scale": history.lr_scale,
+        "lr_scale": plan.slowed(history),
         "accepted_changes": sorted(history.changed),
         "trained_parameters": engine.trained,
         "held_out": len(plan.held_out),

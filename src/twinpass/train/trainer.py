@@ -56,7 +56,7 @@ class Trainer:
         """Train to the last step.
 
         It ends earlier once ``plan.max_seconds`` have passed, but not before it has made a step; resumed, it goes on from there. It also
-        ends once as many evaluations as ``plan.patience`` (0: any number) came to no more than one before them.
+        ends once as many evaluations as ``plan.patience`` (0: any number) came to no more than one before them; under ``plateau`` at the third time.
 
         Raises:
             DivergedError: the run diverged more often than the optimizer allows, or nothing moves it any more.
@@ -236,8 +236,11 @@ class Trainer:
                 )
             self._roll_back(plan.optimizer.guard.spoilt(self.history, what))
             return
+        slowed = plan.slowed(self.history)
         self._record(evaluation_record(done, evaluation))
         self.listener.evaluated(done, evaluation, self.clock() - start)
+        if plan.slowed(self.history) < slowed and not plan.settled(self.history):
+            self.listener.slowed(done, plan.slowed(self.history))
 
     def _step(self, step: int) -> None:
         if self._descent is not None:
@@ -294,11 +297,11 @@ class Trainer:
         if self.history.rollbacks >= optimizer.guard_rollbacks:
             raise DivergedError(
                 f"step {before}: {rollback.reason}, after {self.history.rollbacks} rollbacks; "
-                f"lower optimizer.lr (now {optimizer.lr:g}, slowed down to {optimizer.lr * self.history.lr_scale:g}){self._best()}"
+                f"lower optimizer.lr (now {optimizer.lr:g}, slowed down to {optimizer.lr * self.plan.slowed(self.history):g}){self._best()}"
             )
         if self._descent is not None:
             rollback = replace(rollback, to=self._descent.beginning(rollback.to))
-        scale = self.history.lr_scale * optimizer.guard_lr
+        scale = self.plan.slowed_by(self.history, rollback)
         record = {"kind": "rollback", "to": rollback.to, "lr_scale": scale, "discarded": discarded}
         self._record({**record, "reason": rollback.reason})
         self.return_to(len(self.history.steps))
