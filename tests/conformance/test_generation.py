@@ -20,6 +20,7 @@ from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.exact import Exact
+from twinpass.reuse.invariant import Invariant
 
 GRID = [Lane(Probe(7), 1, 2**-4), Lane(Probe(7), -1, 2**-4), BASE]
 """Lanes that an exact lattice has, too."""
@@ -223,16 +224,18 @@ def test_what_is_read_and_written_is_counted() -> None:
     prompts = [Prompt((1, 2, 3, 4, 5, 6), 4, 0, sample) for sample in range(2)]
     sampling = Sampling(3, temperature=9.0)
     demand, each = 2 * 2 * 2 * 8, 2 * 2
-    lanes = {"full": Full(), "layers": Layers(1, 2), "activated": Activated(2, 4.0)}
+    keys = Invariant(keep="keys")
+    lanes = {"full": (Full(), Auto()), "layers": (Layers(1, 2), Auto()), "keys": (Layers(1, 2), keys)}
     works = {}
-    for kind, trainable in lanes.items():
-        engine = TorchEngine(build("llama"), trainable)
+    for kind, (trainable, reuse) in {**lanes, "activated": (Activated(2, 4.0), Auto())}.items():
+        engine = TorchEngine(build("llama"), trainable, reuse=reuse)
         works[kind] = [engine.generate(prompts, TWO, sampling, words).work for _ in range(2)]
         assert [work.demand for work in works[kind]] == [demand, demand]
     assert [work.computed for work in works["full"]] == [each * (6 + 2 * 2)] * 2
     assert [work.computed for work in works["activated"]] == [each * (2 + 2 * 2) + 2 * 4, each * (2 + 2 * 2)]
     assert works["activated"][1].reused == {"activated": 2 * 4 * 2, "shared_prefix": demand - each * 6 - 2 * 4 * 2}
-    assert [work.computed for work in works["layers"]] == [each * (1 + 4) + 3 * 5, each * (1 + 4) + 2 * 5]
+    assert [work.computed for work in works["layers"]] == [each * (1 + 4) + 3 * 5] * 2  # prompts are read again
+    assert [work.computed for work in works["keys"]] == [each * (1 + 4) + 3 * 5, each * (1 + 4) + 2 * 5]
 
 
 def test_the_base_lane_goes_on_from_what_it_wrote() -> None:
