@@ -6,10 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from journals import report
+from safetensors.torch import load_file
 
 from twinpass.compact import Compact
 from twinpass.engine.base import AdamStep
+from twinpass.engine.embedded.descent.moments import Moments
 from twinpass.errors import JournalError
 from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
@@ -153,3 +156,13 @@ def test_a_gradient_is_taken_as_the_estimator_says(estimator: Backprop, taken: s
 def test_moments_are_corrected_from_the_first_step_on() -> None:
     kind = AdamW(beta1=0.5, beta2=0.75, eps=1e-3, decay=0.125, max_norm=2.0)
     assert kind.at(0, 0.1) == AdamStep(1, 0.1, 0.5, 0.75, 1e-3, 0.125, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_snapshot_is_a_file_of_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
+    own = {"turned": torch.arange(6.0).view(2, 3).to(dtype).t(), "one": torch.tensor(0.5, dtype=dtype)}
+    Moments().store(own, tmp_path / "file")
+    found = load_file(tmp_path / "file")
+    assert found.keys() == {"weights.turned", "weights.one"}
+    assert all(torch.equal(found[f"weights.{name}"], tensor) for name, tensor in own.items())
+    assert all(found[f"weights.{name}"].dtype is dtype for name in own)

@@ -1,17 +1,22 @@
 """AdamW's moments beside what is trained, and both in one file."""
 
 import hashlib
+import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from twinpass.engine.base import AdamStep
 from twinpass.errors import JournalError
 from twinpass.perturb.layout import flat_view
+
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""What files of safetensors call a dtype."""
 
 KINDS = ("weights",), ("first", "second")
 """What a snapshot has of each parameter, and what more it has where there are moments."""
@@ -45,7 +50,7 @@ class Moments:
     def store(self, parameters: Mapping[str, Tensor], file: Path) -> str:
         """Write parameters and moments; returns a hash of their names and bits."""
         tensors = self._tensors(parameters)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        _write(tensors, file)
         return _hash(tensors)
 
     def restore(self, parameters: Mapping[str, Tensor], file: Path) -> str:
@@ -71,6 +76,20 @@ class Moments:
     def _tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         kinds = {"weights": parameters, "first": self.first, "second": self.second}
         return {f"{kind}.{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """A file of safetensors, of which ``save_file`` would hold all bytes in memory once more."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            out.write(flat_view(tensor.detach().cpu().contiguous()).data)
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
