@@ -11,9 +11,10 @@ from architectures import LANES, VOCABULARY, WRITERS, Float64Softmax, build, dev
 from reusing import PROMPTS, TERMS, TWO, naive_activated, packed, rows_by_layer
 from torch import Tensor, nn
 
-from twinpass.core import BASE, Lane, Request, Score
+from twinpass.core import BASE, Lane, Probe, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
+from twinpass.estimate.directions import fit
 from twinpass.model.causal import CausalModel
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Space
@@ -263,3 +264,22 @@ def test_an_observed_token_outside_the_vocabulary_is_refused() -> None:
     engine = TorchEngine(build("llama"), informed("llama"))
     with pytest.raises(ModelError, match="vocabulary"):
         engine.observe([Request((1, VOCABULARY), (2,), 0)], lambda scores: scores)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+def test_a_gain_has_the_slope_that_its_direction_was_fitted_for(name: str) -> None:
+    """Nothing but a norm, where there is one, lies between the uppermost module and the stream: the loss moves as was seen."""
+    engine = TorchEngine(build(name), Informed(layers=1, targets=("down_proj",)))
+    weights = [np.cos(np.arange(len(request.completion)) + 10 * i) for i, request in enumerate(PROMPTS)]
+    seen = engine.observe(PROMPTS, lambda scores: weights)
+    space = fit(seen, None, rank=4, ridge=0.1)
+    engine.use(space)
+    ((path, inputs),) = space.inputs.items()
+    moved = seen.inputs[path] @ inputs.t() @ space.outputs
+    expected = float((seen.normed.get(path, seen.errors) * moved).sum())
+    ((gain, tensor),) = engine.parameters.items()
+    eps = 1e-3 / float(direction(gain, tensor, 3, "binomial"))
+    both = engine.score(PROMPTS, [Lane(Probe(3), sign, eps) for sign in (1, -1)]).values
+    plus, minus = (sum(float(w @ own) for w, own in zip(weights, scores, strict=True)) for scores in both)
+    assert (plus - minus) / 2e-3 == pytest.approx(expected, rel=1e-3), "norms take their means in float32"
+    assert expected < 0, "down the loss"

@@ -1,6 +1,7 @@
 """Directions are ridge regressions of minus the error on modules' inputs, and rows that judge them are set apart."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -50,6 +51,16 @@ def test_the_mean_input_moves_by_the_mean_target() -> None:
     assert float(torch.nn.functional.cosine_similarity(mean, target, 0)) > 0.99
 
 
+def test_what_a_norm_makes_of_an_error_is_regressed_on_where_one_lies_between() -> None:
+    seen, _ = observed()
+    other = seen.errors.flip(0)
+    both = Observed({"a": seen.inputs["a"], "b": seen.inputs["a"]}, seen.errors, seen.scale, Work(), {"b": other})
+    space, alone = fit(both, None, rank=5, ridge=0.1), fit(replace(seen, errors=other), None, rank=5, ridge=0.1)
+    assert torch.equal(space.inputs["a"], fit(seen, None, rank=5, ridge=0.1).inputs["a"])
+    torch.testing.assert_close(space.outputs.t() @ space.inputs["b"], alone.outputs.t() @ alone.inputs["a"])
+    assert not torch.allclose(space.inputs["a"], space.inputs["b"])
+
+
 def test_outputs_given_are_kept_and_rank_is_bounded() -> None:
     seen, _ = observed(rank=4)
     first = fit(seen, None, rank=3, ridge=0.1)
@@ -71,7 +82,7 @@ def test_noisy_errors_are_fitted_more_cautiously(noise: float, least: float, mos
 def test_a_penalty_is_chosen_whatever_the_inputs_unit(noise: float) -> None:
     seen, _ = observed(noise)
     wanted = seen.errors[:, :3]
-    chosen = [_best_ridge([seen.inputs["a"] * unit], wanted) for unit in (1e-5, 1.0, 1e5)]
+    chosen = [_best_ridge([(seen.inputs["a"] * unit, wanted)]) for unit in (1e-5, 1.0, 1e5)]
     assert len(set(chosen)) == 1
     assert (chosen[0] == RIDGES[0]) == (noise == 0.0)
 

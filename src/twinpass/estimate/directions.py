@@ -45,10 +45,11 @@ def fit(observed: Observed, outputs: Tensor | None, *, rank: int, ridge: float |
     inputs = {path: x[chosen] for path, x in observed.inputs.items()}
     if outputs is None:
         outputs = _leading(errors, rank).to(observed.errors)
-    wanted = -errors @ outputs.double().t()
+    own = {path: observed.normed[path][chosen].double() if path in observed.normed else errors for path in inputs}
+    wanted = {path: -error @ outputs.double().t() for path, error in own.items()}
     if ridge is None:
-        ridge = _best_ridge(list(inputs.values()), wanted)
-    return Space(outputs, {path: _direction(x, wanted, observed.scale, ridge) for path, x in inputs.items()})
+        ridge = _best_ridge([(x, wanted[path]) for path, x in inputs.items()])
+    return Space(outputs, {path: _direction(x, wanted[path], observed.scale, ridge) for path, x in inputs.items()})
 
 
 def _leading(errors: Tensor, rank: int) -> Tensor:
@@ -63,11 +64,11 @@ def _leading(errors: Tensor, rank: int) -> Tensor:
     return signed
 
 
-def _best_ridge(inputs: Sequence[Tensor], wanted: Tensor) -> float:
+def _best_ridge(modules: Sequence[tuple[Tensor, Tensor]]) -> float:
     """By leave-one-out: with K the Gram matrix and R = (K + ridge)^-1, token i is off by ``(R y)_i / R_ii`` when it is left out."""
-    target = wanted - wanted.mean(0)
     found = torch.zeros(len(RIDGES), dtype=torch.float64)
-    for x in inputs[:: max(1, len(inputs) // SAMPLED)]:
+    for x, wanted in modules[:: max(1, len(modules) // SAMPLED)]:
+        target = wanted - wanted.mean(0)
         centred = x - x.mean(0)
         gram = (centred @ centred.t()).double()
         level = _level(x, gram)

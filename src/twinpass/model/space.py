@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -24,12 +24,14 @@ class Observed:
 
     ``inputs[path]`` [N, in] is what entered a module, ``errors`` [N, size] the derivative of the summed loss by the state
     that leaves the last layer: exact, as only the final norm and the head lie between. ``scale`` is the states' mean norm.
+    ``normed[path]`` [N, size] is what stands for ``errors`` where a norm lies between a module and the stream: its Jacobian is in it.
     """
 
     inputs: Mapping[str, Tensor]
     errors: Tensor
     scale: float
     work: Work
+    normed: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:

@@ -202,7 +202,7 @@ class TorchEngine(Engine):
 
     def observe(self, requests: Sequence[Request], slopes: Slopes) -> Observed:
         result, observer, errors = self._watch(requests, slopes)
-        return Observed(observer.inputs(), errors, float(observer.states().double().norm(dim=-1).mean()), result.work)
+        return observer.observed(errors, result.work)
 
     def feedback(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
         if (unfit := self.unfit_for_feedback()) or self._scorer is None:

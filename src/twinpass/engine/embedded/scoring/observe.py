@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from twinpass.core import Score
+from twinpass.core import Score, Work
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.scoring.packing import Reads, Rows
 from twinpass.model.causal import CausalModel, is_linear, log_softmax
+from twinpass.model.space import Observed
 
 BLOCK_BYTES = 32 << 20
 """Largest logits tensor that is differentiated at a time."""
@@ -129,6 +130,11 @@ class Observer:
         """What left the last layer, [N, size]."""
         return torch.cat([state for part in self.parts for state in part.states])
 
+    def observed(self, errors: Tensor, work: Work) -> Observed:
+        """All of it, with the derivative of the loss by each state."""
+        scale = float(self.states().double().norm(dim=-1).mean())
+        return Observed(self.inputs(), errors, scale, work, self.normed(errors))
+
     def errors(self, slopes: Sequence[Score], running: Running) -> Tensor:
         """The derivative of the loss by each state, [N, size].
 
@@ -144,15 +150,17 @@ class Observer:
 
     def written(self, errors: Tensor) -> dict[str, Tensor]:
         """The derivative by each module's output, [N, size], if what is added to the stream gets ``errors``: they themselves, unless a norm stands between."""
-        return {path: self._before_norm(path, errors) for path in self._paths}
+        return dict.fromkeys(self._paths, errors) | self.normed(errors)
 
-    def _before_norm(self, path: str, errors: Tensor) -> Tensor:
-        if path not in self._norms:
-            return errors
+    def normed(self, errors: Tensor) -> dict[str, Tensor]:
+        """The same of those modules alone that a norm stands behind."""
+        return {path: self._before_norm(path, norm, errors) for path, norm in self._norms.items()}
+
+    def _before_norm(self, path: str, norm: nn.Module, errors: Tensor) -> Tensor:
         outputs = torch.cat([seen[path] for part in self.parts for seen in part.normed])
         with torch.enable_grad():
             output = outputs.clone().requires_grad_(True)
-            (found,) = torch.autograd.grad(self._norms[path](output), output, errors)
+            (found,) = torch.autograd.grad(norm(output), output, errors)
         return found
 
     def _errors(self, part: Part, slopes: Sequence[Score], running: Running) -> Tensor:
