@@ -20,6 +20,9 @@ from twinpass.train.safeguards import dead
         ([(1.0, 2.0), (0.0, 3.0), *[(0.0, 0.0)] * 8], [1.0] * 10, False),
         ([(0.0, 0.0)] * 10, [0.0] * 10, False),
         ([*[(0.0, 0.0)] * 10, *[(1.0, 1.0)] * 3], [1.0] * 13, False),
+        ([*[(0.0, 0.0)] * 9, (1.0, 2.0)], [*[0.0] * 9, 1.0], False),
+        ([(0.0, 0.0)] * 10, [*[0.0] * 9, 1.0], False),
+        ([(0.0, 0.0)] * 10, [*[1.0] * 9, 0.0], True),
     ],
 )
 def test_a_run_is_dead_once_nearly_all_gradients_are_zero(
@@ -46,28 +49,32 @@ def test_a_run_that_still_looks_for_its_eps_is_not_dead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norms", "loss", "is_dead"),
+    ("norms", "losses", "is_dead"),
     [
-        ([0.0] * 10, 0.5, True),
-        ([3.0, *[0.0] * 9], 0.5, True),
-        ([3.0, 1e-30, *[0.0] * 8], 0.5, False),
-        ([0.0] * 9, 0.5, False),
-        ([0.0] * 10, 0.0, False),
-        ([None] * 10, 0.5, False),
+        ([0.0] * 10, [0.5] * 10, True),
+        ([3.0, *[0.0] * 9], [0.5] * 10, True),
+        ([3.0, 1e-30, *[0.0] * 8], [0.5] * 10, False),
+        ([0.0] * 9, [0.5] * 9, False),
+        ([0.0] * 10, [0.0] * 10, False),
+        ([None] * 10, [0.5] * 10, False),
+        ([*[0.0] * 9, 3.0], [*[0.0] * 9, 0.5], False),
+        ([*[0.0] * 9, 0.0], [*[0.0] * 9, 0.5], False),
+        ([3.0, *[0.0] * 9], [0.0, *[0.5] * 9], True),
     ],
 )
-def test_a_run_along_whole_gradients_is_dead_once_nearly_all_are_zero(
-    norms: list[float | None], loss: float, is_dead: bool
+def test_a_run_along_whole_gradients_is_dead_once_nearly_all_are_zero_at_a_loss(
+    norms: list[float | None], losses: list[float], is_dead: bool
 ) -> None:
-    steps = history_of([()] * len(norms), [loss] * len(norms)).steps
+    """Steps whose own loss is 0 had nothing to learn from: by sparse rewards, texts of most prompts score alike."""
+    steps = history_of([()] * len(norms), losses).steps
     seen = [
         replace(
             step,
             observed=Observation(norm=norm),
             estimate=replace(step.estimate, losses=((loss, loss),)),
         )
-        for step, norm in zip(steps, norms, strict=True)
+        for step, norm, loss in zip(steps, norms, losses, strict=True)
     ]
     why = dead(History(Steps(seen)))
     assert (why is not None) == is_dead
-    assert why is None or f"of the last 10 gradients are exactly 0, at a loss of {loss}" in why
+    assert why is None or f"of the last 10 gradients are exactly 0, at a loss of {losses[-1]}" in why

@@ -143,24 +143,25 @@ def _error_of_difference(history: History, one: int, other: int) -> float:
 def dead(history: History) -> str | None:
     """Why a run that goes on would learn nothing: of the last :data:`ALIVE` steps nearly all g are exactly 0, at one eps, or nearly all whole gradients.
 
-    A loss of exactly 0 is no fault: then there is nothing left to learn. A pure function of the history.
+    A step whose own loss is exactly 0 is no fault: it had nothing to learn from, such as texts that were all rewarded alike. A pure function of the history.
     """
     recent = history.steps[-ALIVE:]
     if len(recent) < ALIVE or max(s.estimate.eps for s in recent) > 2 * min(s.estimate.eps for s in recent):
         return None
-    along = [g for step in recent for g in step.estimate.gradients]
-    gradients: list[float | None] = [*along] or [step.observed.norm for step in recent]
-    zeros = gradients.count(0.0)
-    if zeros < DEAD * len(gradients) or not any(step.estimate.loss for step in recent):
+    along = any(step.estimate.gradients for step in recent)
+    found = [(step.estimate.loss, step.estimate.gradients if along else (step.observed.norm,)) for step in recent]
+    total = sum(len(gradients) for _, gradients in found)
+    zeros = sum(gradients.count(0.0) for loss, gradients in found if loss)
+    if zeros < DEAD * total:
         return None
     last = recent[-1].estimate
     if not along:
         return (
-            f"{zeros} of the last {len(gradients)} gradients are exactly 0, at a loss of {last.loss:.6g} in the last step: nothing that is "
+            f"{zeros} of the last {total} gradients are exactly 0, at a loss of {last.loss:.6g} in the last step: nothing that is "
             "trained changes it, so that nothing is learned. The weights were thrown off: lower optimizer.lr"
         )
     return (
-        f"{zeros} of the last {len(gradients)} projected gradients are exactly 0: the losses of both signs were the same "
+        f"{zeros} of the last {total} projected gradients are exactly 0: the losses of both signs were the same "
         f"numbers ({last.loss:.6g} in the last step), so that nothing is learned. If that is about where the loss began, "
         f"eps ({last.eps:.3g}) is too small for the model's precision: raise epsilon.value; if it is far higher, "
         "the weights were thrown off: lower optimizer.lr"
