@@ -173,12 +173,12 @@ def finetune(
         "run": RunSettings(out=str(out), seed=seed, eval_every=eval_every, keep=keep, patience=patience),
     }
     sections |= {"optimizer": optimizer, "objective": objective, "epsilon": epsilon, "reuse": reuse, "engine": engine}
-    if problems := conflicts(sections, suited) or engine.lacks(sections) or unusable(report_to):
-        raise ConfigError("finetune", problems)
     path = expand(str(out))
     if exist == "new":
         path = _beside(path)
     resume = resume or (exist == "resume" and RunFolder(path).journal.exists())
+    if problems := conflicts(sections, suited, begun=resume) or engine.lacks(sections) or unusable(report_to):
+        raise ConfigError("finetune", problems)
     folder = RunFolder(
         path,
         named="out",

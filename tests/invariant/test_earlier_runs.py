@@ -1,8 +1,9 @@
-"""Runs that an earlier version began: their folders say of the estimator what is the engine's now."""
+"""Runs that an earlier version began: their folders say of the estimator what is the engine's now, lack keys that came later, or hold what is refused now."""
 
 import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import tiny
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.config import idle
+from twinpass.errors import ConfigError
 from twinpass.train.folder import RunFolder
 
 MOVED: Any = {"noise": "rademacher", "perturbation": "inplace"}
@@ -78,3 +81,49 @@ def test_a_run_from_python_resumes_and_predicts(tmp_path: Path) -> None:
     assert (run / "model/model.safetensors").read_bytes() == final
     answers = twinpass.load(run, model=tiny.model(), tokenizer=tiny.tokenizer()).predict([{"text": "a fine film"}])
     assert answers[0].answer in ("bad", "good")
+
+
+@pytest.fixture
+def let_through(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """For as long as it lasts, shares by which weights hardly move are let through, as earlier versions did."""
+
+    @contextmanager
+    def as_before() -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(idle, "SMALL", 0.0)
+            yield
+
+    return as_before
+
+
+SLOW: Mapping[str, Any] = {"trainable": {"kind": "full"}, "estimator": {"kind": "feedback"}, "optimizer": {"lr": 3e-5}}
+
+
+def test_a_run_of_what_is_refused_now_is_used_and_goes_on(tmp_path: Path, let_through: Any) -> None:
+    run, rows, out = tmp_path / "run", str(tmp_path / "eval.jsonl"), tmp_path / "out"
+    began = str(tiny.config(tmp_path, **SLOW))
+    with let_through():
+        assert main(["train", began, "--set", "run.keep=last", "--json"]) in (0, 3)
+    final = (run / "model/model.safetensors").read_bytes()
+    journal = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "journal.jsonl").write_bytes(b"".join(journal[:4]))
+    assert main(["train", "--resume", str(run), "--json"]) in (0, 3)
+    assert (run / "model/model.safetensors").read_bytes() == final
+    assert main(["replay", str(run), "--out", str(out / "again"), "--json"]) == 0
+    assert main(["predict", str(run), rows, "--out", str(tmp_path / "answers.jsonl")]) == 0
+    assert main(["export", str(run), "--format", "hf", "--out", str(out / "model")]) == 0
+    assert main(["train", began, "--set", f"run.out={out / 'new'}"]) == 2, "one that begins now is refused"
+
+
+def test_a_run_from_python_of_what_is_refused_now_goes_on(tmp_path: Path, let_through: Any) -> None:
+    def train(**more: Any) -> Any:
+        return twinpass.finetune(
+            tiny.model(), tiny.tokenizer(), tiny.rows(6), prompt="Review: {text}", options=[" bad", " good"],
+            trainable=twinpass.Full(), optimizer=twinpass.Relative(lr=3e-5, steps=4, batch_size=2), **more,
+        )  # fmt: skip
+
+    with let_through():
+        before = train(out=tmp_path / "run")
+    assert train(out=tmp_path / "run", resume=True)["steps"] == before["steps"] == 4
+    with pytest.raises(ConfigError, match="the share of its own norm"):
+        train(out=tmp_path / "new")

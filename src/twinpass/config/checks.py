@@ -12,10 +12,10 @@ from twinpass.reuse.base import Circumstances
 from twinpass.task.template import TextTemplate
 
 
-def conflicts(built: Mapping[str, Any], suited: Defaults | None = None) -> list[str]:
+def conflicts(built: Mapping[str, Any], suited: Defaults | None = None, *, begun: bool = False) -> list[str]:
     """Every problem of sections with each other. ``built`` holds those that are valid in themselves; others may be missing or None.
 
-    ``suited`` is what settings follow that are left out, where that is known.
+    ``suited`` is what settings follow that are left out, where that is known. A run that has ``begun`` may hold what has no effect.
     """
     engine = built.get("engine")
     found = [
@@ -27,7 +27,7 @@ def conflicts(built: Mapping[str, Any], suited: Defaults | None = None) -> list[
         *_curvature(built),
         *_decay(built),
         *_writing(built),
-        *idle(built, suited),
+        *([] if begun else idle(built, suited)),
         *unwatched(built),
     ]
     return found + ([] if engine is None else engine.problems(built))

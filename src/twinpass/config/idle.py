@@ -1,4 +1,7 @@
-"""Settings that would change nothing beside others: refused, so that nobody believes that they act. A restated default is let through."""
+"""Settings that would change nothing beside others, or next to nothing: refused, so that nobody believes that they act. A restated default is let through.
+
+A run that began with one goes on: what it does is no longer asked.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +11,13 @@ from twinpass.model.defaults import Defaults
 from twinpass.reuse.plan import Situation
 from twinpass.schedule.epsilon import ConstantEpsilon, Epsilon, JoinedEpsilon
 
+SMALL, WAY = 1e-4, 0.01
+"""Below the first, a share by which weights move has to have the steps that move them by the second of themselves in all. Shares of 1e-3 to 4e-3 learned, in 40 steps (docs/log.md)."""
+
 
 def idle(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
     """Every such setting. ``built`` holds the sections that are valid in themselves; ``suited`` is what those follow that are left out."""
-    return [*_lanes(built), *_eps(built, suited), *_target(built), *_clip(built), *_patience(built, suited)]
+    return [*_lanes(built), *_eps(built, suited), *_target(built), *_clip(built), *_share(built), *_patience(built, suited)]
 
 
 def _lanes(built: Mapping[str, Any]) -> list[str]:
@@ -78,6 +84,18 @@ def _clip(built: Mapping[str, Any]) -> list[str]:
         f"[optimizer] {key}: no effect, as this estimator says itself how far to go along each direction; leave it out, "
         'or set [estimator] kind = "spsa"'
         for key in given
+    ]
+
+
+def _share(built: Mapping[str, Any]) -> list[str]:
+    """Rates for random directions are as small as this, and there they learn."""
+    optimizer = built.get("optimizer")
+    if optimizer is None or not optimizer.relative or optimizer.lr >= SMALL or optimizer.lr * optimizer.steps >= WAY:
+        return []
+    return [
+        f"[optimizer] lr: it is the share of its own norm that a weight is moved by, and {optimizer.lr:g} moves it by {optimizer.lr * optimizer.steps:.2g} "
+        f"at most in all {optimizer.steps:,} steps, which learns next to nothing; leave it out, or set about 2e-3 (for random directions, whose rates "
+        'are as small, set [estimator] kind = "spsa")'
     ]
 
 

@@ -60,7 +60,7 @@ def load_run(run: Path, overrides: Sequence[str] = (), *, engine: bool = True) -
     """
     path = run / "config.toml"
     values = current(_read(path))
-    return _checked(values if engine else {**values, "engine": {}}, path, overrides)
+    return _checked(values if engine else {**values, "engine": {}}, path, overrides, begun=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,10 +74,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), [f"not valid TOML: {clip(str(error))}"]) from error
 
 
-def _checked(values: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
+def _checked(values: dict[str, Any], path: Path, overrides: Sequence[str], *, begun: bool = False) -> Config:
     problems = [problem for override in overrides if (problem := _override(values, override))]
     try:
-        return parse(values, str(path), path.parent, problems)
+        return parse(values, str(path), path.parent, problems, begun=begun)
     except RecursionError as error:
         raise ConfigError(str(path), ["a value is nested too deep to be read"]) from error
 
@@ -150,8 +150,10 @@ def _each_source(task: dict[str, Any], change: Callable[[str, str], str]) -> Non
             task[key] = [change(key, each) if isinstance(each, str) else each for each in given]
 
 
-def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequence[str] = ()) -> Config:
-    """Check plain values; relative data paths are taken from ``folder``.
+def parse(
+    values: Mapping[str, Any], source: str, folder: Path, problems: Sequence[str] = (), *, begun: bool = False
+) -> Config:
+    """Check plain values; relative data paths are taken from ``folder``. A run that has ``begun`` may hold what has no effect.
 
     Raises:
         ConfigError: with every problem found.
@@ -184,7 +186,7 @@ def parse(values: Mapping[str, Any], source: str, folder: Path, problems: Sequen
         built["trainable"] = reached(built["trainable"], built["estimator"])
     if built.get("task"):
         found += built["task"].problems()
-    found += conflicts(built, _suited(built, values))
+    found += conflicts(built, _suited(built, values), begun=begun)
     if not found:
         found += built["engine"].lacks(built)
     if found:

@@ -13,10 +13,6 @@ Damping = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Added to second moments: enough for float64 to divide by them, and not so much that nothing of them is left."""
 
 
-SMALL, WAY = 1e-4, 0.01
-"""Below the first, a rate has to have the steps that move a weight by the second of itself in all. Rates of 1e-3 to 4e-3 learned, in 40 steps (docs/log.md)."""
-
-
 @dataclass(frozen=True, config=STRICT)
 class Relative(GradientOptimizer):
     """Steps of a fixed relative length, for ``[estimator] kind = "feedback"`` of the model's own weights (docs/maths/feedback.md).
@@ -38,11 +34,6 @@ class Relative(GradientOptimizer):
         super().__post_init__()
         if self.decay:
             raise ValueError("decay: steps have a fixed length, which says how far weights go; leave it out")
-        if self.lr < SMALL and self.lr * self.steps < WAY:
-            raise ValueError(
-                f"lr: it is the share of its own norm that a weight is moved by, and {self.lr:g} moves it by {self.lr * self.steps:.2g} at most in all "
-                f'{self.steps:,} steps, which learns next to nothing; leave it out, or set about 2e-3 (for random directions, whose rates are as small, set [estimator] kind = "spsa")'
-            )
 
     def at(self, step: int, lr: float) -> RelativeStep:
         return RelativeStep(lr, self.damping)
