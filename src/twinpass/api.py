@@ -223,7 +223,14 @@ def finetune(
         accepted = None
         try:
             if resume:
-                journal, contents, accepted = folder.resume(values, run.engine, run.ground, accept=accept_changes)
+                journal, contents, accepted = folder.resume(
+                    values,
+                    run.engine,
+                    run.ground,
+                    accept=accept_changes,
+                    settings=sections
+                    | {"trainable": trainable, "template": run.template, "objective": run.plan.objective},
+                )
                 records = contents.records
             else:
                 if not trainable.adapter:

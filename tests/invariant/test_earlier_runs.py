@@ -13,7 +13,7 @@ import tiny
 import twinpass
 from twinpass.cli.main import main
 from twinpass.config import idle
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, JournalError
 from twinpass.train.folder import RunFolder
 
 MOVED: Any = {"noise": "rademacher", "perturbation": "inplace"}
@@ -127,3 +127,29 @@ def test_a_run_from_python_of_what_is_refused_now_goes_on(tmp_path: Path, let_th
     assert train(out=tmp_path / "run", resume=True)["steps"] == before["steps"] == 4
     with pytest.raises(ConfigError, match="the share of its own norm"):
         train(out=tmp_path / "new")
+
+
+def test_a_run_from_python_goes_on_though_settings_were_added_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a policy and of an optimizer; with another value than the default it is another run."""
+    begin, lacking = RunFolder.begin, {"reuse": "keep", "optimizer": "damping"}
+
+    def earlier(folder: RunFolder, values: Mapping[str, Any], *ground: Any) -> Any:
+        assert all(key in values[section] for section, key in lacking.items())
+        known = {s: {key: v for key, v in own.items() if key != lacking.get(s)} for s, own in values.items()}
+        return begin(folder, known, *ground)
+
+    def train(reuse: twinpass.InvariantReuse, **more: Any) -> Any:
+        return twinpass.finetune(
+            tiny.model(), tiny.tokenizer(), tiny.rows(6), prompt="Review: {text}", options=[" bad", " good"], reuse=reuse,
+            trainable=twinpass.Projections(layers=1), optimizer=twinpass.Relative(steps=4, batch_size=2), out=tmp_path / "run", **more,
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "begin", earlier)
+        before = train(twinpass.InvariantReuse())
+    assert "keep" not in tomllib.loads((tmp_path / "run/config.toml").read_text())["reuse"]
+    assert train(twinpass.InvariantReuse(), resume=True)["steps"] == before["steps"] == 4
+    with pytest.raises(JournalError, match="changed since"):
+        train(twinpass.InvariantReuse(keep="keys"), resume=True)

@@ -1,11 +1,18 @@
 """Configurations as earlier versions wrote them into run folders, word for word, and what is read of them now."""
 
+import json
 import tomllib
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from twinpass.train.earlier import current
+from twinpass.reuse.debiased import Debiased
+from twinpass.reuse.frozen import Frozen
+from twinpass.reuse.invariant import Invariant
+from twinpass.schedule.adaptive import AdaptiveEpsilon
+from twinpass.schedule.epsilon import ConstantEpsilon, JoinedEpsilon
+from twinpass.train.earlier import completed, current
 
 OF_A_FILE = """
 [model]
@@ -78,3 +85,30 @@ def test_where_there_was_no_engine_there_is_one() -> None:
 )
 def test_what_is_damaged_stays_as_it_is(damaged: dict[str, Any]) -> None:
     assert current(damaged) == damaged
+
+
+def test_a_key_that_came_later_is_at_its_default() -> None:
+    """At any depth, and in each of several."""
+    policy = Debiased(inner=Frozen())
+    epsilon = JoinedEpsilon((ConstantEpsilon(1e-3), AdaptiveEpsilon()), (5,))
+    now = json.loads(json.dumps({"reuse": asdict(policy), "epsilon": asdict(epsilon)}))
+    before = json.loads(json.dumps(now))
+    del before["reuse"]["probability"], before["reuse"]["inner"]["budget"], before["epsilon"]["schedules"][1]["target"]
+    assert completed(before, now, {"reuse": policy, "epsilon": epsilon}) == now
+    assert completed(before, now, {}) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "settings"),
+    [
+        ({"reuse": {}}, {"reuse": Invariant(keep="keys")}),
+        ({"reuse": {"keep": "states", "budget": 2}}, {"reuse": Invariant()}),
+        ({"reuse": {"unknown": 1}}, {"reuse": Invariant()}),
+        ({"epsilon": {}}, {"epsilon": ConstantEpsilon(1e-3)}),
+        ({}, {"reuse": Invariant()}),
+    ],
+    ids=["another value", "another value said", "a key that went", "no default", "no section"],
+)
+def test_what_differs_otherwise_still_differs(before: dict[str, Any], settings: dict[str, Any]) -> None:
+    now = {name: asdict(each) for name, each in settings.items()}
+    assert completed(before, now, settings) != now

@@ -17,7 +17,14 @@ SMALL, WAY = 1e-4, 0.01
 
 def idle(built: Mapping[str, Any], suited: Defaults | None) -> list[str]:
     """Every such setting. ``built`` holds the sections that are valid in themselves; ``suited`` is what those follow that are left out."""
-    return [*_lanes(built), *_eps(built, suited), *_target(built), *_clip(built), *_share(built), *_patience(built, suited)]
+    return [
+        *_lanes(built),
+        *_eps(built, suited),
+        *_target(built),
+        *_clip(built),
+        *_share(built),
+        *_patience(built, suited),
+    ]
 
 
 def _lanes(built: Mapping[str, Any]) -> list[str]:

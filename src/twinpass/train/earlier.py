@@ -1,6 +1,7 @@
 """Run folders of earlier versions, read as they would be written now."""
 
 from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 MOVED: Mapping[tuple[str, str], str] = {("estimator", "noise"): "engine", ("estimator", "perturbation"): "engine"}
@@ -16,3 +17,32 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
             now[before] = {name: value for name, value in old.items() if name != key}
             now[after] = {**new, key: old[key]}
     return now
+
+
+def completed(before: Any, now: Any, settings: Any) -> Any:
+    """What a run's configuration says, with the default of each key that it lacks and one of ``now`` has: its version did not know it.
+
+    ``settings`` are today's objects, by section, which ``now`` was written of; where one holds others, so do they.
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        lacking = [key for key in now if key not in before]
+        defaults = _defaults(settings)
+        whole = {key: completed(value, now.get(key), _own(settings, key)) for key, value in before.items()}
+        return {**whole, **{key: defaults[key] for key in lacking if key in defaults}}
+    several = isinstance(before, list) and isinstance(now, list) and isinstance(settings, list | tuple)
+    if several and len(before) == len(now) == len(settings):
+        return [completed(*each) for each in zip(before, now, settings, strict=True)]
+    return before
+
+
+def _own(settings: Any, key: str) -> Any:
+    return settings.get(key) if isinstance(settings, Mapping) else getattr(settings, key, None)
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    """What an object's fields are where they are left out, by name."""
+    if not is_dataclass(settings):
+        return {}
+    made = {field.name: field.default_factory() for field in fields(settings) if field.default_factory is not MISSING}
+    made |= {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    return {name: asdict(own) if is_dataclass(own) and not isinstance(own, type) else own for name, own in made.items()}

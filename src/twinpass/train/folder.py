@@ -90,17 +90,23 @@ class RunFolder:
         return Journal.create(self.journal, header(values, engine, ground))
 
     def resume(
-        self, values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str], *, accept: bool = False
+        self,
+        values: Mapping[str, Any],
+        engine: Engine,
+        ground: Mapping[str, str],
+        *,
+        accept: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> tuple[Journal, Contents, Mapping[str, Any] | None]:
         """Continue the journal that is here; with ``accept`` on other ``ground`` than it stands on.
 
-        That is the last of what is returned, a record for the journal once the run stands where it did, or None.
+        That is the last of what is returned, a record for the journal once the run stands where it did, or None. ``settings``: as for :func:`require_same`.
 
         Raises:
             JournalError: it was written for another base model, noise or configuration, or on other ground, or it is damaged.
         """
         found = read(self.journal)
-        require_same(self.journal, found.header, header(values, engine))
+        require_same(self.journal, found.header, header(values, engine), settings)
         changed = changes({**found.header.get("ground", {}), **History.of(found.records).changed}, ground)
         if changed and not accept:
             raise JournalError(

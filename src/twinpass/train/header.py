@@ -8,7 +8,7 @@ from typing import Any
 from twinpass.engine.base import Engine
 from twinpass.errors import JournalError
 from twinpass.perturb.noise import ALGORITHM
-from twinpass.train.earlier import current
+from twinpass.train.earlier import completed, current
 
 FINETUNE = "finetune"
 """The section of a configuration that twinpass.finetune wrote."""
@@ -16,7 +16,7 @@ FINETUNE = "finetune"
 
 def header(values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What a journal has to be replayed with; ``ground`` is what it has to be resumed on, besides (see :func:`changes`)."""
-    config = json.loads(json.dumps(without_none(values)))
+    config = _plain(values)
     below = {} if ground is None else {"ground": dict(ground)}
     return {"base": engine.base_hash, "noise": ALGORITHM, "trained": engine.trained, "config": config, **below}
 
@@ -43,8 +43,12 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]
     return found
 
 
-def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_same(
+    journal: Path, found: Mapping[str, Any], expected: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> None:
     """Refuse to continue or replay a journal on other ground than it was written on; the device may be another.
+
+    ``settings``: the objects that ``expected`` was written of, by section; a key that they have and the journal lacks is at its default there.
 
     Raises:
         JournalError: naming what differs.
@@ -56,7 +60,8 @@ def require_same(journal: Path, found: Mapping[str, Any], expected: Mapping[str,
         "config": "config.toml was changed since",
     }
     for key, cause in causes.items():
-        if _anywhere(found.get(key)) != _anywhere(expected[key]):
+        before, now = _anywhere(found.get(key)), _anywhere(expected[key])
+        if before != now and _plain(completed(before, now, settings)) != now:
             raise JournalError(f"{journal} does not belong to this run: {cause}; restore what the run began with")
 
 
@@ -68,6 +73,11 @@ def _anywhere(value: Any) -> Any:
     engine = value.get("engine", {})
     rest = {key: setting for key, setting in engine.items() if key != "device"}
     return {**{key: own for key, own in value.items() if key != "engine"}, **({"engine": rest} if rest else {})}
+
+
+def _plain(values: Any) -> Any:
+    """Values as a journal's line has them."""
+    return json.loads(json.dumps(without_none(values) if isinstance(values, Mapping) else values))
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
