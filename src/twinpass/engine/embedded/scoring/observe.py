@@ -62,11 +62,13 @@ class Observer:
         self._normed: dict[str, Tensor] = {}
         self._norms: dict[str, nn.Module] = {}
         self._last: list[Tensor] = []
+        self._at = torch.empty(0, dtype=torch.long)
         self.parts: list[Part] = []
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Around one run through the layers."""
+    def watching(self, at: Tensor) -> Iterator[None]:
+        """Around one run through the layers, of whose rows those ``at`` [n] are kept: all of them would be the inputs of every module at once."""
+        self._at = at
         for seen in (self._seen, self._left, self._normed, self._last):
             seen.clear()
         layers = cast(nn.ModuleList, self._causal.model.get_submodule(self._causal.layers_path))
@@ -83,7 +85,7 @@ class Observer:
 
     def _hook(self, path: str) -> Any:
         def see(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self._seen[path] = arguments[0].detach()
+            self._seen[path] = self._kept(arguments[0])
 
         return see
 
@@ -97,27 +99,30 @@ class Observer:
         """Some architectures, such as Gemma 2 and OLMo 2, norm what a module writes before it is added."""
         for path, output in self._left.items():
             if arguments and arguments[0] is output:
-                self._norms[path], self._normed[path] = norm, output.detach()
+                self._norms[path], self._normed[path] = norm, self._kept(output)
 
     def _end(self, layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self._left.clear()
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        self._last.append((output[0] if isinstance(output, tuple) else output).detach())
+        self._last.append(self._kept(output[0] if isinstance(output, tuple) else output))
 
-    def take(self, part: Part, rows: Rows, at: Tensor, tokens: Tensor) -> None:
-        """Keep rows ``at`` [n] of what was just computed, which are ``rows`` of the batch."""
+    def _kept(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().reshape(-1, tensor.shape[-1])[self._at]
+
+    def take(self, part: Part, rows: Rows, tokens: Tensor) -> None:
+        """Keep what was just seen, of ``rows`` [n] of the batch, whose ``tokens`` [1, R] are those of all that ran."""
         part.rows.append(rows)
-        part.tokens.append(tokens[0, at])
-        part.states.append(_rows(self._last[-1])[at])
-        part.inputs.append({path: _rows(seen)[at] for path, seen in self._seen.items()})
-        part.normed.append({path: _rows(seen)[at] for path, seen in self._normed.items()})
+        part.tokens.append(tokens[0, self._at])
+        part.states.append(self._last[-1])
+        part.inputs.append(dict(self._seen))
+        part.normed.append(dict(self._normed))
 
-    def score(self, part: Part, ids: Tensor, at: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities [1, k] of ``targets`` at ``rows`` of the rows ``at`` of what was just computed; their derivatives are kept."""
+    def score(self, part: Part, tokens: Tensor, at: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [1, k] of ``targets`` at ``rows`` of the states ``at`` of those just kept, of ``tokens`` [1, n]; their derivatives are kept."""
         with torch.enable_grad():
-            state = _rows(self._last[-1])[at][None].clone().requires_grad_(True)
-            picked = log_softmax(self._causal.finish(ids[:, at], state))[:, rows, targets]
+            state = self._last[-1][at][None].clone().requires_grad_(True)
+            picked = log_softmax(self._causal.finish(tokens, state))[:, rows, targets]
             (unit,) = torch.autograd.grad(picked.sum(), state)
         part.units.append(unit[0].detach())
         return picked.detach()
@@ -204,8 +209,3 @@ def _small(layer: nn.Module) -> Iterator[nn.Module]:
     for module in layer.modules():
         if not is_linear(module) and not any(True for _ in module.children()):
             yield module
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """[rows, size], whatever axes of size 1 stand before."""
-    return tensor.reshape(-1, tensor.shape[-1])

@@ -185,7 +185,11 @@ class Passes:
         if batch.hidden is not None:
             hidden = self.pool.read_hidden(device.send(batch.hidden.slots[:, rows])[0])
             hidden = hidden.expand(lanes, -1, -1).contiguous()
-        watching = nullcontext() if seen is None else seen[0].watching()
+        read = np.empty(0, np.int64)
+        watching: AbstractContextManager[None] = nullcontext()
+        if seen is not None:
+            read = np.concatenate([*result.wanted(rows, len(rows)), read])
+            watching = seen[0].watching(device.send(np.searchsorted(rows, read))[0])
         with packed_attention(self.causal.configs, attention), running(LaneLayout(lanes, len(rows))), watching:
             output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
         self.computed += lanes * len(rows) * (batch.last - batch.first)
@@ -198,8 +202,8 @@ class Passes:
             self.pool.write_hidden(into, states[0, at])
         elif batch.last < self.causal.depth:
             self.pool.write_hidden(device.send(batch.slots[:, rows])[0], states)
-        if seen is not None and len(read := np.concatenate([*result.wanted(rows, len(rows)), np.empty(0, np.int64)])):
-            seen[0].take(seen[1], read, device.send(np.searchsorted(rows, read))[0], ids)
+        if seen is not None and len(read):
+            seen[0].take(seen[1], read, ids)
         columns = result.columns
         width = self.causal.vocabulary if columns is None else len(columns)
         room = BLOCK_BYTES if seen is not None and seen[1].once else LOGITS_BYTES
@@ -210,7 +214,8 @@ class Passes:
             )
             with running(LaneLayout(lanes, len(wanted), columns=some[0] if some else None)):
                 if seen is not None and seen[1].once:
-                    result.put(reads, seen[0].score(seen[1], ids, at, rows_of, targets))
+                    within = device.send(np.searchsorted(read, wanted))[0]
+                    result.put(reads, seen[0].score(seen[1], ids[:, at], within, rows_of, targets))
                     continue
                 logits = self.causal.head(ids[:, at], output, states[:, at])
             result.put(reads, (log_softmax(logits) if columns is None else logits)[:, rows_of, targets])
