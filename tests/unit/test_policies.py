@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning import EPS, ONE, SEEN, TWO, pairs, prefixes, report, situation
 
+from twinpass.config.engines import SglangSettings
 from twinpass.core import BASE, Lane, StepReport
 from twinpass.estimate.one_sided import OneSided
 from twinpass.reuse.activated import ActivatedReuse
@@ -267,3 +268,43 @@ def test_refreshes_come_sooner_after_large_errors_and_later_after_small(
 def test_the_limit_stays_within_its_bounds(found: list[tuple[int, float | None]], refresh: int) -> None:
     steps = [report(age=age % refresh, carried=carried) for age, carried in found]
     assert 1 <= Transported(refresh=refresh).planner().limit(situation(*steps)) <= refresh
+
+
+class Lower(Policy):
+    """Of another package: lanes share what lies below the first trained layer."""
+
+    def sharing(self, trains: Trains) -> Sharing | None:
+        return Sharing("lower", "all", trains.first, kept=False)
+
+
+@pytest.mark.parametrize(
+    ("members", "instead"),
+    [
+        ({"approximate": True, "plan": lambda self, lanes, situation: None}, "move it to a LanePlanner"),
+        ({"plan": lambda self, lanes, situation: None}, "move it to a LanePlanner"),
+        ({"approximate": True}, "subclass Approximation"),
+        ({"spill": None}, "its property disk"),
+    ],
+)
+def test_a_policy_of_an_older_form_is_refused_where_it_is_made(members: dict[str, object], instead: str) -> None:
+    """Nothing would be asked of it, so that it would be exact, or keep nothing on disk, silently."""
+    with pytest.raises(TypeError, match=rf"^Older: .*{instead} \(docs/extending\.md"):
+        type("Older", (Lower,), members)
+    type("Newer", (Lower,), {"spill": None, "disk": property(lambda self: self.spill)})
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        (Lower(), True),
+        (Invariant(), True),
+        (Frozen(), True),
+        (Auto(), False),
+        (Exact(), False),
+        (ActivatedReuse(), False),
+    ],
+    ids=str,
+)
+def test_sglang_refuses_a_policy_whose_sharing_it_does_not_know(policy: Policy, refused: bool) -> None:
+    problems = SglangSettings().problems({"reuse": policy})
+    assert ["reuses what is exact within a lane" in problem for problem in problems] == [True] * refused

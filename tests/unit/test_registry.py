@@ -47,6 +47,16 @@ class Partial(Estimator):
 class Soft:
     pass
 """
+OLDER = """
+from twinpass.reuse.base import Policy
+
+
+class Older(Policy):
+    def plan(self, lanes, situation):
+        return lanes
+"""
+"""Of a form that is refused when it is imported."""
+
 ESTIMATORS = "twinpass.estimators"
 
 
@@ -100,6 +110,7 @@ def test_a_name_of_ours_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("nowhere_at_all:Half", "cannot be imported: No module named 'nowhere_at_all'"),
         ("half_of:Hal", "cannot be imported: module 'half_of' has no attribute 'Hal'"),
+        ("older:Older", "cannot be imported: Older: plan() is asked of what planner() returns"),
         ("half_of:Soft", "is no complete twinpass.estimate.base.Estimator; its entry point in 'twinpass.estimators'"),
         ("half_of:Partial", "is no complete twinpass.estimate.base.Estimator"),
         ("half_of:STRICT", "is no complete twinpass.estimate.base.Estimator"),
@@ -109,7 +120,7 @@ def test_a_name_of_ours_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_of_no_use_is_refused_with_its_package(
     place: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, monkeypatch, {"half_of.py": HALF}, {ESTIMATORS: {"half": place}})
+    install(tmp_path, monkeypatch, {"half_of.py": HALF, "older.py": OLDER}, {ESTIMATORS: {"half": place}})
     message = problem({"kind": "half"})
     assert message.startswith(f"[estimator] kind: 'half' is {place} of some-extension 1.0, which ")
     assert words in message

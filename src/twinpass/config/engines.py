@@ -15,7 +15,7 @@ from twinpass.engine.subject import Subject
 from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import memory_bytes
 from twinpass.reuse.auto import Auto
-from twinpass.reuse.invariant import Invariant
+from twinpass.reuse.base import Policy, Trains
 from twinpass.settings import STRICT, ComputeDtype, Count, NonEmpty, Perturbation, Seconds
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class SglangSettings(EngineSettings):
             )
         if self.perturbation == "inplace" and adapter:
             found.append('[engine] perturbation: on "sglang" adapters are loaded, and no weight walks; set "tandem"')
-        if policy is not None and (policy.approximate or isinstance(policy, Invariant)):
+        if policy is not None and (policy.approximate or _shares_layers(policy)):
             found.append(
                 '[engine] kind: "sglang" reuses what is exact within a lane, or before an activation point; set [reuse] policy to "auto"'
             )
@@ -261,3 +261,14 @@ class SglangSettings(EngineSettings):
             noise=self.noise,
             perturbation=self.perturbation,
         )
+
+
+def _shares_layers(policy: Policy) -> bool:
+    """Whether lanes are to share the lower layers of all tokens; "auto" asks for that where it can be had."""
+    if isinstance(policy, Auto):
+        return False
+    try:
+        shared = policy.sharing(Trains(layers=2, first=1))
+    except ValueError:
+        return False
+    return shared is not None and shared.tokens == "all"

@@ -61,7 +61,7 @@ class Family(Mapping[str, type[Any]]):
         what = f"{name!r} is {entry.value} of {packages}"
         try:
             kind = entry.load()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:
             raise ExtensionError(
                 f"{what}, which cannot be imported: {error}; mend that package, or uninstall it"
             ) from error

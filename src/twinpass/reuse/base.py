@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass as settings
 
@@ -80,6 +80,21 @@ class Policy(ABC):
 
     budget: Bytes = 2**30
     page_size: Count = 1
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a policy of an older form, of which nothing would be asked: it would share exactly, or keep nothing on disk, silently.
+
+        Raises:
+            TypeError: naming what it has, and what is asked instead.
+        """
+        super().__init_subclass__(**more)
+        for has, instead in (
+            (hasattr(cls, "plan"), "plan() is asked of what planner() returns: move it to a LanePlanner"),
+            (cls.approximate and cls.planner is Policy.planner, "it is approximate: subclass Approximation"),
+            (hasattr(cls, "spill") and cls.disk is Policy.disk, "what it spills is asked of its property disk"),
+        ):
+            if has:
+                raise TypeError(f"{cls.__name__}: {instead} (docs/extending.md, A policy)")
 
     def objections(self, to: Circumstances) -> list[str]:
         """Why this policy could not work there, or would gain nothing, and what to do about it."""

@@ -7,7 +7,7 @@ from typing import Literal
 from twinpass.core import Estimate, Lane, StepReport
 
 BaseKeys = Literal["compute", "keep", "carried"]
-"""BaseKeys-lane keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
+"""The base lane's keys and values: computed for this step, computed and kept for later ones, or those carried from earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
