@@ -59,6 +59,14 @@ def test_a_row_has_the_same_bits_beside_any_others() -> None:
         own = slice(row, row + 1)
         alone = LinesPass(SLOTS[own, : LENGTHS[row]], LENGTHS[own], pool).attend(0, q[own], k[own], v[own], Look(0.1))
         assert torch.equal(alone[0], whole[row])
-    k[0, 1, 3] = torch.nan
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000 - (1 << 32)], ids=["the usual", "of inf - inf on x86"])
+def test_a_broken_row_is_seen_and_leaves_others_alone(bits: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    pool = Pool(70)
+    pool.write(0, torch.arange(70), *torch.randn((2, 70, 2, 64), generator=generator))
+    q, k, v = torch.randn((4, 6, 64), generator=generator), *torch.randn((2, 4, 2, 64), generator=generator)
+    k[0, 1, 3] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
     broken = LinesPass(SLOTS, LENGTHS, pool).attend(0, q, k, v, Look(0.1)).isnan().flatten(1).any(1)
     assert broken.tolist() == [True, False, False, False]

@@ -9,6 +9,9 @@ from twinpass.perturb.noise import F32
 from twinpass.perturb.race import PART, gumbel, pick, reference
 from twinpass.perturb.vectorised import exp
 
+NANS = (0x7FC00000, 0xFFC00000)
+"""Bits of two: the usual one, and what x86 makes of inf - inf."""
+
 
 @pytest.mark.parametrize("size", [1, 4, 97, 1026])
 def test_compiled_noise_is_the_definition(size: int) -> None:
@@ -45,11 +48,14 @@ def test_the_first_of_the_largest_is_picked(size: int, temperature: float) -> No
         assert (alone[0][0], alone[1][0]) == (tokens[row], logprobs[row])
 
 
-def test_broken_logits_are_seen() -> None:
-    logits = np.zeros((2, 40), np.float32)
-    logits[0, 7], logits[1, :30] = np.nan, -np.inf
-    tokens, logprobs = pick(logits, np.arange(2), np.zeros((1, 40), np.float32), np.zeros(2, np.int64), 1.0)
-    assert np.isnan(logprobs[0])
+@pytest.mark.parametrize("bits", NANS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_broken_logits_are_seen(temperature: float, bits: int) -> None:
+    logits = np.zeros((3, 40), np.float32)
+    logits[0, 7] = logits[2] = np.uint32(bits).view(np.float32)
+    logits[1, :30] = -np.inf
+    tokens, logprobs = pick(logits, np.arange(3), np.zeros((1, 40), np.float32), np.zeros(3, np.int64), temperature)
+    assert np.isnan(logprobs[[0, 2]]).all()
     assert tokens[1] == 30
     assert logprobs[1] == pytest.approx(-np.log(10))
 
@@ -59,6 +65,7 @@ def test_exponential() -> None:
     expected = np.exp(x.astype(np.float64))
     assert (np.abs(_exps(x) - expected) / expected).max() < 2.5e-7
     assert _exps(np.array([-np.inf], np.float32))[0] < 2e-38
+    assert np.isnan(_exps(np.array(NANS, np.uint32).view(np.float32).repeat(20))).all()
 
 
 @njit  # type: ignore[untyped-decorator]

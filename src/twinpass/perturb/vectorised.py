@@ -8,7 +8,7 @@ _f, _i = np.float32, np.int32
 
 @njit(inline="always")
 def exp(x):
-    """The exponential of ``x``, at most 0, within two steps of float32 (coefficients of Cephes)."""
+    """The exponential of ``x``, at most 0, within two steps of float32 (coefficients of Cephes); of a NaN of either sign, a NaN."""
     x = max(x, _f(-87))
     n = np.floor(x * _f(1.44269504088896341) + _f(0.5))
     r = x - n * _f(0.693359375) + n * _f(2.12194440e-4)
@@ -24,7 +24,7 @@ def exp(x):
 
 @njit(inline="always")
 def largest(values):
-    """The largest, a NaN above all: as integers, whose order is that of the numbers."""
+    """The largest: as integers, whose order is that of the numbers. A NaN is above all of them or below, by its sign: :func:`exp` tells of it."""
     found = _ordered(values[0])
     for i in range(values.size):
         found = max(found, _ordered(values[i]))
