@@ -16,10 +16,13 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -75,6 +78,13 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
     ),
 }
 """Models that the packed pass runs."""
+
+ADDING: dict[str, Callable[[], PretrainedConfig]] = {
+    "olmo2": lambda: Olmo2Config(**GROUPED),
+    "glm4": lambda: Glm4Config(**GROUPED, head_dim=8),
+    "granite": lambda: GraniteConfig(**GROUPED, residual_multiplier=0.2, attention_multiplier=0.3, logits_scaling=2.0),
+}
+"""Models that add to the residual stream otherwise, past a norm or a share of it: for what goes by the stream."""
 
 FALLBACK: dict[str, Callable[[], PretrainedConfig]] = {
     "bloom": lambda: BloomConfig(
@@ -136,7 +146,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model: Any = auto.from_config((ARCHITECTURES | FALLBACK)[name](), dtype=torch.float32)
+        model: Any = auto.from_config((ARCHITECTURES | FALLBACK | ADDING)[name](), dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.detach().add_(torch.randn_like(parameter), alpha=0.25)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of
+from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of
 from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
-from reusing import packed
+from tiers import some_fast
 from torch import Tensor, nn
 
 from twinpass.core import BASE, Score
@@ -23,14 +23,18 @@ TOLERANCE = 3e-6
 """Relative; norms take their means in float32, also in a float64 model."""
 
 
-NORMED = {"o_proj": "post_attention_layernorm", "down_proj": "post_feedforward_layernorm"}
-"""Where what a module writes is normed before it is added to the stream, as in Gemma."""
+NORMED = {
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), ("post_attention_layernorm", "post_feedforward_layernorm")),
+    "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
+}
+"""What stands behind o_proj and down_proj where what they write is normed before it is added to the stream."""
 
 
 def norm_behind(model: nn.Module, path: str) -> nn.Module:
     """What a module's output goes through on its way to the stream."""
     layer, own = model.get_submodule(".".join(path.split(".")[:3])), path.rsplit(".", 1)[-1]
-    return layer.get_submodule(NORMED[own]) if hasattr(layer, "pre_feedforward_layernorm") else nn.Identity()
+    behind = NORMED.get(str(model.config.model_type))
+    return layer.get_submodule(behind[own == "down_proj"]) if behind else nn.Identity()
 
 
 def trained(name: str, *targets: str, **options: Any) -> TorchEngine:
@@ -76,7 +80,8 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
 
         def leave(module: nn.Module, args: Any, output: Any, written: list[Tensor] = written) -> Any:
             state = (output[0] if isinstance(output, tuple) else output).detach()
-            moved = state + sum(own - own.detach() for own in written)
+            share = getattr(model.config, "residual_multiplier", 1.0)
+            moved = state + sum(share * (own - own.detach()) for own in written)
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         handles.append(last.register_forward_hook(leave))
@@ -92,7 +97,7 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
     return total
 
 
-@packed
+@pytest.mark.parametrize("name", some_fast([*ARCHITECTURES, *ADDING], ["llama", "gpt2", "gemma2", *ADDING]))
 def test_it_is_the_gradient_without_what_lies_between(name: str) -> None:
     engine = trained(name, chunk_rows=7)
     before = bits(engine.model)
@@ -104,7 +109,11 @@ def test_it_is_the_gradient_without_what_lies_between(name: str) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in bits(engine.model).items())
 
 
-TOP = [("llama", "down_proj"), ("gpt2", "c_proj"), ("opt", "fc2"), ("gemma2", "down_proj"), ("gemma3", "down_proj")]
+TOP = [
+    *((name, "down_proj") for name in ("llama", "gemma2", "gemma3", *ADDING)),
+    ("gpt2", "c_proj"),
+    ("opt", "fc2"),
+]
 
 
 @pytest.mark.parametrize(("name", "top"), TOP)

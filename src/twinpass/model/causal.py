@@ -32,6 +32,11 @@ class CausalModel:
         self.depth = int(config.num_hidden_layers)
         self.window = _window(config)
 
+    @property
+    def added(self) -> float:
+        """The share of what a module writes that is added to the residual stream: 1, but in Granite and its kin."""
+        return float(getattr(self.model.config.get_text_config(), "residual_multiplier", 1.0))
+
     @cached_property
     def device(self) -> Device:
         """Where the model lies."""

@@ -154,7 +154,8 @@ class Observer:
         return torch.cat(found)
 
     def written(self, errors: Tensor) -> dict[str, Tensor]:
-        """The derivative by each module's output, [N, size], if what is added to the stream gets ``errors``: they themselves, unless a norm stands between."""
+        """The derivative by each module's output, [N, size], if what is added to the stream gets ``errors``: the share of them that is added, past a norm if one stands between."""
+        errors = errors * self._causal.added
         return dict.fromkeys(self._paths, errors) | self.normed(errors)
 
     def normed(self, errors: Tensor) -> dict[str, Tensor]:
