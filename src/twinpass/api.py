@@ -15,7 +15,7 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE_WEIGHTS, origin
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import MOVED, first_row, reached
+from twinpass.config.learner import WEIGHTS, first_row, reached
 from twinpass.config.schema import RunSettings
 from twinpass.config.suiting import Wanted
 from twinpass.config.tasks import TaskSettings
@@ -239,7 +239,7 @@ def finetune(
                         sync(base)
                 journal = folder.begin(values, run.engine, run.ground)
             console, told = Console(stderr=True), callbacks or Callbacks()
-            for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {MOVED}"]), *run.notes):
+            for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {WEIGHTS}"]), *run.notes):
                 console.print(note, markup=False)
             with ProgressBar(console) as bar, tracking(report_to, folder.path, values) as trackers:
                 summary = carry_out(

@@ -11,6 +11,7 @@ from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, Float64Softm
 from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
 from tiers import some_fast
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Score
 from twinpass.engine.embedded.engine import TorchEngine
@@ -30,7 +31,7 @@ NORMED = {
 """What stands behind o_proj and down_proj where what they write is normed before it is added to the stream."""
 
 
-def norm_behind(model: nn.Module, path: str) -> nn.Module:
+def norm_behind(model: PreTrainedModel, path: str) -> nn.Module:
     """What a module's output goes through on its way to the stream."""
     layer, own = model.get_submodule(".".join(path.split(".")[:3])), path.rsplit(".", 1)[-1]
     behind = NORMED.get(str(model.config.model_type))

@@ -16,12 +16,12 @@ from twinpass.config.learner import (
     CHOOSING_AT_THE_END,
     CHOOSING_FORWARD,
     CHOOSING_SERVED,
-    MOVED,
     NAMED,
     SERVED,
     SERVED_ANYWHERE,
     SPELT,
     UNSEEN,
+    WEIGHTS,
     WRITING,
 )
 from twinpass.config.load import parse
@@ -218,7 +218,7 @@ def test_who_speaks_of_the_gradient_gets_it_as_by_default(estimator: dict[str, A
 def test_the_models_own_weights_learn_by_feedback(task: dict[str, Any], said: dict[str, Any]) -> None:
     for kind in ("full", "projections"):
         found = config(task, trainable={"kind": kind}, **said)
-        assert (found.trainable, found.estimator, found.reason) == (Projections(), Feedback(), MOVED)
+        assert (found.trainable, found.estimator, found.reason) == (Projections(), Feedback(), WEIGHTS)
         assert found.optimizer == (Relative() if task is CHOICE else Relative(batch_size=8))
         assert found.optimizer.lr == PROJECTIONS.lr
         assert (found.run.eval_every, found.values["trainable"]["kind"]) == (PROJECTIONS.eval_every, kind)
@@ -331,4 +331,4 @@ def test_weights_of_low_precision_are_not_moved_by_feedback(
             )
         return
     finetune(model, tokenizer, rows, rows, **settings, trainable=Full(), out=str(tmp_path / "run"))
-    assert MOVED in " ".join(capsys.readouterr().err.split())
+    assert WEIGHTS in " ".join(capsys.readouterr().err.split())

@@ -45,7 +45,7 @@ CHOOSING_SERVED = Learner(
 )
 WRITING = Learner("activated", "texts are learned soonest along the exact gradient over cached prompts", EXACT)
 NAMED = "adapters learn soonest along the exact gradient; forward passes alone are [estimator] kind = 'spsa'"
-MOVED = "output projections of upper layers learn soonest by feedback of the head's error; all weights by random directions are [estimator] kind = 'spsa'"
+WEIGHTS = "output projections of upper layers learn soonest by feedback of the head's error; all weights by random directions are [estimator] kind = 'spsa'"
 OWN = ("full", "projections")
 """Kinds of the model's own weights that feedback tells."""
 ANYWHERE = Learner(
@@ -111,14 +111,14 @@ class Said:
     served: bool = False
 
 
-def settled(task: TaskSettings, first: Row | None, said: Said) -> Learner:
+def learner_of(task: TaskSettings, first: Row | None, said: Said) -> Learner:
     """What a run learns by: what is named, and what suits the task in the place of the rest. ``first`` is as for :func:`learner`.
 
     A learner without ``defaults`` takes those of its weights.
     """
     if said.kind is not None:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
-        reason = MOVED if said.kind in OWN else NAMED
+        reason = WEIGHTS if said.kind in OWN else NAMED
         return Learner(said.kind, reason if suited else "", suited)
     forward = said.curved or (not (said.probing or said.exact) if said.served else said.low)
     found = learner(task, first, served=said.served, greedy=said.greedy, forward=forward)
@@ -164,7 +164,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
         _kind(values, "engine") == "sglang",
     )
-    return settled(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
+    return learner_of(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
 
 
 def stepping(estimator: Estimator | None, trainable: Trainable | None) -> str:

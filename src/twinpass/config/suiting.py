@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from twinpass.config.automatic import watched
-from twinpass.config.learner import Said, settled, stepping
+from twinpass.config.learner import Said, learner_of, stepping
 from twinpass.config.schema import SECTIONS
 from twinpass.config.tasks import TaskSettings
 from twinpass.estimate.backprop import Backprop
@@ -53,7 +53,7 @@ class Wanted:
 
     def suited(self, task: TaskSettings, first: Row | None, *, greedy: bool, low: bool, probing: bool) -> Suited:
         """The whole, for a task whose ``first`` row this is (None: it is not known); the rest is as :class:`Said` has it."""
-        found = settled(task, first, self._said(greedy=greedy, low=low, probing=probing))
+        found = learner_of(task, first, self._said(greedy=greedy, low=low, probing=probing))
         trainable = self.trainable or _kind("trainable", found.trainable)()
         suits = found.defaults or task.suited(trainable)
         estimator = self.estimator

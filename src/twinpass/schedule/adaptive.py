@@ -90,7 +90,7 @@ class AdaptiveEpsilon(Epsilon):
         """Trials come where eps has moved since the last one; then some in a row, and at distances that double up to ``every``."""
         if tried.eps is None or _far(eps, tried.eps):
             return True
-        gap: int = min(self.every, 2 ** max(0, tried.settled - IN_A_ROW))
+        gap: int = min(self.every, 2 ** max(0, tried.alike - IN_A_ROW))
         return tried.since >= gap
 
     def _next(self, eps: float, known: Known) -> float:
@@ -128,14 +128,14 @@ class Seen:
     Args:
         eps: that of the last step that made trials; None: none did.
         since: steps since then, that one included.
-        settled: so many that made trials in a row did so at nearly the same eps.
+        alike: so many that made trials in a row did so at nearly the same eps.
         trials: the last ones.
         checks: the last steps that measured reflection.
     """
 
     eps: float | None = None
     since: int = 0
-    settled: int = 0
+    alike: int = 0
     trials: tuple[Trial, ...] = ()
     checks: tuple[StepReport, ...] = ()
 
@@ -151,8 +151,8 @@ class Seen:
         )
         if not observed.ladder:
             return found
-        settled = 1 if self.eps is None or _far(self.eps, eps) else self.settled + 1
-        return replace(found, eps=eps, since=1, settled=settled)
+        alike = 1 if self.eps is None or _far(self.eps, eps) else self.alike + 1
+        return replace(found, eps=eps, since=1, alike=alike)
 
 
 def seen(known: Known) -> Seen:
