@@ -36,7 +36,11 @@ def completed(before: Any, now: Any, settings: Any) -> Any:
 
 
 def _own(settings: Any, key: str) -> Any:
-    return settings.get(key) if isinstance(settings, Mapping) else getattr(settings, key, None)
+    """The value of one key or field, if there is one of that name."""
+    if isinstance(settings, Mapping):
+        return settings.get(key)
+    known = is_dataclass(settings) and any(field.name == key for field in fields(settings))
+    return getattr(settings, key) if known else None
 
 
 def _defaults(settings: Any) -> dict[str, Any]:
