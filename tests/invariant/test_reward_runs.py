@@ -225,3 +225,22 @@ def test_rewards_learn(tmp_path: Path) -> None:
         keep="last",
     )
     assert summary["final_metric"] > summary["base_metric"]
+
+
+def test_sparse_rewards_do_not_end_a_run(tmp_path: Path) -> None:
+    """Steps whose texts are all rewarded alike have gradients of exactly 0 at a loss of 0; one that tells something comes among them."""
+    asked: list[int] = []
+
+    def seldom(completions: list[str], **columns: Any) -> list[float]:
+        asked.append(len(completions))
+        return [float(i % 2) if len(asked) == 12 else 0.0 for i in range(len(completions))]
+
+    summary = twinpass.finetune(
+        tiny.model(), tiny.tokenizer(), [{"prompt": "Review: a fine film"}] * 8, [], rewards=[seldom], beta=0.0, samples=4,
+        optimizer=twinpass.AdamW(lr=1e-3, steps=14, batch_size=2), generation=Generation(max_tokens=4, temperature=1.0),
+        steps_per_generation=1, out=tmp_path / "run",
+    )  # fmt: skip
+    assert summary["steps"] == len(asked) == 14
+    steps = [record for record in read(tmp_path / "run/journal.jsonl").records if record["kind"] == "step"]
+    assert [step["observed"]["norm"] > 0 for step in steps] == [i == 11 for i in range(14)]
+    assert [step["losses"][0][0] != 0 for step in steps] == [i == 11 for i in range(14)]
