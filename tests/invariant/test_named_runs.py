@@ -94,7 +94,9 @@ def test_the_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     row = {"premise": "a film", "hypothesis": "a story"}
     lines = [json.dumps({**row, "label": label}) for label in ("entailment", "not_entailment", "entailment")]
     Path("data/RTE/train.jsonl").write_text("\n".join(lines))
-    names: dict[str, Any] = {"twinpass": twinpass, "model": tiny.model(), "tokenizer": tiny.tokenizer()}
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["Yes", "No"])
+    names: dict[str, Any] = {"twinpass": twinpass, "model": tiny.model(), "tokenizer": tokenizer}
     exec(code, names)
     assert names["summary"]["held_out"] == 1
 
