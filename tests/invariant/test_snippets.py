@@ -191,7 +191,7 @@ def test_configurations_train(page: str, number: int, tmp_path: Path, monkeypatc
     small = [
         "optimizer.steps=2",
         "optimizer.batch_size=2",
-        "optimizer.lr=1e-6",
+        "optimizer.lr=1e-3",
         "run.eval_every=0",
         f"run.out={tmp_path}/run",
     ]
