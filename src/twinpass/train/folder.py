@@ -12,6 +12,7 @@ import tomli_w
 
 from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError, JournalError
+from twinpass.report.checksums import add_checksums
 from twinpass.report.files import put, reason, storing, sync_folder, write_json, write_text
 from twinpass.train.earlier import current
 from twinpass.train.header import changes, header, require_same, without_none
@@ -153,13 +154,14 @@ def making(folder: Path, named: str) -> Iterator[None]:
 
 
 def save_weights(engine: Engine, folder: Path) -> Path:
-    """Write what was trained into ``folder``, all of it or nothing; returns the folder inside."""
+    """Write what was trained into ``folder``, with hashes of its files, all of it or nothing; returns the folder inside."""
     part = folder / ".weights.part"
     with storing(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         try:
             written = engine.save(part)
+            add_checksums(written)
             return put(written, folder / written.name)
         finally:
             shutil.rmtree(part, ignore_errors=True)

@@ -21,7 +21,7 @@ from twinpass.report.files import put, storing
 from twinpass.train.folder import making
 from twinpass.use.card import base_name, card
 from twinpass.use.settings import settings_of, weights_of
-from twinpass.use.weights import PREFIX, SETUP, TENSORS, A, B, setup_of, tensors_of
+from twinpass.use.weights import PREFIX, SETUP, TENSORS, A, B, require_as_written, setup_of, tensors_of
 
 Format = Literal["peft", "hf", "gguf-ready"]
 
@@ -55,6 +55,7 @@ def export(
     activated = adapter and bool(setup_of(weights).get("alora_invocation_tokens"))
     _require_possible(adapter, kind, merge)
     _require_place(merge, activated=activated, everywhere=everywhere is not None)
+    require_as_written(weights, settings.rewriting(step))
     model, tokenizer = settings.base()
     facts: Facts = ()
     if kind != "peft":

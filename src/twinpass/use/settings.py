@@ -74,6 +74,14 @@ class RunOrigin:
                 raise ModelError(f"{self._teaching} the tokenizer of {self.saved or self.path} is another one")
         return pair
 
+    def rewriting(self, step: int | None) -> str:
+        """What writes the weights of the whole run, or of a ``step``, once more."""
+        if step is not None:
+            return f"'twinpass replay {self.folder} --step {step}'"
+        if self.finetuned:
+            return "twinpass.finetune(..., resume=True)"
+        return f"'twinpass train --resume {self.folder}'"
+
     @property
     def _teaching(self) -> str:
         return (
@@ -142,11 +150,9 @@ def weights_of(settings: RunOrigin, step: int | None = None) -> Path:
         raise ModelError(
             f"{weights}: there are no such weights; "
             + (
-                "finish the run with twinpass.finetune(..., resume=True)"
-                if step is None and settings.finetuned
-                else f"finish the run with 'twinpass train --resume {settings.folder}'"
+                f"finish the run with {settings.rewriting(step)}"
                 if step is None
-                else f"rebuild them with 'twinpass replay {settings.folder} --step {step}'"
+                else f"rebuild them with {settings.rewriting(step)}"
             )
         )
     return weights

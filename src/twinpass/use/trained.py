@@ -25,7 +25,7 @@ from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
 from twinpass.use.settings import RunOrigin, settings_of, weights_of
-from twinpass.use.weights import setup_of, tensors_of
+from twinpass.use.weights import require_as_written, setup_of, tensors_of
 from twinpass.use.writing import Writer
 
 Rows = Sequence[Row | Mapping[str, Any]]
@@ -228,6 +228,7 @@ def load(
     folder = Path(run)
     settings = settings_of(folder, model, tokenizer)
     weights = weights_of(settings, step)
+    require_as_written(weights, settings.rewriting(step))
     base, own = settings.base()
     reuse = Auto(budget=settings.budget)
     if not settings.trainable.adapter:

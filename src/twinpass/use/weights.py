@@ -11,11 +11,38 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from twinpass.errors import ModelError, system_error
+from twinpass.report.checksums import NAME, checksum, checksums
 from twinpass.report.files import storing
 
 SETUP, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 A, B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
+
+
+def require_as_written(weights: Path, rebuilding: str) -> None:
+    """Refuse a folder of which a file is another one than was written there; one without hashes, as older runs left it, is taken as it is.
+
+    ``rebuilding`` is what writes it again, for messages.
+
+    Raises:
+        TwinpassError: naming the file.
+    """
+    sums = weights / NAME
+    remedy = f"put back the folder from a copy, or write it again: {rebuilding}"
+    with storing(sums, "read"):
+        try:
+            known = checksums(weights) or {}
+        except ValueError as error:
+            raise ModelError(f"{sums} is damaged: {error}; {remedy}") from error
+    for name, expected in known.items():
+        with storing(weights / name, "read"):
+            found = checksum(weights / name)
+        if found != expected:
+            raise ModelError(
+                f"{weights / name} is not what was written there, it is damaged or was changed: its SHA-256 begins with {found[:8]}, "
+                f"and {NAME} beside it says {expected[:8]}; {remedy}. If you have changed it on purpose, remove {sums}, and the files "
+                "are used as they are"
+            )
 
 
 def setup_of(weights: Path) -> Mapping[str, Any]:
