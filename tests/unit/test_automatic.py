@@ -1,4 +1,4 @@
-"""``"auto"`` in a file: what it stands for, and what it cannot stand beside."""
+"""``"auto"`` in a file, and in Python: what it stands for, and what it cannot stand beside."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from twinpass import AdamW, Normalised, OneSided, Sgd, Sign, Spsa
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
@@ -75,3 +76,28 @@ def test_a_rate_stands_for_one_that_needs_no_search(sections: dict[str, Any], ki
 def test_what_it_cannot_stand_beside_is_refused(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         parsed(**sections)
+
+
+ALL_OF_THEM: Any = (AdamW, Normalised, Sgd, Sign)
+
+
+@pytest.mark.parametrize("kind", ALL_OF_THEM)
+def test_steps_stand_for_the_same_in_python(kind: Any) -> None:
+    expected = kind(lr=1e-3, steps=2000, schedule="plateau")
+    assert kind(lr=1e-3, steps="auto") == kind(1e-3, "auto") == kind(1e-3, steps="auto", schedule="plateau") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (AdamW, {"lr": "auto"}, r"AdamW: 1 problem in the configuration:\n  - lr: .* leave its optimizer out"),
+        (Sgd, {"lr": "auto", "steps": 5}, r"Sgd: .*\n  - lr: .*Normalised\(\)"),
+        (Sgd, {"lr": "auto", "steps": "auto", "schedule": "linear"}, r"- schedule: 'linear' .*leaves open.*\n  - lr: "),
+        (AdamW, {"steps": "auto", "schedule": "cosine"}, "leaves open"),
+        (Spsa, {"noise": "gaussian"}, r"Spsa: .*\n  - noise: .*finetune\(..., noise='gaussian'\)"),
+        (OneSided, {"perturbation": "inplace"}, r"finetune\(..., perturbation='inplace'\)"),
+    ],
+)
+def test_what_python_has_no_meaning_for_says_what_to_write(kind: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        kind(**given)

@@ -6,10 +6,8 @@ from typing import Any
 
 from twinpass.estimate.base import Estimator
 from twinpass.model.defaults import Defaults
+from twinpass.train.automatic import AUTO, MOST, spell_steps
 
-AUTO = "auto"
-MOST = 2_000
-"""Steps that a run takes at the most which ends by itself."""
 PATIENCE = 2
 """Evaluations without a gain that make a plateau, where nothing is said."""
 
@@ -22,12 +20,8 @@ def spell_out(optimizer: dict[str, Any], default: str | None, estimator: Estimat
     """
     if optimizer.get("schedule") == "plateau":
         optimizer.setdefault("steps", MOST)
-    if optimizer.get("steps") == AUTO:
-        optimizer["steps"] = MOST
-        if optimizer.setdefault("schedule", "plateau") != "plateau":
-            return [
-                f'[optimizer] schedule: {optimizer["schedule"]!r} has to know the last step, which steps = "auto" leaves open; leave one of them out'
-            ]
+    if problems := spell_steps(optimizer):
+        return [f"[optimizer] {problem}" for problem in problems]
     if optimizer.get("lr") != AUTO:
         return []
     del optimizer["lr"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twinpass.config.automatic import unwatched
+from twinpass.config.engines import LANES
 from twinpass.config.idle import idle
 from twinpass.config.learner import stepping
 from twinpass.config.named import TaskByName
@@ -110,9 +111,22 @@ def _descent(built: Mapping[str, Any]) -> list[str]:
     if optimizer.along_probes:
         return []
     name = type(optimizer).__name__.lower()
+    if asking := _asking_for_probes(built):
+        return [
+            f'{place}: it is for random directions, and [optimizer] kind "{name}" steps along whole gradients; leave one of the two out'
+            for place in asking
+        ]
     return [
         f'[optimizer] kind: "{name}" steps along whole gradients; set [estimator] kind = "backprop" or "feedback", or "sgd" here'
     ]
+
+
+def _asking_for_probes(built: Mapping[str, Any]) -> list[str]:
+    """Settings that only probes can have, and an estimator is taken for that is not named."""
+    engine, policy, objective = (built.get(name) for name in ("engine", "reuse", "objective"))
+    found = [f"[engine] {key}" for key, usual in LANES.items() if engine and getattr(engine, key) != usual]
+    found += ["[reuse] policy"] if policy is not None and policy.approximate else []
+    return found + (["[objective] kind"] if objective is not None and not objective.differentiable else [])
 
 
 def _whole(estimator: Any, optimizer: Any, trainable: Any, model: Any) -> list[str]:

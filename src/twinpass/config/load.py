@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from twinpass.config.automatic import AUTO, spell_out, watched
+from twinpass.config.automatic import spell_out, watched
 from twinpass.config.checks import conflicts
 from twinpass.config.engines import LANES
 from twinpass.config.learner import Learner, chosen, reached
@@ -21,7 +21,8 @@ from twinpass.model.defaults import Defaults
 from twinpass.model.source import absolute
 from twinpass.model.trainable import Trainable
 from twinpass.task.sources.read import located
-from twinpass.train.earlier import MOVED, current
+from twinpass.train.automatic import AUTO
+from twinpass.train.earlier import current, taken_out
 
 Values = dict[str, dict[str, Any]]
 
@@ -266,6 +267,7 @@ def _build(
         problems.append(f"[{name}] {section.key}: {error}")
         return None
     names = [field.name for field in fields(chosen_class)]
+    problems += taken_out(name, options, names)
     along = getattr(chosen_class, "along_probes", None)
     if along is None:
         along = not chosen_class.whole if hasattr(chosen_class, "whole") else suited.along_probes
@@ -300,9 +302,6 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        if (section, key) in MOVED:
-            now = MOVED[section, key]
-            return f"[{section}] {key}: moved to [{now}]; say it there: [{now}] {key} = {fault['input']!r}"
         return (
             f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
         )

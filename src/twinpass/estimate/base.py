@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from twinpass.core import Estimate, Lane, Probe, Score
+from twinpass.errors import ConfigError
 from twinpass.objective.goal import Goal
 from twinpass.settings import STRICT, Several
 from twinpass.task.example import Example
@@ -34,6 +37,23 @@ class Estimator(ABC):
     fed_back: ClassVar[bool] = False
 
     probes: Several = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_own(cls, given: Any) -> Any:
+        """Refuse what is said of the engine.
+
+        Raises:
+            ConfigError: saying where it goes.
+        """
+        named = (given.kwargs or {}) if isinstance(given, ArgsKwargs) else {}
+        if problems := [
+            f"{key}: it is not said of an estimator any more, but beside it: finetune(..., {key}={named[key]!r})"
+            for key in ("noise", "perturbation")
+            if key in named and key not in cls.__dataclass_fields__
+        ]:
+            raise ConfigError(cls.__name__, problems)
+        return given
 
     @abstractmethod
     def lanes(self, probes: Sequence[Probe], eps: float) -> list[Lane]:

@@ -1,6 +1,6 @@
 """Run folders of earlier versions, read as they would be written now."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
@@ -17,6 +17,16 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
             now[before] = {name: value for name, value in old.items() if name != key}
             now[after] = {**new, key: old[key]}
     return now
+
+
+def taken_out(section: str, keys: dict[str, Any], known: Collection[str]) -> list[str]:
+    """Take keys of a section out that another section has now, and return where they went; ``known`` are its own."""
+    moved = [key for key in keys if key not in known and (section, key) in MOVED]
+    return [
+        f"[{section}] {key}: moved to [{now}]; say it there: [{now}] {key} = {keys.pop(key)!r}"
+        for key in moved
+        for now in [MOVED[section, key]]
+    ]
 
 
 def completed(before: Any, now: Any, settings: Any) -> Any:

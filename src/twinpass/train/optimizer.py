@@ -1,14 +1,19 @@
 """What all optimizers have, those along whole gradients, and plain SGD along probes."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from twinpass.core import Estimate
 from twinpass.engine.base import AdamStep, RelativeStep
+from twinpass.errors import ConfigError
 from twinpass.schedule.learning_rate import ScheduleName, factor
 from twinpass.settings import STRICT, Count, Index, NonNegative, Positive, Several, Share
+from twinpass.train.automatic import AUTO, spell_steps
 from twinpass.train.history import History
 from twinpass.train.safeguards import ClipWindow, DivergenceGuard, MedianClip
 
@@ -18,7 +23,7 @@ class Optimizer:
     """``steps`` minibatches of ``batch_size``, at a learning rate that rises to ``lr`` over ``warmup`` steps and then follows ``schedule``.
 
     Under ``plateau`` the rate falls to 3/10 of itself whenever ``run.patience`` evaluations in a row came to no more than the best before them. The third
-    time ends the run; ``steps`` are the most that it takes. In a file, ``steps = "auto"`` stands for that, with 2,000 steps, and ``lr = "auto"`` for what suits
+    time ends the run; ``steps`` are the most that it takes. ``steps = "auto"`` stands for that, with 2,000 steps, and in a file ``lr = "auto"`` for what suits
     what is trained; where that would be ``sgd``, whose rate depends on model and task, for ``kind = "normalised"``.
 
     A run has diverged once the mean loss of ``guard_window`` steps is above its best by more than ``guard_loss`` times that, or once the
@@ -51,6 +56,30 @@ class Optimizer:
     guard_rollbacks: Index = 5
     guard_zeros: bool = True
     decay: NonNegative = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt_out(cls, given: Any) -> Any:
+        """What ``steps="auto"`` stands for; a rate follows what is trained, which is not known here.
+
+        Raises:
+            ConfigError: one of them cannot be.
+        """
+        if not isinstance(given, ArgsKwargs):
+            return given
+        names = [field.name for field in fields(cls)]
+        values = {**dict(zip(names, given.args, strict=False)), **(given.kwargs or {})}
+        if AUTO not in (values.get("steps"), values.get("lr")):
+            return given
+        problems = spell_steps(values)
+        if values.get("lr") == AUTO:
+            problems.append(
+                'lr: "auto" stands for the rate that suits what is trained, which only finetune knows: leave its optimizer out, or give lr a number; '
+                "Normalised() steps along random directions at a rate that needs no search"
+            )
+        if problems:
+            raise ConfigError(cls.__name__, problems)
+        return ArgsKwargs((), values)
 
     def __post_init__(self) -> None:
         if not self.guard_rollbacks and self.guard_lr != Optimizer.guard_lr:
