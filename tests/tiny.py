@@ -21,9 +21,9 @@ DERIVED = ("backprop", "feedback", "jvp")
 WORDS = ["[UNK]", "Review:", "Sentiment:", "bad", "good", "film", "fine", "dull", "a", "great", "story", "\n", ":"]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that splits at spaces."""
-    vocabulary = {word: i for i, word in enumerate(WORDS)}
+def tokenizer(*more: str) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that splits at spaces; it knows ``more`` words."""
+    vocabulary = {word: i for i, word in enumerate((*WORDS, *more))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     make: Any = PreTrainedTokenizerFast

@@ -147,7 +147,7 @@ MESSAGES = [{"role": "user", "content": "a film"}, {"role": "assistant", "conten
 def test_a_task_keeps_its_contract(name: str) -> None:
     more: Mapping[str, Mapping[str, Any]] = {"chat": {"messages": MESSAGES}, "named": {"sentence": "a film"}}
     rows = [Row({**row, **more.get(name, {})}, f"row {i}") for i, row in enumerate(tiny.rows(5))]
-    tokenizer = tiny.tokenizer()
+    tokenizer = tiny.tokenizer("0", "1")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}{% endif %}"
     )

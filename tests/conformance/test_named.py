@@ -90,9 +90,11 @@ def test_rows_need_not_say_what_is_right(name: str, tmp_path: Path) -> None:
         for item in task.rows()[0]
         if isinstance(item, Row)
     ]
+    known = {word for _, options, _ in TABLES[name].made for option in options for word in option.split()}
+    tokenizer = tiny.tokenizer(*sorted(known - set(tiny.WORDS)))
     for row, (prompt, _, _) in zip(lacking, TABLES[name].made, strict=False):
         if isinstance(template, ChoiceTemplate):
-            assert template.question(row, tiny.tokenizer()).prompt
+            assert template.question(row, tokenizer).prompt
         assert isinstance(template, TextTemplate)
         assert template.prompt_of(row) == prompt
 

@@ -22,6 +22,7 @@ LINES = (
     "HUM:ind Who is a great film ?\nLOC:city Where is a story ?\nHUM:gr Who is dull ?\nLOC:other Where is a film ?\n"
 )
 TASK: dict[str, Any] = {"kind": "named", "name": "trec", "path": "TREC"}
+CLASSES = ("abbreviation", "entity", "description", "person", "location", "number")
 
 
 def trained(folder: Path, **sections: Any) -> Path:
@@ -29,6 +30,7 @@ def trained(folder: Path, **sections: Any) -> Path:
     (folder / "TREC/train.txt").write_text(LINES)
     (folder / "TREC/test.txt").write_text(LINES.replace("film", "story"))
     config = tiny.config(folder, **{"task": TASK, "optimizer": {"steps": 2, "batch_size": 2}, **sections})
+    tiny.tokenizer(*CLASSES).save_pretrained(folder / "model")
     assert main(["train", str(config), "--json"]) in (0, LEARNED_NOTHING)
     return folder / "run"
 
@@ -69,12 +71,12 @@ def test_in_python_it_is_the_same(tmp_path: Path) -> None:
     }
     task = {"name": "trec", "path": str(tmp_path / "TREC")}
     summary = twinpass.finetune(
-        tiny.model(), tiny.tokenizer(), task=task, seed=3, eval_every=3, out=tmp_path / "python", **own
+        tiny.model(), tiny.tokenizer(*CLASSES), task=task, seed=3, eval_every=3, out=tmp_path / "python", **own
     )
     before = json.loads((run / "summary.json").read_text())
     assert summary["base_metric"] == before["base_metric"]
     assert summary["final_metric"] == before["final_metric"]
-    again = twinpass.load(tmp_path / "python", model=tiny.model(), tokenizer=tiny.tokenizer())
+    again = twinpass.load(tmp_path / "python", model=tiny.model(), tokenizer=tiny.tokenizer(*CLASSES))
     rows = [{"text": "Who is dull ?"}]
     assert again.predict(rows) == twinpass.load(run).predict(rows)
     lines = [
@@ -82,7 +84,7 @@ def test_in_python_it_is_the_same(tmp_path: Path) -> None:
         for line in LINES.splitlines()
     ]
     given = twinpass.finetune(
-        tiny.model(), tiny.tokenizer(), lines, [], task={"name": "trec"}, out=tmp_path / "given", **own
+        tiny.model(), tiny.tokenizer(*CLASSES), lines, [], task={"name": "trec"}, out=tmp_path / "given", **own
     )
     assert (given["held_out"], given["steps"]) == (0, 2)
 
@@ -94,9 +96,7 @@ def test_the_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     row = {"premise": "a film", "hypothesis": "a story"}
     lines = [json.dumps({**row, "label": label}) for label in ("entailment", "not_entailment", "entailment")]
     Path("data/RTE/train.jsonl").write_text("\n".join(lines))
-    tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens(["Yes", "No"])
-    names: dict[str, Any] = {"twinpass": twinpass, "model": tiny.model(), "tokenizer": tokenizer}
+    names: dict[str, Any] = {"twinpass": twinpass, "model": tiny.model(), "tokenizer": tiny.tokenizer("Yes", "No")}
     exec(code, names)
     assert names["summary"]["held_out"] == 1
 

@@ -28,7 +28,9 @@ def chatting(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     """The tiny tokenizer with a chat template; words that it does not know are [UNK]."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "<end>", "additional_special_tokens": ["<im>"]})
-    tokenizer.add_tokens(["user", "assistant", "system"])
+    tokenizer.add_tokens(
+        ["user", "assistant", "system", "false", "true", *map(str, range(10)), *(f"{i:02}" for i in range(15))]
+    )
     tokenizer.chat_template = template
     return tokenizer
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from templates import BAD, GOOD, IT, MOOD, REVIEW, WAS, WORDS, encode, letters, row, template, words
+from tokenizers.normalizers import Lowercase
 from transformers import PreTrainedTokenizerBase
 
 from twinpass.errors import DataError
@@ -263,3 +264,37 @@ def test_what_a_jinja_template_may_not_do_names_the_row(prompt: str, reason: str
 def test_a_jinja_template_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError, match="prompt: not a Jinja template, line 2"):
         template(syntax="jinja", prompt="a\n{% if %}")
+
+
+# --- options that are the same to a tokenizer
+
+
+def test_options_of_the_same_tokens_are_named_with_them() -> None:
+    """Here both are unknown. It is no row's fault, and said alike of each."""
+    with pytest.raises(DataError) as caught:
+        encode(template(options=(" fine", " bad", " awful")), row(1), words(*WORDS))
+    assert str(caught.value) == (
+        "task.options: the tokenizer makes the same of ' fine' and ' awful', tokens [0] (['[UNK]']), so that no model can tell them apart; "
+        "use other words for one of them"
+    )
+
+
+def test_options_that_are_the_same_to_a_tokenizer_in_a_row_name_the_row() -> None:
+    chosen = template(options=(" {a}", " {b}"))
+    with pytest.raises(DataError, match=r"^a\.jsonl, row 7: the tokenizer makes the same of ' fine' and ' awful'"):
+        encode(chosen, row(a="fine", b="awful"), words(*WORDS))
+    with pytest.raises(DataError, match="the same of"):
+        chosen.question(row(a="fine", b="awful"), words(*WORDS))
+    assert encode(chosen, row(a="good", b="bad"), words(*WORDS)).options == ((GOOD,), (BAD,))
+
+
+def test_a_tokenizer_that_knows_no_capitals_takes_them_for_the_same() -> None:
+    tokenizer: Any = words(*WORDS)
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    with pytest.raises(DataError, match=r"the same of ' bad' and ' BAD', tokens \[6\] \(\['bad'\]\)"):
+        encode(template(options=(" bad", " BAD", " good")), row("good"), tokenizer)
+
+
+def test_an_option_may_begin_with_another() -> None:
+    options = (" good", " good it", " good it was")
+    assert encode(template(options=options), row(0), words(*WORDS)).options == ((GOOD,), (GOOD, IT), (GOOD, IT, WAS))

@@ -58,6 +58,9 @@ class ChoiceTemplate(TextTemplate):
         """
         return self._example(row, tokenizer, self._filled(row), 0)
 
+    def blamed(self, row: Row) -> str:
+        return row.place if any(self._text("options", option).fields for option in self.options) else "task.options"
+
     def names(self, row: Row) -> tuple[str, ...]:
         """What the options are called: ``labels``, or the options themselves."""
         return self.labels or _short(self._filled(row))

@@ -92,6 +92,10 @@ class TextTemplate(Template):
         """Tokens that follow every answer."""
         return ()
 
+    def blamed(self, row: Row) -> str:
+        """What is at fault where the answers of a row cannot be used."""
+        return row.place
+
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the row fields that the prompt uses."""
@@ -110,6 +114,7 @@ class TextTemplate(Template):
         before, whole = ids_of(tokenizer, text), ids_of(tokenizer, text + suffix)
         end = self.closing(tokenizer)
         answers = tuple(_answer(row, tokenizer, text + suffix, whole, answer) + end for answer in texts)
+        _require_apart(self.blamed(row), tokenizer, texts, answers)
         return Example(whole, answers, right, common(before, whole), row.place)
 
     def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
@@ -131,6 +136,24 @@ class TextTemplate(Template):
 
     def _text(self, key: str, text: str) -> Text:
         return compiled(key, text, self.syntax)
+
+
+def _require_apart(
+    blamed: str, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], answers: Sequence[Tokens]
+) -> None:
+    """Refuse answers that are the same to a model; one may well begin with another.
+
+    Raises:
+        DataError: naming two, and their tokens.
+    """
+    first: dict[Tokens, str] = {}
+    for text, tokens in zip(texts, answers, strict=True):
+        if (other := first.setdefault(tokens, text)) != text:
+            shown = [str(each) for each in tokenizer.convert_ids_to_tokens(list(tokens))]
+            raise DataError(
+                f"{blamed}: the tokenizer makes the same of {other!r:.40} and {text!r:.40}, tokens {list(tokens)!s:.60} ({shown!s:.60}), so that no "
+                "model can tell them apart; use other words for one of them"
+            )
 
 
 def _answer(row: Row, tokenizer: "PreTrainedTokenizerBase", context: str, ids: Tokens, answer: str) -> Tokens:
