@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
-from twinpass.config.finetuned import BASE_WEIGHTS, origin
+from twinpass.config.finetuned import BASE_WEIGHTS, origin, written
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import WEIGHTS, first_row, reached
 from twinpass.config.schema import RunSettings
@@ -208,8 +208,8 @@ def finetune(
                 **({} if isinstance(optimizer, Sgd) else {"kind": type(optimizer).__name__}),
                 **_fields(optimizer),
             },
-            "epsilon": _fields(epsilon),
-            "reuse": {"policy": type(reuse).__name__, **_fields(reuse)},
+            "epsilon": {"kind": type(epsilon).__name__, **written("epsilon", epsilon)},
+            "reuse": {"policy": type(reuse).__name__, **written("reuse", reuse)},
             "engine": {"noise": noise, "perturbation": perturbation, "compute_dtype": compute_dtype},
             "run": {
                 "seed": seed,

@@ -13,11 +13,14 @@ from tensors import same
 from tiers import some_fast
 from torch import Tensor
 
+import twinpass
 from twinpass.cli.main import main
 from twinpass.config.compose import Session, build_embedded
 from twinpass.config.load import load_config
 from twinpass.core import StepReport
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import JournalError
+from twinpass.train.folder import RunFolder
 from twinpass.train.header import header
 from twinpass.train.history import History
 from twinpass.train.journal import Journal, read
@@ -159,9 +162,10 @@ def test_a_rollback_drops_what_is_carried_and_a_resume_after_it_agrees(why: str,
     assert_resumes(config, whole, tmp_path / "resumed.jsonl", every=3)
 
 
-def test_the_commands_agree_with_the_trainer(tmp_path: Path) -> None:
-    """``train --resume`` and ``replay`` of a transported run, and what the summary says of it."""
-    config = config_of(tmp_path, KINDS["transported"])
+@pytest.mark.parametrize("kind", ["transported", "debiased-frozen"])
+def test_the_commands_agree_with_the_trainer(kind: str, tmp_path: Path) -> None:
+    """``train --resume`` and ``replay``, which go by the run's own folder."""
+    config = config_of(tmp_path, KINDS[kind])
     whole = train(config, tmp_path / "whole.jsonl")
     run = tmp_path / "run"
     assert main(["train", str(config), "--json"]) == 0
@@ -172,3 +176,68 @@ def test_the_commands_agree_with_the_trainer(tmp_path: Path) -> None:
     assert main(["replay", str(run), "--out", str(tmp_path / "replayed"), "--json"]) == 0
     ((one,), (two,)) = ((folder.glob("model/*.safetensors")) for folder in (run, tmp_path / "replayed"))
     assert one.read_bytes() == two.read_bytes()
+
+
+class Halved(twinpass.ConstantEpsilon):
+    """A schedule of one's own, with the keys of another."""
+
+    def at(self, step: int, known: Any) -> float:
+        return super().at(step, known) / 2
+
+
+FROZEN, REFLECTED = twinpass.FrozenReuse(), twinpass.ReflectedReuse()
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "inner": ({"reuse": twinpass.DebiasedReuse(inner=FROZEN)}, {"reuse": twinpass.DebiasedReuse(inner=REFLECTED)}),
+    "joined": (
+        {"epsilon": twinpass.JoinedEpsilon((Halved(value=1e-3), twinpass.ConstantEpsilon(1e-3)), (2,))},
+        {"epsilon": twinpass.JoinedEpsilon((twinpass.ConstantEpsilon(1e-3), twinpass.ConstantEpsilon(1e-3)), (2,))},
+    ),
+    "epsilon": ({"epsilon": Halved(value=1e-3)}, {"epsilon": twinpass.ConstantEpsilon(1e-3)}),
+}
+"""What a run from Python is begun with, and what says the same but for its class, or has keys of its own at their defaults."""
+
+
+def tuned(out: Path, **given: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "prompt": "Review: {text}",
+        "options": [" bad", " good"],
+        "shots": 2,
+        "trainable": twinpass.Full(),
+    }
+    options |= {"estimator": twinpass.Spsa(probes=2), "optimizer": twinpass.Sgd(lr=1e-4, steps=3, batch_size=2)}
+    return twinpass.finetune(tiny.model(), tiny.tokenizer(), tiny.rows(8), out=out, **{**options, **given})
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_run_from_python_goes_on_under_what_it_began_with_alone(kind: str, tmp_path: Path) -> None:
+    own, other = ALIKE[kind]
+    journal = tmp_path / "run/journal.jsonl"
+    tuned(tmp_path / "run", **own)
+    whole = journal.read_bytes()
+    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    with pytest.raises(JournalError, match=r"config\.toml was changed since"):
+        tuned(tmp_path / "run", **other, resume=True)
+    tuned(tmp_path / "run", **own, resume=True)
+    assert journal.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["inner", "epsilon"])
+def test_where_no_kind_was_written_it_is_told_by_its_keys(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions wrote it: as much as an object's keys said of it."""
+    begin, (own, other) = RunFolder.begin, ALIKE[kind]
+
+    def earlier(folder: RunFolder, values: Mapping[str, Any], *ground: Any) -> Any:
+        inner = {key: value for key, value in values["reuse"].get("inner", {}).items() if key != "policy"}
+        reuse = {**values["reuse"], **({"inner": inner} if inner else {})}
+        epsilon = {key: value for key, value in values["epsilon"].items() if key != "kind"}
+        return begin(folder, {**values, "reuse": reuse, "epsilon": epsilon}, *ground)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "begin", earlier)
+        before = tuned(tmp_path / "run", **own)
+    assert tuned(tmp_path / "run", **own, resume=True)["steps"] == before["steps"] == 3
+    if kind == "inner":
+        with pytest.raises(JournalError, match=r"config\.toml was changed since"):
+            tuned(tmp_path / "run", **other, resume=True)

@@ -1,7 +1,7 @@
 """A run of ``twinpass.finetune``: what its folder says of the model, and the engine it began with."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,18 @@ def origin(model: PreTrainedModel, invocation: tuple[int, ...]) -> dict[str, Any
     if path and Path(path).is_dir():
         path = str(Path(path).resolve())
     return {"model": path, "dtype": str(model.dtype).removeprefix("torch."), "invocation": list(invocation)}
+
+
+def written(name: str, settings: Any) -> dict[str, Any]:
+    """What a section's object says, with the class of each that it holds, as an approximation inside another, or schedules that are joined."""
+    family, values = SECTIONS[name], asdict(settings)
+    for key in family.nested:
+        own = getattr(settings, key, None)
+        if isinstance(own, tuple):
+            values[key] = [{family.key: type(each).__name__, **written(name, each)} for each in own]
+        elif own is not None:
+            values[key] = {family.key: type(own).__name__, **written(name, own)}
+    return values
 
 
 def section(values: Mapping[str, Any]) -> TaskSettings:

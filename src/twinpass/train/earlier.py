@@ -4,6 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
+from twinpass.reuse.base import Policy
+from twinpass.schedule.epsilon import Epsilon
+
 MOVED: Mapping[tuple[str, str], str] = {("estimator", "noise"): "engine", ("estimator", "perturbation"): "engine"}
 """Keys by their former section, and the section that has them now."""
 
@@ -32,11 +35,12 @@ def taken_out(section: str, keys: dict[str, Any], known: Collection[str]) -> lis
 def completed(before: Any, now: Any, settings: Any) -> Any:
     """What a run's configuration says, with the default of each key that it lacks and one of ``now`` has: its version did not know it.
 
-    ``settings`` are today's objects, by section, which ``now`` was written of; where one holds others, so do they.
+    ``settings`` are today's objects, by section, which ``now`` was written of; where one holds others, so do they. Where the kind of one
+    was not written, its keys are all that tell it from another, and none of them may be missing.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         lacking = [key for key in now if key not in before]
-        defaults = _defaults(settings)
+        defaults = _defaults(settings) | (_kind(settings) if len(lacking) == 1 else {})
         whole = {key: completed(value, now.get(key), _own(settings, key)) for key, value in before.items()}
         return {**whole, **{key: defaults[key] for key in lacking if key in defaults}}
     several = isinstance(before, list) and isinstance(now, list) and isinstance(settings, list | tuple)
@@ -51,6 +55,12 @@ def _own(settings: Any, key: str) -> Any:
         return settings.get(key)
     known = is_dataclass(settings) and any(field.name == key for field in fields(settings))
     return getattr(settings, key) if known else None
+
+
+def _kind(settings: Any) -> dict[str, str]:
+    """The key that says of what class an object is, of those that once were written without."""
+    name = type(settings).__name__
+    return {"policy": name} if isinstance(settings, Policy) else {"kind": name} if isinstance(settings, Epsilon) else {}
 
 
 def _defaults(settings: Any) -> dict[str, Any]:
