@@ -1,5 +1,6 @@
 """A server that somebody else started, with SGLang's own defaults (overlap scheduling on) and an API key; and what becomes of a run when it dies."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from real_sglang import SECRET, SHOTS, START_SECONDS, TEXTS, TOLERANCE, Loaded, RunningServer, requests_of, worst
 from sglang_runs import die_after, require_finished, require_replayed, resume, settings, steps, train
 
+from twinpass.cli.main import main
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.address import KEY
@@ -245,6 +247,44 @@ def test_rewards_train_on_a_server(
     require_replayed(tmp_path / "run", tmp_path / "again")
     with connected(loaded, server, Activated()):
         """The server has its own weights again."""
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What ``twinpass eval`` says."""
+    capsys.readouterr()
+    assert main(["eval", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_run_and_its_configuration_are_evaluated(
+    loaded: Loaded,
+    server: RunningServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A configuration by the server; a run by its journal, without asking the server, and to what the server had said of it."""
+    run = tmp_path / "run"
+    changes: dict[str, Any] = {"model.path": server.folder, "engine.url": server.url, "reuse.budget": "1GiB"}
+    words = settings(run, **changes | {"run.keep": "last", "optimizer.lr": 2e-2})
+    process = train(*words)
+    said = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode in (0, 3), said
+    base, trained = (record for record in read(run / "journal.jsonl").records if record["kind"] == "evaluation")
+    assert abs(base["loss"] - trained["loss"]) > 20 * TOLERANCE
+    config = evaluated(capsys, *words)
+    assert (config["metric"], config["loss"]) == (base["metric"], pytest.approx(base["loss"], abs=TOLERANCE))
+    monkeypatch.setenv(KEY, "the-wrong-one")
+    assert main(["eval", *words, "--json"]) == 1
+    assert "refuses the API key" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    rows = tmp_path / "others.jsonl"
+    rows.write_text("".join(json.dumps({"text": text, "label": "positive"}) + "\n" for text in TEXTS))
+    for step, record in ((0, base), (8, trained)):
+        found = evaluated(capsys, str(run), "--step", str(step))
+        assert (found["step"], found["examples"], found["metric"]) == (step, 8, record["metric"])
+        assert found["loss"] == pytest.approx(record["loss"], abs=TOLERANCE)
+    assert evaluated(capsys, str(run), str(rows))["examples"] == len(TEXTS)
 
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
