@@ -1,5 +1,6 @@
 """Tiny random models of every architecture family, and the plain computations that the engine is measured against."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -16,11 +17,13 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    MiniCPM3Config,
     MistralConfig,
     Olmo2Config,
     OPTConfig,
@@ -46,6 +49,10 @@ SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidde
 SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
 DENSE: dict[str, Any] = {**SIZES, **SPECIAL, "intermediate_size": 48, "initializer_range": 0.25}
 GROUPED: dict[str, Any] = {**DENSE, "num_key_value_heads": 2, "max_position_embeddings": 64}
+NARROW: dict[str, Any] = {"head_dim": 8, "global_head_dim": 8}
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4,
+}  # fmt: skip
 EAGER: dict[str, Any] = {"attn_implementation": "eager"}
 PARTLY_ROTATED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
@@ -83,8 +90,19 @@ ADDING: dict[str, Callable[[], PretrainedConfig]] = {
     "olmo2": lambda: Olmo2Config(**GROUPED),
     "glm4": lambda: Glm4Config(**GROUPED, head_dim=8),
     "granite": lambda: GraniteConfig(**GROUPED, residual_multiplier=0.2, attention_multiplier=0.3, logits_scaling=2.0),
+    "minicpm3": lambda: MiniCPM3Config(
+        **DENSE, max_position_embeddings=64, **LATENT, v_head_dim=8, scale_emb=2, scale_depth=0.4, dim_model_base=16
+    ),
+    "gemma4": lambda: Gemma4TextConfig(
+        **GROUPED,
+        **NARROW,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "full_attention"],
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+    ),
 }
-"""Models that add to the residual stream otherwise, past a norm or a share of it: for what goes by the stream."""
+"""Models whose residual stream is another: past a norm, a share of what is written, or scaled by each layer. For what goes by the stream."""
 
 FALLBACK: dict[str, Callable[[], PretrainedConfig]] = {
     "bloom": lambda: BloomConfig(
@@ -150,8 +168,22 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.detach().add_(torch.randn_like(parameter), alpha=0.25)
+        for buffer, tensor in model.named_buffers():
+            if buffer.endswith("layer_scalar"):
+                tensor.uniform_(0.4, 0.8)
     built: PreTrainedModel = model.to(dtype).eval()
     return built
+
+
+def share_of(model: PreTrainedModel, path: str) -> float:
+    """How much of what a module writes is in the state that leaves the last layer, by what architectures say."""
+    config, layers = model.config, list(model.get_submodule(path.rsplit(".", 3)[0]).children())
+    if config.model_type == "granite":
+        return float(config.residual_multiplier)
+    if config.model_type == "minicpm3":
+        return float(config.scale_depth) / math.sqrt(config.num_hidden_layers)
+    above: list[Any] = layers[int(path.rsplit(".", 3)[1]) :] if config.model_type == "gemma4_text" else []
+    return math.prod([float(layer.layer_scalar) for layer in above], start=1.0)
 
 
 def bits(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of
+from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, Float64Softmax, bits, build, engine_of, share_of
 from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
 from tiers import some_fast
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ TOLERANCE = 3e-6
 
 NORMED = {
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), ("post_attention_layernorm", "post_feedforward_layernorm")),
+    "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 """What stands behind o_proj and down_proj where what they write is normed before it is added to the stream."""
@@ -63,7 +64,7 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
             x = args[0].detach().reshape(-1, a.shape[1])
             added = SCALE * x @ a.t() @ b.t()
             added = added * (torch.arange(len(x)) >= start).double()[:, None]
-            written.append(norm(y.detach().view(added.shape) + added))
+            written.append(share_of(model, path) * norm(y.detach().view(added.shape) + added))
             return torch.add(y.view(added.shape), added).detach().view(y.shape)
 
         for path in engine._trained.adapters:
@@ -81,8 +82,7 @@ def straight(engine: TorchEngine) -> dict[str, Tensor]:
 
         def leave(module: nn.Module, args: Any, output: Any, written: list[Tensor] = written) -> Any:
             state = (output[0] if isinstance(output, tuple) else output).detach()
-            share = getattr(model.config, "residual_multiplier", 1.0)
-            moved = state + sum(share * (own - own.detach()) for own in written)
+            moved = state + sum(own - own.detach() for own in written)
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         handles.append(last.register_forward_hook(leave))

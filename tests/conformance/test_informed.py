@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import LANES, VOCABULARY, WRITERS, Float64Softmax, build, deviation, direction
+from architectures import ADDING, LANES, VOCABULARY, WRITERS, Float64Softmax, build, deviation, direction, share_of
 from reusing import PROMPTS, TERMS, TWO, naive_activated, packed, rows_by_layer
 from torch import Tensor, nn
 
 from twinpass.core import BASE, Lane, Probe, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
-from twinpass.estimate.directions import fit
+from twinpass.estimate.directions import UNIT, fit
 from twinpass.model.causal import CausalModel
 from twinpass.model.informed import InformedAdapter
 from twinpass.model.space import Space
@@ -266,7 +266,7 @@ def test_an_observed_token_outside_the_vocabulary_is_refused() -> None:
         engine.observe([Request((1, VOCABULARY), (2,), 0)], lambda scores: scores)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", *ADDING])
 def test_a_gain_has_the_slope_that_its_direction_was_fitted_for(name: str) -> None:
     """Nothing but a norm, where there is one, lies between the uppermost module and the stream: the loss moves as was seen."""
     engine = TorchEngine(build(name), Informed(layers=1, targets=("down_proj",)))
@@ -275,7 +275,9 @@ def test_a_gain_has_the_slope_that_its_direction_was_fitted_for(name: str) -> No
     space = fit(seen, None, rank=4, ridge=0.1)
     engine.use(space)
     ((path, inputs),) = space.inputs.items()
-    moved = seen.inputs[path] @ inputs.t() @ space.outputs
+    share = share_of(engine.model, path)
+    moved = share * seen.inputs[path] @ inputs.t() @ space.outputs
+    assert float(moved.square().sum(1).mean().sqrt()) == pytest.approx(UNIT * seen.scale), "of the stream"
     expected = float((seen.normed.get(path, seen.errors) * moved).sum())
     ((gain, tensor),) = engine.parameters.items()
     eps = 1e-3 / float(direction(gain, tensor, 3, "binomial"))

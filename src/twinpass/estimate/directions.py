@@ -49,7 +49,8 @@ def fit(observed: Observed, outputs: Tensor | None, *, rank: int, ridge: float |
     wanted = {path: -error @ outputs.double().t() for path, error in own.items()}
     if ridge is None:
         ridge = _best_ridge([(x, wanted[path]) for path, x in inputs.items()])
-    return Space(outputs, {path: _direction(x, wanted[path], observed.scale, ridge) for path, x in inputs.items()})
+    sizes = {path: observed.scale / observed.added.get(path, 1.0) for path in inputs}
+    return Space(outputs, {path: _direction(x, wanted[path], sizes[path], ridge) for path, x in inputs.items()})
 
 
 def _leading(errors: Tensor, rank: int) -> Tensor:

@@ -1,5 +1,6 @@
 """An unmodified Hugging Face causal language model, run in parts: some of its decoder layers, then its head."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy
@@ -32,10 +33,17 @@ class CausalModel:
         self.depth = int(config.num_hidden_layers)
         self.window = _window(config)
 
-    @property
-    def added(self) -> float:
-        """The share of what a module writes that is added to the residual stream: 1, but in Granite and its kin."""
-        return float(getattr(self.model.config.get_text_config(), "residual_multiplier", 1.0))
+    @cached_property
+    def added(self) -> tuple[float, ...]:
+        """By layer, the share of what its modules write that is in the state which leaves the last layer.
+
+        It is 1, but where layers add a share of it (Granite, MiniCPM3), or scale the stream that they leave (Gemma 4).
+        """
+        layers = list(self.model.get_submodule(self.layers_path).children())
+        scales = [
+            float(each) if isinstance(each := getattr(layer, "layer_scalar", 1.0), Tensor) else 1.0 for layer in layers
+        ]
+        return tuple(_share(layer) * math.prod(scales[i:]) for i, layer in enumerate(layers))
 
     @cached_property
     def device(self) -> Device:
@@ -142,6 +150,12 @@ class CausalModel:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
+
+
+def _share(layer: nn.Module) -> float:
+    """What a decoder layer multiplies by before it adds to the stream, under the names that architectures have for it."""
+    found = (getattr(layer, name, None) for name in ("residual_multiplier", "residual_scale"))
+    return next((float(each) for each in found if isinstance(each, int | float)), 1.0)
 
 
 def _window(config: Any) -> int | None:

@@ -25,6 +25,7 @@ class Observed:
     ``inputs[path]`` [N, in] is what entered a module, ``errors`` [N, size] the derivative of the summed loss by the state
     that leaves the last layer: exact, as only the final norm and the head lie between. ``scale`` is the states' mean norm.
     ``normed[path]`` [N, size] is what stands for ``errors`` where a norm lies between a module and the stream: its Jacobian is in it.
+    ``added[path]`` is the share of what a module writes that is in these states, where it is not 1.
     """
 
     inputs: Mapping[str, Tensor]
@@ -32,6 +33,7 @@ class Observed:
     scale: float
     work: Work
     normed: Mapping[str, Tensor] = field(default_factory=dict)
+    added: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:

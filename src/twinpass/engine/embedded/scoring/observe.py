@@ -138,7 +138,8 @@ class Observer:
     def observed(self, errors: Tensor, work: Work) -> Observed:
         """All of it, with the derivative of the loss by each state."""
         scale = float(self.states().double().norm(dim=-1).mean())
-        return Observed(self.inputs(), errors, scale, work, self.normed(errors))
+        added = {path: self._added(path) for path in self._paths}
+        return Observed(self.inputs(), errors, scale, work, self.normed(errors), added)
 
     def errors(self, slopes: Sequence[Score], running: Running) -> Tensor:
         """The derivative of the loss by each state, [N, size].
@@ -155,8 +156,12 @@ class Observer:
 
     def written(self, errors: Tensor) -> dict[str, Tensor]:
         """The derivative by each module's output, [N, size], if what is added to the stream gets ``errors``: the share of them that is added, past a norm if one stands between."""
-        errors = errors * self._causal.added
-        return dict.fromkeys(self._paths, errors) | self.normed(errors)
+        scaled = {share: errors * share for share in {self._added(path) for path in self._paths}}
+        plain = {path: scaled[self._added(path)] for path in self._paths}
+        return plain | {path: own * self._added(path) for path, own in self.normed(errors).items()}
+
+    def _added(self, path: str) -> float:
+        return self._causal.added[self._causal.layer_of(path)]
 
     def normed(self, errors: Tensor) -> dict[str, Tensor]:
         """The same of those modules alone that a norm stands behind."""
