@@ -16,6 +16,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Index = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Layer = Annotated[int, Field(ge=-(10**6), le=10**6)]
+"""A layer's number; below 0, counted from the uppermost, which is -1."""
 Several = Annotated[int, Field(ge=1, le=2**14)]
 """Rows or directions of one step: more than a step could take in a day."""
 Rank = Annotated[int, Field(ge=1, le=2**14)]

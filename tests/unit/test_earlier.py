@@ -112,3 +112,21 @@ def test_a_key_that_came_later_is_at_its_default() -> None:
 def test_what_differs_otherwise_still_differs(before: dict[str, Any], settings: dict[str, Any]) -> None:
     now = {name: asdict(each) for name, each in settings.items()}
     assert completed(before, now, settings) != now
+
+
+@pytest.mark.parametrize(
+    ("said", "now"),
+    [
+        (
+            {"kind": "activated", "rank": 4},
+            {"kind": "activated", "rank": 4, "targets": ("q_proj", "k_proj", "v_proj", "o_proj"), "first": 0},
+        ),
+        ({"kind": "activated", "targets": ["v_proj"]}, {"kind": "activated", "targets": ["v_proj"]}),
+        ({"kind": "activated", "first": 3}, {"kind": "activated", "first": 3}),
+        ({"kind": "lora"}, {"kind": "lora"}),
+    ],
+)
+def test_adapters_stay_where_they_were_when_nothing_was_written_of_it(
+    said: dict[str, Any], now: dict[str, Any]
+) -> None:
+    assert current({"trainable": said})["trainable"] == now

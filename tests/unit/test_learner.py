@@ -31,7 +31,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.estimate.spsa import Spsa
-from twinpass.model.defaults import ADAPTERS, CHOSEN, EXACT, PROJECTIONS, WRITTEN, Defaults
+from twinpass.model.defaults import ADAPTERS, CHOSEN, CHOSEN_ANYWHERE, EXACT, PROJECTIONS, WRITTEN, Defaults
 from twinpass.model.projections import Projections
 from twinpass.model.trainable import Activated, Full, Informed, Layers, Lora
 from twinpass.task.sources.lines import read_standard_input
@@ -79,7 +79,7 @@ def test_the_task_decides(task: dict[str, Any], trainable: type[Any], reason: An
     else:
         chooses = reason is CHOOSING
         assert isinstance(found.estimator, Backprop)
-        assert found.optimizer == AdamW(lr=4e-3, steps=40, batch_size=16 if chooses else 8)
+        assert found.optimizer == AdamW(lr=4e-3, steps=40, batch_size=32 if chooses else 8)
         assert found.run.eval_every == (8 if chooses else 10)
 
 
@@ -181,6 +181,8 @@ def test_what_is_said_holds() -> None:
 )
 def test_adapters_that_are_named_learn_as_those_that_are_not(task: dict[str, Any], suited: Defaults, kind: str) -> None:
     found = config(task, trainable={"kind": kind, "rank": 2})
+    if kind == "lora" and suited is CHOSEN:
+        suited = CHOSEN_ANYWHERE
     assert (type(found.estimator), found.reason) == (Backprop, NAMED)
     assert found.optimizer == AdamW(lr=suited.lr, steps=suited.steps, batch_size=suited.batch_size)
     assert found.run.eval_every == suited.eval_every
@@ -210,7 +212,38 @@ def test_who_speaks_of_probes_gets_them(said: dict[str, Any]) -> None:
 def test_who_speaks_of_the_gradient_gets_it_as_by_default(estimator: dict[str, Any]) -> None:
     found = config(CHOICE, trainable={"kind": "lora"}, estimator=estimator, optimizer={"kind": "adamw", "lr": 1e-3})
     assert isinstance(found.estimator, Backprop)
-    assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN.steps, batch_size=CHOSEN.batch_size)
+    assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN_ANYWHERE.steps, batch_size=CHOSEN_ANYWHERE.batch_size)
+
+
+UPPER = {"targets": "outputs", "first": -20}
+EVERYWHERE = {"targets": Activated().targets, "first": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "places"),
+    [
+        ({}, UPPER),
+        ({"trainable": {"kind": "activated"}}, UPPER),
+        ({"trainable": {"kind": "activated", "rank": 2}, "estimator": {"kind": "backprop"}}, UPPER),
+        ({"trainable": {"kind": "activated", "targets": ["v_proj"]}}, {"targets": ("v_proj",), "first": 0}),
+        ({"trainable": {"kind": "activated", "first": 2}}, {**EVERYWHERE, "first": 2}),
+        ({"trainable": {"kind": "activated"}, "estimator": {"kind": "spsa"}}, EVERYWHERE),
+        ({"trainable": {"kind": "lora"}}, EVERYWHERE),
+    ],
+)
+def test_options_are_learned_by_adapters_on_what_upper_layers_write(
+    said: dict[str, Any], places: dict[str, Any]
+) -> None:
+    found = config(CHOICE, **said)
+    assert isinstance(found.trainable, Lora)
+    assert {"targets": found.trainable.targets, "first": found.trainable.first} == places
+    assert (found.values["trainable"].get("targets") == "outputs") == (places is UPPER)
+
+
+def test_texts_are_learned_by_adapters_on_all_that_is_linear_in_upper_layers() -> None:
+    found, by_name = config(TEXT), config(TEXT, trainable={"kind": "activated"})
+    assert found.trainable == by_name.trainable == Activated(targets="all-linear", first=-20)
+    assert config(OPEN).trainable == Lora()
 
 
 @pytest.mark.parametrize("said", [{}, {"estimator": {"kind": "feedback"}}, {"optimizer": {"kind": "relative"}}])

@@ -11,10 +11,11 @@ from twinpass.bench.probe import LinearProbe
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
 from twinpass.estimate.backprop import Backprop
+from twinpass.estimate.base import Estimator
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
-from twinpass.model.defaults import EXACT
+from twinpass.model.defaults import CHOSEN, EXACT
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Informed, Lora
 from twinpass.objective.base import Objective
@@ -39,18 +40,25 @@ def naive(config: Config, objective: Objective, *, lean: bool = False) -> NaiveM
 
 
 def exact(config: Config) -> Config:
-    """The same task by AdamW along the exact gradient over cached prompts; options at the rate of :func:`first_order`, texts at their default."""
-    trainable = config.trainable if isinstance(config.trainable, Activated) else Activated()
-    lr = FIRST_ORDER_LR if config.task.chooses else EXACT.lr
-    optimizer = AdamW(lr=lr, batch_size=config.optimizer.batch_size, schedule="linear")
-    return replace(config, trainable=trainable, estimator=Backprop(), optimizer=optimizer, engine=config.engine.usual)
+    """The same task as it is learned where nothing is said: by AdamW along the exact gradient over cached prompts."""
+    suits = CHOSEN if config.task.chooses else EXACT
+    placed: dict[str, Any] = {} if suits.targets is None else {"targets": suits.targets, "first": suits.first}
+    optimizer = AdamW(lr=suits.lr, steps=suits.steps, batch_size=suits.batch_size, schedule=suits.schedule)
+    return _along(config, Activated(**placed), Backprop(), optimizer)
 
 
 def fed_back(config: Config) -> Config:
     """The same task by AdamW along residual feedback, for adapters where informed probes have their directions: lower down it points nowhere."""
-    chosen, where = exact(config), Informed()
-    first = max(0, CausalModel(load(**asdict(config.model))[0]).depth - where.layers)
-    return replace(chosen, trainable=Activated(targets=where.targets, first=first), estimator=Feedback())
+    where = Informed()
+    trainable = Activated(targets=where.targets, first=-where.layers)
+    lr = FIRST_ORDER_LR if config.task.chooses else EXACT.lr
+    return _along(
+        config, trainable, Feedback(), AdamW(lr=lr, batch_size=config.optimizer.batch_size, schedule="linear")
+    )
+
+
+def _along(config: Config, trainable: Activated, estimator: Estimator, optimizer: AdamW) -> Config:
+    return replace(config, trainable=trainable, estimator=estimator, optimizer=optimizer, engine=config.engine.usual)
 
 
 def informed(config: Config) -> Config:
@@ -86,8 +94,8 @@ def _adapted(config: Config, lora: Lora) -> tuple[nn.Module, list[nn.Parameter]]
     except ImportError as error:
         raise ConfigError(config.source, ["the baseline needs PEFT for its adapters: pip install peft"]) from error
     base: Any = load(**asdict(config.model))[0]
-    layers = list(range(lora.first, base.config.num_hidden_layers)) if lora.first else None
-    targets = list(lora.targets)
-    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, layers_to_transform=layers)
+    targets, first = lora.places(base)
+    layers = list(range(first, base.config.num_hidden_layers)) if first else None
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), layers_to_transform=layers)
     model: Any = get_peft_model(base, settings)
     return model, [parameter for name, parameter in model.named_parameters() if "lora_" in name]

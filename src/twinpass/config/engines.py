@@ -226,6 +226,11 @@ class SglangSettings(EngineSettings):
             found.append(
                 '[objective] regularise: was not tried on "sglang"; leave it out, or set [engine] kind = "torch"'
             )
+        if isinstance(getattr(trainable, "targets", None), str):
+            found.append(
+                '[trainable] targets: on "sglang" modules are named, as it makes room for them before the model is looked at; '
+                'set such as ["o_proj", "down_proj"]'
+            )
         if self.perturbation == "inplace" and adapter:
             found.append('[engine] perturbation: on "sglang" adapters are loaded, and no weight walks; set "tandem"')
         if policy is not None and (policy.approximate or _shares_layers(policy)):

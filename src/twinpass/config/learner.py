@@ -11,7 +11,16 @@ from twinpass.config.named import TaskByName
 from twinpass.config.tasks import AutoTask, ChatTask, TaskSettings
 from twinpass.errors import TwinpassError
 from twinpass.estimate.base import Estimator
-from twinpass.model.defaults import CHOSEN, EXACT, PROJECTIONS, PROJECTIONS_OF_TEXTS, WRITTEN, Defaults
+from twinpass.model.defaults import (
+    CHOSEN,
+    CHOSEN_ANYWHERE,
+    EXACT,
+    EXACT_ANYWHERE,
+    PROJECTIONS,
+    PROJECTIONS_OF_TEXTS,
+    WRITTEN,
+    Defaults,
+)
 from twinpass.model.trainable import Trainable
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Item, Row
@@ -49,7 +58,9 @@ WEIGHTS = "output projections of upper layers learn soonest by feedback of the h
 OWN = ("full", "projections")
 """Kinds of the model's own weights that feedback tells."""
 ANYWHERE = Learner(
-    "lora", "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient", EXACT
+    "lora",
+    "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient",
+    EXACT_ANYWHERE,
 )
 UNSEEN = replace(
     ANYWHERE, reason="rows that cannot be looked at beforehand may be of any form, so that adapters act on all tokens"
@@ -138,7 +149,9 @@ def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said
         return None
     if task.writes:
         return WRITTEN
-    return CHOSEN if _shape(task, first)[0] else EXACT
+    if _shape(task, first)[0]:
+        return CHOSEN if kind == "activated" else CHOSEN_ANYWHERE
+    return EXACT if kind == "activated" else EXACT_ANYWHERE
 
 
 def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: bool = False) -> Learner:

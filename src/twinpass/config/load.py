@@ -274,6 +274,8 @@ def _build(
     suits = dict(section.suited) if along == suited.along_probes else {}
     if getattr(chosen_class, "scale_free", False):
         suits.pop("lr", None)
+    if section.together and not suits.keys().isdisjoint(given):
+        suits = {}
     for key, name_there in suits.items():
         if key in names and key not in given and (value := getattr(suited, name_there)) is not None:
             given[key] = options[key] = value

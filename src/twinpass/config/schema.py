@@ -86,6 +86,7 @@ class Section:
     ``nested`` keys hold a table, or an array of tables, of the same section again. Where a kind has a key of ``suited`` that is
     left out, it takes the value that :class:`Defaults` has by that name for what is trained, unless those are meant for another kind
     (``along_probes``), it is the lr of a ``scale_free`` kind, or :class:`Defaults` has none; so does the kind, by ``suited_kind``.
+    Keys that go ``together`` do so only where all of them are left out.
     """
 
     kinds: Mapping[str, type[Any]]
@@ -93,6 +94,7 @@ class Section:
     default: str | Callable[[Mapping[str, Any], Mapping[str, Any]], str] | None = None
     nested: tuple[str, ...] = ()
     suited: Mapping[str, str] = field(default_factory=dict)
+    together: bool = False
     optional: bool = False
     suited_kind: str | None = None
 
@@ -132,6 +134,8 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             ),
             "kind",
             lambda built, values: chosen(built.get("task"), values).trainable,
+            suited={"targets": "targets", "first": "first"},
+            together=True,
         ),
         "generation": Section({"": Generation}, optional=True),
         "objective": Section(

@@ -54,7 +54,7 @@ class Wanted:
     def suited(self, task: TaskSettings, first: Row | None, *, greedy: bool, low: bool, probing: bool) -> Suited:
         """The whole, for a task whose ``first`` row this is (None: it is not known); the rest is as :class:`Said` has it."""
         found = learner_of(task, first, self._said(greedy=greedy, low=low, probing=probing))
-        trainable = self.trainable or _kind("trainable", found.trainable)()
+        trainable = self.trainable or _kind("trainable", found.trainable)(**_places(found.defaults))
         suits = found.defaults or task.suited(trainable)
         estimator = self.estimator
         if estimator is None:
@@ -66,6 +66,11 @@ class Wanted:
         plateau = self.optimizer.schedule == "plateau"
         defaults = watched(suits) if plateau else replace(suits, patience=0)
         return Suited(trainable, estimator, self.optimizer, epsilon, defaults)
+
+
+def _places(suits: Defaults | None) -> dict[str, Any]:
+    """Where adapters sit, if the learner says so."""
+    return {} if suits is None or suits.targets is None else {"targets": suits.targets, "first": suits.first}
 
 
 def _optimizer(estimator: Estimator, trainable: Trainable, suits: Defaults) -> Optimizer:

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,12 @@ def targeted(causal: CausalModel, targets: Sequence[str]) -> tuple[dict[str, nn.
     return chosen, tuple(left_out)
 
 
+def taken_for_experts(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
+    """Those of the targets that PEFT takes for routed experts, where the model has any."""
+    lost = _OF_EXPERTS & set(targets)
+    return lost if lost and any(parameter.dim() == 3 for parameter in model.parameters()) else set()
+
+
 def _require_kept_by_peft(model: PreTrainedModel, targets: Sequence[str]) -> None:
     """Refuse targets that PEFT takes for routed experts, which newer models hold in one tensor of three dimensions [experts, out, in].
 
@@ -116,8 +122,7 @@ def _require_kept_by_peft(model: PreTrainedModel, targets: Sequence[str]) -> Non
     Raises:
         ModelError: naming the targets.
     """
-    lost = sorted(_OF_EXPERTS & set(targets))
-    if lost and any(parameter.dim() == 3 for parameter in model.parameters()):
+    if lost := sorted(taken_for_experts(model, targets)):
         raise ModelError(
             f"trainable.targets {lost}: in {type(model).__name__}, which has routed experts, PEFT takes these names for the experts, and the "
             "trained adapter would be lost when it is loaded; leave them out (attention's names are kept), or train weights of the model "

@@ -3,6 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense", "dense_4h_to_h", "wo", "w2")
+"""What usual architectures call the layers that write into the residual stream: attention's output projection and the MLP's."""
+
+Kinds = Literal["outputs", "all-linear"]
+"""What adapters sit on, where modules are not named: those that write into the residual stream, or all linear layers."""
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -17,6 +23,8 @@ class Defaults:
     schedule: Literal["constant", "linear"] = "linear"
     estimator: Literal["spsa", "one_sided", "gauss_newton", "backprop", "feedback"] = "spsa"
     probes: int | None = None
+    targets: Kinds | None = None
+    first: int | None = None
 
     @property
     def along_probes(self) -> bool:
@@ -26,10 +34,14 @@ class Defaults:
 
 WEIGHTS = Defaults(eps=1e-3, lr=3e-5, steps=120)
 ADAPTERS = Defaults(eps=1e-2, lr=4e-3, steps=400)
-CHOSEN = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=16, eval_every=8, estimator="backprop")
+CHOSEN_ANYWHERE = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=16, eval_every=8, estimator="backprop")
 """For adapters along the exact gradient of options, of which a row has a token or two to learn from."""
-EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
+CHOSEN = replace(CHOSEN_ANYWHERE, batch_size=32, targets="outputs", first=-20)
+"""The same where adapters act on the answer alone: on output projections of upper layers, so that a step runs through these only."""
+EXACT_ANYWHERE = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
+EXACT = replace(EXACT_ANYWHERE, targets="all-linear", first=-20)
+"""The same where adapters act on the answer alone."""
 WRITTEN = Defaults(eps=1e-2, lr=4e-3, steps=48, batch_size=2, eval_every=12, estimator="backprop")
 """For adapters along the exact gradient of sampled texts, which are written for 12 steps at once."""
 PROJECTIONS = Defaults(eps=1e-3, lr=2e-3, steps=40, batch_size=32, eval_every=8, estimator="feedback")

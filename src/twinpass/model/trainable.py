@@ -11,8 +11,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
-from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults
-from twinpass.settings import STRICT, Count, Index, NonEmpty, Positive, Rank, Scale, Targets
+from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults, Kinds
+from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Positive, Rank, Scale, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -216,7 +216,11 @@ class Layers(Trainable):
 class Lora(Trainable):
     """Low-rank adapters of ``rank`` on the ``targets``, scaled by ``alpha`` over rank; the base model stays untouched.
 
-    They sit on the decoder layers from ``first`` on, counted from 0.
+    They sit on the decoder layers from ``first`` on, counted from 0; -16 stands for the uppermost 16, or all where there are fewer.
+
+    Args:
+        targets: last parts of modules' names; or "outputs", what writes into the residual stream by its usual names; or, as in PEFT,
+            "all-linear", the linear layers of those decoder layers.
     """
 
     defaults: ClassVar[Defaults] = ADAPTERS
@@ -224,19 +228,33 @@ class Lora(Trainable):
 
     rank: Rank = 8
     alpha: Scale = 16.0
-    targets: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
-    first: Index = 0
+    targets: Targets | Kinds = ("q_proj", "k_proj", "v_proj", "o_proj")
+    first: Layer = 0
 
     @property
-    def upper(self) -> bool:
-        return self.first > 0
+    def upper(self) -> bool | None:
+        return None if self.first < 0 else self.first > 0
+
+    def places(self, model: "PreTrainedModel") -> tuple[tuple[str, ...], int]:
+        """Names of the targets in a model, and the first layer counted from 0.
+
+        Raises:
+            ModelError: it has none of these.
+        """
+        from twinpass.model.causal import CausalModel
+        from twinpass.model.targets import named
+
+        causal = CausalModel(model)
+        first = max(0, causal.depth + self.first) if self.first < 0 else self.first
+        return named(causal, self.targets, first) if isinstance(self.targets, str) else self.targets, first
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.lora import LoraAdapter
         from twinpass.perturb.parameters import Parameters
 
-        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, first=self.first)
-        return Trained(Parameters(adapter.tensors, together=True), adapter)
+        targets, first = self.places(model)
+        adapter = LoraAdapter(model, self.rank, self.alpha, targets, seed, invocation if self.activated else (), first)
+        return Trained(Parameters(adapter.tensors, together=True), adapter, activated=self.activated)
 
 
 @settings(frozen=True, config=STRICT)
@@ -250,13 +268,6 @@ class Activated(Lora):
     activated: ClassVar[bool] = True
 
     invocation: Annotated[tuple[Index, ...], Field(strict=False)] = ()
-
-    def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
-        from twinpass.model.lora import LoraAdapter
-        from twinpass.perturb.parameters import Parameters
-
-        adapter = LoraAdapter(model, self.rank, self.alpha, self.targets, seed, invocation, self.first)
-        return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
 
 
 @settings(frozen=True, config=STRICT)

@@ -10,6 +10,9 @@ from twinpass.schedule.epsilon import Epsilon
 MOVED: Mapping[tuple[str, str], str] = {("estimator", "noise"): "engine", ("estimator", "perturbation"): "engine"}
 """Keys by their former section, and the section that has them now."""
 
+EVERYWHERE = {"targets": ("q_proj", "k_proj", "v_proj", "o_proj"), "first": 0}
+"""Where activated adapters sat when nothing was said, before a run wrote down where they do."""
+
 
 def current(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's configuration says, in today's sections; what is damaged stays as it is."""
@@ -19,6 +22,9 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(old, Mapping) and isinstance(new, Mapping) and key in old:
             now[before] = {name: value for name, value in old.items() if name != key}
             now[after] = {**new, key: old[key]}
+    trained = now.get("trainable")
+    if isinstance(trained, Mapping) and trained.get("kind") == "activated" and EVERYWHERE.keys().isdisjoint(trained):
+        now["trainable"] = {**trained, **EVERYWHERE}
     return now
 
 
