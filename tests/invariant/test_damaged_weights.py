@@ -20,6 +20,7 @@ import twinpass
 from twinpass.cli.main import main
 from twinpass.errors import ModelError, TwinpassError
 from twinpass.report.checksums import NAME
+from twinpass.use.predictions import digest_of
 
 
 def lacking(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -156,6 +157,15 @@ def test_hashes_are_those_that_sha256sum_reads(kind: str, runs: Mapping[str, Pat
     checked = subprocess.run(["sha256sum", "-c", NAME], cwd=folder, capture_output=True, text=True, check=True)
     assert len(checked.stdout.splitlines()) == len(list(folder.iterdir())) - 1
     assert f"{Path(TENSORS[kind]).name}: OK" in checked.stdout
+
+
+def test_predictions_name_weights_alike_with_and_without_hashes(runs: Mapping[str, Path], tmp_path: Path) -> None:
+    older = tmp_path / "adapter"
+    shutil.copytree(runs["lora"] / "adapter", older)
+    (older / NAME).unlink()
+    assert digest_of(older) == digest_of(runs["lora"] / "adapter")
+    flipped(older / "adapter_model.safetensors")
+    assert digest_of(older) != digest_of(runs["lora"] / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from twinpass.errors import DataError
+from twinpass.report.checksums import checksum, checksums
 from twinpass.report.files import storing
 from twinpass.task.rows import Row
 
 
 def digest_of(weights: Path) -> str:
-    """Names what was trained: a hash of the files with its tensors."""
-    found = hashlib.sha256()
+    """Names what was trained: a hash of the files with its tensors, by the hashes that were written with them and that they were held to."""
+    found, known = hashlib.sha256(), checksums(weights) or {}
     for path in sorted(weights.glob("*.safetensors")):
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
+        found.update(bytes.fromhex(known.get(path.name) or checksum(path)))
     return found.hexdigest()[:16]
 
 
