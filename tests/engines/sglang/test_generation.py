@@ -47,3 +47,15 @@ def test_texts_equal_the_embedded_engines(
     assert stopped.stopped
     assert stopped.text == whole.text[: whole.text.index(stop)]
     sglang.reset()
+
+
+def test_texts_end_where_they_are_asked_to_and_nowhere_else(loaded: Loaded, server: Server) -> None:
+    """So hot a text is the random numbers' alone: its first token is the model's own end."""
+    embedded, sglang = engines(loaded, server, activated=False)
+    end = loaded[1].eos_token_id
+    asked, sampled = [Prompt((504, 365, 28), 0, 0, 111741)], Sampling(4, temperature=1e6, seed=7)
+    for engine in (embedded, sglang):
+        for stop_tokens, length in (((), 4), ((end,), 1)):
+            sampling = replace(sampled, stop_tokens=stop_tokens)
+            (text,) = engine.generate(asked, [BASE], sampling, str).values[0]
+            assert (text.tokens[0], len(text.tokens)) == (end, length)

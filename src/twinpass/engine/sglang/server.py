@@ -104,6 +104,7 @@ class Server:
             "temperature": 0,
             "stop": list(sampling.stop),
             "stop_token_ids": list(sampling.stop_tokens),
+            "ignore_eos": not sampling.stop_tokens,  # SGLang would stop at the model's own, asked or not
         }
         return self._ask(
             variants,

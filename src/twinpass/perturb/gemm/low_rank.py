@@ -63,22 +63,22 @@ def _add(x, a, b, scale, y):
                 dots_of_row(x, of_x + r * inputs, own_a, k * inputs, inputs, next_a, scale, down, r * rank + k)
         for o in range(0, outputs, WIDTH):
             for k in range(0, rank, RANKS):
-                spread(down, k, rank, count, own_b, o * rank + k, next_b, y, of_y + o, outputs)
+                spread(down, k, rank, count, own_b, o * rank + k, rank, RANKS, next_b, y, of_y + o, outputs)
 
 
-def _dots_of(rows):
+def _dots_of(rows, ranks):
     @intrinsic
     def dots(typing, x, of_x, a, of_a, inputs, later, scale, down, to):
-        """``down[to + r * rank + k] = scale * x[of_x + r * inputs:] . a[of_a + k * inputs:]``, r < rows, k < TILE; ``later`` is how far ahead of a to ask."""
+        """``down[to + r * width + k] = scale * x[of_x + r * inputs:] . a[of_a + k * inputs:]``, r < rows, k < ranks; ``later`` is how far ahead of a to ask."""
 
         def generate(context, builder, signature, arguments):
             x, of_x, a, of_a, inputs, later, scale, down, to = arguments
             kinds = signature.args
             xs, factors = element(context, builder, kinds[0], x, of_x), element(context, builder, kinds[2], a, of_a)
             target = context.make_array(kinds[7])(context, builder, down)
-            rank = builder.extract_value(target.shape, 1)
+            width = builder.extract_value(target.shape, 1)
             lines = [builder.gep(xs, [builder.mul(inputs, _i64(r))]) for r in range(rows)]
-            columns = [builder.gep(factors, [builder.mul(inputs, _i64(k))]) for k in range(TILE)]
+            columns = [builder.gep(factors, [builder.mul(inputs, _i64(k))]) for k in range(ranks)]
             totals = [[cgutils.alloca_once(builder, _vector) for _ in columns] for _ in lines]
             for own in totals:
                 for total in own:
@@ -94,7 +94,7 @@ def _dots_of(rows):
                         builder.store(multiply_add(builder, value, weight, builder.load(total)), total)
             for r, own in enumerate(totals):
                 for k, total in enumerate(own):
-                    place = builder.add(to, builder.add(builder.mul(rank, _i64(r)), _i64(k)))
+                    place = builder.add(to, builder.add(builder.mul(width, _i64(r)), _i64(k)))
                     found = builder.fmul(total_of(builder, builder.load(total)), scale)
                     builder.store(found, builder.gep(target.data, [place]))
             return context.get_dummy_value()
@@ -105,28 +105,36 @@ def _dots_of(rows):
     return dots
 
 
-dots_of_tile, dots_of_row = _dots_of(TILE), _dots_of(1)
+dots_of_tile, dots_of_row = _dots_of(TILE, TILE), _dots_of(1, TILE)
+dots_of_column, dot = _dots_of(TILE, 1), _dots_of(1, 1)
 
 
 @intrinsic
-def spread(typing, down, first, rank, count, b, of_b, later, y, to, outputs):
-    """``y[to + r * outputs + o] += sum over k < RANKS of down[r * rank + first + k] * b[of_b + o * rank + k]``, r < count, o < WIDTH."""
+def spread(typing, down, first, apart, count, b, of_b, rank, some, later, y, to, outputs):
+    """``y[to + r * outputs + o] += sum over k < RANKS of down[r * apart + first + k] * b[of_b + o * rank + k]``, r < count, o < WIDTH.
+
+    From k = ``some`` on, numbers of b are taken as 0, whatever they are.
+    """
 
     def generate(context, builder, signature, arguments):
-        down, first, rank, count, b, of_b, later, y, to, outputs = arguments
+        down, first, apart, count, b, of_b, rank, some, later, y, to, outputs = arguments
         kinds = signature.args
         source, factors = element(context, builder, kinds[0], down, first), element(context, builder, kinds[4], b, of_b)
-        target = element(context, builder, kinds[7], y, to)
+        target = element(context, builder, kinds[9], y, to)
+        numbers = ir.Constant(ir.VectorType(_i64, RANKS), list(range(RANKS)))
+        meant = builder.icmp_signed("<", numbers, splat(builder, some, RANKS))
+        nothing = ir.Constant(_ranks, [0.0] * RANKS)
         squares = []
         for start in range(0, WIDTH, RANKS):
             places = [builder.mul(rank, _i64(start + o)) for o in range(RANKS)]
             for place in places[::2]:
                 prefetch(builder, factors, builder.add(place, later))
-            squares.append(transposed(builder, [load(builder, factors, place, _ranks) for place in places]))
+            lines = [builder.select(meant, load(builder, factors, place, _ranks), nothing) for place in places]
+            squares.append(transposed(builder, lines))
         weights = [_joined(builder, [square[k] for square in squares]) for k in range(RANKS)]
         with cgutils.for_range(builder, count) as loop:
             place = builder.mul(loop.index, outputs)
-            own = builder.mul(loop.index, rank)
+            own = builder.mul(loop.index, apart)
             total = load(builder, target, place)
             for k, weight in enumerate(weights):
                 value = builder.load(builder.gep(source, [builder.add(own, _i64(k))]))
@@ -135,7 +143,7 @@ def spread(typing, down, first, rank, count, b, of_b, later, y, to, outputs):
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(down, i, i, i, b, i, i, y, i, i), generate
+    return types.void(down, i, i, i, b, i, i, i, i, y, i, i), generate
 
 
 def _joined(builder, parts):

@@ -33,11 +33,13 @@ def take(original: Callable[..., Any], updater: Any, request: Any) -> Any:
 def _run(updater: Any, command: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    from twinpass.engine.sglang.inside import activated, worker
+    from twinpass.engine.sglang.inside import activated, terms, worker
 
     if command["do"] == "check":
         activated.check(updater.scheduler, adapters=command["adapters"])
         return {}
+    if command["do"] == "terms":
+        return dict(terms.counts)
     runner = updater.tp_worker.model_runner
     with torch.inference_mode():
         return worker.answer(updater.tp_worker, command, runner.model, partial(_checkpoint, runner))

@@ -1,6 +1,6 @@
 """What SGLang loads in each of its processes: the entry point ``sglang.srt.plugins``."""
 
-from twinpass.engine.sglang.inside import activated, commands, drawing
+from twinpass.engine.sglang.inside import activated, commands, drawing, terms
 
 TESTED = ("0.5.23",)
 """Versions of SGLang whose internals the hooks fit."""
@@ -13,5 +13,6 @@ def register() -> None:
 
     if __version__ not in TESTED:
         return
-    for target, hook, kind in [*activated.hooks(), *drawing.hooks(), (commands.TARGET, commands.take, "AROUND")]:
+    own = (commands.TARGET, commands.take, "AROUND")
+    for target, hook, kind in [*activated.hooks(), *drawing.hooks(), *terms.hooks(), own]:
         HookRegistry.register(target, hook, HookType[kind])
