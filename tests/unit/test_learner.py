@@ -240,10 +240,10 @@ def test_options_are_learned_by_adapters_on_what_upper_layers_write(
     assert (found.values["trainable"].get("targets") == "outputs") == (places is UPPER)
 
 
-def test_texts_are_learned_by_adapters_on_all_that_is_linear_in_upper_layers() -> None:
+def test_texts_are_learned_by_adapters_on_attention_in_all_layers() -> None:
     found, by_name = config(TEXT), config(TEXT, trainable={"kind": "activated"})
-    assert found.trainable == by_name.trainable == Activated(targets="all-linear", first=-20)
-    assert config(OPEN).trainable == Lora()
+    assert found.trainable == by_name.trainable == Activated()
+    assert by_name.values["trainable"] == {"kind": "activated"}
 
 
 @pytest.mark.parametrize("said", [{}, {"estimator": {"kind": "feedback"}}, {"optimizer": {"kind": "relative"}}])

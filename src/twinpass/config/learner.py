@@ -15,7 +15,6 @@ from twinpass.model.defaults import (
     CHOSEN,
     CHOSEN_ANYWHERE,
     EXACT,
-    EXACT_ANYWHERE,
     PROJECTIONS,
     PROJECTIONS_OF_TEXTS,
     WRITTEN,
@@ -60,7 +59,7 @@ OWN = ("full", "projections")
 ANYWHERE = Learner(
     "lora",
     "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient",
-    EXACT_ANYWHERE,
+    EXACT,
 )
 UNSEEN = replace(
     ANYWHERE, reason="rows that cannot be looked at beforehand may be of any form, so that adapters act on all tokens"
@@ -149,9 +148,9 @@ def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said
         return None
     if task.writes:
         return WRITTEN
-    if _shape(task, first)[0]:
-        return CHOSEN if kind == "activated" else CHOSEN_ANYWHERE
-    return EXACT if kind == "activated" else EXACT_ANYWHERE
+    if not _shape(task, first)[0]:
+        return EXACT
+    return CHOSEN if kind == "activated" else CHOSEN_ANYWHERE
 
 
 def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: bool = False) -> Learner:

@@ -38,10 +38,8 @@ CHOSEN_ANYWHERE = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=16, eval_ever
 """For adapters along the exact gradient of options, of which a row has a token or two to learn from."""
 CHOSEN = replace(CHOSEN_ANYWHERE, batch_size=32, targets="outputs", first=-20)
 """The same where adapters act on the answer alone: on output projections of upper layers, so that a step runs through these only."""
-EXACT_ANYWHERE = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
+EXACT = Defaults(eps=1e-2, lr=4e-3, steps=40, batch_size=8, eval_every=10, estimator="backprop")
 """For adapters along the exact gradient of texts, of which eight have some hundred tokens to learn from."""
-EXACT = replace(EXACT_ANYWHERE, targets="all-linear", first=-20)
-"""The same where adapters act on the answer alone."""
 WRITTEN = Defaults(eps=1e-2, lr=4e-3, steps=48, batch_size=2, eval_every=12, estimator="backprop")
 """For adapters along the exact gradient of sampled texts, which are written for 12 steps at once."""
 PROJECTIONS = Defaults(eps=1e-3, lr=2e-3, steps=40, batch_size=32, eval_every=8, estimator="feedback")
