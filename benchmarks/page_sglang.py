@@ -13,14 +13,15 @@ def population(result: Result) -> str:
         "\n## A population that writes on SGLang\n",
         f"Greedy texts: {result['lanes']} lanes, {result['prompts']} prompts, {result['tokens']} tokens each "
         f"([file](../benchmarks/results/served-population.json), commit {result['commit'][:12]}, {result['machine']['processor']}, SGLang {result['versions']['sglang']}, "
-        f"medians of {result['repeats']}; `make bench-served-population`). A step draws and loads its adapters, writes and rewards; **base model** writes as many texts. Both read all prompts in their turn.\n",
-        "| | step | tokens a second | base model | of that |",
-        "|---|---|---|---|---|",
+        f"medians of {result['repeats']}; `make bench-served-population`). A step draws and loads its adapters, writes and rewards; **base model** writes as many texts. Both read all prompts in their turn; "
+        "the last column leaves out what texts of one token take: reading prompts and loading adapters.\n",
+        "| | step | tokens a second | base model | of that | once prompts are read |",
+        "|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         found = result[kind]
         lines.append(
-            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | {found['of_bare']:.2f} |"
+            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | {found['of_bare']:.2f} | {found['of_bare_prompts_read']:.2f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -30,7 +30,7 @@ from twinpass.perturb.threads import threads_for
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Segments:
     """Segments cut into ``blocks`` [blocks, 5] that are computed at a time: first row, rows, slot, rank, and the slot of the block that comes next.
 
     All lie within ``rows``, ``slots`` and ``rank``.
@@ -42,7 +42,7 @@ class Parts:
     rank: int
 
 
-def parts_of(lengths: Sequence[int], slots: Sequence[int], ranks: Sequence[int]) -> Parts:
+def parts_of(lengths: Sequence[int], slots: Sequence[int], ranks: Sequence[int]) -> Segments:
     """What is to be computed of segments of so many rows, each by the adapter in its slot; ``ranks`` are by slot, and 0 where no adapter is."""
     blocks, end = list[list[int]](), 0
     for length, slot in zip(lengths, slots, strict=True):
@@ -55,7 +55,7 @@ def parts_of(lengths: Sequence[int], slots: Sequence[int], ranks: Sequence[int])
     for one, following in pairwise(blocks):
         one[4] = following[2]
     found = np.array(blocks, np.int64).reshape(-1, 5)
-    return Parts(found, end, int(found[:, 2].max(initial=-1)) + 1, int(found[:, 3].max(initial=0)))
+    return Segments(found, end, int(found[:, 2].max(initial=-1)) + 1, int(found[:, 3].max(initial=0)))
 
 
 def suits_down(inputs: int) -> bool:
@@ -68,7 +68,7 @@ def suits_up(offsets: Sequence[int], room: int) -> bool:
     return WIDTH > 0 and room % RANKS == 0 and not any(offset % WIDTH for offset in offsets)
 
 
-def down(x: F32, a: F32, parts: Parts, scales: F32, slices: int, out: F32) -> None:
+def down(x: F32, a: F32, parts: Segments, scales: F32, slices: int, out: F32) -> None:
     """Write ``scale * x A^T`` of each row to the first ``slices * rank`` of its ``out`` [rows, slices * room].
 
     Args:
@@ -80,7 +80,7 @@ def down(x: F32, a: F32, parts: Parts, scales: F32, slices: int, out: F32) -> No
         _down(x, a, parts.blocks, scales, slices, out)
 
 
-def up(thin: F32, b: F32, parts: Parts, offsets: NDArray[np.int64], y: F32) -> None:
+def up(thin: F32, b: F32, parts: Segments, offsets: NDArray[np.int64], y: F32) -> None:
     """Add to ``y`` [rows, out], from ``offsets[s]`` to ``offsets[s + 1]``, each row's ``thin[s * rank:(s + 1) * rank] B^T`` of slice s.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinpass.perturb.gemm.segments import Parts
+    from twinpass.perturb.gemm.segments import Segments
 
 _BACKEND = "sglang.srt.lora.backend.torch_backend"
 
@@ -82,9 +82,9 @@ def _outside(inputs: Any, weights: Any, batch_info: Any, room: int) -> str:
     return "" if here else "other rows than the batch has"
 
 
-def _parts(batch_info: Any) -> "Parts":
+def _parts(batch_info: Any) -> "Segments":
     """The batch's segments, cut once for all modules."""
-    found: Parts | None = getattr(batch_info, "twinpass_parts", None)
+    found: Segments | None = getattr(batch_info, "twinpass_parts", None)
     if found is None:
         from twinpass.perturb.gemm import segments
 
