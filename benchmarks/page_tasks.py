@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 Result = Mapping[str, Any]
-KINDS = {"default": ("lr", "twice", "32 rows"), "informed": (), "lora": ("lora, ",), "full": ("full, ",)}
+KINDS = {
+    "default": ("quarter", "twice the rate", "80 steps", "attention", "all linear"),
+    "informed": (),
+    "lora": ("lora, ",),
+    "full": ("full, ",),
+}
 """What a kind's ways begin with, beside its default."""
 
 

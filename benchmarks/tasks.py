@@ -2,7 +2,8 @@
 
 FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
 TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
-result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay.
+result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay, but for ways that
+there are no more.
 """
 
 import argparse
@@ -30,10 +31,19 @@ WORDS = 24
 LORA, FULL = "trainable.kind=lora", "trainable.kind=full"
 WAYS: Mapping[str, Sequence[str]] = {
     "default": (),
-    "lr 1e-3": ("optimizer.lr=1e-3",),
-    "lr 8e-3": ("optimizer.lr=8e-3",),
-    "twice the steps": ("optimizer.steps=80",),
-    "32 rows a step": ("optimizer.batch_size=32",),
+    "quarter of the rate": ("optimizer.lr=1e-3",),
+    "twice the rate": ("optimizer.lr=8e-3",),
+    "80 steps": ("optimizer.steps=80",),
+    "attention, all layers": (
+        "trainable.kind=activated",
+        'trainable.targets=["q_proj", "k_proj", "v_proj", "o_proj"]',
+        "trainable.first=0",
+    ),
+    "all linear layers, upper 20": (
+        "trainable.kind=activated",
+        "trainable.targets=all-linear",
+        "trainable.first=-20",
+    ),
     "informed": ("trainable.kind=informed",),
     "lora": (LORA,),
     "lora, lr 1e-3": (LORA, "optimizer.lr=1e-3"),
@@ -189,6 +199,7 @@ def measure(
             own = found.setdefault(task.folder, {**about, "runs": {}})
             if any(own[key] != value for key, value in about.items()):
                 raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
+            own["runs"] = {way: runs for way, runs in own["runs"].items() if way in WAYS}
             for way in ways:
                 runs: list[dict[str, Any]] = own["runs"].setdefault(way, [])
                 for seed in seeds:

@@ -27,9 +27,9 @@ def lines(runs: dict[str, Any]) -> list[str]:
 def test_the_best_of_each_seed_stands_beside_the_best_of_other_settings() -> None:
     runs = {
         "default": [run(1, 0.5, 0.9), run(2, 0.5, 0.8)],
-        "lr 1e-3": [run(1, 0.5, 0.6)],
+        "quarter of the rate": [run(1, 0.5, 0.6)],
         "lr 8e-3": [run(1, 0.5, 0.96)],
-        "twice the steps": [run(1, 0.5, 0.96), run(2, 0.5, 0.84), run(3, 0.5, 0.99)],
+        "80 steps": [run(1, 0.5, 0.96), run(2, 0.5, 0.84), run(3, 0.5, 0.99)],
         "informed": [run(1, 0.5, 0.7)],
         "lora": [{"seed": 1, "exit_code": 2, "commit": "abc"}],
     }
@@ -39,13 +39,13 @@ def test_the_best_of_each_seed_stands_beside_the_best_of_other_settings() -> Non
         "| SST2 | - | - | failed: exit code 2 | - | - | - |",
     ]
     runs["lr 8e-3"] = []
-    assert "| 90.0% (twice the steps, 2 of 2 seeds) | 0.94 |" in lines(runs)[0], "in the mean of seeds that both have"
+    assert "| 90.0% (80 steps, 2 of 2 seeds) | 0.94 |" in lines(runs)[0], "in the mean of seeds that both have"
 
 
 def test_texts_are_told_by_nats_of_which_fewer_are_better() -> None:
     runs = {
         "default": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 1.5))],
-        "twice the steps": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 1.25))],
-        "lr 1e-3": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 2.0))],
+        "80 steps": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 1.25))],
+        "quarter of the rate": [run(1, 0.1, 0.2, name="likelihood", losses=(2.5, 2.0))],
     }
-    assert lines(runs) == ["| SST2 | 300, 200 | 2.500 | 1.500 | 1.250 (twice the steps) | -0.250 | 12 |"]
+    assert lines(runs) == ["| SST2 | 300, 200 | 2.500 | 1.500 | 1.250 (80 steps) | -0.250 | 12 |"]
