@@ -4,7 +4,7 @@ import re
 from dataclasses import is_dataclass
 from fractions import Fraction
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -31,6 +31,22 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 """Several strings; a TOML array becomes a tuple."""
 Targets = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 """The same, but at least one."""
+
+Kinds = Literal["outputs", "all-linear"]
+"""What adapters sit on, where modules are not named: those that write into the residual stream, or all linear layers."""
+
+
+def _places(value: Any) -> Any:
+    several = isinstance(value, list | tuple) and bool(value) and all(isinstance(name, str) for name in value)
+    if not several and value not in get_args(Kinds):
+        raise ValueError(
+            f'targets: expected names of modules such as ["q_proj"], "outputs" or "all-linear", got {value!r}'
+        )
+    return value
+
+
+Sites = Annotated[Targets | Kinds, BeforeValidator(_places)]
+"""Modules by name, or by what they are."""
 
 ComputeDtype = Literal["float32", "bfloat16"]
 """What linear layers multiply in."""

@@ -91,7 +91,7 @@ def test_a_run_whose_gradients_are_zero_stops_and_says_why(
     assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 1, "and again, from the journal alone"
 
 
-@pytest.mark.parametrize("trainable", [tiny.ACTIVATED, {"kind": "layers", "first": 1, "last": 2}])
+@pytest.mark.parametrize("trainable", [{**tiny.ACTIVATED, "first": 0}, {"kind": "layers", "first": 1, "last": 2}])
 def test_a_run_along_whole_gradients_of_zero_stops_and_says_why(
     trainable: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

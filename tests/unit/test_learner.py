@@ -215,37 +215,6 @@ def test_who_speaks_of_the_gradient_gets_it_as_by_default(estimator: dict[str, A
     assert found.optimizer == AdamW(lr=1e-3, steps=CHOSEN_ANYWHERE.steps, batch_size=CHOSEN_ANYWHERE.batch_size)
 
 
-UPPER = {"targets": "outputs", "first": -20}
-EVERYWHERE = {"targets": Activated().targets, "first": 0}
-
-
-@pytest.mark.parametrize(
-    ("said", "places"),
-    [
-        ({}, UPPER),
-        ({"trainable": {"kind": "activated"}}, UPPER),
-        ({"trainable": {"kind": "activated", "rank": 2}, "estimator": {"kind": "backprop"}}, UPPER),
-        ({"trainable": {"kind": "activated", "targets": ["v_proj"]}}, {"targets": ("v_proj",), "first": 0}),
-        ({"trainable": {"kind": "activated", "first": 2}}, {**EVERYWHERE, "first": 2}),
-        ({"trainable": {"kind": "activated"}, "estimator": {"kind": "spsa"}}, EVERYWHERE),
-        ({"trainable": {"kind": "lora"}}, EVERYWHERE),
-    ],
-)
-def test_options_are_learned_by_adapters_on_what_upper_layers_write(
-    said: dict[str, Any], places: dict[str, Any]
-) -> None:
-    found = config(CHOICE, **said)
-    assert isinstance(found.trainable, Lora)
-    assert {"targets": found.trainable.targets, "first": found.trainable.first} == places
-    assert (found.values["trainable"].get("targets") == "outputs") == (places is UPPER)
-
-
-def test_texts_are_learned_by_adapters_on_attention_in_all_layers() -> None:
-    found, by_name = config(TEXT), config(TEXT, trainable={"kind": "activated"})
-    assert found.trainable == by_name.trainable == Activated()
-    assert by_name.values["trainable"] == {"kind": "activated"}
-
-
 @pytest.mark.parametrize("said", [{}, {"estimator": {"kind": "feedback"}}, {"optimizer": {"kind": "relative"}}])
 @pytest.mark.parametrize("task", [CHOICE, TEXT, OPEN])
 def test_the_models_own_weights_learn_by_feedback(task: dict[str, Any], said: dict[str, Any]) -> None:

@@ -28,17 +28,17 @@ def test_the_best_of_each_seed_stands_beside_the_best_of_other_settings() -> Non
     runs = {
         "default": [run(1, 0.5, 0.9), run(2, 0.5, 0.8)],
         "quarter of the rate": [run(1, 0.5, 0.6)],
-        "lr 8e-3": [run(1, 0.5, 0.96)],
+        "twice the rate": [run(1, 0.5, 0.96)],
         "80 steps": [run(1, 0.5, 0.96), run(2, 0.5, 0.84), run(3, 0.5, 0.99)],
         "informed": [run(1, 0.5, 0.7)],
         "lora": [{"seed": 1, "exit_code": 2, "commit": "abc"}],
     }
     assert lines(runs) == [
-        "| SST2 | 300, 200 | 50.0% | 90.0%, 80.0% | 96.0% (lr 8e-3, 1 of 2 seeds) | 0.94 | 12 |",
+        "| SST2 | 300, 200 | 50.0% | 90.0%, 80.0% | 96.0% (twice the rate, 1 of 2 seeds) | 0.94 | 12 |",
         "| SST2 | 300, 200 | 50.0% | 70.0% | - | - | 12 |",
         "| SST2 | - | - | failed: exit code 2 | - | - | - |",
     ]
-    runs["lr 8e-3"] = []
+    runs["twice the rate"] = []
     assert "| 90.0% (80 steps, 2 of 2 seeds) | 0.94 |" in lines(runs)[0], "in the mean of seeds that both have"
 
 

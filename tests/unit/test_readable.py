@@ -34,5 +34,8 @@ def test_they_name_every_setting_with_its_default(name: str) -> None:
 
 def test_help_shows_them() -> None:
     text = pydoc.plain(pydoc.render_doc(twinpass.Lora))
-    assert " |  Lora(rank: int = 8, alpha: float = 16.0, targets: tuple[str, ...] = (" in text
+    assert (
+        " |  Lora(rank: int = 8, alpha: float = 16.0, targets: Union[tuple[str, ...], Literal['outputs', 'all-linear']] = ("
+        in text
+    )
     assert "Keep the values, which are checked." in text

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from twinpass.settings import Kinds
+
 WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense", "dense_4h_to_h", "wo", "w2")
 """What usual architectures call the layers that write into the residual stream: attention's output projection and the MLP's."""
-
-Kinds = Literal["outputs", "all-linear"]
-"""What adapters sit on, where modules are not named: those that write into the residual stream, or all linear layers."""
 
 
 @dataclass(frozen=True)

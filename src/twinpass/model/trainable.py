@@ -11,8 +11,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
-from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults, Kinds
-from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Positive, Rank, Scale, Targets
+from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults
+from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Sites, Positive, Rank, Scale, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -228,7 +228,7 @@ class Lora(Trainable):
 
     rank: Rank = 8
     alpha: Scale = 16.0
-    targets: Targets | Kinds = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: Sites = ("q_proj", "k_proj", "v_proj", "o_proj")
     first: Layer = 0
 
     @property

@@ -258,11 +258,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
 
 
 def test_a_run_and_its_configuration_are_evaluated(
-    loaded: Loaded,
-    server: RunningServer,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A configuration by the server; a run by its journal, without asking the server, and to what the server had said of it."""
     run = tmp_path / "run"
