@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
 from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults
-from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Sites, Positive, Rank, Scale, Targets
+from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Positive, Rank, Scale, Sites, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
