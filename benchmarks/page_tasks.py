@@ -5,7 +5,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 KINDS = {
-    "default": ("quarter", "twice the rate", "80 steps", "attention", "all linear"),
+    "default": ("quarter", "twice", "80 steps", "attention", "all linear", "lr", "32 rows"),
     "informed": (),
     "lora": ("lora, ",),
     "full": ("full, ",),
