@@ -70,9 +70,9 @@ def trained(folder: Path) -> None:
     assert main(["train", "my.toml", "--json", *SMALLER["train"]]) in (0, 3)
 
 
-def ending() -> Any:
-    """A tokenizer that has an end."""
-    tokenizer = tiny.tokenizer()
+def ending(*more: str) -> Any:
+    """A tokenizer that has an end, and knows ``more`` words."""
+    tokenizer = tiny.tokenizer(*more)
     tokenizer.add_special_tokens({"eos_token": "story"})
     return tokenizer
 
@@ -179,7 +179,7 @@ def test_configurations_train(page: str, number: int, tmp_path: Path, monkeypatc
     """Those for SGLang begin the runs of tests/engines/sglang."""
     monkeypatch.chdir(tmp_path)
     path, _ = written(page, number, tmp_path)
-    ending().save_pretrained(tmp_path / "model")
+    ending("0", "1", "Yes", "No").save_pretrained(tmp_path / "model")
     Path("rows.jsonl").write_text("".join(json.dumps({**row, **ALL_FIELDS}) + "\n" for row in tiny.rows(12)))
     rte = "".join(
         json.dumps({**ALL_FIELDS, "hypothesis": "dull", "idx": i, "label": ["entailment", "not_entailment"][i % 2]})
