@@ -39,7 +39,7 @@ test-fast: install
 AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell \
 	NUMBA_CPU_FEATURES=+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt
 # Tests whose outcome is one of rounding: bits that must not depend on it, and tolerances.
-ROUNDING := tests/conformance tests/unit/test_low_rank.py tests/unit/test_multiply.py tests/unit/test_paged.py tests/unit/test_race.py tests/unit/test_sums.py tests/unit/test_pairs.py tests/unit/test_products.py tests/unit/test_norms.py
+ROUNDING := tests/conformance tests/unit/test_low_rank.py tests/unit/test_multiply.py tests/unit/test_paged.py tests/unit/test_race.py tests/unit/test_sums.py tests/unit/test_pairs.py tests/unit/test_products.py tests/unit/test_norms.py tests/unit/test_segments.py
 
 test-avx2: install  ## the fast tier as on a processor without AVX-512
 	$(AVX2) $(PYTEST) -m "not full"
