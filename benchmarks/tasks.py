@@ -2,8 +2,7 @@
 
 FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
 TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
-result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay, but for ways that
-there are no more.
+result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay.
 """
 
 import argparse
@@ -199,7 +198,6 @@ def measure(
             own = found.setdefault(task.folder, {**about, "runs": {}})
             if any(own[key] != value for key, value in about.items()):
                 raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
-            own["runs"] = {way: runs for way, runs in own["runs"].items() if way in WAYS}
             for way in ways:
                 runs: list[dict[str, Any]] = own["runs"].setdefault(way, [])
                 for seed in seeds:
