@@ -176,16 +176,16 @@ def population(result: Result) -> str:
         f"([file](../benchmarks/results/population.json), commit {result['commit'][:12]}, {result['machine']['processor']}, medians of {result['repeats']}; `make bench-population`). "
         "**Without lanes** is the same engine writing as many texts with the base lane. **Public** is what public evolution strategies do: the whole "
         "model perturbed in place, Hugging Face's `generate` with its cache, one member after another. **Prompts read** compares lanes with the base lane after "
-        "prompts have been read, which LoRA's lanes do each for itself and the base lane once. The last columns are shares of the step.\n",
-        f"| | step | tokens a second | without lanes | of that | prompts read | times public | hit rate | {' | '.join(phases)} |",
-        f"|---{'|---' * (7 + len(phases))}|",
+        "prompts have been read, which LoRA's lanes do each for itself and the base lane once; **prompts apart** compares all of a step with the base lane where it reads as many: no two texts share a prompt. The last columns are shares of the step.\n",
+        f"| | step | tokens a second | without lanes | of that | prompts apart | prompts read | times public | hit rate | {' | '.join(phases)} |",
+        f"|---{'|---' * (8 + len(phases))}|",
     ]
     for kind in ("activated", "lora"):
         found = result[kind]
         shares = " | ".join(f"{found['phases'][name]:.1%}" for name in phases)
         lines.append(
             f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | "
-            f"{found['of_bare']:.2f} | {found['of_bare_prompts_read']:.2f} | {found['ratio']:.1f} | {found['hit_rate']:.1%} | {shares} |"
+            f"{found['of_bare']:.2f} | {page_sglang.apart(found)} | {found['of_bare_prompts_read']:.2f} | {found['ratio']:.1f} | {found['hit_rate']:.1%} | {shares} |"
         )
     public = result["public"]
     lines.append(f"\nPublic: {public['seconds']:.1f} s, {public['tokens_per_second']:.0f} tokens a second.\n")

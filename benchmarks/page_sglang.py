@@ -7,21 +7,26 @@ Result = Mapping[str, Any]
 KINDS = ("activated", "lora")
 
 
+def apart(found: Result) -> str:
+    """Its share of the base model's rate where no prompts are shared; results from before it was measured have none."""
+    return f"{found['of_apart']:.2f}" if "of_apart" in found else "-"
+
+
 def population(result: Result) -> str:
     """What a population writes there, beside the base model."""
     lines = [
         "\n## A population that writes on SGLang\n",
         f"Greedy texts: {result['lanes']} lanes, {result['prompts']} prompts, {result['tokens']} tokens each "
         f"([file](../benchmarks/results/served-population.json), commit {result['commit'][:12]}, {result['machine']['processor']}, SGLang {result['versions']['sglang']}, "
-        f"medians of {result['repeats']}; `make bench-served-population`). A step draws and loads its adapters, writes and rewards; **base model** writes as many texts. Both read all prompts in their turn; "
-        "the last column leaves out what texts of one token take: reading prompts and loading adapters.\n",
-        "| | step | tokens a second | base model | of that | once prompts are read |",
-        "|---|---|---|---|---|---|",
+        f"medians of {result['repeats']}; `make bench-served-population`). A step draws and loads its adapters, writes and rewards; **base model** writes as many texts. Both read all prompts in their turn, "
+        "the base model each once; **prompts apart** is held against the base model where no two texts share a prompt, so that it reads as many as LoRA's lanes. The last column leaves out what texts of one token take: reading prompts and loading adapters.\n",
+        "| | step | tokens a second | base model | of that | prompts apart | once prompts are read |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         found = result[kind]
         lines.append(
-            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | {found['of_bare']:.2f} | {found['of_bare_prompts_read']:.2f} |"
+            f"| {kind} | {found['seconds']:.2f} s | {found['tokens_per_second']:.0f} | {found['bare']['tokens_per_second']:.0f} | {found['of_bare']:.2f} | {apart(found)} | {found['of_bare_prompts_read']:.2f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -1,8 +1,8 @@
 """How fast a population writes on SGLang, beside as many texts without lanes: ``python benchmarks/served_population.py --json FILE``.
 
 Runs where SGLang is installed (``make bench-served-population``). Texts are greedy, as they have to be there, and go on past the model's own end; a step
-perturbs, loads its adapters, writes and rewards. Both take turns on one engine, which has forgotten all prompts before each turn. Texts of one token take
-turns, too: what these take is what it takes to read prompts and to load adapters, and the rest is the rate once that is done.
+perturbs, loads its adapters, writes and rewards. Both take turns on one engine, which has forgotten all prompts before each turn, and so does the base model
+with prompts of which no two begin alike, so that it reads as many as LoRA's lanes. Texts of one token take turns, too: what these take is what it takes to read prompts and to load adapters, and the rest is the rate once that is done.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def measure(kind: str, size: Size, repeats: int) -> dict[str, Any]:
     turns: dict[str, Callable[[int], Any]] = {
         "lanes": partial(lanes_write, engine, goal, examples, size),
         "base": lambda step: base_writes(engine, goal, examples, size),
+        "apart": lambda step: base_writes(engine, goal, examples, size, apart=True),
         "lanes begun": partial(lanes_write, engine, of_begun, examples, begun),
         "base begun": lambda step: base_writes(engine, of_begun, examples, begun),
     }
@@ -66,7 +67,7 @@ def measure(kind: str, size: Size, repeats: int) -> dict[str, Any]:
                 f"{kind}, step {step}: {', '.join(f'{name} {took[-1]:.1f} s' for name, took in seconds.items())}",
                 flush=True,
             )
-    own, bare, own_begun, bare_begun = (statistics.median(took[1:]) for took in seconds.values())
+    own, bare, apart, own_begun, bare_begun = (statistics.median(took[1:]) for took in seconds.values())
     return {
         "first_step_seconds": seconds["lanes"][0],
         "seconds": own,
@@ -79,7 +80,13 @@ def measure(kind: str, size: Size, repeats: int) -> dict[str, Any]:
             "begun_seconds": bare_begun,
             "tokens_per_second": size.total / bare,
         },
+        "apart": {
+            "seconds": apart,
+            "spread": spread(seconds["apart"]),
+            "tokens_per_second": size.total / apart,
+        },
         "of_bare": bare / own,
+        "of_apart": apart / own,
         "of_bare_prompts_read": (bare - bare_begun) / (own - own_begun),
     }
 

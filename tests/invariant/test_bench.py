@@ -190,19 +190,26 @@ def test_names_are_told_where_there_is_no_such_workload(
 def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All write as much; phases are the whole; the model that public strategies perturb is the configuration's again."""
     monkeypatch.chdir(Path(__file__).parents[2])
-    sets = [*WORKLOADS["rewards"][1], f"model.path={tiny.save(tmp_path / 'model')}", "task.prompt=a {question} b"]
+    sets = [
+        *WORKLOADS["rewards"][1],
+        f"model.path={tiny.save(tmp_path / 'model')}",
+        "task.prompt=a bad film : {question}",
+    ]
     config = load_config(Path("examples/gsm8k.toml"), sets)
     written: list[int] = []
+    begun: set[tuple[int, int]] = set()  # lanes, and how many prompts begin otherwise
     generate = TorchEngine.generate
 
     def counted(self: TorchEngine, prompts: Any, lanes: Any, *args: Any) -> Any:
         found = generate(self, prompts, lanes, *args)
         written.append(sum(len(text.tokens) for own in found.values for text in own))
+        begun.add((len(lanes), len({prompt.tokens[:1] for prompt in prompts})))
         return found
 
     monkeypatch.setattr(TorchEngine, "generate", counted)
     result = population.measure(config, population.Size(lanes=4, prompts=2, tokens=3), 1)
     assert set(written) == {4 * 2 * 3}
+    assert begun == {(4, 1), (1, 1), (1, 4)}
     for kind in ("activated", "lora"):
         found = result[kind]
         bare = found["bare"]
@@ -215,6 +222,7 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
         assert found["of_bare_prompts_read"] == pytest.approx(before / after)
         assert found["tokens_per_second"] * found["seconds"] == pytest.approx(24)
         assert found["of_bare"] == pytest.approx(found["bare"]["seconds"] / found["seconds"])
+        assert found["of_apart"] == pytest.approx(found["apart"]["seconds"] / found["seconds"])
         assert found["ratio"] == pytest.approx(result["public"]["seconds"] / found["seconds"])
         assert sum(found["engine_phases"].values()) == pytest.approx(1)
         assert min(found["engine_phases"][name] for name in ("linear", "attention", "logits")) > 0
@@ -231,7 +239,10 @@ def test_a_population_writes_beside_others(tmp_path: Path, monkeypatch: pytest.M
     section = import_module("page").population({**about, **result})
     row, most = (line for line in section.splitlines() if line.startswith("| lora"))
     lora = result["lora"]
-    assert f" | {lora['of_bare']:.2f} | {lora['of_bare_prompts_read']:.2f} | {lora['ratio']:.1f} | " in row
+    assert (
+        f" | {lora['of_bare']:.2f} | {lora['of_apart']:.2f} | {lora['of_bare_prompts_read']:.2f} | {lora['ratio']:.1f} | "
+        in row
+    )
     assert f" | {lora['ratio']:.1f} | {lora['products']['ratio']:.1f} | {lora['products']['peak_ratio']:.1f} | " in most
     for line in (row, most):
         assert line.count("|") == section.splitlines()[section.splitlines().index(line) - 2].count("|")

@@ -113,10 +113,11 @@ class _Products:
 
 @dataclass
 class _Turns:
-    """Seconds of each turn: a step, as many texts without lanes, the products alone, those at the processor's peak, public strategies."""
+    """Seconds of each turn: a step, as many texts without lanes, those of prompts apart, the products alone, those at the processor's peak."""
 
     ours: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
+    apart: list[float] = field(default_factory=list)
     products: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
     work: Work = field(default_factory=Work)
@@ -127,7 +128,8 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
     """Seconds of a step's texts, by what is trained, and of the others, all in turn.
 
     A step perturbs, writes and rewards; the weights move after it, so that what may be kept from step to step is kept, and nothing else.
-    ``bare`` is as many texts of the base lane on the same engine. ``public`` perturbs the whole model and lets Hugging Face's ``generate``
+    ``bare`` is as many texts of the base lane on the same engine, ``apart`` the same where no two of them share their prompt, so that it reads
+    as many as LoRA's lanes do. ``public`` perturbs the whole model and lets Hugging Face's ``generate``
     write with its own cache, one member after another. ``products`` are the step's products with the model's weights and nothing else:
     no step that makes them can be faster, in this precision.
     """
@@ -138,7 +140,8 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
             rival = _Public(config, size) if not public else None
             turns, lanes = _Turns(), partial(lanes_write, engine, goal, examples, size)
             first, _ = timed(partial(lanes, 0))
-            base_writes(engine, goal, examples, size)
+            for apart in (False, True):
+                base_writes(engine, goal, examples, size, apart=apart)
             products = _Products(engine, size, partial(lanes, 0), DTYPES[config.model.dtype])
             told(f"{kind}, first step")
             for step in range(1, repeats + 1):
@@ -148,6 +151,7 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
                 turns.work += took
                 with turns.watches[1].running():
                     turns.bare.append(timed(partial(base_writes, engine, goal, examples, size))[0])
+                turns.apart.append(timed(partial(base_writes, engine, goal, examples, size, apart=True))[0])
                 for taken, seconds in zip((turns.products, turns.peak), products.seconds(), strict=True):
                     taken.append(seconds)
                 told(f"{kind}, step {step}")
@@ -160,8 +164,8 @@ def measure(config: Config, size: Size, repeats: int, told: Told = lambda part: 
 
 
 def _summary(size: Size, turns: _Turns, products: _Products, public: Sequence[float]) -> dict[str, Any]:
-    lists = (turns.ours, turns.bare, public, turns.products)
-    seconds, alone, theirs, limit = (statistics.median(each) for each in lists)
+    lists = (turns.ours, turns.bare, turns.apart, public, turns.products)
+    seconds, alone, apart, theirs, limit = (statistics.median(each) for each in lists)
     phases, others = (_shares(watch.seconds) for watch in turns.watches)
     ours_after, bare_after = (sum(shares[name] for name in WRITING) for shares in (phases, others))
     peak = min(turns.peak)
@@ -173,7 +177,9 @@ def _summary(size: Size, turns: _Turns, products: _Products, public: Sequence[fl
         "engine_phases": products.phases,
         "hit_rate": turns.work.hit_rate,
         "bare": {"seconds": alone, "spread": _spread(turns.bare), **_rate(size, turns.bare), "phases": others},
+        "apart": {"seconds": apart, "spread": _spread(turns.apart), **_rate(size, turns.apart)},
         "of_bare": alone / seconds,
+        "of_apart": apart / seconds,
         "of_bare_prompts_read": alone * bare_after / (seconds * ours_after),
         "ratio": theirs / seconds,
         "products": {
@@ -245,14 +251,24 @@ def lanes_write(engine: Engine, goal: Population, examples: Sequence[Example], s
     return found.work
 
 
-def base_writes(engine: Engine, goal: Population, examples: Sequence[Example], size: Size) -> None:
-    """As many texts without lanes: each prompt is continued as often as there are lanes."""
+def base_writes(
+    engine: Engine, goal: Population, examples: Sequence[Example], size: Size, *, apart: bool = False
+) -> None:
+    """As many texts without lanes: each prompt is continued as often as there are lanes.
+
+    ``apart``: each time by a turn of its tokens that is its own, so that a cache finds no two of its own that begin alike. The work of each is the same.
+    """
     prompts = [
-        Prompt(one.prompt, one.suffix_start, row, sample)
+        Prompt(_turned(one.prompt, sample) if apart else one.prompt, one.suffix_start, row, sample)
         for row, one in enumerate(examples)
         for sample in range(size.lanes)
     ]
     engine.generate(prompts, [BASE], goal.sampling, goal.decode)
+
+
+def _turned(tokens: Sequence[int], by: int) -> tuple[int, ...]:
+    by %= len(tokens)
+    return (*tokens[by:], *tokens[:by])
 
 
 class _Public:
