@@ -1,11 +1,14 @@
-"""LoRA with AdamW and backpropagation through PEFT: a user's usual choice, where gradients and memory are to be had."""
+"""LoRA with AdamW and backpropagation through PEFT: a user's usual choice, where gradients and memory are to be had.
+
+As a careful user writes it: options that share a sequence share its pass, and logits are made where they are read.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from twinpass.bench.naive import completion_logprobs
+from twinpass.bench.naive import lean_logprobs
 from twinpass.objective.base import Objective
 from twinpass.task.example import Example
 
@@ -36,7 +39,7 @@ class FirstOrder:
         """The batch's mean loss (nats), before the step."""
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self._low):
-            found = completion_logprobs(self.model, self._objective.requests(examples))
+            found = lean_logprobs(self.model, self._objective.requests(examples))
         scores = [own.detach().double().numpy() for own in found]
         slopes = self._objective.gradient(examples, scores)
         self._optimizer.zero_grad()

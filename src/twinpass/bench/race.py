@@ -195,14 +195,14 @@ def _naive(config: Config, timeline: Timeline, every: int, *, lean: bool = False
     def step(number: int, examples: Sequence[Example]) -> None:
         rival.step(examples, number, eps, plan.optimizer.lr_at(number))
 
-    _loop(plan, rival, timeline, every, step, 2 if lean else 2 * _options(plan))
+    _loop(plan, rival, timeline, every, step, 2 * (_sequences(plan) if lean else _options(plan)))
 
 
 def _first_order(config: Config, timeline: Timeline, every: int, *, low: bool = False) -> None:
     plan = build_embedded(config).plan
     rival = first_order(config, scored(plan.objective), low=low)
     scorer = NaiveMezo(rival.model, [], scored(plan.objective), lean=True)
-    _loop(plan, scorer, timeline, every, lambda number, examples: rival.step(examples), 3 * _options(plan))
+    _loop(plan, scorer, timeline, every, lambda number, examples: rival.step(examples), 3 * _sequences(plan))
 
 
 def _linear_probe(config: Config, timeline: Timeline, every: int) -> None:
@@ -220,6 +220,12 @@ def _linear_probe(config: Config, timeline: Timeline, every: int) -> None:
 
 def _options(plan: TrainingPlan) -> float:
     return sum(len(example.options) for example in plan.train) / len(plan.train)
+
+
+def _sequences(plan: TrainingPlan) -> float:
+    """Distinct inputs a row: options of one token have one between them."""
+    rows = [scored(plan.objective).requests([example]) for example in plan.train]
+    return sum(len({request.inputs for request in requests}) for requests in rows) / len(rows)
 
 
 @dataclass(frozen=True)
