@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,8 +38,9 @@ test-fast: install
 # As on a processor with AVX2 and no AVX-512: oneDNN, PyTorch, MKL, Numba, and our own products.
 AVX2 = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell \
 	NUMBA_CPU_FEATURES=+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt
-# Tests whose outcome is one of rounding: bits that must not depend on it, and tolerances.
-ROUNDING := tests/conformance tests/unit/test_low_rank.py tests/unit/test_multiply.py tests/unit/test_paged.py tests/unit/test_race.py tests/unit/test_sums.py tests/unit/test_pairs.py tests/unit/test_products.py tests/unit/test_norms.py tests/unit/test_segments.py
+# Tests whose outcome is one of rounding: bits that must not depend on it, and tolerances. test-avx2 runs all.
+ROUNDING := $(patsubst %,tests/conformance/test_%.py,architectures architectures_inplace blocks families feedback formed generation gradient linearised mixed prepacked relative reuse) \
+	$(patsubst %,tests/unit/test_%.py,low_rank multiply norms paged pairs products race segments sums)
 
 test-avx2: install  ## the fast tier as on a processor without AVX-512
 	$(AVX2) $(PYTEST) -m "not full"
@@ -49,7 +50,12 @@ WIDER := $(shell grep -m1 -o avx512f /proc/cpuinfo)
 
 test-rest: install  ## what test-full adds to test
 	$(PYTEST) -m full
-	$(if $(WIDER),$(AVX2) $(PYTEST) -m "not full" $(ROUNDING))
+	$(MAKE) -j2 --output-sync=target $(if $(WIDER),test-rest-avx2) test-rest-interpreted
+
+test-rest-avx2: install
+	$(AVX2) $(PYTEST) -m "not full" $(ROUNDING)
+
+test-rest-interpreted: install
 	$(INTERPRETED) -m full
 
 # Triton is told to interpret when it is imported, so these cases have a process of their own.

@@ -66,10 +66,15 @@ def test_every_method_of_a_race_trains_and_stops(tmp_path: Path, monkeypatch: py
         assert seconds[0] == 0.0
         assert name == "twinpass" or seconds == [0, 2, 4], "a second a step, evaluations not counted"
         assert fits(method["peak_rss_bytes"], memory)
-    few = ["twinpass", "lean"]
-    early = race(config, 0.0, 1e9, every, lambda *args: None, few)
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_race_ends_at_the_target_and_in_time(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED))
+    every = {"twinpass": 2, "lean": 2}
+    early = race(config, 0.0, 1e9, every, lambda *args: None, list(every))
     assert all(method["seconds_to_target"] == 0.0 for method in early["methods"].values())
-    late = race(config, 1.1, 1e-9, every, lambda *args: None, few)
+    late = race(config, 1.1, 1e-9, every, lambda *args: None, list(every))
     assert all(len(method["course"]) == 2 for method in late["methods"].values())
 
 
