@@ -25,6 +25,8 @@ def quickly() -> Iterator[None]:
 
             # Named anew for every module of the model, some 400 times.
             stack.enter_context(_replaced(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)))
+            # The header is read once more for the weights.
+            stack.enter_context(_replaced(gguf, "GGUFReader", cache(gguf.GGUFReader)))
             stack.enter_context(_replaced(gguf_reader, "np", _PlainArrays()))
         yield
 
