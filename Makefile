@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-ours bench-race-first-order bench-race-lean bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -244,25 +244,18 @@ RACE := $(BIN)/twinpass bench time-to-accuracy --target 0.9
 ROWS_TREC ?= train.txt
 ROWS_GSM8K ?= train.jsonl
 
-bench-race: bench-race-ours bench-race-first-order bench-race-lean  ## who is how soon how good on reviews, in three parts, into benchmarks/results/bench-time-to-accuracy-all.json
+RIVALS := first-order lean
+OURS := informed backprop feedback twinpass
+
+bench-race: install  ## who is how soon how good on reviews, into benchmarks/results/bench-time-to-accuracy-all.json (about 15 minutes)
+	$(RACE) --seconds 100 --methods linear-probe $(OURS) $(RIVALS) --out benchmarks/results/bench-time-to-accuracy-all.json
 	$(BIN)/python benchmarks/page.py
 
-bench-race-ours: install  ## the linear probe and what runs over cached prompts (about 5 minutes)
-	$(RACE) --seconds 40 --methods linear-probe informed backprop feedback twinpass --out benchmarks/results/bench-time-to-accuracy-all.json
-
-bench-race-first-order: install  ## LoRA with AdamW through whole prompts (about 5 minutes)
-	$(RACE) --seconds 100 --methods first-order --out benchmarks/results/bench-time-to-accuracy-all-first-order.json
-
-bench-race-lean: install  ## plain MeZO as a careful user would write it (about 4 minutes)
-	$(RACE) --seconds 100 --methods lean --out benchmarks/results/bench-time-to-accuracy-all-lean.json
-
-bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 12 minutes)
-	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 40 --methods linear-probe informed backprop feedback --json benchmarks/results/bench-time-to-accuracy-trec.json
-	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 150 --methods first-order lean --json benchmarks/results/bench-time-to-accuracy-trec-others.json
+bench-race-trec: install  ## the same on TREC's training rows, ROWS_TREC=FILE (about 15 minutes)
+	$(BIN)/python benchmarks/race.py trec $(ROWS_TREC) --seconds 100 --methods linear-probe $(OURS) $(RIVALS) --json benchmarks/results/bench-time-to-accuracy-trec.json
 
 bench-toolbox: install  ## the tools beside plain SGD on reviews and TREC, ROWS_TREC=FILE, into benchmarks/results/toolbox.json (about 20 minutes)
 	$(BIN)/python benchmarks/toolbox.py $(ROWS_TREC) --json benchmarks/results/toolbox.json
 
-bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 12 minutes)
-	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 40 --methods informed backprop feedback --json benchmarks/results/bench-time-to-accuracy-gsm8k.json
-	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 150 --methods first-order lean --json benchmarks/results/bench-time-to-accuracy-gsm8k-others.json
+bench-race-gsm8k: install  ## the same on texts, ROWS_GSM8K=FILE (about 15 minutes)
+	$(BIN)/python benchmarks/race.py gsm8k $(ROWS_GSM8K) --train 300 --held-out 60 --seconds 100 --methods $(OURS) $(RIVALS) --json benchmarks/results/bench-time-to-accuracy-gsm8k.json

@@ -215,14 +215,22 @@ def _most(result: Result) -> list[str]:
 
 RACES = {
     "time-to-accuracy-all": "reviews",
-    "time-to-accuracy-all-first-order": "reviews, LoRA through whole prompts",
-    "time-to-accuracy-all-lean": "reviews, plain MeZO written with care",
+    "time-to-accuracy-all-epyc": "reviews, an earlier day and another processor",
     "time-to-accuracy-trec": "TREC",
-    "time-to-accuracy-trec-others": "TREC, through whole questions",
     "time-to-accuracy-gsm8k": "worked answers of GSM8K",
-    "time-to-accuracy-gsm8k-others": "worked answers of GSM8K, through whole texts",
 }
 """What races of many methods are about, by the name of their result."""
+
+RACERS = {
+    "linear-probe": "linear probe",
+    "informed": "informed probes",
+    "backprop": "exact gradient over cached prompts",
+    "feedback": "residual feedback",
+    "twinpass": "random directions, activated adapter",
+    "first-order": "LoRA with AdamW, whole prompts",
+    "lean": "plain MeZO on LoRA",
+}
+"""Who races, in words."""
 
 
 def _race(name: str, result: Result) -> str:
@@ -258,7 +266,7 @@ def _long_race(name: str, result: Result) -> str:
         f"## {'Nats' if nats else 'Accuracy'} against time: {RACES[name]}\n",
         f"{result['machine']['processor']}, commit {result['commit']}. From the base model to {goal} on held-out rows or {result['limit_seconds']:.0f} s of training, "
         f"evaluations and loading not counted, prompts' keys and values included ({_link(name)}). *Forwards* are passes of one row through the model; a backward pass counts as two, and a step of "
-        "twinpass's by its token-layers. *backprop* is the exact gradient over cached prompts, its backward pass not counted, *feedback* its estimate by forward passes alone; *first-order* is LoRA with AdamW through whole prompts, *lean* plain MeZO on LoRA; options share a pass where their inputs are the same.\n",
+        "twinpass's by its token-layers, a backward pass over answers not counted. The exact gradient is what is done where nothing is said, feedback its estimate by forward passes alone. In the last two, options share a pass where their inputs are the same.\n",
         f"| | {''.join(f's to {float(level):.0%} | ' for level in levels)}s to {goal} | last | forwards | peak memory |",
         f"|---|{'---|' * (len(levels) + 4)}",
     ]
@@ -269,7 +277,7 @@ def _long_race(name: str, result: Result) -> str:
         cells = " | ".join("-" if seconds is None else f"{seconds:.1f}" for seconds in taken)
         forwards = "-" if r["forwards"] is None else f"{r['forwards']:,.0f}"
         lines.append(
-            f"| {method} | {cells} | {value} after {last['seconds']:.0f} s | {forwards} | {_mib(r['peak_rss_bytes'])} |"
+            f"| {RACERS.get(method, method)} | {cells} | {value} after {last['seconds']:.0f} s | {forwards} | {_mib(r['peak_rss_bytes'])} |"
         )
     lines += [
         "",

@@ -53,11 +53,9 @@ PARTS: Sequence[Part] = (
         Part(f"bench-bfloat16-{name}", (f"bench-{name}-bfloat16",), WORKLOADS[name], "amx_bf16")
         for name in ("activated-0shot", "reviews-0shot", "time-to-accuracy")
     ),
-    Part("bench-race-lean", ("bench-time-to-accuracy-all-lean",), 4),
-    Part("bench-race-ours", ("bench-time-to-accuracy-all",), 5),
-    Part("bench-race-first-order", ("bench-time-to-accuracy-all-first-order",), 5),
-    Part("bench-race-trec", ("bench-time-to-accuracy-trec", "bench-time-to-accuracy-trec-others"), 12, "ROWS_TREC"),
-    Part("bench-race-gsm8k", ("bench-time-to-accuracy-gsm8k", "bench-time-to-accuracy-gsm8k-others"), 12, "ROWS_GSM8K"),
+    Part("bench-race", ("bench-time-to-accuracy-all",), 15),
+    Part("bench-race-trec", ("bench-time-to-accuracy-trec",), 15, "ROWS_TREC"),
+    Part("bench-race-gsm8k", ("bench-time-to-accuracy-gsm8k",), 15, "ROWS_GSM8K"),
     Part("bench-merged", ("merged",), 8),
     Part("bench-serving", ("serving",), 6),
     Part("bench-served-population", ("served-population",), 10),
@@ -92,6 +90,7 @@ BY_HAND: Mapping[str, str] = {
     "adaptive-*": "a variant of bench-adaptive at the commit that it names",
     "*-amx": "another processor's",
     "*-xeon": "another processor's",
+    "*-epyc": "another processor's",
 }
 """Results that no part makes, and where they come from."""
 
