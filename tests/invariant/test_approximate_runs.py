@@ -215,7 +215,7 @@ def test_a_run_from_python_goes_on_under_what_it_began_with_alone(kind: str, tmp
     tuned(tmp_path / "run", **own)
     whole = journal.read_bytes()
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
-    with pytest.raises(JournalError, match=r"config\.toml was changed since"):
+    with pytest.raises(JournalError, match=r"its settings are others \(\[(reuse|epsilon)\] .+ was .+, now .+\)"):
         tuned(tmp_path / "run", **other, resume=True)
     tuned(tmp_path / "run", **own, resume=True)
     assert journal.read_bytes() == whole
@@ -239,5 +239,5 @@ def test_where_no_kind_was_written_it_is_told_by_its_keys(
         before = tuned(tmp_path / "run", **own)
     assert tuned(tmp_path / "run", **own, resume=True)["steps"] == before["steps"] == 3
     if kind == "inner":
-        with pytest.raises(JournalError, match=r"config\.toml was changed since"):
+        with pytest.raises(JournalError, match=r"its settings are others \(\[(reuse|epsilon)\] .+ was .+, now .+\)"):
             tuned(tmp_path / "run", **other, resume=True)

@@ -1,7 +1,8 @@
 """What a run's journal begins with: what it may be resumed and replayed on, and what it has to be compared with."""
 
 import json
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,28 @@ def require_same(
         "base": "the base model is another one (its weights differ)",
         "noise": "it was written with another noise algorithm",
         "trained": "another number of weights is trained",
-        "config": "config.toml was changed since",
+        "config": "its settings are others",
     }
     for key, cause in causes.items():
         before, now = _anywhere(found.get(key)), _anywhere(expected[key])
-        if before != now and _plain(completed(before, now, settings)) != now:
-            raise JournalError(f"{journal} does not belong to this run: {cause}; restore what the run began with")
+        if before != now and (begun := _plain(completed(before, now, settings))) != now:
+            which = f" ({'; '.join(_others(begun, now))})" if key == "config" else ""
+            raise JournalError(f"{journal} does not belong to this run: {cause}{which}; restore what the run began with")
+
+
+def _others(before: Any, now: Any, *place: str) -> Iterator[str]:
+    """What two configurations differ by, a line a key."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                yield from _others(before.get(key), now.get(key), *place, key)
+    elif place:
+        section, *keys = place
+        yield f"[{section}] {'.'.join(keys)} was {_short(before)}, now {_short(now)}" if keys else f"[{section}]"
+
+
+def _short(value: Any) -> str:
+    return "not set" if value is None else textwrap.shorten(json.dumps(value), 60, placeholder="...")
 
 
 def _anywhere(value: Any) -> Any:
