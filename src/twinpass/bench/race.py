@@ -15,7 +15,7 @@ from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.own import multiplies_lower
 from twinpass.bench.peak import COVERS, peaks
 from twinpass.bench.probe import seconds_of
-from twinpass.bench.rivals import exact, fed_back, first_order, informed, linear_probe, naive
+from twinpass.bench.rivals import exact, fed_back, first_order, informed, linear_probe, mezo_lr, naive
 from twinpass.config.compose import build_embedded
 from twinpass.config.schema import Config
 from twinpass.core import Evaluation, StepReport
@@ -190,10 +190,10 @@ def _ours(
 def _naive(config: Config, timeline: Timeline, every: int, *, lean: bool = False) -> None:
     plan = build_embedded(config).plan
     rival = naive(config, scored(plan.objective), lean=lean)
-    eps = plan.epsilon.at(0, Known())
+    eps, share = plan.epsilon.at(0, Known()), mezo_lr(config) / plan.optimizer.lr
 
     def step(number: int, examples: Sequence[Example]) -> None:
-        rival.step(examples, number, eps, plan.optimizer.lr_at(number))
+        rival.step(examples, number, eps, share * plan.optimizer.lr_at(number))
 
     _loop(plan, rival, timeline, every, step, 2 * (_sequences(plan) if lean else _options(plan)))
 

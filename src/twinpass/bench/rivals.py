@@ -26,6 +26,8 @@ from twinpass.train.optimizer import Sgd
 
 LORA = Lora()
 FIRST_ORDER_LR = 2e-3
+MEZO_LR = 2e-3
+"""Plain MeZO's for LoRA, which acts on all tokens: what suits adapters that act on the answer alone throws it off (docs/log.md)."""
 
 
 def naive(config: Config, objective: Objective, *, lean: bool = False) -> NaiveMezo:
@@ -37,6 +39,11 @@ def naive(config: Config, objective: Objective, *, lean: bool = False) -> NaiveM
     names = set(config.trainable.attach(base, 0).parameters)
     parameters = [parameter for name, parameter in base.named_parameters() if name in names]
     return NaiveMezo(base, parameters, objective, lean=lean)
+
+
+def mezo_lr(config: Config) -> float:
+    """The rate that plain MeZO begins with."""
+    return MEZO_LR if isinstance(config.trainable, Activated) else config.optimizer.lr
 
 
 def exact(config: Config) -> Config:

@@ -64,7 +64,9 @@ def require_same(
         before, now = _anywhere(found.get(key)), _anywhere(expected[key])
         if before != now and (begun := _plain(completed(before, now, settings))) != now:
             which = f" ({'; '.join(_others(begun, now))})" if key == "config" else ""
-            raise JournalError(f"{journal} does not belong to this run: {cause}{which}; restore what the run began with")
+            raise JournalError(
+                f"{journal} does not belong to this run: {cause}{which}; restore what the run began with"
+            )
 
 
 def _others(before: Any, now: Any, *place: str) -> Iterator[str]:
