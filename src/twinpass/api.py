@@ -75,7 +75,7 @@ def finetune(
     completion: str = "",
     suffix: str = "",
     label: str = "label",
-    labels: Sequence[str] = (),
+    labels: Sequence[str | int] = (),
     trainable: Trainable | None = None,
     rewards: Sequence[Callable[..., Any] | str] = (),
     generation: Generation | None = None,

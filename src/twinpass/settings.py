@@ -32,6 +32,20 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Targets = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 """The same, but at least one."""
 
+
+def written(names: Any) -> Any:
+    """Names as rows and files have them: whole numbers and truth values as texts; what is none of these stays as it is."""
+    if not isinstance(names, list | tuple):
+        return names
+    words = {True: "true", False: "false"}
+    return tuple(
+        words[each] if isinstance(each, bool) else str(each) if isinstance(each, int) else each for each in names
+    )
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(written)]
+"""Strings; whole numbers and truth values may stand for them."""
+
 Kinds = Literal["outputs", "all-linear"]
 """What adapters sit on, where modules are not named: those that write into the residual stream, or all linear layers."""
 

@@ -1,6 +1,7 @@
 """A label means what it says: whatever type it is of, it never means the other option."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.labels import option_of
+from twinpass.task.rows import Row
 
 BAD_GOOD = (" bad", " good")
 NO_YES = (" No", " Yes")
@@ -103,3 +105,24 @@ def test_whatever_type_a_name_is_written_in_it_means_the_same(names: tuple[str, 
 def test_two_options_of_one_name_are_refused() -> None:
     with pytest.raises(ValidationError, match="labels: they must be different"):
         ChoiceTemplate(prompt="{text}", options=BAD_GOOD, labels=("a", "a"))
+
+
+def of(labels: Any) -> ChoiceTemplate:
+    return ChoiceTemplate(prompt="{text}", options=BAD_GOOD, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([0, 1], ("0", "1")), ([False, True], ("false", "true")), (["a", 1], ("a", "1")), ([-1, 1], ("-1", "1"))],
+)
+def test_labels_are_written_as_the_rows_have_them(labels: list[Any], expected: tuple[str, ...]) -> None:
+    """Numbers in a file's rows are numbers among its labels."""
+    template = of(labels)
+    assert template.labels == expected
+    assert template.answers(Row({"text": "a", "label": labels[1]}, "row 1")) == (list(BAD_GOOD), 1)
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1], [None, "a"], "ab", 3])
+def test_what_is_no_name_is_refused(labels: Any) -> None:
+    with pytest.raises(ValidationError, match="labels"):
+        of(labels)

@@ -11,6 +11,7 @@ from twinpass.config.reward import RewardTask
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.objective.base import Objective
+from twinpass.settings import written
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item
 from twinpass.task.sources.read import read_objects, take
@@ -49,7 +50,7 @@ class Words:
     completion: str
     options: tuple[str, ...]
     label: str
-    labels: tuple[str, ...]
+    labels: tuple[str | int, ...]
     rewards: tuple[Callable[..., Any] | str, ...] = ()
 
     def task(self, settings: Mapping[str, Any]) -> TaskSettings:
@@ -75,7 +76,7 @@ class Words:
                 suffix=self.suffix,
                 options=self.options,
                 label=self.label,
-                labels=self.labels,
+                labels=written(self.labels),
                 **settings,
             )
         if self.completion:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import DataError
-from twinpass.settings import STRICT, Strings
+from twinpass.settings import STRICT, Names, Strings
 from twinpass.task.example import Example
 from twinpass.task.fields import value_of
 from twinpass.task.labels import option_of, takes_indices
@@ -31,7 +31,7 @@ class ChoiceTemplate(TextTemplate):
 
     options: Strings = field(kw_only=True)
     label: str = "label"
-    labels: Strings = ()
+    labels: Names = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
