@@ -215,6 +215,7 @@ def _most(result: Result) -> list[str]:
 
 RACES = {
     "time-to-accuracy-all": "reviews",
+    "time-to-accuracy-all-lean": "reviews, plain MeZO at half the rate",
     "time-to-accuracy-all-epyc": "reviews, an earlier day and another processor",
     "time-to-accuracy-trec": "TREC",
     "time-to-accuracy-gsm8k": "worked answers of GSM8K",
