@@ -23,6 +23,7 @@ from twinpass.config.load import load_config
 from twinpass.errors import ConfigError
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Lora
 
 memory, untold = benching.memory, benching.untold
 
@@ -59,6 +60,7 @@ def test_every_method_of_a_race_trains_and_stops(tmp_path: Path, monkeypatch: py
     found = race(config, 1.1, 1e9, every, lambda method, step, seconds, accuracy: told.append((method, step)), names)
     assert told == [(method, step) for method in every for step in (0, 2, 4)]
     assert found["methods"]["naive"]["forwards"] == 2 * found["methods"]["lean"]["forwards"] == 5 * 4 * 2 * 2
+    assert found["methods"]["first-order"]["forwards"] == 5 * 4 * 3, "options of one token share their input"
     assert found["methods"]["twinpass"]["forwards"] > 0
     for name, method in found["methods"].items():
         assert method["seconds_to_target"] is None
@@ -66,6 +68,13 @@ def test_every_method_of_a_race_trains_and_stops(tmp_path: Path, monkeypatch: py
         assert seconds[0] == 0.0
         assert name == "twinpass" or seconds == [0, 2, 4], "a second a step, evaluations not counted"
         assert fits(method["peak_rss_bytes"], memory)
+
+
+def test_plain_mezo_on_all_tokens_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, **ACTIVATED))
+    assert rivals.mezo_lr(config) == rivals.MEZO_LR != config.optimizer.lr
+    everywhere = replace(config, trainable=Lora())
+    assert rivals.mezo_lr(everywhere) == config.optimizer.lr
 
 
 @pytest.mark.usefixtures("untold")

@@ -273,6 +273,20 @@ def test_gguf_files_whose_counts_are_wrong_are_refused_at_once(
     refused(file, "is damaged")
 
 
+def test_a_gguf_file_is_read_once(untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reader = list[str](), gguf.GGUFReader
+
+    def counted(path: Any, *mode: Any) -> Any:
+        read.append(str(path))
+        return reader(path, *mode)
+
+    monkeypatch.setattr(gguf, "GGUFReader", counted)
+    file = gguf_of(untied, tmp_path / "it.gguf")
+    load(str(file))
+    assert read == [str(file)]
+    assert gguf.GGUFReader is counted, "and anew the next time: the file may be another"
+
+
 def test_a_gguf_header_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import modeling_gguf_pytorch_utils
 
