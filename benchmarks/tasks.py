@@ -24,6 +24,9 @@ from twinpass.report.files import write_json
 from twinpass.report.interval import wilson
 from twinpass.report.metrics import read_metrics
 
+SIGNALS = 128
+"""Exit codes beyond it are those of signals."""
+
 WORDS = 24
 """Words of a worked answer that are learned."""
 
@@ -140,6 +143,8 @@ def run(task: Task, section: dict[str, Any], seed: int, scratch: Path, sets: Seq
     kept = [f"reuse.spill={scratch / 'kv'}", "reuse.policy=activated"] if task.late and _varies_default(sets) else []
     chosen = [part for each in (*sets, *kept) for part in ("--set", each)]
     if (code := twinpass(["train", str(config), *chosen, "--json"])) not in (0, LEARNED_NOTHING):
+        if code > SIGNALS:
+            raise SystemExit(code)  # ended from outside, which is no result
         return {"seed": seed, "exit_code": code}
     summary = json.loads((out / "summary.json").read_text())
     course, seconds = [], 0.0
