@@ -5,7 +5,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 KINDS = {
-    "default": ("quarter", "twice", "80 steps", "attention", "all linear", "lr", "32 rows"),
+    "default": ("quarter", "twice", "80 steps", "attention", "all linear"),
     "informed": (),
     "lora": ("lora, ",),
     "full": ("full, ",),

@@ -2,7 +2,8 @@
 
 FOLDER has the files of each task in a folder of its own, as they were published (docs/tasks.md): SST2, RTE, CB, BoolQ, WSC, WiC, MultiRC, COPA, SST5,
 TREC, AGNews; gsm8k has ``train.jsonl``, of whose answers the first words are learned, SelfInstruct ``seed_tasks.jsonl``. What is missing is left out. The
-result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay.
+result holds the files' SHA-256, not their rows. ``--tasks``, ``--ways`` and ``--seeds`` measure a part; other runs in the result stay, but for those of a
+task that is measured by a way that is no more. The demo's reviews are a task, too.
 """
 
 import argparse
@@ -61,15 +62,38 @@ WAYS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """``section``: what [task] says, but for its files. ``rows``: to train on and to report on, at the most. ``late``: adapters act on the answer alone."""
+    """``section``: what [task] says, but for its files. ``rows``: to train on and to report on, at the most. ``late``: adapters act on the answer alone.
+
+    ``ours``: whether its rows come with the repository.
+    """
 
     folder: str
     section: dict[str, Any]
     rows: tuple[int, int] = (300, 200)
     late: bool = True
+    ours: bool = False
 
+    def files(self, folder: Path) -> list[Path]:
+        """Where its rows are; ``folder`` holds the folders of public tasks. None: they are not there."""
+        if self.ours:
+            return sorted(EXAMPLES.glob(f"{self.folder}-*.jsonl"))
+        return sorted(file for file in (folder / self.folder).glob("*") if file.is_file())
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "data"
 
 TASKS = (
+    Task(
+        "reviews",
+        {
+            "prompt": "Review: {text}\n",
+            "suffix": "Sentiment:",
+            "options": [" terrible", " great"],
+            "labels": ["negative", "positive"],
+        },
+        (500, 300),
+        ours=True,
+    ),
     Task("SST2", {"name": "sst2"}),
     Task("SST5", {"name": "sst5"}),
     Task("RTE", {"name": "rte"}, (200, 150)),
@@ -93,14 +117,17 @@ def sections(task: Task, folder: Path, scratch: Path) -> dict[str, Any] | None:
     """The section [task]; None: its files are not there."""
     train, held_out = task.rows
     rows = {"train_rows": train, "eval_rows": held_out}
-    own = folder / task.folder
-    if not own.is_dir():
+    files = task.files(folder)
+    if not files:
         return None
+    if task.ours:
+        held, own = map(str, files)
+        return {**task.section, "train": own, "eval": held, **rows}
     if "name" in task.section:
-        files = sorted(own.iterdir())
-        path = files[0] if len(files) == 1 else own
+        path = files[0] if len(files) == 1 else folder / task.folder
         return {**task.section, "path": str(path), **_bounded(task.section["name"], path, rows)}
-    file = next(iter(sorted(own.glob("*train*.jsonl")) or sorted(own.glob("*.jsonl"))), None)
+    texts = [file for file in files if file.suffix == ".jsonl"]
+    file = next((file for file in texts if "train" in file.name), texts[0] if texts else None)
     if file is None:
         return None
     made = scratch / f"{task.folder}.jsonl"
@@ -140,7 +167,7 @@ def run(task: Task, section: dict[str, Any], seed: int, scratch: Path, sets: Seq
     config.write_text(
         tomli_w.dumps({"model": {"path": "smollm2"}, "task": section, "run": {"out": str(out), "seed": seed}})
     )
-    kept = [f"reuse.spill={scratch / 'kv'}", "reuse.policy=activated"] if task.late and _varies_default(sets) else []
+    kept = [f"reuse.spill={scratch / 'kv'}", "reuse.policy=activated"] if task.late and _reads_alike(sets) else []
     chosen = [part for each in (*sets, *kept) for part in ("--set", each)]
     if (code := twinpass(["train", str(config), *chosen, "--json"])) not in (0, LEARNED_NOTHING):
         if code > SIGNALS:
@@ -161,16 +188,14 @@ def run(task: Task, section: dict[str, Any], seed: int, scratch: Path, sets: Seq
     return {"seed": seed, "course": course, **{key: summary[key] for key in (*keys, *more)}}
 
 
-def _varies_default(sets: Sequence[str]) -> bool:
-    """Whether a run trains what the default does, by other settings: then a task's runs find its prompts' keys and values on disk, which changes no bit."""
-    return bool(sets) and not any(each.startswith("trainable.") for each in sets)
+def _reads_alike(sets: Sequence[str]) -> bool:
+    """Whether a run varies the default and reads prompts as that does: then a task's runs find their keys and values on disk, which changes no bit."""
+    return bool(sets) and all(not each.startswith("trainable.kind=") or each.endswith("=activated") for each in sets)
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hashes(files: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of the files of a task."""
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if file.is_file()
-    }
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def main() -> None:
@@ -198,11 +223,12 @@ def measure(
             section = sections(task, folder, Path(scratch))
             if section is None:
                 continue
-            said = {key: value for key, value in section.items() if key not in ("path", "train")}
-            about = {"task": said, "files": hashes(folder / task.folder)}
+            said = {key: value for key, value in section.items() if key not in ("path", "train", "eval")}
+            about = {"task": said, "files": hashes(task.files(folder))}
             own = found.setdefault(task.folder, {**about, "runs": {}})
             if any(own[key] != value for key, value in about.items()):
                 raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
+            own["runs"] = {way: runs for way, runs in own["runs"].items() if way in WAYS}
             for way in ways:
                 runs: list[dict[str, Any]] = own["runs"].setdefault(way, [])
                 for seed in seeds:
