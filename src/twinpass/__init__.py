@@ -136,9 +136,9 @@ if not TYPE_CHECKING:  # with it, type checkers would take any name
         if name not in _HOMES:
             raise AttributeError(f"module 'twinpass' has no attribute {name!r}")
         module = import_module(f"twinpass.{_HOMES[name]}")
-        from twinpass.settings import readable
+        from twinpass.settings import public
 
-        value = readable(getattr(module, name if hasattr(module, name) else name.removesuffix("Reuse")))
+        value = public(getattr(module, name if hasattr(module, name) else name.removesuffix("Reuse")))
         globals()[name] = value
         return value
 

@@ -1,12 +1,17 @@
 """How settings are declared: frozen dataclasses that check themselves, in Python and from a configuration file."""
 
 import re
-from dataclasses import is_dataclass
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from fractions import Fraction
+from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field
+
+from twinpass.errors import ConfigError
 
 STRICT = ConfigDict(extra="forbid", strict=True, validate_default=True)
 """Unknown keys and wrong types are errors; an integer may stand for a float, nothing else is converted."""
@@ -84,18 +89,83 @@ Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=2**44)]
 """A size in bytes, or a text such as "2GiB"; units are powers of 1,024."""
 
 
-def readable(settings: Any) -> Any:
-    """The same class, whose signature has plain types, as ``help`` and editors show it: what pydantic checks by is left out."""
+OTHERS = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "weight_decay": "decay",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps",
+    "max_grad_norm": "max_norm",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "max_length": "window",
+    "max_new_tokens": "max_tokens",
+    "max_completion_length": "max_tokens",
+    "num_generations": "samples",
+    "reward_weights": "weights",
+    "output_dir": "out",
+    "max_train_samples": "train_rows",
+    "max_eval_samples": "eval_rows",
+}
+"""What PEFT, transformers and TRL call some settings."""
+
+LONGEST = 600
+"""Characters of what was given that a message shows; a value may be a megabyte of something else."""
+
+
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """The one of the ``known`` names that stands for another's, or is nearest to a slip; None: there is none."""
+    names = list(known)
+    if OTHERS.get(name) in names:
+        return OTHERS[name]
+    return next(iter(get_close_matches(name[:LONGEST], names, 1)), None)
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Why a setting is refused that is none, and what it may have been meant to be."""
+    names = list(known)
+    close = meant(name, names)
+    return f"no such setting{f' (did you mean {close!r}?)' if close else ''}; there are {', '.join(names)}"
+
+
+def public(settings: Any) -> Any:
+    """The same class, as it is met in Python.
+
+    Its signature has plain types, as ``help`` and editors show it: what pydantic checks by is left out. A keyword that is no setting raises
+    a :class:`twinpass.errors.ConfigError` which says what there is.
+    """
     if not (isinstance(settings, type) and is_dataclass(settings) and hasattr(settings, "__pydantic_fields__")):
         return settings
+    start: Any = settings.__init__
+    if not hasattr(start, "__wrapped__"):
+        start = _knowing(settings, start)
+        setattr(settings, "__init__", start)  # noqa: B010 - mypy takes no other assignment
     hints = get_type_hints(settings)
     given = [
         each.replace(annotation=hints.get(name, each.annotation))
         for name, each in signature(settings).parameters.items()
     ]
     own = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-    start: Any = settings.__init__
     start.__doc__ = "Keep the values, which are checked."
     for place, parameters in ((settings, given), (start, [own, *given])):
         setattr(place, "__signature__", Signature(parameters))  # noqa: B010 - neither declares one
     return settings
+
+
+def _knowing(settings: Any, start: Any) -> Any:
+    names = [each.name for each in fields(settings) if each.init]
+
+    @wraps(start)
+    def checked(self: Any, *args: Any, **given: Any) -> None:
+        if problems := [f"{name}: {unknown(name, names)}" for name in given if name not in names]:
+            raise ConfigError(settings.__name__, problems)
+        start(self, *args, **given)
+
+    return checked

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from twinpass.config.load import SOURCES, section_of
@@ -11,22 +10,13 @@ from twinpass.config.reward import RewardTask
 from twinpass.config.tasks import AutoTask, ChatTask, ChoiceTask, CompletionTask, TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.objective.base import Objective
-from twinpass.settings import written
+from twinpass.settings import OTHERS, meant, written
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item
 from twinpass.task.sources.read import read_objects, take
 
 Rows = Iterable[Mapping[str, Any]] | Any
 """Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``."""
-
-_OTHERS = {
-    "learning_rate": "lr",
-    "max_steps": "steps",
-    "per_device_train_batch_size": "batch_size",
-    "weight_decay": "decay",
-    "max_length": "window",
-}
-"""What others call some settings."""
 
 _PLACES = {
     **dict.fromkeys(
@@ -109,12 +99,12 @@ def _require_known(kind: type[TaskSettings], settings: Mapping[str, Any]) -> Non
     known = [each.name for each in fields(kind)]
     problems = []
     for key in settings.keys() - set(known):
-        place = _PLACES.get(_OTHERS.get(key, key))
-        close = get_close_matches(key, known, 1)
+        place = _PLACES.get(OTHERS.get(key, key))
+        close = meant(key, known)
         instead = (
             f"it belongs to {place}"
             if place
-            else f"did you mean {close[0]}?"
+            else f"did you mean {close}?"
             if close
             else f"keys of the task are {', '.join(known)}"
         )

@@ -4,7 +4,6 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from twinpass.errors import ConfigError, ExtensionError
 from twinpass.model.defaults import Defaults
 from twinpass.model.source import absolute
 from twinpass.model.trainable import Trainable
+from twinpass.settings import LONGEST, meant
 from twinpass.task.sources.read import located
 from twinpass.train.automatic import AUTO
 from twinpass.train.earlier import current, taken_out
@@ -33,9 +33,6 @@ LACKING = {
     )
 }
 """What may have been meant where a key is missing, by section and key."""
-
-LONGEST = 600
-"""Characters of a problem that are shown; a value may be a megabyte of something else."""
 
 SOURCES = ("train", "eval", "path")
 """Keys of the section [task] that name sources of rows, relative to the configuration file; [model] path may be, too."""
@@ -284,11 +281,14 @@ def _build(
         options[key] = _nested(f"{name}.{key}", section, given[key], suited, problems)
         if len(problems) > before:
             return None
+    strange = [key for key in options if key not in names]
+    problems += [_unknown(name, key, names) for key in strange]
     try:
-        return chosen_class(**options)
+        built = chosen_class(**{key: value for key, value in options.items() if key in names})
     except ValidationError as error:
         problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
         return None
+    return None if strange else built
 
 
 def _nested(name: str, section: Section, given: Any, suited: Defaults, problems: list[str]) -> Any:
@@ -304,15 +304,17 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return (
-            f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
-        )
+        return _unknown(section, key, names)
     if fault["type"] in ("missing", "missing_argument"):
         return f"[{section}] {key}: is missing{LACKING.get((section, key), '')}"
     if fault["type"] == "value_error":
         return f"[{section}] {fault['ctx']['error']}"
     message = str(fault["msg"])
     return f"[{section}] {key}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _unknown(section: str, key: str, names: Sequence[str]) -> str:
+    return f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
 
 
 def _elsewhere(section: str, key: str) -> str:
@@ -341,8 +343,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
 
 
 def _hint(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    close = get_close_matches(name[:LONGEST], list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {close!r}?)" if (close := meant(name, known)) else ""
 
 
 def _list(names: Mapping[str, Any] | Sequence[str]) -> str:

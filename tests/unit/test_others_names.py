@@ -1,0 +1,91 @@
+"""Settings under the names that PEFT, transformers and TRL give them are refused with ours, in Python and in a file."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import twinpass
+from twinpass.config.load import load_config
+from twinpass.config.schema import SECTIONS
+from twinpass.errors import ConfigError
+from twinpass.settings import OTHERS, meant
+
+BY_NAME: dict[str, Any] = {
+    name: value for name in dir(twinpass) if hasattr(value := getattr(twinpass, name), "__pydantic_fields__")
+}
+REFUSED: list[tuple[Callable[[], Any], str, str]] = [
+    (lambda: twinpass.Lora(r=8), "Lora", "r: no such setting (did you mean 'rank'?); there are rank, alpha, targets"),  # type: ignore[call-arg]
+    (lambda: twinpass.Activated(lora_alpha=16), "Activated", "lora_alpha: no such setting (did you mean 'alpha'?)"),  # type: ignore[call-arg]
+    (lambda: twinpass.Lora(target_modules=["q_proj"]), "Lora", "did you mean 'targets'?"),  # type: ignore[call-arg]
+    (lambda: twinpass.AdamW(learning_rate=1e-3), "AdamW", "did you mean 'lr'?"),  # type: ignore[call-arg]
+    (lambda: twinpass.Generation(max_new_tokens=8), "Generation", "did you mean 'max_tokens'?"),  # type: ignore[call-arg]
+    (lambda: twinpass.ExactReuse(buget=1), "Exact", "did you mean 'budget'?"),  # type: ignore[call-arg]
+    (lambda: twinpass.Lora(dropout=0.1), "Lora", "dropout: no such setting; there are rank"),  # type: ignore[call-arg]
+]
+
+
+@pytest.mark.parametrize(("make", "what", "message"), REFUSED)
+def test_python_is_told_our_name(make: Callable[[], Any], what: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(what)
+
+
+def test_every_name_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"2 problems(.|\n)*lora_alpha(.|\n)*target_modules"):
+        twinpass.Lora(lora_alpha=16, target_modules=["q_proj"])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_every_class_of_settings_says_what_it_has(name: str) -> None:
+    with pytest.raises(ConfigError, match="no-setting: no such setting") as caught:
+        BY_NAME[name](**{"no-setting": 1})
+    assert all(field.name in str(caught.value) for field in fields(BY_NAME[name]) if field.init)
+
+
+def test_a_class_of_ones_own_keeps_its_settings() -> None:
+    from pydantic.dataclasses import dataclass
+
+    from twinpass.settings import STRICT
+
+    @dataclass(frozen=True, config=STRICT)
+    class Wider(twinpass.Lora):
+        """More than Lora has."""
+
+        width: int = 1
+
+    assert (Wider(rank=4, width=3).rank, Wider(rank=4, width=3).width) == (4, 3)
+
+
+def test_a_file_is_told_our_name_beside_its_other_faults(tmp_path: Path) -> None:
+    task = {"prompt": "{text}", "suffix": ":", "options": [" a", " b"], "train": "rows.jsonl"}
+    values: dict[str, dict[str, Any]] = {
+        "model": {"path": "m"},
+        "task": task,
+        "trainable": {"kind": "lora", "r": 8, "alpha": "much"},
+        "run": {"out": "o"},
+    }
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "my.toml")
+    assert "[trainable] r: no such key (did you mean 'rank'?)" in str(caught.value)
+    assert "[trainable] alpha: input should be a valid number" in str(caught.value)
+
+
+def test_each_name_stands_for_a_setting_that_there_is() -> None:
+    kinds = [kind for section in SECTIONS.values() for kind in section.kinds.values()]
+    known = {field.name for kind in kinds for field in fields(kind)} | {"max_tokens"}
+    assert set(OTHERS.values()) <= known
+    assert not OTHERS.keys() & known, "a name of ours is no other's"
+
+
+def test_a_name_of_others_goes_before_one_that_looks_alike() -> None:
+    assert meant("r", ["rows", "rank"]) == "rank"
+    assert meant("lora_alpha", ["lora_alpha_", "alpha"]) == "alpha"
+    assert meant("rnk", ["rank"]) == "rank"
+    assert meant("qqq", ["rank"]) is None
