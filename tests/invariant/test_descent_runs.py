@@ -17,7 +17,7 @@ from twinpass import Activated, AdamW, Backprop, Lora, finetune
 from twinpass.cli.main import main
 from twinpass.config.compose import build_embedded as build
 from twinpass.config.load import load_config
-from twinpass.train.descent import descent_of
+from twinpass.train.descent import descent_of, lasting
 from twinpass.train.history import History
 from twinpass.train.journal import Journal, read
 from twinpass.train.trainer import Trainer
@@ -151,8 +151,31 @@ def test_a_snapshot_that_is_not_the_journals_is_refused(tmp_path: Path, capsys: 
     (files / "step-3.safetensors").replace(files / "step-6.safetensors")
     assert main(["replay", str(run), "--step", "6", "--out", str(tmp_path / "out")]) == 2
     assert "step-6.safetensors is not what the journal says" in capsys.readouterr().err
-    assert main(["replay", str(run), "--step", "4", "--out", str(tmp_path / "out")]) == 2
-    assert "step-3.safetensors is missing" in capsys.readouterr().err
+    assert main(["replay", str(run), "--step", "4", "--out", str(tmp_path / "out")]) == 0, "that of step 3 has gone"
+
+
+@pytest.mark.parametrize("kind", ["activated", "full"])
+def test_snapshots_far_behind_go_and_every_step_still_comes_back(tmp_path: Path, kind: str) -> None:
+    """A run that stores every step, beside one that stores few: on disk is what lasts, and no weights are others."""
+    few = train(tmp_path, kind)
+    optimizer = {**KINDS[kind]["optimizer"], "snapshot_every": 1}
+    sections = {**KINDS[kind], "optimizer": optimizer, "run": {"out": str(tmp_path / "every")}}
+    assert main(["train", str(tiny.config(tmp_path, **sections))]) == 0
+    every = tmp_path / "every"
+    history = History.of(read(every / "journal.jsonl").records)
+    assert sorted(history.snapshots) == list(range(1, STEPS + 1))
+    files = {int(file.stem.removeprefix("step-")) for file in (every / "snapshots").iterdir()}
+    assert files == lasting(history)
+    assert len(files) < STEPS
+    assert weights(every) == weights(few)
+    for step in (1, 3, 5):
+        for run in (few, every):
+            assert main(["replay", str(run), "--step", str(step), "--out", str(tmp_path / f"{run.name}-{step}")]) == 0
+        assert weights(tmp_path / f"every-{step}") == weights(tmp_path / f"few-{step}".replace("few", few.name))
+    lines = (every / "journal.jsonl").read_bytes().splitlines()
+    cut(every, next(i for i, line in enumerate(lines) if b'"kind":"snapshot"' in line and b'"step":3' in line) + 1)
+    assert main(["train", "--resume", str(every)]) == 0
+    assert weights(every) == weights(few), "the snapshot that it went on from had gone"
 
 
 def test_other_rows_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

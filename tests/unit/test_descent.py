@@ -1,5 +1,6 @@
 """Weights along exact gradients come back from snapshots."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from journals import report
 from safetensors.torch import load_file
 
@@ -18,7 +21,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.steps import Steps
 from twinpass.train.adamw import AdamW
-from twinpass.train.descent import GradientSteps, graph_bytes
+from twinpass.train.descent import GradientSteps, graph_bytes, lasting
 from twinpass.train.history import Event, History
 
 
@@ -44,14 +47,31 @@ def test_where_a_snapshot_lies_no_step_is_taken_again_and_the_end_is_told(tmp_pa
     assert told == [(4, 4)], "there is nothing to do for the weights that a run begins with"
     with pytest.raises(JournalError, match="is not what the journal says"):
         steps.rebuild(history, 6)
-    with pytest.raises(JournalError, match="is missing"):
-        steps.rebuild(history, 2)
+    assert [steps.stored(step, history) for step in (1, 3, 4, 7)] == [False, False, True, True], "one has gone"
 
 
 def test_snapshots_are_due_at_their_intervals_and_at_the_end(tmp_path: Path) -> None:
     steps = GradientSteps(cast(Any, None), cast(Any, None), AdamW(steps=7, snapshot_every=3), tmp_path)
     assert [done for done in range(8) if steps.due(done, History())] == [3, 6, 7]
     assert not steps.due(3, History(snapshots={3: "hash"}))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 5), st.lists(st.integers(1, 1000), max_size=4))
+def test_a_long_run_leaves_few_snapshots_and_needs_none_that_has_gone(
+    count: int, apart: int, better: list[int]
+) -> None:
+    """A run that is stored every few steps, and whose evaluations get better and better."""
+    there: set[int] = set()
+    for done in range(apart, apart * count + 1, apart):
+        seen = {step: step / 2000 for step in better if step <= done}
+        last = lasting(History(snapshots=dict.fromkeys(range(apart, done + 1, apart), "hash"), evaluations=seen))
+        there.add(done)
+        assert done in last
+        assert last <= there, "what has gone is asked for again"
+        there = last
+        assert not seen or max(seen) < apart or max(seen) // apart * apart in there, "the best evaluation's weights"
+    assert len(there) <= 3 + 2 * math.log2(count)
 
 
 class Stop(Exception):
@@ -100,10 +120,15 @@ class Warmed:
         self.rows.append(len(examples))
 
 
-@pytest.mark.parametrize(("step", "rows"), [(0, []), (2, []), (4, [4, 4, 3, 4, 4])])
+@pytest.mark.parametrize(
+    ("step", "there", "rows"),
+    [(0, True, []), (2, True, []), (2, False, [4, 4]), (4, True, [4, 4, 3, 4, 4]), (4, False, [4, 4, 3, 4, 4])],
+)
 def test_replay_reads_what_the_run_had_read_unless_a_snapshot_is_there(
-    step: int, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, there: bool, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if there:
+        (tmp_path / "step-2.safetensors").touch()
     events = [
         Event("draw", 0, 0),
         Event("draw", 1, 1),

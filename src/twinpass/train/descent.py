@@ -2,10 +2,11 @@
 
 No scalars say what such a step did. The journal names its batch by the number of the draw (that of the first step that shares its
 texts), and snapshots of weights and moments by a hash; the weights of any step come back by the snapshot before it and the steps
-since, over the same rows, to the same bits.
+since, over the same rows, to the same bits. So a snapshot may go that is far behind: only seconds are lost.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,21 @@ class GradientSteps:
 
     def stored(self, step: int, history: History) -> bool:
         """Whether a snapshot from before ``step`` brings back all that was trained, so that the weights of the beginning are not needed."""
-        return any(done <= step for done in history.snapshots)
+        return self._before(step, history) > 0
+
+    def thin(self, history: History) -> None:
+        """Remove snapshots that are not :func:`lasting`, once the journal names a later one."""
+        for done in history.snapshots.keys() - lasting(history):
+            with suppress(OSError):  # it takes room, and does no harm
+                self._file(done).unlink()
+
+    def _there(self, history: History) -> list[int]:
+        """After how many steps there are snapshots."""
+        return [done for done in sorted(history.snapshots) if self._file(done).exists()]
+
+    def _before(self, step: int, history: History) -> int:
+        """The last snapshot at or before ``step``; 0: there is none."""
+        return max((done for done in self._there(history) if done <= step), default=0)
 
     def store(self, done: int) -> dict[str, Any]:
         """Write a snapshot, on the disk before anything names it; returns its journal line.
@@ -107,7 +122,7 @@ class GradientSteps:
         Raises:
             JournalError: a snapshot is not the one of the journal, or a loss that is taken again is another.
         """
-        first = max((done for done in history.snapshots if done <= step), default=0)
+        first = self._before(step, history)
         if first:
             self._restore(first, history.snapshots[first])
         for number in range(first, step):
@@ -117,7 +132,7 @@ class GradientSteps:
             if not abs(report.estimate.loss - known) <= NEAR * max(1.0, abs(known)):
                 raise JournalError(
                     f"step {number}, taken again, gave a loss of {report.estimate.loss:.6g}, and the journal has {known:.6g}: "
-                    f"the rows or the machine's arithmetic are others; snapshots are kept after steps {sorted(history.snapshots)}"
+                    f"the rows or the machine's arithmetic are others; there are snapshots after steps {self._there(history)}"
                 )
             self.apply(report, gradient)
         if step:
@@ -125,7 +140,7 @@ class GradientSteps:
 
     def replay(self, history: History, step: int, told: Callable[[int, int], None] = lambda done, total: None) -> None:
         """The same for an engine that has seen nothing: first all that the run scored until then, in the same order and company."""
-        if step and step not in history.snapshots and not self.plan.objective.teaches:
+        if step and step != self._before(step, history) and not self.plan.objective.teaches:
             self._warm(history, step)
         self.rebuild(history, step, told)
 
@@ -141,8 +156,6 @@ class GradientSteps:
 
     def _restore(self, done: int, known: str) -> None:
         file = self._file(done)
-        if not file.is_file():
-            raise JournalError(f"{file} is missing, which the run goes on from; restore it from a backup")
         try:
             found = self.engine.restore(file)
         except (OSError, SafetensorError) as error:
@@ -152,6 +165,18 @@ class GradientSteps:
 
     def _file(self, done: int) -> Path:
         return self.snapshots / f"step-{done}.safetensors"
+
+
+def lasting(history: History) -> set[int]:
+    """Which snapshots stay: the nearer to the end, the closer together, and the one that the best evaluation's weights come back by.
+
+    The i-th of n stays while n - i is no more than twice the largest power of two that divides i, as the longer marks of a ruler are seen
+    from further off: of 250 a dozen. What has gone never has to come back while n grows.
+    """
+    stored = sorted(history.snapshots)
+    best = history.kept("best")
+    marks = {done for i, done in enumerate(stored, 1) if len(stored) - i <= 2 * (i & -i)}
+    return marks | set([done for done in stored if done <= best][-1:])
 
 
 def descent_of(engine: Engine, plan: "TrainingPlan", run: Path) -> GradientSteps | None:

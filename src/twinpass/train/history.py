@@ -49,7 +49,7 @@ class History:
 
     ``draws`` counts all steps ever taken, rolled back or not: each has batches and seeds of its own. ``events`` lists
     all that happened, in order. ``evaluations`` holds metrics by step, ``samples`` what else is known of them, where it is.
-    ``snapshots`` are hashes of what was stored, by step.
+    ``snapshots`` are hashes of what was stored, by step; some files may have gone since.
     ``changed`` is the ground that the run went on from, where that was accepted to be another than it began on.
     """
 
@@ -204,6 +204,6 @@ class History:
         if any(not step.estimate.probes for step in self.steps[first:last]):
             raise JournalError(
                 'this run stepped along whole gradients ([estimator] kind = "backprop" or "feedback"), which are no list of scalars: '
-                f"only its snapshots can be had without its rows, after steps {sorted(self.snapshots)}, in the folder snapshots"
+                "only its snapshots can be had without its rows, in the folder snapshots"
             )
         return [term for step in self.steps[first:last] for term in step.terms]

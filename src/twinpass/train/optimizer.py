@@ -107,7 +107,7 @@ class GradientOptimizer(Optimizer, ABC):
     """Steps along whole gradients, which are no scalars.
 
     Weights, and what the optimizer keeps of its past, are stored every ``snapshot_every`` steps, in the run folder: from the last
-    snapshot a run continues, or goes back, by taking the steps after it again.
+    snapshot a run continues, or goes back, by taking the steps after it again. Those that are far behind are removed.
     """
 
     along_probes: ClassVar[bool] = False

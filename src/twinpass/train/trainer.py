@@ -94,6 +94,7 @@ class Trainer:
             raise DivergedError(f"step {done}: {why}")
         elif self._descent is not None and self._descent.due(done, self.history):
             self._record(self._descent.store(done))
+            self._descent.thin(self.history)
         elif self._evaluation_due(done, late):
             self._evaluate(done)
         elif done < plan.optimizer.steps and not late and not plan.settled(self.history):
