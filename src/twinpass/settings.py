@@ -9,9 +9,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, Field
-
-from twinpass.errors import ConfigError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 STRICT = ConfigDict(extra="forbid", strict=True, validate_default=True)
 """Unknown keys and wrong types are errors; an integer may stand for a float, nothing else is converted."""
@@ -138,8 +136,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
 def public(settings: Any) -> Any:
     """The same class, as it is met in Python.
 
-    Its signature has plain types, as ``help`` and editors show it: what pydantic checks by is left out. A keyword that is no setting raises
-    a :class:`twinpass.errors.ConfigError` which says what there is.
+    Its signature has plain types, as ``help`` and editors show it: what pydantic checks by is left out. Where a keyword is no setting, a note
+    below pydantic's error says which one may be meant.
     """
     if not (isinstance(settings, type) and is_dataclass(settings) and hasattr(settings, "__pydantic_fields__")):
         return settings
@@ -164,8 +162,12 @@ def _knowing(settings: Any, start: Any) -> Any:
 
     @wraps(start)
     def checked(self: Any, *args: Any, **given: Any) -> None:
-        if problems := [f"{name}: {unknown(name, names)}" for name in given if name not in names]:
-            raise ConfigError(settings.__name__, problems)
-        start(self, *args, **given)
+        try:
+            start(self, *args, **given)
+        except ValidationError as error:
+            for name in given:
+                if name not in names:
+                    error.add_note(f"{settings.__name__}: {name}: {unknown(name, names)}")
+            raise
 
     return checked

@@ -281,14 +281,11 @@ def _build(
         options[key] = _nested(f"{name}.{key}", section, given[key], suited, problems)
         if len(problems) > before:
             return None
-    strange = [key for key in options if key not in names]
-    problems += [_unknown(name, key, names) for key in strange]
     try:
-        built = chosen_class(**{key: value for key, value in options.items() if key in names})
+        return chosen_class(**options)
     except ValidationError as error:
         problems += [_explain(name, names, dict(fault)) for fault in error.errors()]
         return None
-    return None if strange else built
 
 
 def _nested(name: str, section: Section, given: Any, suited: Defaults, problems: list[str]) -> Any:
@@ -304,17 +301,15 @@ def _nested(name: str, section: Section, given: Any, suited: Defaults, problems:
 def _explain(section: str, names: Sequence[str], fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return _unknown(section, key, names)
+        return (
+            f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
+        )
     if fault["type"] in ("missing", "missing_argument"):
         return f"[{section}] {key}: is missing{LACKING.get((section, key), '')}"
     if fault["type"] == "value_error":
         return f"[{section}] {fault['ctx']['error']}"
     message = str(fault["msg"])
     return f"[{section}] {key}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
-
-
-def _unknown(section: str, key: str, names: Sequence[str]) -> str:
-    return f"[{section}] {key}: no such key{_hint(key, names) or _elsewhere(section, key)}; there are {_list(names)}"
 
 
 def _elsewhere(section: str, key: str) -> str:
