@@ -14,7 +14,7 @@ from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE_WEIGHTS, origin, written
-from twinpass.config.given import Rows, Words, handling, items, objective_given, section
+from twinpass.config.given import Rows, Words, handling, items, objective_given, section, several
 from twinpass.config.learner import WEIGHTS, first_row, reached
 from twinpass.config.schema import RunSettings
 from twinpass.config.suiting import Wanted
@@ -77,7 +77,7 @@ def finetune(
     label: str = "label",
     labels: Sequence[str | int] = (),
     trainable: Trainable | None = None,
-    rewards: Sequence[Callable[..., Any] | str] = (),
+    rewards: Callable[..., Any] | str | Sequence[Callable[..., Any] | str] = (),
     generation: Generation | None = None,
     objective: Objective | None = None,
     estimator: Estimator | None = None,
@@ -116,7 +116,7 @@ def finetune(
         train: rows, such as ``{"text": "A fine film.", "label": 1}``: a list, a ``Dataset`` or a ``DataFrame``.
         held_out: rows to report the metric on (accuracy, or the mean probability of a completion's token), before and after. None: a
             share of ``train`` (``eval_fraction``, a tenth by default); an empty list: none.
-        rewards: functions of written texts, of any form that docs/rewards.md names. ``prompt`` is then the column ``prompt`` of each row,
+        rewards: a function of written texts, or several, of any form that docs/rewards.md names. ``prompt`` is then the column ``prompt`` of each row,
             if it is not given; ``weights``, ``samples`` and other keys of such a task are ``settings``.
         generation: how texts are written that are rewarded.
         objective: what is minimised and reported, if not the usual for options or for a completion.
@@ -143,7 +143,7 @@ def finetune(
             (a ValueError) for a setting out of range.
     """
     task = section(
-        task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), tuple(rewards)), settings
+        task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), several(rewards)), settings
     )
     read = items(task, train, held_out)
     greedy = generation is not None and not generation.temperature

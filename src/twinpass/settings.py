@@ -107,6 +107,7 @@ OTHERS = {
     "max_new_tokens": "max_tokens",
     "max_completion_length": "max_tokens",
     "num_generations": "samples",
+    "reward_funcs": "rewards",
     "reward_weights": "weights",
     "output_dir": "out",
     "max_train_samples": "train_rows",

@@ -16,6 +16,7 @@ from twinpass.task.activation import activation_points, common_suffix, last_toke
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
+from twinpass.task.reward import completed
 from twinpass.task.rows import Faults, Item, Row
 from twinpass.task.split import split
 from twinpass.task.template import Template
@@ -81,7 +82,7 @@ def encode(
         notes += note
     if not examples:
         raise DataError("there are no rows left to train on")
-    flat = [each for row in (*examples, *held) for each in row]
+    flat = completed([each for row in (*examples, *held) for each in row])
     invocation: tuple[int, ...] = ()
     if trainable.activated:
         last = trainable.late or (task.writes and not getattr(template, "suffix", ""))
@@ -111,7 +112,7 @@ def encoded(
     encoder = _Encoder(template, tokenizer, task.limits(causal.window, causal.vocabulary, room), faults)
     rows = encoder.encoded(list(faults.rows(items)))
     faults.settle(len(rows))
-    flat = [example for row in rows for example in row]
+    flat = completed([example for row in rows for example in row])
     return activation_points(flat, invocation) if invocation else flat, encoder.notes(len(rows))
 
 

@@ -25,6 +25,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("rank", "alpha", "targets"), "what is trained, such as trainable=twinpass.Lora(rank=8)"),
     **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k"), "generation=twinpass.Generation(max_tokens=64)"),
+    "rewards": "rewards=[brief]",
     "window": "the task: say window=N",
     "eps": "epsilon=twinpass.ConstantEpsilon(1e-3)",
 }
@@ -111,6 +112,13 @@ def _require_known(kind: type[TaskSettings], settings: Mapping[str, Any]) -> Non
         problems.append(f"{key}: there is no such argument; {instead}")
     if problems:
         raise ConfigError("finetune", sorted(problems))
+
+
+def several(
+    rewards: Callable[..., Any] | str | Iterable[Callable[..., Any] | str],
+) -> tuple[Callable[..., Any] | str, ...]:
+    """Rewards, of which one may be given alone."""
+    return tuple(rewards) if isinstance(rewards, Iterable) and not isinstance(rewards, str) else (rewards,)
 
 
 def section(task: TaskSettings | Mapping[str, Any] | None, words: Words, settings: Mapping[str, Any]) -> TaskSettings:

@@ -121,6 +121,7 @@ def _shortest(key: str, name: str) -> str:
 def _each_function(task: dict[str, Any], folder: Path) -> None:
     """Put the whole path in the place of a relative one in every ``file.py:function``."""
     given = task.get(FUNCTIONS)
+    given = [given] if isinstance(given, str) else given
     if isinstance(given, list):
         task[FUNCTIONS] = [_function(each, folder) if isinstance(each, str) else each for each in given]
 

@@ -1,16 +1,16 @@
-"""How a reward function is called: in a thread of this process, or in other processes, and never waited for longer than a limit."""
+"""How a reward function is called: in this process or in others, and never waited for longer than a limit."""
 
 import multiprocessing
 import pickle
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
 from twinpass.errors import RewardError
 from twinpass.objective.reward_functions import RewardFunction, load_reward
+from twinpass.objective.within import TimeUp, within
 
 Given = Mapping[str, Any]
 """What a function is called with, by keyword."""
@@ -22,6 +22,13 @@ class TrainerState:
 
     global_step: int = 0
     max_steps: int = 0
+    is_local_process_zero: bool = True
+    is_world_process_zero: bool = True
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"trainer_state has {', '.join(each.name for each in fields(self))} here, and no {name!r}; go by global_step / max_steps"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +52,36 @@ def answer_of(function: RewardFunction, given: Given) -> Returned:
     def log_metric(name: str, value: float) -> None:
         logged.setdefault(name, []).append(float(value))
 
-    def log_extra(name: str, values: Sequence[Any]) -> None:
-        extra.setdefault(name, []).extend(values)
+    def log_extra(column: str, values: Sequence[Any]) -> None:
+        extra.setdefault(column, []).extend(values)
 
-    value = function.call(**given, log_metric=log_metric, log_extra=log_extra)
-    return Returned(value, logged, extra)
+    value = function.call(**{**given, "log_metric": log_metric, "log_extra": log_extra})
+    return Returned(_listed(value), logged, extra)
+
+
+def _listed(found: Any) -> Any:
+    """A list of plain values, where it is a tensor, an array, a generator or a list of such scalars; anything else as it is."""
+    if hasattr(found, "tolist"):
+        return found.tolist()
+    if not isinstance(found, Iterable) or isinstance(found, str | bytes | Mapping | Set):
+        return found
+    return [each.item() if hasattr(each, "item") and getattr(each, "ndim", None) == 0 else each for each in found]
 
 
 def call_here(function: RewardFunction, given: Given, timeout: float) -> Returned:
-    """Call a function in a thread; one that hangs is left behind there, and ends with the process.
+    """Call a function in this process; in the main thread, if this is it.
 
     Raises:
         CallError: it raised, or hangs.
     """
-    box: list[Returned | BaseException] = []
-
-    def work() -> None:
-        try:
-            box.append(answer_of(function, given))
-        except BaseException as error:  # any code runs here
-            box.append(error)
-
-    thread = threading.Thread(target=work, daemon=True, name=f"reward-{function.name}")
-    thread.start()
-    thread.join(timeout)
-    if not box:
-        raise CallError(f"did not return within {timeout:g} s")
-    if isinstance(box[0], BaseException):
-        raise CallError(_raised(box[0])) from box[0]
-    return box[0]
+    try:
+        return within(timeout, lambda: answer_of(function, given), f"reward-{function.name}")
+    except TimeUp:
+        raise CallError(f"did not return within {timeout:g} s") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # any code runs here
+        raise CallError(_raised(error)) from error
 
 
 class Workers:

@@ -11,20 +11,25 @@ verifiers               arguments by name, among ``prompt, completion, answer, s
 ======================  ==================================================================
 """
 
-import asyncio
-import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twinpass.errors import RewardError
+from twinpass.objective.awaiting import awaited
+from twinpass.objective.importing import imported
 
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What a function of TRL's form is given beside the columns."""
+
+TEXTS = {"prompts", "completions", "completion_ids"}
+"""Arguments that no other form has."""
+
+_ENVIRONMENTS = "environments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class RewardFunction:
         """Its text, or that of the file which it was named by; its name, where there is no text."""
         try:
             if not isinstance(self.source, str):
-                return inspect.getsource(self.source)
+                return inspect.getsource(_bare(self.source))
             place = self.source.rpartition(":")[0]
             file = place if place.endswith(".py") else str(sys.modules[place].__file__)
             return Path(file).read_text(encoding="utf-8")
@@ -58,13 +63,17 @@ class RewardFunction:
         Raises:
             RewardError: it has none of them.
         """
-        named = name or getattr(function, "__name__", type(function).__name__)
+        named = name or getattr(_bare(function), "__name__", type(function).__name__)
+        if "torch" in sys.modules and isinstance(function, sys.modules["torch"].nn.Module):
+            raise RewardError(
+                f"reward {named!r} is a model: write a function that asks it, def score(prompts, completions, **kwargs), and returns a number a text"
+            )
         parameters = inspect.signature(function).parameters
         open_ = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         plain = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         needs = [n for n, p in plain.items() if p.default is p.empty]
         names = tuple(plain)
-        if "completions" in plain or (open_ and not {"completion", "solution_str", "output"} & plain.keys()):
+        if TEXTS & plain.keys() or (open_ and not {"completion", "solution_str", "output"} & plain.keys()):
             taken = None if open_ else names
             return cls(named, _filtered(function, taken), tuple(n for n in needs if n not in GIVEN), function)
         if "solution_str" in plain:
@@ -79,7 +88,8 @@ class RewardFunction:
             return cls(named, _each(_verifiers(function, None if open_ else names), function), columns, function)
         raise RewardError(
             f"reward {named!r} takes ({', '.join(parameters)}): expected 'completions' as TRL's reward functions do, "
-            "'solution_str' (verl), 'output, target' (es-at-scale) or 'completion' (verifiers)"
+            "'solution_str' (verl), 'output, target' (es-at-scale) or 'completion' (verifiers); "
+            "a function that makes rewards has to be called: name what it returns"
         )
 
     def require(self, columns: Sequence[str]) -> None:
@@ -88,7 +98,12 @@ class RewardFunction:
         Raises:
             RewardError: naming the function and what is missing.
         """
-        if missing := [name for name in self.needs if name not in columns]:
+        missing = [name for name in self.needs if name not in columns]
+        if _ENVIRONMENTS in missing:
+            raise RewardError(
+                f"reward {self.name!r} asks for {_ENVIRONMENTS}, and texts are written at once here, without any; judge the completions alone"
+            )
+        if missing:
             raise RewardError(
                 f"reward {self.name!r} asks for {', '.join(missing)}, and the rows have only {', '.join(columns) or 'a prompt'}; "
                 "add the column, or give the argument a default"
@@ -103,14 +118,26 @@ def load_reward(spec: str, folder: Path = Path()) -> RewardFunction:
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name.isidentifier():
-        raise RewardError(f"reward {spec!r}: expected file.py:function or package.module:function")
-    module = _module(spec, place, folder)
+        raise RewardError(f"reward {spec!r}: expected file.py:function or package.module:function{_meant(spec)}")
+    module = imported(spec, place, folder)
     function = getattr(module, name, None)
     if not callable(function):
         known = [own for own, value in vars(module).items() if inspect.isfunction(value) and not own.startswith("_")]
         raise RewardError(f"reward {spec!r}: {place} has no function {name!r}; there are {', '.join(known) or 'none'}")
     where = f"{(folder / place).resolve()}:{name}" if place.endswith(".py") else spec
     return replace(RewardFunction.of(function, name), source=where)
+
+
+def _meant(spec: str) -> str:
+    """What a name of another form may have been meant to be."""
+    module, _, name = spec.rpartition(".")
+    if spec.isidentifier():
+        return f"; TRL's own are trl.rewards:NAME, so perhaps 'trl.rewards:{spec}'"
+    if "/" in spec and not spec.endswith(".py"):
+        return "; a reward model is asked by a function of yours, def score(prompts, completions, **kwargs)"
+    if name != "py" and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        return f"; did you mean '{module}:{name}'?"
+    return ""
 
 
 def require_distinct(functions: Sequence[RewardFunction]) -> None:
@@ -121,26 +148,16 @@ def require_distinct(functions: Sequence[RewardFunction]) -> None:
     """
     names = [function.name for function in functions]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RewardError(f"two rewards are called {twice[0]!r}, and metrics go by names; rename one")
+        raise RewardError(
+            f"two rewards are called {twice[0]!r}, and metrics go by names; rename one, or set its __name__"
+        )
 
 
-def _module(spec: str, place: str, folder: Path) -> Any:
-    try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        path = (folder / place).resolve()
-        if not path.is_file():
-            raise RewardError(f"reward {spec!r}: there is no file {path}")
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None:
-            raise RewardError(f"reward {spec!r}: {path} cannot be imported")
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    except RewardError:
-        raise
-    except Exception as error:  # any code runs here
-        raise RewardError(f"reward {spec!r}: {place} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+def _bare(function: Any) -> Any:
+    """What lies within ``functools.partial``."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 def _filtered(function: Callable[..., Any], names: tuple[str, ...] | None) -> Callable[..., Any]:
@@ -166,11 +183,7 @@ def _each(one: Callable[[Mapping[str, Any]], Any], function: Callable[..., Any])
 
 
 def _result(found: Any) -> Any:
-    return asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
-
-
-async def _awaited(found: Any) -> Any:
-    return await found
+    return awaited(found) if inspect.isawaitable(found) else found
 
 
 def _verl(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:

@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Completions:
         """What a function is called with."""
         return {
             **self.columns,
-            "prompts": list(self.prompts),
+            "prompts": [each if isinstance(each, str) else deepcopy(each) for each in self.prompts],
             "completions": list(self.completions),
             "completion_ids": [list(ids) for ids in self.completion_ids],
             "trainer_state": self.state,
@@ -82,7 +83,7 @@ class Rewards:
 
     Args:
         weights: one a function; 1 each, if there are none.
-        timeout: seconds that a call may take. One that hangs is left behind in a thread that ends with the process.
+        timeout: seconds that a call may take; one that hangs is broken off, or left behind (:func:`twinpass.objective.within.within`).
         on_error: a reward that raises, hangs or is no number ends the run ("stop"), or its text counts as one that the function does
             not apply to ("skip").
         workers: so many processes that functions are called in, each with a part of the batch; one that hangs is ended.
@@ -171,14 +172,14 @@ class Rewards:
                 else [call_here(function, part.given, self.timeout) for part in parts]
             )
         except CallError as error:
-            raise RewardError(_at(function, batch, 0, str(error))) from error.__cause__
+            raise RewardError(_at(function, batch, 0, str(error)) + _form_of(batch, str(error))) from error.__cause__
         return [(_numbers(function, part, each.value), each) for part, each in zip(parts, answers, strict=True)]
 
 
 def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[float | None]:
     count = len(batch)
-    if not isinstance(found, list | tuple | np.ndarray) or len(found) != count:
-        got = f"{len(found)} values" if hasattr(found, "__len__") else repr(found)[:SHOWN]
+    if not isinstance(found, list) or len(found) != count:
+        got = f"{len(found)} values" if isinstance(found, list) else repr(found)[:SHOWN]
         raise RewardError(_at(function, batch, 0, f"returned {got}; a list of {count} was expected, one a completion"))
     values: list[float | None] = []
     for i, value in enumerate(found):
@@ -195,6 +196,14 @@ def _at(function: RewardFunction, batch: Completions, i: int, what: str) -> str:
     text = text_of(batch.completions[i])
     short = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return f"reward {function.name!r} {what}; {batch.places[i]}, text {short!r}"
+
+
+def _form_of(batch: Completions, error: str) -> str:
+    """What completions are, where a function may have taken them for something else."""
+    if not error.startswith(("raised TypeError", "raised AttributeError")):
+        return ""
+    form = "texts" if isinstance(batch.completions[0], str) else "lists of messages"
+    return f"; completions are {form} here, as prompts are"
 
 
 def shaped(rewards: Values, shaping: Shaping) -> Values:

@@ -1,7 +1,7 @@
 """Rows that are prompts: what continues them is judged by functions, not held against an answer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic.dataclasses import dataclass as settings
@@ -61,3 +61,14 @@ class RewardTemplate(TextTemplate):
         if not ids:
             raise DataError(f"{row.place}: the prompt has no tokens; write some text, or drop the row")
         return text + suffix, ids, common(ids_of(tokenizer, text), ids) if suffix else len(ids) - 1
+
+
+def completed(examples: Sequence[Example]) -> list[Example]:
+    """The same, with every column that any prompt's row has: None where a row lacks it, as in a table."""
+    names = dict.fromkeys(name for one in examples if isinstance(one, Asked) for name in one.columns)
+    return [
+        replace(one, columns={**dict.fromkeys(names), **one.columns})
+        if isinstance(one, Asked) and len(one.columns) < len(names)
+        else one
+        for one in examples
+    ]
