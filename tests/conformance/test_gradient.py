@@ -10,6 +10,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, Float64Softmax, bits, build, engine_of
 from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
+from reusing import PROMPTS
 from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from twinpass.engine.base import AdamStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
 from twinpass.model.trainable import Activated, Layers, Lora
+from twinpass.reuse.activated import ActivatedReuse
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
 TOLERANCE = 3e-6
@@ -27,6 +29,7 @@ TOLERANCE = 3e-6
 
 KINDS: dict[str, Any] = {
     "activated": Activated,
+    "activated, upper": lambda **settings: Activated(first=1, **settings),
     "upper": lambda **settings: Lora(first=1, **settings),
     "lora": Lora,
 }
@@ -35,7 +38,7 @@ KINDS: dict[str, Any] = {
 def trained(name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, TorchEngine]:
     """An engine whose adapters, A and B, are both other than zero."""
     model = build(name, options.pop("dtype", torch.float64))
-    targets = TARGETS[name] if kind != "upper" or "lm_head" not in TARGETS[name] else TARGETS[name][:-1]
+    targets = tuple(target for target in TARGETS[name] if "upper" not in kind or target != "lm_head")
     engine = engine_of(name, model, KINDS[kind](rank=2, alpha=4.0, targets=targets), **options)
     engine.update(TERMS)
     return model, engine
@@ -87,7 +90,7 @@ def test_the_gradient_is_that_of_plain_autograd(name: str, kind: str) -> None:
     model, engine = trained(name, kind)
     before = bits(model)
     asked = [parameter.requires_grad for parameter in model.parameters()]
-    expected = plainly(model, engine, ACTIVE, kind == "activated")
+    expected = plainly(model, engine, ACTIVE, "activated" in kind)
     first = engine.gradient(ACTIVE, slopes)
     assert_same(first, expected, TOLERANCE)
     again = engine.gradient(ACTIVE, slopes)
@@ -103,6 +106,40 @@ def test_a_gradient_in_parts_is_the_same(name: str) -> None:
     model, engine = trained(name, "activated", chunk_rows=5)
     assert len(engine._descent._cut(ACTIVE)) > 2
     assert_same(engine.gradient(ACTIVE, slopes), plainly(model, engine, ACTIVE, True), TOLERANCE)
+
+
+CACHES: dict[str, dict[str, Any]] = {
+    "too small for all prompts": {"slots": 60},
+    "pages of 3": {"slots": 90, "page_size": 3},
+    "a token at a time": {"chunk_rows": 1},
+    "parts and pages": {"slots": 70, "chunk_rows": 7, "page_size": 2},
+    "on disk": {"slots": 200},
+}
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("kind", ["activated", "activated, upper"])
+def test_any_cache_gives_the_same_gradient(kind: str, cache: str, tmp_path: Path) -> None:
+    """Prompts that are pushed out and come back, whose options are in different parts, or that another run has left on disk."""
+    options = dict(CACHES[cache])
+    budget = options.pop("slots", 4000) * trained("mistral", kind)[1].cache_slot_bytes
+    spill = str(tmp_path) if cache == "on disk" else None
+    policy = ActivatedReuse(budget=budget, page_size=options.pop("page_size", 1), spill=spill)
+    for _ in range(2 if spill else 1):
+        model, engine = trained("mistral", kind, reuse=policy, **options)
+        for requests in (PROMPTS, PROMPTS[::-1]):
+            assert_same(engine.gradient(requests, slopes), plainly(model, engine, requests, True), TOLERANCE)
+            engine.score(requests, [BASE])
+
+
+@pytest.mark.parametrize("kind", ["activated, upper", "lora"])
+def test_prepacked_weights_have_the_same_gradient(kind: str) -> None:
+    _, engine = trained("llama-untied", kind, dtype=torch.float32)
+    expected = engine.gradient(ACTIVE, slopes)
+    engine.prepack()
+    assert any(weight.layout is not torch.strided for weight in engine.model.parameters())
+    assert_same(engine.gradient(ACTIVE, slopes), dict(expected.tensors), 1e-4)
+    engine.unpack()
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

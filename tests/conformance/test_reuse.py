@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from architectures import (
     LANES,
+    TARGETS,
     build,
     deviation,
 )
@@ -62,11 +63,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.table
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("kind", ["full", "lora", "layers", "layers, keys kept", "activated"])
+@pytest.mark.parametrize("kind", ["full", "lora", "layers", "layers, keys kept", "activated", "upper activated"])
 @packed
 def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
     """Scores, and the losses of two signs, through the cache equal those of plain PyTorch without any."""
-    trainable, requests = trainables(name)[kind.split(",", maxsplit=1)[0]]
+    trainable, requests = trainables(name)[kind.removeprefix("upper ").split(",", maxsplit=1)[0]]
+    if kind == "upper activated":
+        assert isinstance(trainable, Activated)
+        trainable = replace(trainable, targets=tuple(each for each in TARGETS[name] if each != "lm_head"), first=1)
     options = dict(SETTINGS[setting])
     keys = invariant.Invariant(keep="keys")
     kept: Policy = keys if "keys" in kind else auto.Auto()
