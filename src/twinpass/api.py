@@ -197,7 +197,7 @@ def finetune(
             engine.start,
         )
         values: dict[str, Any] = {
-            FINETUNE: origin(model, run.invocation),
+            FINETUNE: origin(model, run),
             "template": saved(run.template),
             "task": handling(task),
             "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},

@@ -1,5 +1,6 @@
 """What a run leaves behind is a model again: its folder loads, in transformers, PEFT and twinpass, to the scores that were trained."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from twinpass.model.load import load
 from twinpass.model.save import new
 from twinpass.model.trainable import Full, Layers, Lora, Pattern, Trainable
 from twinpass.train.folder import save_weights
+from twinpass.use.export import merged
 
 REQUEST = Request((1, 7, 3, 9, 5), (2, 4, 6))
 ATTENTION = ("q_proj", "o_proj")
@@ -80,6 +82,20 @@ def test_shared_parameters_are_saved(tmp_path: Path) -> None:
     held = load_file(tmp_path / "model" / "model.safetensors")
     assert torch.equal(held["model.layers.0.mlp.down_proj.weight"], held["model.layers.1.mlp.down_proj.weight"])
     assert "lm_head.weight" not in held  # tied by its architecture
+
+
+@pytest.mark.parametrize(("make", "targets"), [(shared, ("down_proj",)), (tiny.model, ("lm_head", "q_proj"))])
+def test_an_adapter_is_merged_into_what_its_module_computes_alone(
+    make: Callable[[], PreTrainedModel], targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A weight that another module has as well, such as the embeddings of a tied head, stays what it is there."""
+    scores = trained(make(), Lora(rank=2, targets=targets), tmp_path)
+    model = merged(make(), tmp_path / "adapter")
+    assert np.abs(own(model) - scores).max() < 1e-5
+    model.save_pretrained(tmp_path / "merged")
+    tiny.tokenizer().save_pretrained(tmp_path / "merged")
+    loaded, _ = load(str(tmp_path / "merged"))
+    assert np.abs(own(loaded) - scores).max() < 1e-5
 
 
 def test_what_cannot_be_written_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:

@@ -72,6 +72,34 @@ def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pyte
         twinpass.load(run)
 
 
+TURNS = "{% for each in messages %}{{ each.role }} : {{ each.content }} \n {% endfor %}"
+HEARD = TURNS + "{% if add_generation_prompt %}assistant : {% endif %}"
+
+
+@pytest.mark.parametrize("rewarded", [False, True], ids=["texts", "rewards"])
+def test_conversations_are_written_as_in_training_or_not_at_all(rewarded: bool, tmp_path: Path) -> None:
+    """A tokenizer that was given may have another chat template than that of its folder."""
+    folder = tiny.save(tmp_path / "model")
+    model, tokenizer = twinpass.load_model(str(folder))
+    tokenizer.chat_template = f"Review: {HEARD}"
+    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = HEARD
+    talk: list[dict[str, str]] = [{"role": "a", "content": "fine film"}]
+    answer = {"role": "assistant", "content": "good"}
+    rows: Any = [{"prompt": talk}] * 2 if rewarded else [{"messages": [*talk, answer]}] * 2
+    task: Any = {}
+    if rewarded:
+        generation = twinpass.Generation(max_tokens=4)
+        task = {"rewards": [lambda completions, **_: [0.0] * len(completions)], "generation": generation}
+    twinpass.finetune(model, tokenizer, rows, [], out=tmp_path / "run", max_seconds=1e-3, **task)
+    trained = twinpass.load(tmp_path / "run", model=twinpass.load_model(str(folder))[0], tokenizer=tokenizer)
+    assert trained.tokenizer is tokenizer
+    with pytest.raises(ModelError, match=r"give them again.*as the chat template of .*model is another one"):
+        twinpass.load(tmp_path / "run")
+    tokenizer.save_pretrained(folder)
+    assert twinpass.load(tmp_path / "run").tokenizer.chat_template == HEARD
+
+
 def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:
     run, model = tmp_path / "run", tiny.model()
     in_python(model, tiny.tokenizer(), run, twinpass.Full())

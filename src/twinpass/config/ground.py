@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from twinpass.model.identity import digest
 from twinpass.report.environment import code
-from twinpass.task.example import Example
+from twinpass.task.chat import ChatTemplate
+from twinpass.task.example import Asked, Example
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Item, Row
 from twinpass.task.template import Template
@@ -57,6 +58,18 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
         state.pop("truncation", None)
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     return digest({"kind": type(tokenizer).__name__, "state": state, "special": special})
+
+
+def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what writes conversations as texts."""
+    return _of(json.dumps(tokenizer.chat_template, sort_keys=True))
+
+
+def converses(template: Template, examples: Sequence[Example]) -> bool:
+    """Whether prompts were written by the tokenizer's chat template."""
+    return isinstance(template, ChatTemplate) or any(
+        isinstance(each, Asked) and not isinstance(each.shown, str) for each in examples
+    )
 
 
 def _kind(value: object) -> str:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.errors import ModelError
@@ -31,9 +32,24 @@ def require_finite(model: PreTrainedModel) -> None:
 
 
 def hash_of(model: PreTrainedModel) -> str:
-    """SHA-256 over names, shapes and bits of all parameters, wherever they lie; they pass through main memory one by one."""
-    digest = hashlib.sha256()
-    for name, tensor in model.named_parameters():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(flat_view(tensor.detach().cpu().contiguous()).data)
-    return digest.hexdigest()
+    """SHA-256 over names, shapes and bits of all parameters, and of the buffers that a checkpoint has, wherever they lie.
+
+    Such are the numbers that Gemma 4 scales its layers by, and those that DeepSeek-V3 corrects its router by.
+    """
+    return hashes_of(model)[0]
+
+
+def hashes_of(model: PreTrainedModel) -> tuple[str, str]:
+    """The same, and that of the parameters alone, which is no other where there is nothing beside them."""
+    found, saved = hashlib.sha256(), model.state_dict().keys()
+    _take_in(found, model.named_parameters())
+    parameters = found.hexdigest()
+    _take_in(found, (each for each in model.named_buffers() if each[0] in saved))
+    return found.hexdigest(), parameters
+
+
+def _take_in(found: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """They pass through main memory one by one."""
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(flat_view(tensor.detach().cpu().contiguous()).data)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.errors import ModelError
+from twinpass.model.causal import output_layer
 from twinpass.model.load import load_like
 from twinpass.model.save import without_progress
 from twinpass.model.source import TOKENIZERS
@@ -133,13 +134,28 @@ def merged(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
         if not name.endswith(A):
             continue
         path, b = name.removesuffix(A), tensors[name.replace(A, B)]
-        weight = cast(Tensor, model.get_submodule(path).weight)
+        weight = _own_weight(model, path)
         wide = torch.promote_types(weight.dtype, torch.float32)
         change = scale * (b.to(wide) @ a.to(wide))
         transposed = change if isinstance(model.get_submodule(path), nn.Linear) else change.T
         with torch.no_grad():
             weight.copy_(weight.to(wide) + transposed)
     return model
+
+
+def _own_weight(model: PreTrainedModel, path: str) -> Tensor:
+    """The weight of a module that an adapter stands beside; one that others share, such as a tied head, becomes its own.
+
+    The adapter changes what this module computes, and nothing of theirs.
+    """
+    module = model.get_submodule(path)
+    weight = module.get_parameter("weight")
+    if sum(own is weight for each in model.modules() for own in each._parameters.values()) > 1:
+        weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        module.weight = weight
+        if module is output_layer(model):
+            model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+    return weight
 
 
 def _require_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

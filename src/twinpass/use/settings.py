@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.config.encode import reading_of
 from twinpass.config.finetuned import section
-from twinpass.config.ground import tokenizer_hash
+from twinpass.config.ground import chat_template_hash, tokenizer_hash
 from twinpass.config.learner import reached
 from twinpass.config.load import load_run
 from twinpass.config.remember import recalled
@@ -37,7 +37,8 @@ class RunOrigin:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
     ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
-    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has.
+    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has, and
+    ``chat_template`` the hash of what wrote conversations, where there were some.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class RunOrigin:
     generation: Generation | None = None
     finetuned: bool = False
     saved: Path | None = None
+    chat_template: str | None = None
     task: TaskSettings = field(default_factory=AutoTask)
 
     def base(self) -> Pair:
@@ -72,6 +74,8 @@ class RunOrigin:
             known = read(RunFolder(self.folder).journal).header.get("ground", {}).get("tokenizer")
             if known not in (None, tokenizer_hash(pair[1])):
                 raise ModelError(f"{self._teaching} the tokenizer of {self.saved or self.path} is another one")
+            if self.chat_template not in (None, chat_template_hash(pair[1])):
+                raise ModelError(f"{self._teaching} the chat template of {self.saved or self.path} is another one")
         return pair
 
     def rewriting(self, step: int | None) -> str:
@@ -180,6 +184,7 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
         generation=Generation(**values["generation"]) if "generation" in values else None,
         finetuned=True,
         saved=saved,
+        chat_template=made.get("chat_template"),
         task=section(values.get("task", {})),
     )
     if given is None and saved is None and not settings.path:

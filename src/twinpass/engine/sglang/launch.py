@@ -21,7 +21,7 @@ from twinpass.engine.sglang.variants import Variants
 from twinpass.engine.sglang.weights import WeightVariants
 from twinpass.engine.subject import Subject
 from twinpass.model.causal import CausalModel
-from twinpass.model.identity import hash_of, require_finite
+from twinpass.model.identity import hash_of, hashes_of, require_finite
 from twinpass.model.load import DTYPES, load
 from twinpass.model.source import locate
 from twinpass.model.trainable import Informed, Lora, Trainable, Trained
@@ -104,7 +104,7 @@ def _on(
     """An engine on SGLang; what is ``kept`` closes with it."""
     model, adapters = subject.model, subject.trainable.adapter
     require_finite(model)
-    checkpoint, expected = hash_of(model), Expected.of(model, subject.tokenizer)
+    (checkpoint, parameters), expected = hashes_of(model), Expected.of(model, subject.tokenizer)
     trained = subject.trainable.attach(model, subject.seed, subject.invocation)
     with ExitStack() as undo:
         beside = _observing(subject, noise)
@@ -113,7 +113,7 @@ def _on(
         server = Server(transport())
         undo.callback(server.close)
         server.require_hooks(adapters=adapters)
-        variants = _variants(subject, server, trained, checkpoint, noise, inplace=perturbation == "inplace")
+        variants = _variants(subject, server, trained, parameters, noise, inplace=perturbation == "inplace")
         undo.callback(variants.close)
         expected.require(server)
         undo.pop_all()
