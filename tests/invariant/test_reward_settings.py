@@ -153,3 +153,21 @@ def test_prompts_that_end_otherwise_name_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "let task.suffix end all prompts alike" in refused(path)
     assert 'trainable.kind = "lora"' in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "note"),
+    [
+        ({}, "the first of every 12 steps writes 384 texts of up to 6 tokens"),
+        ({"steps_per_generation": 1, "samples": 4}, "every step writes 8 texts of up to 6 tokens"),
+    ],
+)
+def test_steps_that_take_longest_are_told(tmp_path: Path, keys: Any, note: str) -> None:
+    path = config(
+        tmp_path,
+        task={"samples": 16, **keys},
+        estimator={"kind": "backprop", "probes": 1},
+        optimizer={"kind": "adamw", "lr": 1e-3, "steps": 6, "batch_size": 2},
+    )
+    assert note in build(load_config(path)).notes
+    assert not any("texts of up to" in each for each in build(load_config(config(tmp_path))).notes)

@@ -165,6 +165,8 @@ def _evaluate(
             objective, examples, template = _examples(other, target, session, console)
         if rows is not None:
             examples = _encoded(rows, target, session, console)
+        if not examples:
+            raise DataError("no rows are held out; name some, as in: twinpass eval RUN rows.jsonl")
         bar = progress.add_task("evaluating", total=len(examples))
 
         def told(done: int) -> None:

@@ -161,11 +161,16 @@ def _print(console: "Console", folder: "RunFolder", summary: dict[str, Any]) -> 
     from twinpass.report.terminal import safe
 
     name = summary["metric_name"]
-    table = Table(title=None, show_header=True, header_style="bold")
-    for column in ("", "before", "after"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row(f"held-out {name}", shown(name, summary["base_metric"]), shown(name, summary["kept_metric"]))
-    console.print(table)
+    if summary["held_out"]:
+        table = Table(title=None, show_header=True, header_style="bold")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="left" if not column else "right")
+        table.add_row(f"held-out {name}", shown(name, summary["base_metric"]), shown(name, summary["kept_metric"]))
+        console.print(table)
+    else:
+        console.print(
+            f"no rows were held out, so that no {name} says what was learned; give more rows, or others as \\[task] eval"
+        )
     console.print(
         f"{summary['steps']} {'step' if summary['steps'] == 1 else 'steps'} in {summary['train_seconds']:.0f} s of training and "
         f"{summary['evaluation_seconds']:.0f} s of evaluations; this command took {summary['total_seconds']:.0f} s"

@@ -181,7 +181,12 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
     examples = [*encoded.train, *encoded.held_out]
     below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
     below |= material.task.ground
-    notes = (*origins(material.task, material.train, material.held_out), *encoded.notes)
+    longest = objective.longest(recipe.optimizer.batch_size) if estimator.whole else ""
+    notes = (
+        *origins(material.task, material.train, material.held_out),
+        *encoded.notes,
+        *([longest] if longest else []),
+    )
     return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, notes)
 
 

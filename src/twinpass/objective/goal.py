@@ -101,6 +101,10 @@ class Goal(ABC):
         """How many steps of so many rows share what :meth:`teach` finds, each a part of it."""
         return 1
 
+    def longest(self, batch_size: int) -> str:
+        """What makes some steps of so many rows along whole gradients take much longer than others, if anything does."""
+        return ""
+
     def close(self) -> None:
         """Give back what is held outside this process."""
         return

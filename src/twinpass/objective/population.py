@@ -119,6 +119,12 @@ class Population(Goal):
     def steps_per_lesson(self, batch_size: int) -> int:
         return self.steps_per_generation or max(1, GENERATED // batch_size)
 
+    def longest(self, batch_size: int) -> str:
+        steps = self.steps_per_lesson(batch_size)
+        count = steps * batch_size * self._samples(COMPARED)
+        when = f"the first of every {steps} steps" if steps > 1 else "every step"
+        return f"{when} writes {count:,} texts of up to {self.sampling.max_tokens} tokens"
+
     def __post_init__(self) -> None:
         if self.samples is not None and (self.samples < 1 or (self.samples > 1 and self.sampling.temperature == 0)):
             raise RewardError(
