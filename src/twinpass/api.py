@@ -6,6 +6,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,13 +15,14 @@ from twinpass.config.checks import conflicts
 from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE_WEIGHTS, origin, written
-from twinpass.config.given import Rows, Words, handling, items, objective_given, section, several
+from twinpass.config.given import Rows, Words, handling, items, objective_given, section
 from twinpass.config.learner import WEIGHTS, first_row, reached
 from twinpass.config.schema import RunSettings
 from twinpass.config.suiting import Wanted
 from twinpass.config.tasks import TaskSettings
 from twinpass.errors import ConfigError
 from twinpass.estimate.base import Estimator
+from twinpass.model.identity import require_language_model
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
@@ -62,6 +64,8 @@ def load_model(path: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
     return load(path, dtype)
 
 
+@torch.inference_mode(False)  # whatever a notebook has set
+@torch.enable_grad()
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -142,16 +146,14 @@ def finetune(
         TwinpassError: something cannot be used; the message says what, and what to do. pydantic's ValidationError
             (a ValueError) for a setting out of range.
     """
-    task = section(
-        task, Words(prompt, suffix, completion, tuple(options), label, tuple(labels), several(rewards)), settings
-    )
+    require_language_model(model)
+    task = section(task, Words.of(prompt, suffix, completion, options, label, labels, rewards), settings)
     read = items(task, train, held_out)
-    greedy = generation is not None and not generation.temperature
     dtype = str(model.dtype).removeprefix("torch.")
     trainable, estimator, optimizer, epsilon, suited = Wanted(trainable, estimator, optimizer, epsilon).suited(
         task,
         first_row(read[0]),
-        greedy=greedy,
+        greedy=generation is not None and not generation.temperature,
         low=compute_dtype == "bfloat16"
         or not (trainable is None or trainable.adapter or dtype in ("float32", "float64")),
         probing=(reuse is not None and reuse.approximate)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -14,7 +16,7 @@ from trained import ROWS, by_hugging_face, logits
 
 import twinpass
 from twinpass.cli.main import main
-from twinpass.errors import ModelError
+from twinpass.errors import DataError, ModelError
 
 
 def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any) -> None:
@@ -98,6 +100,19 @@ def test_conversations_are_written_as_in_training_or_not_at_all(rewarded: bool, 
         twinpass.load(tmp_path / "run")
     tokenizer.save_pretrained(folder)
     assert twinpass.load(tmp_path / "run").tokenizer.chat_template == HEARD
+
+
+def test_rows_are_answered_in_every_form_that_training_takes(tmp_path: Path) -> None:
+    in_python(tiny.model(), tiny.tokenizer(), tmp_path / "run", twinpass.Lora(rank=2))
+    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
+    expected = [answer.probabilities["yes"] for answer in trained.predict(ROWS)]
+    assert len(set(expected)) == len(ROWS)
+    for rows in (pd.DataFrame(ROWS), datasets.Dataset.from_list(ROWS), (row for row in ROWS)):
+        assert [answer.probabilities["yes"] for answer in trained.predict(rows)] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(DataError, match="rows: expected rows such as a list of dictionaries or a Dataset, got a dict"):
+        trained.predict(ROWS[0])
+    with pytest.raises(DataError, match=r"prompts: expected a list of texts, got one text; write \['Review: dull'\]"):
+        trained.generate("Review: dull")
 
 
 def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:

@@ -182,6 +182,16 @@ def test_text_and_label(labels: list[Any], options: tuple[str, ...]) -> None:
     assert found.notes == (f"rows have the form text, label; options: {named}",)
 
 
+def test_labels_that_begin_with_another_end_with_a_line() -> None:
+    """Otherwise " 10" would never be likelier than " 1", which it begins with."""
+    form = next(form for form in FORMS if form.chooses)
+    rows = [Row({"text": "a film", "label": label}, f"row {label}") for label in (10, 1, 2)]
+    template: Any = form.template(rows, {})
+    assert (template.options, template.labels) == ((" 1\n", " 10\n", " 2\n"), ("1", "10", "2"))
+    assert [template.answers(row)[1] for row in rows] == [1, 0, 2]
+    assert template.kinds == ("1", "10", "2")
+
+
 def test_many_options_are_named_in_part() -> None:
     found, _ = encoded(*({"text": "a film", "label": f"kind {i:02}\x1b"} for i in range(15)))
     (note,) = found.notes

@@ -310,6 +310,20 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
     assert "owner/none: there is no such file, and as the name of a dataset on the hub" in missing
 
 
+def test_lists_in_a_data_frame_are_lists(tmp_path: Path) -> None:
+    """Read from Parquet they are arrays."""
+    rows = [{"messages": [{"role": "user", "content": "a"}], "answers": {"text": ["b", "c"]}}]
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    assert fields(list(read_objects(pd.read_parquet(tmp_path / "a.parquet"), "train"))) == rows
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas", "arrow"])
+def test_the_format_of_a_dataset_changes_no_row(dataset: datasets.Dataset, kind: str) -> None:
+    plain, formatted = (list(read_objects(each, "train")) for each in (dataset, dataset.with_format(kind)))
+    assert fields(formatted) == fields(plain)
+    assert [type(row["label"]) for row in fields(formatted)] == [Category, Category, type(None)]
+
+
 def test_rows_of_python() -> None:
     frame = pd.DataFrame({"text": ["fine", "dull"], "label": [1.0, 0.0]})
     assert fields(list(read_objects(frame, "train"))) == [
@@ -319,6 +333,11 @@ def test_rows_of_python() -> None:
     assert fields(list(read_objects(iter(ROWS), "train"))) == ROWS
     (bad,) = read_objects([["fine", 1]], "train")
     assert str(bad).startswith("train, row 1: expected an object such as")
-    for wrong, message in (("rows.jsonl", "got a str"), (datasets.DatasetDict(), "give one of them"), (3, "got a int")):
+    for wrong, message in (
+        ("rows.jsonl", "got a str"),
+        (datasets.DatasetDict(), "give one of them"),
+        (ROWS[0], "got a dict"),
+        (3, "got a int"),
+    ):
         with pytest.raises(DataError, match=f"train: expected rows .*{message}"):
             list(read_objects(wrong, "train"))

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from twinpass.cli import bench, demo, doctor, evaluate, export, predict, profile, replay, runs, train
@@ -80,6 +81,8 @@ LEFT = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 2 bad input, 1 a run that failed, 3 one that learned nothing, 128 + n one that signal n ended."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where a locale has no such letter, as standard error does
     try:
         args = parser().parse_args(arguments)
     except _UsageError as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -116,7 +117,7 @@ def _each(
     """Write a line for each row that the file does not hold yet; what is ``predicted`` goes by how many it holds."""
     from rich.progress import Progress
 
-    from twinpass.use.predictions import digest_of, finished, together, write
+    from twinpass.use.predictions import digest_of, encodable, finished, together, write
 
     weights = digest_of(trained.weights)
     done = 0 if args.out is None else finished(args.out, rows, weights)
@@ -129,7 +130,7 @@ def _each(
         told = (_told(line, lambda: progress.advance(bar)) for line in lines)
         if args.out is None:
             for line in told:
-                print(line, end="")
+                print(encodable(line, sys.stdout.encoding or "utf-8"), end="")
         else:
             write(args.out, told)
     if args.out is not None:

@@ -1,6 +1,7 @@
 """The one place where all layers meet: a run is composed here, from a configuration file or for ``finetune``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,6 +28,7 @@ from twinpass.objective.generation import Generation
 from twinpass.perturb.noise import derive_seed
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
+from twinpass.task.outdone import outdone
 from twinpass.task.rows import Item
 from twinpass.task.template import Template
 from twinpass.train.history import Keep
@@ -159,35 +161,38 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
             reload=base.reload,
         )
     )
-    if estimator.fed_back and (unfit := engine.unfit_for_feedback()):
-        raise ModelError(unfit)
-    plan = TrainingPlan(
-        estimator=estimator,
-        objective=objective,
-        epsilon=recipe.epsilon,
-        optimizer=recipe.optimizer,
-        train=encoded.train,
-        held_out=encoded.held_out,
-        planner=recipe.reuse.planner(),
-        seed=recipe.seed,
-        eval_every=recipe.eval_every,
-        keep=recipe.keep,
-        max_seconds=recipe.max_seconds,
-        patience=recipe.patience,
-        block_at=recipe.trainable.block_at,
-        fitting=recipe.trainable.fitting,
-        ends=ends(base.model, base.tokenizer),
-    )
-    examples = [*encoded.train, *encoded.held_out]
-    below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
-    below |= material.task.ground
-    longest = objective.longest(recipe.optimizer.batch_size) if estimator.whole else ""
-    notes = (
-        *origins(material.task, material.train, material.held_out),
-        *encoded.notes,
-        *([longest] if longest else []),
-    )
-    return Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, notes)
+    with ExitStack() as fails:
+        fails.callback(engine.close)  # a model that was given is left as it was
+        if estimator.fed_back and (unfit := engine.unfit_for_feedback()):
+            raise ModelError(unfit)
+        plan = TrainingPlan(
+            estimator=estimator,
+            objective=objective,
+            epsilon=recipe.epsilon,
+            optimizer=recipe.optimizer,
+            train=encoded.train,
+            held_out=encoded.held_out,
+            planner=recipe.reuse.planner(),
+            seed=recipe.seed,
+            eval_every=recipe.eval_every,
+            keep=recipe.keep,
+            max_seconds=recipe.max_seconds,
+            patience=recipe.patience,
+            block_at=recipe.trainable.block_at,
+            fitting=recipe.trainable.fitting,
+            ends=ends(base.model, base.tokenizer),
+        )
+        examples = [*encoded.train, *encoded.held_out]
+        below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
+        below |= material.task.ground
+        notes = [*origins(material.task, material.train, material.held_out), *encoded.notes]
+        if getattr(getattr(objective, "choice", objective), "score", "") == "sum":
+            notes += outdone(examples)
+        if estimator.whole and (longest := objective.longest(recipe.optimizer.batch_size)):
+            notes.append(longest)
+        session = Session(engine, base.tokenizer, plan, below, encoded.template, encoded.invocation, tuple(notes))
+        fails.pop_all()
+    return session
 
 
 def _most_lanes(estimator: Estimator) -> int:

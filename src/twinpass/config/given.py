@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from twinpass.config.load import SOURCES, section_of
 from twinpass.config.named import TaskByName
@@ -43,6 +43,16 @@ class Words:
     label: str
     labels: tuple[str | int, ...]
     rewards: tuple[Callable[..., Any] | str, ...] = ()
+
+    @classmethod
+    def of(cls, prompt: str, suffix: str, completion: str, options: Any, label: str, labels: Any, rewards: Any) -> Self:
+        """The same of whatever was given for lists.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        found = _listed("options", options), label, _listed("labels", labels)
+        return cls(prompt, suffix, completion, *found, several(rewards))
 
     def task(self, settings: Mapping[str, Any]) -> TaskSettings:
         """The task that they describe.
@@ -93,6 +103,17 @@ class Words:
         """Which of them were given."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return [key for key, value in values.items() if value and (key, value) != ("label", "label")]
+
+
+def _listed(name: str, given: Any) -> tuple[Any, ...]:
+    """What was given as a list; a text is none, although it has letters.
+
+    Raises:
+        ConfigError: it is no list.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise _refused(f"{name}: expected a list, got {given!r:.40}; write [...] around it")
+    return tuple(given)
 
 
 def _require_known(kind: type[TaskSettings], settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from twinpass.errors import ModelError
@@ -16,6 +16,44 @@ from twinpass.perturb.layout import flat_view
 def digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of values as JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def require_language_model(model: object) -> None:
+    """Refuse what is no causal language model by itself: another object, a model with PEFT's adapters in it, quantised weights.
+
+    Raises:
+        ModelError: saying what it is, and what to give.
+    """
+    if _holds_adapters(model):
+        raise ModelError(
+            f"model: this {type(model).__name__} holds adapters of PEFT, and what is trained beside them could not be told apart from them; "
+            "give the base model, or add them to its weights first: model = model.merge_and_unload()"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"model: expected a causal language model of transformers, got {_called(model)}; "
+            "give what AutoModelForCausalLM.from_pretrained or twinpass.load_model returns"
+        )
+    if not model.can_generate() or model.config.is_encoder_decoder:
+        raise ModelError(
+            f"model: {type(model).__name__} does not write text from left to right; load the checkpoint with AutoModelForCausalLM, "
+            "whatever the task: options are compared as texts"
+        )
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"model: the weights of this {type(model).__name__} are quantised, and are multiplied as they are; load it without quantization_config"
+        )
+
+
+def _holds_adapters(model: object) -> bool:
+    """Whether PEFT has wrapped the model, or some of its modules, by the names of its classes: it need not be installed."""
+    modules = [model, *(model.modules() if isinstance(model, nn.Module) else ())]
+    names = (kind for module in modules for kind in type(module).__mro__)
+    return any(kind.__name__ in ("PeftModel", "BaseTunerLayer") for kind in names)
+
+
+def _called(model: object) -> str:
+    return f"the text {model!r:.40}" if isinstance(model, str) else f"a {type(model).__name__}"
 
 
 def require_finite(model: PreTrainedModel) -> None:

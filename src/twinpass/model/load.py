@@ -27,7 +27,8 @@ from twinpass.model.loaded import require_complete, unconverted
 from twinpass.model.rotary import require_turned, take_over
 from twinpass.model.source import Source, locate
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
+"""The last for models that ``finetune`` was given so, as transformers loads a checkpoint of that kind."""
 
 _AUTO = "AutoModelForCausalLM"
 _SLACK = 1 << 20

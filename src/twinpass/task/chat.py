@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass as settings
 from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT
-from twinpass.task.example import Example
+from twinpass.task.example import Asked, Example
 from twinpass.task.fields import as_text, value_of
 from twinpass.task.rows import Row
 from twinpass.task.template import Template
@@ -48,12 +48,14 @@ class ChatTemplate(Template):
         for i in turns:
             yield self._turn(row, tokenizer, messages, i)
 
-    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Asked:
         """The conversation up to the last turn of the assistant, or all of it where another one spoke last."""
         messages = _messages(row, self.messages)
         if not self.completion and messages[-1]["role"] == ASSISTANT:
             messages = messages[:-1]
-        return self._before_an_answer(row, tokenizer, messages)
+        ids = self._before_an_answer(row, tokenizer, messages)
+        before = ids_of(tokenizer, self._written(row, tokenizer, messages), special=False)
+        return Asked(ids, suffix_start=common(before, ids), place=row.place)
 
     def continued(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
         """The whole conversation's tokens, up to where the assistant is to answer.

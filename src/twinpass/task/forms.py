@@ -84,7 +84,10 @@ def _labelled(rows: Sequence[Row], kwargs: Mapping[str, Any]) -> ChoiceTemplate:
             f"{rows[0].place}: the rows' labels have {len(names)} values ({', '.join(names)[:60]}), expected 2 to {MOST_LABELS}; "
             "name the answers in task.options"
         )
-    return ChoiceTemplate(prompt="{text}\n", suffix="Label:", options=tuple(f" {name}" for name in names))
+    begins = any(name != other and name.startswith(other) for name in names for other in names)
+    end = "\n" if begins else ""  # without it "10" would never be likelier than "1"
+    options = tuple(f" {name}{end}" for name in names)
+    return ChoiceTemplate(prompt="{text}\n", suffix="Label:", options=options, labels=tuple(names) if begins else ())
 
 
 FORMS = (

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic.dataclasses import dataclass as settings
 
-from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, NonEmpty
 from twinpass.task.chat import ChatTemplate, is_conversation
@@ -41,12 +40,12 @@ class RewardTemplate(TextTemplate):
         raise DataError("task.shots: prompts are not solved; write demonstrations into task.prompt, or leave shots out")
 
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
+        yield self.asked(row, tokenizer)
+
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Asked:
         columns = {name: value for name, value in row.fields.items() if name != COLUMN}
         shown, ids, start = self._read(row, tokenizer)
-        yield Asked(ids, place=row.place, suffix_start=start, shown=shown, columns=columns)
-
-    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
-        return self._read(row, tokenizer)[1]
+        return Asked(ids, place=row.place, suffix_start=start, shown=shown, columns=columns)
 
     def _read(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> tuple[Any, tuple[int, ...], int]:
         """What a reward is shown of the prompt, its tokens, and where an activated adapter begins to act."""

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as settings
 from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, NonEmpty
-from twinpass.task.example import Example
+from twinpass.task.example import Asked, Example
 from twinpass.task.limits import UNLIMITED, Limits
 from twinpass.task.rows import Row
 from twinpass.task.text import Syntax, Text, compiled, literal
@@ -34,8 +34,8 @@ class Template(ABC):
         """
 
     @abstractmethod
-    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
-        """What a model reads before it answers a row, which need not say what is right.
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Asked:
+        """What a model reads before it answers a row, which need not say what is right, however long.
 
         Raises:
             DataError: the row lacks a field.
@@ -117,8 +117,10 @@ class TextTemplate(Template):
         _require_apart(self.blamed(row), tokenizer, texts, answers)
         return Example(whole, answers, right, common(before, whole), row.place)
 
-    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
-        return ids_of(tokenizer, self.prompt_of(row))
+    def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Asked:
+        text, suffix = self._fill(row)
+        whole = ids_of(tokenizer, text + suffix)
+        return Asked(whole, suffix_start=common(ids_of(tokenizer, text), whole), place=row.place)
 
     def prompt_of(self, row: Row) -> str:
         """The prompt and the suffix of a row, which need not say what is right.

@@ -14,11 +14,13 @@ def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool = T
     A text that begins with the beginning-of-text token itself gets no second one.
     """
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    first, closing = tokenizer.bos_token_id, (tokenizer.eos_token, tokenizer.sep_token)
     while special and first is not None and ids[:2] == [first, first]:
         del ids[0]
-    if special and ids and ids[-1] == last and not text.endswith(str(tokenizer.eos_token)):
-        ids.pop()
+    if special and ids:
+        last = str(tokenizer.convert_ids_to_tokens(ids[-1]))
+        if last in closing and not text.endswith(last):
+            ids.pop()
     return tuple(ids)
 
 

@@ -21,8 +21,21 @@ def digest_of(weights: Path) -> str:
 
 
 def line_of(row: Row, weights: str, prediction: Mapping[str, Any]) -> str:
-    """A row's fields, what made the prediction, and the prediction."""
-    return json.dumps({**row.fields, "weights": weights, "prediction": prediction}, ensure_ascii=False) + "\n"
+    """A row's fields, what made the prediction, and the prediction.
+
+    What JSON has no form for, such as a date out of a Parquet file, is written as text; half a character as its escape.
+    """
+    values = {**row.fields, "weights": weights, "prediction": prediction}
+    return encodable(json.dumps(values, ensure_ascii=False, default=str) + "\n", "utf-8")
+
+
+def encodable(line: str, encoding: str) -> str:
+    """A line of JSON with escapes for what the encoding does not have."""
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(line)) + "\n"
+    return line
 
 
 def finished(path: Path, rows: Sequence[Row], weights: str) -> int:

@@ -1,6 +1,6 @@
 """A trained model, ready to be asked."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from twinpass.core import BASE, Sampling, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
+from twinpass.model.identity import require_language_model
 from twinpass.model.load import load_like
 from twinpass.model.trainable import Activated, Lora, Trainable
 from twinpass.objective.goal import portions
@@ -24,11 +25,13 @@ from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
 from twinpass.task.rows import Row
+from twinpass.task.sources.read import read_objects, sound
 from twinpass.use.settings import RunOrigin, settings_of, weights_of
 from twinpass.use.weights import require_as_written, setup_of, tensors_of
 from twinpass.use.writing import Writer
 
-Rows = Sequence[Row | Mapping[str, Any]]
+Rows = Iterable[Row | Mapping[str, Any]] | Any
+"""Mappings, a Hugging Face ``Dataset`` or a ``pandas.DataFrame``, as ``finetune`` takes them; or rows of a file."""
 
 MAX_TOKENS = 128
 """Of a text, where nothing else is said."""
@@ -129,16 +132,25 @@ class TrainedModel:
             DataError: a row cannot be used.
         """
         sampling = sampling or self.sampling()
-        if not isinstance(self.template, RewardTemplate):
-            asked = [self.template.asked(row, self.tokenizer) for row in numbered(rows)]
-            return self._writer.go_on([(ids, self._writer.starts(ids)) for ids in asked], sampling, first)
         causal = CausalModel(self.engine.model)
-        limits = Limits(causal.window, causal.vocabulary, room=sampling.max_tokens - 1)
-        examples = self.template.encode(numbered(rows), self.tokenizer, limits)
-        if self._settings.trainable.activated:
-            examples = activation_points(examples, self.engine.invocation)
-        prompts = [(example.prompt, example.suffix_start) for example in examples]
-        return self._writer.go_on(prompts, sampling, first)
+        if isinstance(self.template, RewardTemplate):
+            limits = Limits(causal.window, causal.vocabulary, room=sampling.max_tokens - 1)
+            examples = self.template.encode(numbered(rows), self.tokenizer, limits)
+            if self._settings.trainable.activated:
+                examples = activation_points(examples, self.engine.invocation)
+            return self._writer.go_on([(each.prompt, each.suffix_start) for each in examples], sampling, first)
+        asked = [self._shortened(self.template.asked(row, self.tokenizer), sampling) for row in numbered(rows)]
+        return self._writer.go_on([(each.prompt, self._writer.starts(each.prompt)) for each in asked], sampling, first)
+
+    def _shortened(self, asked: Example, sampling: Sampling) -> Example:
+        """A prompt as the task shortens it, if it does; half of the model's window at the most is left for the text."""
+        task, window = self._settings.task, self.engine.window
+        if task.truncate == "error":
+            return asked
+        room = 0 if window is None else min(sampling.max_tokens, window // 2) - 1
+        for limits in (Limits(task.window, truncate=task.truncate), Limits(window, truncate=task.truncate, room=room)):
+            asked = limits.applied(asked, self.tokenizer)
+        return asked
 
     def sampling(self, max_tokens: int | None = None, stop: Sequence[str] = (), **chosen: Any) -> Sampling:
         """How texts are written, by default greedily, with the most tokens and the strings that end them of training."""
@@ -195,6 +207,8 @@ class TrainedModel:
 
     def texts(self, prompts: Sequence[str], sampling: Sampling, first: int = 0) -> Iterator[str]:
         """The same as they are found, some prompts at a time; prompts are counted from ``first``."""
+        if isinstance(prompts, str):
+            raise DataError(f"prompts: expected a list of texts, got one text; write [{prompts!r:.40}]")
         return self._writer.write(prompts, sampling, first)
 
     def score(self, examples: Sequence[Example]) -> Sequence[Score]:
@@ -203,8 +217,14 @@ class TrainedModel:
 
 
 def numbered(rows: Rows) -> list[Row]:
-    """Rows that can be named in messages."""
-    return [row if isinstance(row, Row) else Row(dict(row), f"row {i}") for i, row in enumerate(rows, 1)]
+    """Rows that can be named in messages.
+
+    Raises:
+        DataError: they are no rows.
+    """
+    if isinstance(rows, list | tuple) and all(isinstance(row, Row) for row in rows):
+        return list(rows)
+    return sound(read_objects(rows, "rows"))
 
 
 def load(
@@ -226,6 +246,8 @@ def load(
         TwinpassError: there is no such run, it has not finished, or the base model is another one.
     """
     folder = Path(run)
+    if model is not None:
+        require_language_model(model)
     settings = settings_of(folder, model, tokenizer)
     weights = weights_of(settings, step)
     require_as_written(weights, settings.rewriting(step))

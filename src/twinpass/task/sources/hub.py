@@ -45,7 +45,8 @@ def read_hub(name: str, role: str, *, part: bool) -> Iterator[Item]:
 
 
 def read_object(dataset: Any, name: str) -> Iterator[Item]:
-    """The rows of a ``Dataset``; numbers of a class label know its name."""
+    """The rows of a ``Dataset``, whatever format it is set to; numbers of a class label know its name."""
+    dataset = dataset.with_format(None)
     classes = {key: feature.names for key, feature in (dataset.features or {}).items() if hasattr(feature, "int2str")}
     for number, fields in enumerate(dataset, 1):
         named = {key: _category(fields[key], names) for key, names in classes.items()}

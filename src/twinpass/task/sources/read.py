@@ -159,13 +159,26 @@ def read_objects(rows: Any, name: str) -> Iterator[Item]:
         yield from hub.read_object(rows, name)
         return
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        rows = rows.to_dict("records")
+        rows = _listed(rows.to_dict("records"))
     if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable):
-        kind = "several splits; give one of them" if isinstance(rows, Mapping) else f"a {type(rows).__name__}"
+        kind = "several splits; give one of them" if _are_splits(rows) else f"a {type(rows).__name__}"
         raise DataError(f"{name}: expected rows such as a list of dictionaries or a Dataset, got {kind}")
     for number, fields in enumerate(rows, 1):
         place = f"{name}, row {number}"
         yield Row(dict(fields), place) if isinstance(fields, Mapping) else lines.row(repr(fields), place)
+
+
+def _are_splits(rows: object) -> bool:
+    return isinstance(rows, Mapping) and all(hasattr(each, "features") for each in rows.values())
+
+
+def _listed(value: Any) -> Any:
+    """Arrays, which a data frame that was read from Parquet has for lists, as such."""
+    if isinstance(value, Mapping):
+        return {key: _listed(each) for key, each in value.items()}
+    if isinstance(value, list) or getattr(value, "shape", None):
+        return [_listed(each) for each in value]
+    return value
 
 
 def _open(name: str, role: Role, reader: Callable[[Path], Reader], *, part: bool) -> Iterator[Item]:
