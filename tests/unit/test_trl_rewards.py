@@ -95,6 +95,10 @@ def test_partials_go_by_the_names_of_their_functions() -> None:
     scaled = functools.partial(_scaled, scale=2.0)
     assert rewards(scaled)(BATCH).each["_scaled"].tolist() == [8, 18, 8]
     assert "scale * len(text)" in RewardFunction.of(scaled).code
+    named = functools.update_wrapper(functools.partial(_scaled, scale=0.5), _scaled)
+    judged = RewardFunction.of(named)
+    judged.require([])
+    assert Rewards([judged])(BATCH).total.tolist() == [2, 4.5, 2]
     with pytest.raises(RewardError, match=r"two rewards are called '_scaled', .* set its __name__"):
         rewards(scaled, functools.partial(_scaled, scale=3.0))
 

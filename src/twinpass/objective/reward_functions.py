@@ -68,7 +68,7 @@ class RewardFunction:
             raise RewardError(
                 f"reward {named!r} is a model: write a function that asks it, def score(prompts, completions, **kwargs), and returns a number a text"
             )
-        parameters = inspect.signature(function).parameters
+        parameters = _parameters(function)
         open_ = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         plain = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         needs = [n for n, p in plain.items() if p.default is p.empty]
@@ -160,6 +160,11 @@ def _bare(function: Any) -> Any:
     return function
 
 
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+    """Those that are left of a partial's, also where ``functools.update_wrapper`` has named it after its function."""
+    return inspect.signature(function, follow_wrapped=not isinstance(function, partial)).parameters
+
+
 def _filtered(function: Callable[..., Any], names: tuple[str, ...] | None) -> Callable[..., Any]:
     """The function, given what it takes."""
 
@@ -187,7 +192,7 @@ def _result(found: Any) -> Any:
 
 
 def _verl(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-    names = inspect.signature(function).parameters
+    names = _parameters(function)
 
     def call(row: Mapping[str, Any]) -> Any:
         known = {
