@@ -154,8 +154,8 @@ def finetune(
         task,
         first_row(read[0]),
         greedy=generation is not None and not generation.temperature,
-        low=compute_dtype == "bfloat16"
-        or not (trainable is None or trainable.adapter or dtype in ("float32", "float64")),
+        low=not (trainable is None or trainable.adapter)
+        and (compute_dtype == "bfloat16" or dtype not in ("float32", "float64")),
         probing=(reuse is not None and reuse.approximate)
         or (objective is not None and not objective.differentiable)
         or {"noise": noise, "perturbation": perturbation} != LANES,

@@ -1,22 +1,19 @@
 """The gradient over cached prompts is that of plain autograd on an unmodified model, whose products have B A added to the weight."""
 
-from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, Float64Softmax, bits, build, engine_of
-from gradients import ACTIVE, SCALE, TERMS, assert_same, slopes
+from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, bits, build, engine_of
+from gradients import ACTIVE, TERMS, assert_same, plainly, scores_of, slopes
 from reusing import PROMPTS
 from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from twinpass.core import BASE, Request
+from twinpass.core import BASE
 from twinpass.engine.base import AdamStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
@@ -42,46 +39,6 @@ def trained(name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, Torc
     engine = engine_of(name, model, KINDS[kind](rank=2, alpha=4.0, targets=targets), **options)
     engine.update(TERMS)
     return model, engine
-
-
-def plainly(
-    model: PreTrainedModel, engine: TorchEngine, requests: Sequence[Request], activated: bool
-) -> dict[str, Tensor]:
-    """The gradient by autograd on the model's own forward, one request after another.
-
-    An activated adapter's rows before its point are the base model's.
-    """
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in engine.parameters.items()}
-    own = deepcopy(model)
-    for parameter in own.parameters():
-        parameter.requires_grad_(False)
-    scores = [_scores(own, leaves, request, activated) for request in requests]
-    given = slopes([score.detach().double().numpy() for score in scores])
-    loss = torch.stack([(score * torch.from_numpy(own)).sum() for score, own in zip(scores, given, strict=True)]).sum()
-    found = torch.autograd.grad(loss, list(leaves.values()))
-    return dict(zip(leaves, found, strict=True))
-
-
-def _scores(model: PreTrainedModel, leaves: dict[str, Tensor], request: Request, activated: bool) -> Tensor:
-    inputs = torch.tensor([request.inputs])
-    handles = []
-    acts = (torch.arange(inputs.shape[1]) >= (request.active_from if activated else 0)).double()[:, None]
-    for path in {name.removesuffix(".lora_A.weight") for name in leaves if name.endswith("A.weight")}:
-        module = model.get_submodule(path)
-        change = SCALE * leaves[f"{path}.lora_B.weight"] @ leaves[f"{path}.lora_A.weight"]
-        assert isinstance(module, torch.nn.Linear | Conv1D)
-        handles.append(
-            module.register_forward_hook(
-                lambda _, args, y, change=change: y + acts * (args[0] @ change.t()).view(y.shape)
-            )
-        )
-    exact: Any = Float64Softmax() if model.config.model_type not in FALLBACK else torch.enable_grad()
-    with exact:
-        logits = model(input_ids=inputs, use_cache=False).logits[0]
-    for handle in handles:
-        handle.remove()
-    rows = torch.log_softmax(logits[len(request.prompt) - 1 :], -1)
-    return rows[range(len(request.completion)), list(request.completion)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +105,7 @@ def test_weights_of_upper_layers_have_gradients_too(name: str) -> None:
     model = build(name)
     engine = engine_of(name, model, Layers(1, 2))
     leaves = {path: model.get_parameter(path) for path in engine.parameters}
-    scores = [_scores(model, {}, request, False) for request in ACTIVE]
+    scores = [scores_of(model, {}, request, False) for request in ACTIVE]
     given = [torch.from_numpy(own) for own in slopes([score.detach().double().numpy() for score in scores])]
     found = torch.autograd.grad(scores, list(leaves.values()), given)
     result = engine.gradient(ACTIVE, slopes)

@@ -1,15 +1,19 @@
 """Products in bfloat16 beside float32 weights: scores near float32's, and a difference of signs that keeps its precision."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, REQUESTS, TARGETS, bits, build, deviation
+from gradients import ACTIVE, TERMS, plainly, slopes
 from reusing import trainables
 from tiers import some_fast
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from twinpass.core import BASE, Lane, Probe, Term
 from twinpass.engine.embedded import builder
@@ -18,7 +22,9 @@ from twinpass.engine.embedded.linear.arithmetic import Arithmetic
 from twinpass.engine.embedded.linear.lanes import LaneWeights
 from twinpass.engine.embedded.linear.mixed import Pairing
 from twinpass.errors import ModelError
-from twinpass.model.trainable import Full, Layers, Lora, Trainable
+from twinpass.model.causal import output_layer
+from twinpass.model.patching import forwards_of
+from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.perturb.noise import Distribution
 from twinpass.report.fidelity import Fidelity
 from twinpass.reuse.plan import Spans
@@ -33,10 +39,32 @@ TOLERANCE = 0.25
 EPS = {1e-5: 10.0, 1e-4: 1.0, 1e-3: 0.2}
 """And the least error of g there when lanes are rounded on their own."""
 
+NEAR = 0.05
+"""Nats. Sums in another order are rounded otherwise on their way."""
+
 PROBES = [Probe(seed) for seed in range(200, 232)]
 PLUS, MINUS = Lane(Probe(7), 1, 0.002), Lane(Probe(7), -1, 0.002)
 MANY = [PLUS, MINUS, BASE, Lane(Probe(9), 1, 0.001), Lane(Probe(7), -1, 0.001), Lane(Probe(7), 1, 0.001)]
 """Two pairs of one direction, a lane of another without its opposite, and the base lane."""
+
+
+@contextmanager
+def low_products(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block linear layers but the head multiply as torch.autocast has it: both factors and the product in bfloat16."""
+    head = output_layer(model)
+
+    def low(layer: nn.Linear, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x.bfloat16(), layer.weight.bfloat16()).float()
+        return y if layer.bias is None else y + layer.bias
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    with forwards_of({layer: partial(low, layer) for layer in layers}):
+        yield
+
+
+def cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    x, y = (torch.cat([own[name].double().flatten() for name in a]) for own in (a, b))
+    return float(torch.nn.functional.cosine_similarity(x, y, dim=0))
 
 
 class Independent(Arithmetic):
@@ -92,6 +120,27 @@ def test_g_keeps_its_precision_at_any_eps(trainable: Trainable, noise: Distribut
         kept, lost = (Fidelity.of(gradients(engine, eps), g).relative_error for engine in (mixed, independent))
         assert kept < 0.05
         assert lost > least
+
+
+@pytest.mark.table
+@pytest.mark.parametrize("kind", ["activated", "lora"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_gradient_of_adapters_is_autograds_of_layers_that_multiply_so(name: str, kind: str) -> None:
+    """As near to it as roundings of other sums let it be, and so near float32's."""
+    kinds: dict[str, Any] = {"activated": Activated, "lora": Lora}
+    exact, mixed = engines(name, kinds[kind](rank=2, alpha=4.0, targets=TARGETS[name]))
+    before = bits(exact.model)
+    for engine in (exact, mixed):
+        engine.update(TERMS)
+    found = mixed.gradient(ACTIVE, slopes)
+    scores = mixed.score(ACTIVE, [BASE]).values[0]
+    assert deviation(found.scores.values[0], scores) < NEAR
+    with low_products(exact.model):
+        rounded = plainly(exact.model, exact, ACTIVE, kind == "activated")
+    plain = exact.gradient(ACTIVE, slopes).tensors
+    assert cosine(found.tensors, rounded) > 0.999
+    assert cosine(found.tensors, plain) > 0.99
+    assert all(torch.equal(before[key], tensor) for key, tensor in bits(exact.model).items())
 
 
 @pytest.mark.parametrize(

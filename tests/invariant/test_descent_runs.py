@@ -43,6 +43,8 @@ MOVED: dict[str, Any] = {
 }
 KINDS = {"activated": SECTIONS, "layers": UPPER, "feedback": FED_BACK, "full": MOVED}
 KINDS["projections"] = {**MOVED, "trainable": {"kind": "projections", "layers": 1}}
+KINDS["in bfloat16"] = {**SECTIONS, "engine": {"compute_dtype": "bfloat16"}}
+KINDS["feedback in bfloat16"] = {**FED_BACK, "engine": {"compute_dtype": "bfloat16"}}
 KINDS["feedback of lora"] = {**FED_BACK, "trainable": {**FED_BACK["trainable"], "kind": "lora", "first": 0}}
 
 
@@ -89,6 +91,25 @@ def test_a_run_learns_and_continues_to_the_same_bits(tmp_path: Path, kind: str) 
         assert main(["train", "--resume", str(again)]) == 0
         assert weights(again) == whole, kept
         assert read(again / "journal.jsonl").check == read(run / "journal.jsonl").check
+
+
+def test_a_run_in_bfloat16_is_used_where_that_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was begun where the processor multiplies tiles, and is used, and goes on, on one that does not."""
+    run = train(tmp_path, "in bfloat16")
+    whole = weights(run)
+    cut(run, 5)
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: False)
+    assert main(["train", "--resume", str(run)]) == 0
+    assert weights(run) == whole
+    capsys.readouterr()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.rows(4)))
+    assert main(["predict", str(run), str(rows)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["train", str(run / "config.toml"), "--set", f"run.out={tmp_path / 'new'}"]) == 2
+    assert "AMX" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["activated", "full"])
@@ -231,7 +252,7 @@ def test_from_python(tmp_path: Path) -> None:
         ({"model": {"dtype": "bfloat16"}, "trainable": UPPER["trainable"]}, "lost on bfloat16 weights"),
         ({"estimator": {"kind": "backprop", "probes": 2}}, "taken along no direction"),
         ({"engine": {"kind": "sglang"}}, "takes no derivatives"),
-        ({"engine": {"compute_dtype": "bfloat16"}}, "compute_dtype"),
+        ({**MOVED, "engine": {"compute_dtype": "bfloat16"}}, "rounds weights where they are multiplied"),
         ({"epsilon": {"kind": "adaptive"}}, "no eps to adapt"),
         ({"optimizer": {"kind": "adamw", "beta2": 1.0}}, "set it below 1"),
     ],

@@ -18,6 +18,7 @@ from twinpass.model.trainable import Activated
 from twinpass.task.example import Example
 from twinpass.use.doctor import diagnose
 from twinpass.use.probe import MadeUp, timed
+from twinpass.use.tiles import share_of_float32
 
 
 def test_a_model_that_packs() -> None:
@@ -60,6 +61,18 @@ def test_a_model_that_packs() -> None:
     assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "backprop")
     assert 1 <= lora.measured_rows <= 16
     assert lora.most_seconds >= lora.seconds == lora.first_seconds > 0, "nothing is kept from step to step"
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_products_in_bfloat16_are_timed_where_the_processor_has_tiles(
+    tiles: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("twinpass.use.tiles.multiplies_tiles", lambda: tiles)
+    share = share_of_float32(tiny.model())
+    assert (share is not None and share > 0) == tiles
+    assert share_of_float32(tiny.model().bfloat16()) is None
+    assert main(["doctor", str(tiny.save(tmp_path)), "--seconds", "0"]) == 0
+    assert ('[engine] compute_dtype = "bfloat16"' in capsys.readouterr().out) == tiles
 
 
 class Rows(MadeUp):

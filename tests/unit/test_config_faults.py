@@ -213,6 +213,16 @@ FAULTS: list[tuple[Values, tuple[str, ...]]] = [
         )
         for engine, estimator in (({}, {"kind": "one_sided"}), ({}, {"kind": "jvp"}), ({"perturbation": "inplace"}, {}))
     ),
+    *(
+        (
+            {"engine": {"compute_dtype": "bfloat16"}, "estimator": {"kind": kind}, "optimizer": {"kind": optimizer}, "trainable": trainable},
+            ("[engine] compute_dtype: \"bfloat16\" rounds weights", "\"activated\"", "leave it out"),
+        )
+        for kind, optimizer, trainable in (
+            ("backprop", "adamw", {"kind": "layers", "first": 1, "last": 2}),
+            ("feedback", "relative", {"kind": "projections"}),
+        )
+    ),
     (
         {"engine": {"compute_dtype": "bfloat16"}, "reuse": {"policy": "transported"}},
         ("[engine] compute_dtype: \"bfloat16\" needs each lane's own", "[reuse] policy"),
@@ -303,6 +313,12 @@ def test_what_a_gpu_cannot_do(
         {"engine": {"kind": "sglang"}, "trainable": {"kind": "layers", "first": 1, "last": 2}},
         {"engine": {"kind": "sglang", "url": "http://localhost:1", "timeout": 5}, "reuse": {"policy": "exact"}},
         {"engine": {"compute_dtype": "bfloat16"}, "epsilon": {"kind": "adaptive"}},
+        {
+            "engine": {"compute_dtype": "bfloat16"},
+            "trainable": {"kind": "lora"},
+            "estimator": {"kind": "backprop"},
+            "optimizer": {"kind": "adamw", "lr": 1e-3},
+        },
         {"engine": {"compute_dtype": "float32"}, "estimator": {"kind": "one_sided"}},
     ],
     ids=str,

@@ -14,7 +14,6 @@ from twinpass.config.learner import (
     ANYWHERE,
     CHOOSING,
     CHOOSING_AT_THE_END,
-    CHOOSING_FORWARD,
     CHOOSING_SERVED,
     NAMED,
     SERVED,
@@ -263,14 +262,24 @@ def test_what_takes_no_gradient_is_learned_by_forward_passes(monkeypatch: pytest
     found = config(CHOICE, estimator={"kind": "gauss_newton"})
     assert type(found.trainable) is Informed
     assert isinstance(found.optimizer, Sgd)
-    low = config(CHOICE, engine={"compute_dtype": "bfloat16"})
-    assert (type(low.trainable), low.reason) == (Informed, CHOOSING_FORWARD.reason)
-    assert isinstance(low.estimator, GaussNewton)
-    for texts in (
-        config(TEXT, engine={"compute_dtype": "bfloat16"}),
-        config(OPEN, engine={"compute_dtype": "bfloat16"}),
-    ):
-        assert (type(texts.estimator), texts.reason) == (Spsa, SPELT)
+
+
+def test_products_in_bfloat16_change_no_learner_of_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: True)
+    for task in (CHOICE, TEXT, OPEN):
+        low, own = config(task, engine={"compute_dtype": "bfloat16"}), config(task)
+        assert (low.trainable, low.estimator, low.optimizer, low.reason) == (
+            own.trainable,
+            own.estimator,
+            own.optimizer,
+            own.reason,
+        )
+
+
+def test_own_weights_are_moved_by_probes_where_products_round_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinpass.config.engines.multiplies_tiles", lambda: True)
+    low = config(CHOICE, engine={"compute_dtype": "bfloat16"}, trainable={"kind": "full"})
+    assert (type(low.trainable), type(low.estimator)) == (Full, Spsa)
 
 
 def test_python_has_the_same_defaults(tmp_path: Path) -> None:

@@ -101,6 +101,11 @@ def _lines(found: "Diagnosis", verbose: bool) -> Iterator[str]:
     yield f"memory      weights {_size(found.weights_bytes)}"
     if found.kv_bytes_per_1000_tokens:
         yield f"            keys and values of 1,000 tokens {_size(found.kv_bytes_per_1000_tokens)}, in all layers"
+    if found.bfloat16_share is not None and found.packing.packs:
+        yield (
+            f"products    in bfloat16 take {found.bfloat16_share:.2f} of the time of float32's: "
+            '[engine] compute_dtype = "bfloat16"'
+        )
     for name, kind in found.trainables.items():
         yield ""
         yield from _kind_lines(name, kind, verbose)

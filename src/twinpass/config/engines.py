@@ -66,8 +66,11 @@ class EngineSettings(ABC):
     def problems(self, built: Mapping[str, Any]) -> list[str]:
         """What in the other sections (those that are valid) this engine cannot do, and what to do about it."""
 
-    def lacks(self, built: Mapping[str, Any]) -> list[str]:
-        """What this machine cannot do of a configuration that is sound in itself; to know, torch may have to be imported."""
+    def lacks(self, built: Mapping[str, Any], *, begun: bool = False) -> list[str]:
+        """What this machine cannot do of a configuration that is sound in itself; to know, torch may have to be imported.
+
+        A run that has ``begun`` elsewhere goes on, and is used, where it is only slower.
+        """
         return []
 
     def receive(self, model: Any) -> None:
@@ -92,8 +95,8 @@ class TorchSettings(EngineSettings):
     """The embedded engine: a Hugging Face model in this process, on ``device``; "auto" takes a GPU if there is one.
 
     ``chunk_rows`` tokens, of all lanes together, run at a time: by default 1,536 on a CPU and 12,288 on a GPU.
-    ``compute_dtype`` "bfloat16": linear layers multiply in bfloat16 beside float32 weights, so that the difference of two signs keeps
-    its precision; without it, in [model] dtype.
+    ``compute_dtype`` "bfloat16": linear layers multiply in bfloat16 beside float32 weights, in which the difference of two signs keeps
+    its precision, and adapters theirs; without it, in [model] dtype.
     """
 
     device: DeviceName = "auto"
@@ -104,7 +107,8 @@ class TorchSettings(EngineSettings):
         if self.compute_dtype is None:
             return []
         found = []
-        model, estimator, policy = (built.get(name) for name in ("model", "estimator", "reuse"))
+        names = ("model", "estimator", "trainable", "reuse")
+        model, estimator, trainable, policy = (built.get(name) for name in names)
         if model is not None and model.dtype != "float32":
             found.append(
                 f'[engine] compute_dtype: "{self.compute_dtype}" is for float32 weights; set [model] dtype = "float32", or leave it out: '
@@ -112,10 +116,16 @@ class TorchSettings(EngineSettings):
             )
         if self.compute_dtype == "float32":
             return found
-        if self.perturbation == "inplace" or (estimator is not None and not estimator.two_sided):
+        whole = estimator is not None and estimator.whole
+        if self.perturbation == "inplace" or (estimator is not None and not estimator.two_sided and not whole):
             found.append(
-                '[engine] compute_dtype: "bfloat16" keeps what two signs in one pass differ by; '
-                'set [estimator] kind = "spsa" and [engine] perturbation = "tandem", or leave it out'
+                '[engine] compute_dtype: "bfloat16" keeps what two signs in one pass differ by, or takes gradients of adapters; '
+                'set [estimator] kind = "spsa" or "backprop" and [engine] perturbation = "tandem", or leave it out'
+            )
+        elif whole and trainable is not None and not trainable.adapter:
+            found.append(
+                '[engine] compute_dtype: "bfloat16" rounds weights where they are multiplied, so that gradients are taken of adapters beside '
+                'them alone; set [trainable] kind = "activated" or "lora", or leave it out'
             )
         if policy is not None and policy.approximate:
             found.append(
@@ -123,8 +133,9 @@ class TorchSettings(EngineSettings):
             )
         return found
 
-    def lacks(self, built: Mapping[str, Any]) -> list[str]:
-        beside, there = [*self._of_processor(), *self._of_memory(built)], self._of_gpu(built)
+    def lacks(self, built: Mapping[str, Any], *, begun: bool = False) -> list[str]:
+        slower = [] if begun else self._of_processor()
+        beside, there = [*slower, *self._of_memory(built)], self._of_gpu(built)
         if self.device != "cuda" and not beside and not there:
             return []  # wherever it runs: torch, which says where that is, takes seconds to import
         import torch

@@ -108,7 +108,7 @@ class Said:
         probing: something is named that goes with probes alone, such as another estimator, noise or an approximation.
         curved: Gauss-Newton is named.
         exact: the exact gradient is named.
-        low: whole gradients cannot be taken, or steps along them would be lost: products or weights in bfloat16, or weights elsewhere.
+        low: whole gradients of the model's own weights cannot be taken, or steps along them would be lost: products or weights in bfloat16, or weights elsewhere.
         greedy, served: as for :func:`learner`.
     """
 
@@ -130,9 +130,9 @@ def learner_of(task: TaskSettings, first: Row | None, said: Said) -> Learner:
         suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
         reason = WEIGHTS if said.kind in OWN else NAMED
         return Learner(said.kind, reason if suited else "", suited)
-    forward = said.curved or (not (said.probing or said.exact) if said.served else said.low)
+    forward = said.curved or (said.served and not (said.probing or said.exact))
     found = learner(task, first, served=said.served, greedy=said.greedy, forward=forward)
-    return replace(found, reason=SPELT, defaults=None) if said.probing or (said.low and found.defaults) else found
+    return replace(found, reason=SPELT, defaults=None) if said.probing else found
 
 
 def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
@@ -170,9 +170,12 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         probing or along_probes or (bool(values.get("epsilon")) and not estimator) or estimator not in along,
         _kind(values, "estimator") == "gauss_newton",
         _kind(values, "estimator") == "backprop",
-        (isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16")
-        or (kind in OWN and isinstance(model, Mapping) and model.get("dtype", "float32") not in ("float32", "float64"))
-        or (kind in OWN and _kind(values, "engine") not in (None, "torch")),
+        kind in OWN
+        and (
+            (isinstance(engine, Mapping) and engine.get("compute_dtype") == "bfloat16")
+            or (isinstance(model, Mapping) and model.get("dtype", "float32") not in ("float32", "float64"))
+            or _kind(values, "engine") not in (None, "torch")
+        ),
         isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
         _kind(values, "engine") == "sglang",
     )

@@ -187,7 +187,7 @@ def parse(
         found += built["task"].problems()
     found += conflicts(built, _suited(built, values), begun=begun)
     if not found:
-        found += built["engine"].lacks(built)
+        found += built["engine"].lacks(built, begun=begun)
     if found:
         raise ConfigError(source, [clip(problem) for problem in found])
     return Config(**built, source=source, values=resolved, reason=_learner(built["task"], values).reason)

@@ -29,6 +29,7 @@ from twinpass.reuse.frozen import Frozen
 from twinpass.schedule.epsilon import ConstantEpsilon
 from twinpass.train.optimizer import Sgd
 from twinpass.use.probe import SUFFIX, MadeUp, StepTime, stepper, timed
+from twinpass.use.tiles import share_of_float32
 
 FEW, SHORT = 4, 12
 """Rows, and tokens of each, of a step that is tried."""
@@ -69,7 +70,10 @@ class KindFound:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found. ``kv_bytes_per_1000_tokens`` are those of all layers; a kind that keeps less says so."""
+    """What was found. ``kv_bytes_per_1000_tokens`` are those of all layers; a kind that keeps less says so.
+
+    ``bfloat16_share``: as :func:`twinpass.use.tiles.share_of_float32` has it.
+    """
 
     model: str
     architecture: str
@@ -80,6 +84,7 @@ class Diagnosis:
     window: int | None
     weights_bytes: int
     kv_bytes_per_1000_tokens: int
+    bfloat16_share: float | None
     packing: Packing
     trainables: Mapping[str, KindFound]
 
@@ -144,6 +149,7 @@ def diagnose(
         causal.window,
         sum(each.numel() * each.element_size() for each in weights),
         1000 * sum(check.layer_bytes),
+        share_of_float32(model),
         _packing(causal, check),
         {kind: found[kind] for kind in own},
     )

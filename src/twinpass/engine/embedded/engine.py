@@ -14,6 +14,7 @@ from twinpass.engine.base import AdamStep, Engine, Gradient, RelativeStep, Slope
 from twinpass.engine.embedded.builder import CHUNK_ROWS, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
 from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfit
+from twinpass.engine.embedded.descent.graph import linear_by, no_gradient
 from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
 from twinpass.engine.embedded.scoring.jobs import Result
 from twinpass.engine.embedded.scoring.observe import Observer
@@ -161,24 +162,22 @@ class TorchEngine(Engine):
         return self._route if self._inplace is None else InPlaceRoute(self._route, self._inplace)
 
     def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
-        self._require_descent()
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         found = self._descent.gradient(requests, slopes)
         return replace(found, scores=replace(found.scores, cache=self._route.held))
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
-        self._require_descent()
         require_fit(requests, self.window, self._causal.vocabulary, activated=self._trained.activated)
         return self._descent.graph_bytes(requests)
 
-    def _require_descent(self) -> None:
-        if self._inplace is not None or self._paired is not None:
-            raise ModelError(
-                "gradients are of float weights as they are: leave perturbation = 'inplace' and compute_dtype out"
-            )
+    @property
+    def _no_gradient(self) -> str | None:
+        return no_gradient(self._trained, self._paired, walking=self._inplace is not None)
 
     @cached_property
     def _descent(self) -> Descent:
+        if refusal := self._no_gradient:
+            raise ModelError(refusal)
         return Descent(
             self._causal,
             self._trained,
@@ -187,6 +186,7 @@ class TorchEngine(Engine):
             version=lambda: self._ledger.lane(BASE),
             shared_by_lanes=lambda: self._sharing.shared_by_lanes({None}),
             rows=self._chunk_rows,
+            linear=linear_by(self._paired),
         )
 
     def descend(self, gradient: Gradient, step: AdamStep | RelativeStep) -> None:
@@ -225,9 +225,9 @@ class TorchEngine(Engine):
         return Continuations(*self._route.write_reference(prompts, sampling, decode), self._route.held)
 
     def unfit_for_feedback(self) -> str | None:
-        if self._inplace is not None or self._paired is not None:
-            return "feedback is for float weights as they are: leave perturbation = 'inplace' and compute_dtype out"
-        return unfit(self._causal, self._trained) or (None if self._scorer is not None else self._unpacked)
+        return (
+            self._no_gradient or unfit(self._causal, self._trained) or (None if self._scorer is not None else self._unpacked)
+        )
 
     @property
     def _unpacked(self) -> str:

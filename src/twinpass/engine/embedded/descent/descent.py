@@ -14,6 +14,7 @@ from twinpass.engine.embedded.descent.graph import Graph, linear
 from twinpass.engine.embedded.descent.moments import Moments
 from twinpass.engine.embedded.descent.relative import move
 from twinpass.engine.embedded.linear.lanes import Running
+from twinpass.engine.embedded.linear.products import Linear
 from twinpass.engine.embedded.scoring.jobs import Job, SharedByLanes
 from twinpass.engine.embedded.scoring.packing import groups
 from twinpass.engine.embedded.scoring.passes import alone
@@ -34,6 +35,7 @@ class Descent:
         version: names the base lane's weights.
         shared_by_lanes: what lanes share now; it gets no graph.
         rows: about how many rows have a graph at a time.
+        linear: how layers multiply in one, in packed batches.
     """
 
     causal: CausalModel
@@ -43,6 +45,7 @@ class Descent:
     version: Callable[[], WeightsVersion]
     shared_by_lanes: Callable[[], SharedByLanes | None]
     rows: int
+    linear: Linear = linear
     moments: Moments = field(default_factory=Moments)
 
     def gradient(self, requests: Sequence[Request], slopes: Slopes) -> Gradient:
@@ -132,7 +135,7 @@ class Descent:
 
     def _trace(self, graph: Graph, requests: Sequence[Request]) -> tuple[list[Tensor], Work]:
         if self.scorer is not None:
-            return self.scorer.trace(self._job(requests, graph.running), linear)
+            return self.scorer.trace(self._job(requests, graph.running), self.linear)
         starts = [request.active_from if self.trained.activated else 0 for request in requests]
         rows = self.causal.depth * sum(len(request.inputs) for request in requests)
         with torch.enable_grad():

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from twinpass.engine.embedded.linear.lanes import LaneLayout
-from twinpass.engine.embedded.linear.products import product
+from twinpass.engine.embedded.linear.mixed import Paired
+from twinpass.engine.embedded.linear.products import Linear, product, rounded_product
 from twinpass.model.causal import CausalModel, output_layer
 from twinpass.model.lora import LoraWeights
 from twinpass.model.patching import forward_of
+from twinpass.model.trainable import Trained
 from twinpass.perturb.parameters import Parameters
 
 
@@ -67,6 +69,20 @@ class Graph:
         return {name: own for name, own in zip(self.leaves, found, strict=True) if own is not None}
 
 
+def no_gradient(trained: Trained, paired: Paired | None, *, walking: bool) -> str | None:
+    """Why no gradient can be taken of what is trained, by any way; None: it can be. ``walking``: weights walk from lane to lane."""
+    if walking:
+        return "gradients are of weights as they are: leave perturbation = 'inplace' out"
+    if paired is not None and not trained.adapters:
+        return "products in bfloat16 round weights as they are multiplied: leave compute_dtype out, or train adapters"
+    return None
+
+
+def linear_by(paired: Paired | None) -> Linear:
+    """How layers multiply where there is a graph: as they do without one."""
+    return linear if paired is None else partial(_linear_in_bfloat16, paired)
+
+
 def linear(module: nn.Module, x: Tensor) -> Tensor:
     """What a linear layer returns, differentiable by ``x``, and by its weight if that is trained."""
     weight, bias = module.get_parameter("weight"), module.bias
@@ -89,6 +105,29 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
         weight: Tensor = ctx.weight.detach()
         return gradients[0] @ (weight if weight.layout is torch.strided else weight.to_dense()), None, None
+
+
+def _linear_in_bfloat16(paired: Paired, module: nn.Module, x: Tensor) -> Tensor:
+    weight = paired.rounded(module)
+    if weight is None:
+        return linear(module, x)
+    y: Tensor = _RoundedProduct.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y + module.bias if isinstance(module.bias, Tensor) else y
+
+
+class _RoundedProduct(torch.autograd.Function):
+    """``x W^T`` of float32 rows and a frozen weight in bfloat16; the gradient that comes back is rounded like the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return rounded_product(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        weight: Tensor = ctx.weight.detach()
+        dense = weight if weight.layout is torch.strided else weight.to_dense()
+        return rounded_product(gradients[0], dense.t()), None
 
 
 def _adapted(

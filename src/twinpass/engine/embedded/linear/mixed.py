@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from twinpass.core import Lane, Probe
 from twinpass.engine.embedded.linear.arithmetic import Arithmetic, Plain
 from twinpass.engine.embedded.linear.lanes import LaneWeights, runs
-from twinpass.engine.embedded.linear.products import halved, of_linear, prepacked, product
+from twinpass.engine.embedded.linear.products import halved, of_linear, prepacked, product, rounded_product
 from twinpass.errors import ModelError
 from twinpass.model.causal import output_layer
 from twinpass.perturb.gemm import pairs, sums
@@ -149,7 +149,7 @@ class Paired(Arithmetic):
 
     def fixed(self, lanes: Sequence[Lane], layer: nn.Module, rows: Tensor, bias: Tensor | None) -> Tensor:
         pairing = self._paired(lanes)
-        base = product(self._low(rows, pairing).rows, self._rounded(layer))
+        base = product(self._low(rows, pairing).rows, self._held(layer))
         y = rows.new_empty((*rows.shape[:2], base.shape[2]))
         pairing.join(base, y)
         return y if bias is None else y.add_(bias)
@@ -157,12 +157,17 @@ class Paired(Arithmetic):
     @phase("linear")
     def alone(self, layer: nn.Module, x: Tensor) -> Tensor:
         """What a layer returns in a pass of the base weights, rows [..., in]."""
-        if layer is self._head:
+        weight = self.rounded(layer)
+        if weight is None:
             return of_linear(layer, x)
-        y = product(x.bfloat16(), self._rounded(layer)).float()
+        y = rounded_product(x, weight)
         return y.add_(layer.bias.detach()) if isinstance(layer.bias, Tensor) else y
 
-    def _rounded(self, layer: nn.Module) -> Tensor:
+    def rounded(self, layer: nn.Module) -> Tensor | None:
+        """A weight as it is multiplied [out, in], in bfloat16; None for the head's, which stays as it is."""
+        return None if layer is self._head else self._held(layer)
+
+    def _held(self, layer: nn.Module) -> Tensor:
         weight = layer.get_parameter("weight").detach()
         if weight.dtype is torch.bfloat16:
             return weight

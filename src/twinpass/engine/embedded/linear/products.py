@@ -75,6 +75,24 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
+def rounded_product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x W^T`` in float32 of what rows x [..., in] are in bfloat16, by W [out, in] in bfloat16, plain or prepacked.
+
+    oneDNN takes several times as long to compile a product of tiles as to multiply, so that rows are filled up to few numbers of them.
+    """
+    rows = x.numel() // x.shape[-1]
+    low = torch.empty((filled(rows), x.shape[-1]), dtype=torch.bfloat16)
+    low[:rows].copy_(x.reshape(rows, -1))
+    low[rows:].zero_()
+    return product(low, weight)[:rows].float().view(*x.shape[:-1], -1)
+
+
+def filled(rows: int) -> int:
+    """The next of eight numbers to each power of two, and of multiples of 16: at most an eighth, or 15, more."""
+    step = max(16, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
+
+
 @phase("linear")
 def of_linear(module: nn.Module, x: Tensor) -> Tensor:
     """What an ``nn.Linear`` returns."""
