@@ -226,7 +226,9 @@ class TorchEngine(Engine):
 
     def unfit_for_feedback(self) -> str | None:
         return (
-            self._no_gradient or unfit(self._causal, self._trained) or (None if self._scorer is not None else self._unpacked)
+            self._no_gradient
+            or unfit(self._causal, self._trained)
+            or (None if self._scorer is not None else self._unpacked)
         )
 
     @property
