@@ -42,6 +42,7 @@ MOVED: dict[str, Any] = {
     "optimizer": {"kind": "relative", "lr": 2e-2, "steps": STEPS, "batch_size": 4, "snapshot_every": 3},
 }
 KINDS = {"activated": SECTIONS, "layers": UPPER, "feedback": FED_BACK, "full": MOVED}
+KINDS["by default"] = {**SECTIONS, "trainable": {"kind": "activated", "rank": 2, "targets": "outputs", "first": -1}}
 KINDS["projections"] = {**MOVED, "trainable": {"kind": "projections", "layers": 1}}
 KINDS["in bfloat16"] = {**SECTIONS, "engine": {"compute_dtype": "bfloat16"}}
 KINDS["feedback in bfloat16"] = {**FED_BACK, "engine": {"compute_dtype": "bfloat16"}}
