@@ -13,14 +13,16 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from trained import ROWS, by_hugging_face, logits
+from transformers import AutoModelForCausalLM
 
 import twinpass
 from twinpass.cli.main import main
-from twinpass.errors import DataError, ModelError
+from twinpass.errors import DataError, JournalError, ModelError
 
 
-def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any) -> None:
+def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any, **more: Any) -> None:
     options: dict[str, Any] = {
+        **more,
         "prompt": "Review: {text}",
         "suffix": " Sentiment:",
         "options": [" bad", " good"],
@@ -72,6 +74,23 @@ def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pyte
     shutil.rmtree(folder)
     with pytest.raises(ModelError, match=r"give them again.*cannot be loaded: model.path: there is no folder"):
         twinpass.load(run)
+
+
+def test_weights_under_another_configuration_are_warned_of(tmp_path: Path) -> None:
+    """Positions that were scaled where a model was loaded are not, where its folder is loaded again; and it is no ground to go on."""
+    folder, run = tiny.save(tmp_path / "model"), tmp_path / "run"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    )
+    in_python(model, tiny.tokenizer(), run, twinpass.Lora(rank=2))
+    expected = twinpass.load(run, model=model, tokenizer=tiny.tokenizer()).predict(ROWS)
+    with pytest.warns(
+        UserWarning, match=r'another configuration of its model: rope_parameters was .*"factor": 4\.0.*, now'
+    ):
+        assert twinpass.load(run).predict(ROWS) != expected
+    plain, tokenizer = twinpass.load_model(str(folder))
+    with pytest.raises(JournalError, match="the model's configuration is another one"):
+        in_python(plain, tokenizer, run, twinpass.Lora(rank=2), resume=True)
 
 
 TURNS = "{% for each in messages %}{{ each.role }} : {{ each.content }} \n {% endfor %}"

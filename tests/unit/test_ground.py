@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 
+from twinpass.config.architecture import computing, differing
 from twinpass.config.ground import ground
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.limits import Limits
@@ -27,6 +28,7 @@ def parts() -> Parts:
         "held_out": rows[4:],
         "examples": examples,
         "tokenizer": tokenizer,
+        "configuration": computing(tiny.model()),
     }
 
 
@@ -60,6 +62,7 @@ def with_word(tokenizer: Any, special: bool) -> Any:
         ("tokenizer", lambda tokenizer: with_word(tokenizer, False), True),
         ("tokenizer", lambda tokenizer: with_word(tokenizer, True), True),
         ("tokenizer", padded, False),
+        ("configuration", lambda said: said.replace("10000.0", "20000.0"), True),
         ("examples", lambda examples: [replace(examples[0], label=1 - examples[0].label), *examples[1:]], True),
         ("examples", lambda examples: [replace(examples[0], prompt=examples[0].prompt[1:]), *examples[1:]], True),
     ],
@@ -69,3 +72,13 @@ def test_a_hash_follows_its_part(part: str, change: Callable[[Any], Any], follow
     before, after = ground(**given), ground(**{**given, part: change(given[part])})
     assert before == ground(**parts())
     assert {name for name in before if before[name] != after[name]} == ({part} if follows else set())
+
+
+def test_what_a_configuration_says_of_computing_alone_is_looked_at() -> None:
+    model = tiny.model("gemma3")
+    before = computing(model)
+    model.config.use_cache, model.config.pad_token_id, model.config.attention_dropout = False, 3, 0.5
+    assert computing(model) == before
+    model.config.sliding_window = 4
+    assert list(differing(before, computing(model))) == ["sliding_window was 8, now 4"]
+    assert not list(differing('{"gone": 1}', before))

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.config.architecture import computing
 from twinpass.config.encode import encode
 from twinpass.config.engines import TorchSettings
 from twinpass.config.ground import ground
@@ -183,7 +184,8 @@ def compose(recipe: Recipe, material: Material, base: Base, start: Callable[[Sub
             ends=ends(base.model, base.tokenizer),
         )
         examples = [*encoded.train, *encoded.held_out]
-        below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer)
+        known = computing(base.model)
+        below = ground(encoded.template, material.train, material.held_out or (), examples, base.tokenizer, known)
         below |= material.task.ground
         notes = [*origins(material.task, material.train, material.held_out), *encoded.notes]
         if getattr(getattr(objective, "choice", objective), "score", "") == "sum":

@@ -23,9 +23,11 @@ def ground(
     held_out: Sequence[Item],
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
+    configuration: str,
 ) -> dict[str, str]:
-    """Hashes by name; where one differs, a run would go on as another run."""
+    """Hashes by name, and the model's ``configuration`` (:mod:`twinpass.config.architecture`); where one differs, a run would go on as another run."""
     return {
+        "configuration": configuration,
         "train": _of_rows(train),
         "held_out": _of_rows(held_out),
         "template": _of_template(template),

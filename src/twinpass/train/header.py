@@ -23,6 +23,7 @@ def header(values: Mapping[str, Any], engine: Engine, ground: Mapping[str, str] 
 
 
 GROUND = {
+    "configuration": "the model's configuration is another one",
     "train": "the training rows are others",
     "held_out": "the held-out rows are others",
     "template": "the template is another one",

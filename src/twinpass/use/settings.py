@@ -1,12 +1,15 @@
 """What a run's folder says of how it was made."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from twinpass.config.architecture import computing, differing
 from twinpass.config.encode import reading_of
 from twinpass.config.finetuned import section
 from twinpass.config.ground import chat_template_hash, tokenizer_hash
@@ -59,9 +62,26 @@ class RunOrigin:
     def base(self) -> Pair:
         """The base model and its tokenizer; where a model of its own was trained, that may stand for it.
 
+        It is warned of one that computes otherwise by what its configuration says.
+
         Raises:
             ModelError: it cannot be loaded, or it was an object and is not the one that can be.
         """
+        pair = self._found()
+        known = self._ground.get("configuration")
+        if known is not None and (others := list(differing(known, computing(pair[0])))):
+            warnings.warn(
+                f"{self.folder} was trained under another configuration of its model: {'; '.join(others)}; give the model as it was",
+                stacklevel=3,
+            )
+        return pair
+
+    @cached_property
+    def _ground(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = read(RunFolder(self.folder).journal).header.get("ground", {})
+        return found
+
+    def _found(self) -> Pair:
         if self.given is not None:
             return self.given
         try:
@@ -71,8 +91,7 @@ class RunOrigin:
                 raise
             raise ModelError(f"{self._teaching} {self.path} cannot be loaded: {error}") from error
         if self.finetuned:
-            known = read(RunFolder(self.folder).journal).header.get("ground", {}).get("tokenizer")
-            if known not in (None, tokenizer_hash(pair[1])):
+            if self._ground.get("tokenizer") not in (None, tokenizer_hash(pair[1])):
                 raise ModelError(f"{self._teaching} the tokenizer of {self.saved or self.path} is another one")
             if self.chat_template not in (None, chat_template_hash(pair[1])):
                 raise ModelError(f"{self._teaching} the chat template of {self.saved or self.path} is another one")
