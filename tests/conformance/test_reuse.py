@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from architectures import (
     LANES,
     TARGETS,
@@ -26,9 +27,12 @@ from reusing import (
 
 from twinpass.core import BASE, Request, Scores
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.engine.embedded.scoring import passes
+from twinpass.engine.embedded.scoring.attention import AttentionPass
 from twinpass.engine.embedded.scoring.packing import groups
 from twinpass.engine.embedded.scoring.passes import Batch, Passes
 from twinpass.errors import ModelError, StaleKVError
+from twinpass.model.causal import CausalModel
 from twinpass.model.trainable import Activated, Full, Layers, Lora, Trainable
 from twinpass.reuse import activated, auto, exact, invariant
 from twinpass.reuse.base import Policy, Sharing, Trains
@@ -89,6 +93,25 @@ def test_any_cache_agrees_with_none(name: str, kind: str, setting: str) -> None:
                 assert deviation(cached.score([request], lanes).values[0], [values]) < 1e-9
         for engine in (cached, plain):
             engine.update(TERMS)
+
+
+@pytest.mark.table
+@packed
+def test_of_the_last_layer_prompts_have_keys_and_values_and_no_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads what it makes of them; scores are the same, to the bit, as where it is made."""
+    trainable = Activated(4, 8.0, TARGETS[name])
+    engine = TorchEngine(build(name), trainable)
+    layers = engine.model.get_submodule(CausalModel(engine.model).layers_path)
+    assert isinstance(layers, torch.nn.ModuleList)
+    begun, ended = list[int](), list[int]()
+    layers[-1].register_forward_pre_hook(lambda layer, args: begun.append(0))
+    layers[-1].register_forward_hook(lambda layer, args, output: ended.append(0))
+    scores = engine.score(PROMPTS, LANES).values
+    assert 0 < len(ended) < len(begun)
+    monkeypatch.setattr(passes, "AttentionPass", lambda *args: AttentionPass(*args[:-1]))
+    whole = TorchEngine(build(name), trainable)
+    for own, same in zip(scores, whole.score(PROMPTS, LANES).values, strict=True):
+        assert deviation(own, same) == 0
 
 
 def test_below_what_is_trained_states_alone_are_kept() -> None:

@@ -139,6 +139,10 @@ class Attending(ABC):
         """Queries [rows, heads, width], keys and values [rows, groups, width] of the pass: [rows, heads, width of values]."""
 
 
+class Enough(BaseException):
+    """Keys and values of every layer are where they are to be, and nothing else is wanted of a pass. No ``except Exception`` catches it."""
+
+
 class AttentionPass(Attending):
     """Which rows attend to which in one pass, and what the model asked for while it ran.
 
@@ -147,10 +151,18 @@ class AttentionPass(Attending):
         pool: where the slots of the pieces' keys are read.
         store: rows whose keys and values are written to the pool, and their slots.
         device: where the pass runs.
+        enough: the pass ends with :class:`Enough` when so many layers have their keys and values; None: it goes on to its outputs.
     """
 
-    def __init__(self, pieces: Sequence[Piece], pool: Pool, store: tuple[Rows, Rows], device: Device = CPU) -> None:
-        self.pool, self.device = pool, device
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        pool: Pool,
+        store: tuple[Rows, Rows],
+        device: Device = CPU,
+        enough: int | None = None,
+    ) -> None:
+        self.pool, self.device, self.enough = pool, device, enough
         self.windows: set[int | None] = set()
         self.layer_bytes: dict[int, int] = {}
         self._bias: dict[tuple[int, int | None, torch.dtype, int], Tensor] = {}
@@ -193,6 +205,8 @@ class AttentionPass(Attending):
         self.windows.add(look.window)
         heads, groups, width = q.shape[1], k.shape[1], q.shape[2]
         pooled_keys, pooled_values = self.exchange(layer, k, v)
+        if len(self.layer_bytes) == self.enough:
+            raise Enough
         out = torch.empty((q.shape[0], heads, v.shape[2]), dtype=v.dtype, device=v.device)
         for index, layout in enumerate(self.heads(heads, groups)):
             folded = q.flatten(0, 1).index_select(0, layout.queries).view(*layout.shape[:2], width)

@@ -16,7 +16,7 @@ from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.norms import Norm, norms_of
 from twinpass.engine.embedded.linear.products import Linear, own_products
-from twinpass.engine.embedded.scoring.attention import AttentionPass, Piece, packed_attention
+from twinpass.engine.embedded.scoring.attention import AttentionPass, Enough, Piece, packed_attention
 from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
 from twinpass.engine.embedded.scoring.observe import BLOCK_BYTES, Observer, Part
 from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
@@ -178,7 +178,11 @@ class Passes:
         kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
         store = (kept, batch.slots[:, rows].reshape(-1)[kept])
         device = self.causal.device
-        attention = AttentionPass(pieces, self.pool, store, device)
+        layers = batch.last - batch.first
+        outputs = (
+            batch.states is not None or batch.last < self.causal.depth or seen is not None or result.reads_any(rows)
+        )
+        attention = AttentionPass(pieces, self.pool, store, device, None if outputs else layers)
         tokens = (unmark(packed.tokens[rows]), packed.positions[rows])
         ids, positions = device.send(*(np.tile(part, (lanes, 1)) for part in tokens))
         hidden = None
@@ -191,10 +195,15 @@ class Passes:
             read = np.concatenate([*result.wanted(rows, len(rows)), read])
             watching = seen[0].watching(device.send(np.searchsorted(rows, read))[0])
         with packed_attention(self.causal.configs, attention), running(LaneLayout(lanes, len(rows))), watching:
-            output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
-        self.computed += lanes * len(rows) * (batch.last - batch.first)
+            try:
+                output = self.causal.decode(ids, positions, batch.first, batch.last, hidden)
+            except Enough:
+                output = None
+        self.computed += lanes * len(rows) * layers
         self.windows |= attention.windows
         self.layer_bytes |= attention.layer_bytes
+        if output is None:
+            return
         states: Tensor = output["last_hidden_state"]
         if batch.states is not None:
             kept_states = np.flatnonzero(batch.states[rows] != NOWHERE)
@@ -301,6 +310,10 @@ class _Result:
         wanted = np.intersect1d(self._rows, rows, assume_unique=True)
         for start in range(0, len(wanted), most):
             yield wanted[start : start + most]
+
+    def reads_any(self, rows: Rows) -> bool:
+        """Whether anything is read of ``rows`` (sorted)."""
+        return next(self.wanted(rows, 1), None) is not None
 
     def reads(self, wanted: Rows) -> _Reads:
         """What is read of these rows."""
