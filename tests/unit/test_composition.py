@@ -18,6 +18,7 @@ from twinpass.config.schema import SECTIONS
 from twinpass.engine.base import Engine
 from twinpass.errors import ConfigError
 from twinpass.model.defaults import CHOSEN
+from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.schedule.epsilon import ConstantEpsilon, Known
@@ -303,6 +304,32 @@ def test_an_objective_can_be_chosen_apart_from_its_task(tmp_path: Path) -> None:
         "kind": "Completion",
         "regularise": "none",
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "meant"),
+    [
+        ({"prompt": "{text}", "options": [" bad", " good"]}, {"regularise": "kl"}, Choice(regularise="kl")),
+        ({"prompt": "{text}", "completion": " {label}"}, {"regularise": "kl"}, Completion(regularise="kl")),
+        ({"name": "copa"}, {"regularise": "kl"}, Choice(score="mean", regularise="kl")),
+        ({"name": "copa"}, {"kind": "choice", "over": "vocabulary"}, Choice(score="mean", over="vocabulary")),
+        ({"name": "copa"}, {"kind": "choice", "score": "sum"}, Choice()),
+        ({"name": "copa"}, {"kind": "completion"}, Completion()),
+        ({"name": "squad"}, {"regularise": "kl"}, Completion(regularise="kl")),
+    ],
+    ids=str,
+)
+def test_an_objective_is_the_tasks_own_but_for_what_it_says(task: Keys, said: Keys, meant: Objective) -> None:
+    """Tasks by name compare options by the mean of their tokens: what holds the model to what it was does not change that."""
+    values: dict[str, Keys] = {
+        "model": {"path": "m"}, "task": {**task, "train": "rows.jsonl"}, "objective": said, "run": {"out": "runs/it"},
+    }  # fmt: skip
+    config = parse(values, "it.toml", Path("/nowhere"))
+    assert config.objective == meant
+    assert parse(config.values, "it.toml", Path("/nowhere"), begun=True).objective == meant
+    if said == {"kind": "choice", "over": "vocabulary"}:
+        earlier = {**config.values, "objective": said}
+        assert parse(earlier, "it.toml", Path("/nowhere"), begun=True).objective == Choice(over="vocabulary")
 
 
 def test_comparing_takes_options(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from twinpass.config.checks import conflicts
 from twinpass.config.engines import LANES
 from twinpass.config.learner import Learner, chosen, reached
 from twinpass.config.schema import SECTIONS, Config, Section
-from twinpass.config.tasks import TaskSettings
+from twinpass.config.tasks import TaskSettings, whole
 from twinpass.errors import ConfigError, ExtensionError
 from twinpass.model.defaults import Defaults
 from twinpass.model.source import absolute
@@ -168,7 +168,7 @@ def parse(
         if not isinstance(given, Mapping):
             found.append(f"{name}: expected a section [{name}], got {given!r}")
             continue
-        resolved[name] = deepcopy(dict(given))
+        resolved[name] = whole(name, deepcopy(dict(given)), None if begun else built.get("task"))
         if name == "task":
             _each_source(resolved[name], lambda key, source: _located(key, source, folder, found))
             _each_function(resolved[name], folder)

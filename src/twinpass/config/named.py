@@ -1,10 +1,10 @@
 """A task by its name: ours, and those that other packages offer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -38,6 +38,9 @@ NAMED = Family(
     },
 )
 """Tasks by name (docs/tasks.md). A new one is one file and one line here, or an entry point of another package."""
+
+SCORE: Literal["mean"] = "mean"
+"""How their options are compared, as in MeZO."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -119,7 +122,11 @@ class TaskByName(TaskSettings):
             template = replace(
                 template, prompt=template.prompt + template.suffix, suffix=literal(self.suffix, template.syntax)
             )
-        return Reading(template, Choice(score="mean") if template.chooses else Completion())
+        return Reading(template, Choice(score=SCORE) if template.chooses else Completion())
+
+    @property
+    def usual(self) -> Mapping[str, str]:
+        return {"kind": "choice", "score": SCORE} if self.named.template.chooses else {"kind": "completion"}
 
 
 def _first(folder: Path, names: Sequence[str]) -> str | None:

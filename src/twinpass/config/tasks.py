@@ -1,7 +1,7 @@
 """The tasks that a configuration can name: where their rows come from, what is made of them, and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as record
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -163,6 +163,11 @@ class TaskSettings(ABC):
         """What suits this task and what is trained, where nothing is said."""
         return trainable.defaults
 
+    @property
+    def usual(self) -> Mapping[str, str]:
+        """What goes without saying in a section [objective]; nothing where only the rows show what they are."""
+        return {}
+
     def goal(self, reading: Reading, tools: WritingTools) -> Goal:
         """What is minimised of rows that are read so.
 
@@ -182,6 +187,10 @@ class TaskSettings(ABC):
 class ChoiceTask(TaskSettings, ChoiceTemplate):
     """Choose the right one of some options."""
 
+    @property
+    def usual(self) -> Mapping[str, str]:
+        return {"kind": "choice"}
+
     def reading(self, rows: Sequence[Row]) -> Reading:
         return Reading(self, Choice())
 
@@ -190,6 +199,10 @@ class ChoiceTask(TaskSettings, ChoiceTemplate):
 class CompletionTask(TaskSettings, CompletionTemplate):
     """Write a text."""
 
+    @property
+    def usual(self) -> Mapping[str, str]:
+        return {"kind": "completion"}
+
     def reading(self, rows: Sequence[Row]) -> Reading:
         return Reading(self, Completion())
 
@@ -197,6 +210,10 @@ class CompletionTask(TaskSettings, CompletionTemplate):
 @dataclass(frozen=True, config=STRICT)
 class ChatTask(TaskSettings, ChatTemplate):
     """Write the assistant's turns of conversations."""
+
+    @property
+    def usual(self) -> Mapping[str, str]:
+        return {"kind": "completion"}
 
     def reading(self, rows: Sequence[Row]) -> Reading:
         return Reading(self, Completion())
@@ -216,6 +233,12 @@ class AutoTask(TaskSettings):
     def reading(self, rows: Sequence[Row]) -> Reading:
         form, template = recognised(rows, self.chat_template_kwargs)
         return Reading(template, Choice() if isinstance(template, ChoiceTemplate) else Completion(), form)
+
+
+def whole(section: str, values: dict[str, Any], task: TaskSettings | None) -> dict[str, Any]:
+    """A section's values; if it is [objective], of the task's usual kind or of none that it names, with what is usual."""
+    usual = {} if task is None or section != "objective" or not values else task.usual
+    return {**usual, **values} if values.get("kind", usual.get("kind")) == usual.get("kind") else values
 
 
 def kind_of(keys: Any) -> str:
