@@ -66,6 +66,14 @@ def test_one_text_is_no_list_of_options(tmp_path: Path) -> None:
         )
 
 
+def test_arguments_of_other_trainers_say_where_they_go(tmp_path: Path) -> None:
+    others: Any = {"train_dataset": [], "eval_dataset": [], "num_train_epochs": 3, "output_dir": "a"}
+    with pytest.raises(ConfigError) as refused:
+        twinpass.finetune(tiny.model(), tiny.tokenizer(), out=tmp_path / "run", **others)
+    places = ["held_out=rows", "the optimizer, which counts steps", "out=FOLDER", "train=rows"]
+    assert all(place in problem for place, problem in zip(places, refused.value.problems, strict=True))
+
+
 def test_adapters_that_were_merged_are_a_part_of_the_model(tmp_path: Path) -> None:
     merged = adapted().merge_and_unload()
     summary = twinpass.finetune(

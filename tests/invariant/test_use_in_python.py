@@ -134,6 +134,26 @@ def test_rows_are_answered_in_every_form_that_training_takes(tmp_path: Path) -> 
         trained.generate("Review: dull")
 
 
+@pytest.mark.parametrize("trainable", [twinpass.Lora(rank=2), twinpass.Activated(rank=2)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prompts_of_texts_are_shortened_as_in_training(trainable: Any, side: str, tmp_path: Path) -> None:
+    """Rows that are longer than the model's window could be trained on, and not written for."""
+    window = tiny.model().config.max_position_embeddings
+    rows = [{"text": f"{'dull ' * window}fine {word}", "answer": "good"} for word in ("film", "story")]
+    options: dict[str, Any] = {"prompt": "Review: {text}", "suffix": " Sentiment:", "completion": " {answer}"}
+    options |= {"truncate": side, "end": False, "trainable": trainable, "optimizer": twinpass.AdamW(steps=1)}
+    twinpass.finetune(tiny.model(), tiny.tokenizer(), rows, [], out=tmp_path / "run", keep="last", **options)
+    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
+    room = 6
+    words = f"Review: {rows[0]['text']}".split()
+    kept = words[len(words) - (window - room) :] if side == "left" else words[: window - room]
+    shortened = " ".join(kept) + " Sentiment:"
+    texts = trained.write(rows[:1], trained.sampling(max_tokens=room))
+    assert list(texts) == trained.generate([shortened], max_tokens=room)
+    with pytest.raises(DataError, match="fewer than the model's window"):
+        trained.generate([" ".join(words)])
+
+
 def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:
     run, model = tmp_path / "run", tiny.model()
     in_python(model, tiny.tokenizer(), run, twinpass.Full())

@@ -13,6 +13,19 @@ from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Row
 
 
+def test_a_tokenizer_that_ends_texts_as_berts_do_ends_no_prompt() -> None:
+    """Some GPT-2 checkpoints come with one, which writes [CLS] and [SEP] around a text and knows no end of one."""
+    core = Tokenizer(
+        WordLevel({word: i for i, word in enumerate(("[UNK]", "[CLS]", "[SEP]", *WORDS))}, unk_token="[UNK]")
+    )
+    core.pre_tokenizer = WhitespaceSplit()
+    core.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer = wrap(core, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    example = encode(template(), row(), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(example.prompt)) == ["[CLS]", "Review:", "it", "was", "Mood:"]
+    assert [tokenizer.convert_ids_to_tokens(list(option)) for option in example.options] == [["bad"], ["good"]]
+
+
 def beginning(adds: bool) -> PreTrainedTokenizerBase:
     """Words whose text begins with a token of its own, which the tokenizer may add."""
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(("[UNK]", "<s>", *WORDS))}, unk_token="[UNK]"))

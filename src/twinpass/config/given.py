@@ -25,6 +25,15 @@ _PLACES = {
     ),
     **dict.fromkeys(("rank", "alpha", "targets"), "what is trained, such as trainable=twinpass.Lora(rank=8)"),
     **dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k"), "generation=twinpass.Generation(max_tokens=64)"),
+    **dict.fromkeys(
+        ("train_dataset", "train_data", "dataset"), "the rows to train on: say train=rows, or give them third"
+    ),
+    **dict.fromkeys(("eval_dataset", "validation_data", "test_dataset"), "the rows to measure on: say held_out=rows"),
+    **dict.fromkeys(
+        ("epochs", "num_train_epochs"),
+        "the optimizer, which counts steps of batch_size rows, such as optimizer=twinpass.AdamW(lr=2e-3, steps=60)",
+    ),
+    "out": "the run folder: say out=FOLDER",
     "rewards": "rewards=[brief]",
     "window": "the task: say window=N",
     "eps": "epsilon=twinpass.ConstantEpsilon(1e-3)",

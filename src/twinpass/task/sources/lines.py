@@ -68,7 +68,7 @@ def read_lines(lines: Iterable[str], name: str) -> Iterator[Item]:
             if line.strip():
                 yield row_of(line, f"{name}, row {number}")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}, after row {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        raise not_utf8(error, f"{name}, after row {number}") from error
 
 
 def row_of(text: str, place: str) -> Item:
@@ -106,3 +106,8 @@ def parsed(text: str, place: str) -> Any:
 def not_json(error: json.JSONDecodeError, place: str) -> DataError:
     """What is wrong where."""
     return DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno}); write one object a line")
+
+
+def not_utf8(error: UnicodeDecodeError, place: str) -> DataError:
+    """The same of bytes that are no text."""
+    return DataError(f"{place}: not UTF-8 ({error.reason}); save the file as UTF-8")

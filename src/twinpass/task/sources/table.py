@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twinpass.errors import DataError
 from twinpass.task.rows import Item, Row
+from twinpass.task.sources.lines import not_utf8
 
 
 def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
@@ -19,8 +20,10 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
         reader = csv.reader(lines, strict=True)
         try:
             yield from _named(path, (cells for cells in reader if cells), columns)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise not_utf8(error, f"{path}, after line {reader.line_num}") from error
 
 
 def read_tsv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
@@ -45,7 +48,7 @@ def _lines(path: Path) -> Iterator[list[str]]:
                 if line.strip("\r\n"):
                     yield cells_of(line)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}, after line {number}: not UTF-8 ({error.reason})") from error
+            raise not_utf8(error, f"{path}, after line {number}") from error
 
 
 def _named(path: Path, rows: Iterator[list[str]], columns: Sequence[str]) -> Iterator[Item]:
@@ -65,6 +68,11 @@ def _unquoted(cell: str) -> str:
 
 
 def _header(path: Path, columns: Sequence[str]) -> Sequence[str]:
+    if path.suffix == ".csv" and len(columns) == 1 and {";", "\t"} & set(columns[0]):
+        kind, instead = ("semicolons", "") if ";" in columns[0] else ("tabs", ", or end its name in .tsv")
+        raise DataError(
+            f"{path}: the header names one column, {columns[0]!r:.60}: {kind} stand where commas should; save it with commas{instead}"
+        )
     for i, column in enumerate(columns):
         if column in columns[:i]:
             raise DataError(f"{path}: the header names the column {column!r} twice; rename or remove one of them")
