@@ -199,7 +199,7 @@ def finetune(
             engine.start,
         )
         values: dict[str, Any] = {
-            FINETUNE: origin(model, run),
+            FINETUNE: origin(model, run.invocation),
             "template": saved(run.template),
             "task": handling(task),
             "trainable": {"kind": type(trainable).__name__, **_fields(trainable)},

@@ -38,6 +38,17 @@ def test_probabilities_are_those_of_the_model_elsewhere(kind: str, tmp_path: Pat
     assert max(differences) > 1e-3, "training has changed the answers"
 
 
+def test_what_reads_rows_otherwise_than_in_training_is_warned_of(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    words, config = tmp_path / "model/tokenizer.json", tmp_path / "model/config.json"
+    words.write_text(words.read_text().replace('"film"', '"movie"'))
+    config.write_text(config.read_text().replace('"rope_theta": 10000.0', '"rope_theta": 500.0'))
+    with pytest.warns(
+        UserWarning, match="on other ground: rope_parameters was .*; the tokenizer is another one. Give it"
+    ):
+        twinpass.load(run)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_the_most_probable_tokens_one_by_one(kind: str, tmp_path: Path) -> None:
     trained = twinpass.load(completion(tmp_path, kind))

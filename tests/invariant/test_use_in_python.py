@@ -63,7 +63,7 @@ def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pyte
     words = folder / "tokenizer.json"
     kept = words.read_text()
     words.write_text(kept.replace('"film"', '"movie"'))
-    with pytest.raises(ModelError, match=r"give them again.*as the tokenizer of .*model is another one"):
+    with pytest.raises(ModelError, match=r"give them again.*as in .*model the tokenizer is another one"):
         twinpass.load(run)
     words.write_text(kept)
     with torch.no_grad():
@@ -84,9 +84,7 @@ def test_weights_under_another_configuration_are_warned_of(tmp_path: Path) -> No
     )
     in_python(model, tiny.tokenizer(), run, twinpass.Lora(rank=2))
     expected = twinpass.load(run, model=model, tokenizer=tiny.tokenizer()).predict(ROWS)
-    with pytest.warns(
-        UserWarning, match=r'another configuration of its model: rope_parameters was .*"factor": 4\.0.*, now'
-    ):
+    with pytest.warns(UserWarning, match=r'on other ground: rope_parameters was .*"factor": 4\.0.*, now'):
         assert twinpass.load(run).predict(ROWS) != expected
     plain, tokenizer = twinpass.load_model(str(folder))
     with pytest.raises(JournalError, match="the model's configuration is another one"):
@@ -115,7 +113,7 @@ def test_conversations_are_written_as_in_training_or_not_at_all(rewarded: bool, 
     twinpass.finetune(model, tokenizer, rows, [], out=tmp_path / "run", max_seconds=1e-3, **task)
     trained = twinpass.load(tmp_path / "run", model=twinpass.load_model(str(folder))[0], tokenizer=tokenizer)
     assert trained.tokenizer is tokenizer
-    with pytest.raises(ModelError, match=r"give them again.*as the chat template of .*model is another one"):
+    with pytest.raises(ModelError, match=r"give them again.*as in .*model the chat template is another one"):
         twinpass.load(tmp_path / "run")
     tokenizer.save_pretrained(folder)
     assert twinpass.load(tmp_path / "run").tokenizer.chat_template == HEARD

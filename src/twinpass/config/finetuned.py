@@ -9,8 +9,6 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from twinpass.config.compose import Session
-from twinpass.config.ground import chat_template_hash, converses
 from twinpass.config.learner import reached
 from twinpass.config.named import TaskByName
 from twinpass.config.schema import SECTIONS
@@ -27,15 +25,12 @@ BASE_WEIGHTS = "base.safetensors"
 """The weights that a run began with, where they are trained themselves."""
 
 
-def origin(model: PreTrainedModel, run: Session[TorchEngine]) -> dict[str, Any]:
-    """The section that marks the folder, and says where the model came from, as far as it knows, and what wrote conversations, if any were."""
+def origin(model: PreTrainedModel, invocation: tuple[int, ...]) -> dict[str, Any]:
+    """The section that marks the folder, and says where the model came from, as far as it knows."""
     path = model.name_or_path or ""
     if path and Path(path).is_dir():
         path = str(Path(path).resolve())
-    dtype, written_by = str(model.dtype).removeprefix("torch."), None
-    if converses(run.template, run.plan.train):
-        written_by = chat_template_hash(run.tokenizer)
-    return {"model": path, "dtype": dtype, "invocation": list(run.invocation), "chat_template": written_by}
+    return {"model": path, "dtype": str(model.dtype).removeprefix("torch."), "invocation": list(invocation)}
 
 
 def written(name: str, settings: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def ground(
         "template": _of_template(template),
         "tokenizer": tokenizer_hash(tokenizer),
         "examples": _of(json.dumps([asdict(replace(example, place="")) for example in examples], default=_kind)),
+        **({"chat_template": chat_template_hash(tokenizer)} if _converse(template, examples) else {}),
         **code(),
     }
 
@@ -67,7 +68,7 @@ def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return _of(json.dumps(tokenizer.chat_template, sort_keys=True))
 
 
-def converses(template: Template, examples: Sequence[Example]) -> bool:
+def _converse(template: Template, examples: Sequence[Example]) -> bool:
     """Whether prompts were written by the tokenizer's chat template."""
     return isinstance(template, ChatTemplate) or any(
         isinstance(each, Asked) and not isinstance(each.shown, str) for each in examples

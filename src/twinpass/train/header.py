@@ -28,6 +28,7 @@ GROUND = {
     "held_out": "the held-out rows are others",
     "template": "the template is another one",
     "tokenizer": "the tokenizer is another one",
+    "chat_template": "the chat template is another one",
     "examples": "rows are tokenised otherwise",
     "source": "twinpass itself is another version",
     "rewards": "a reward function was changed",

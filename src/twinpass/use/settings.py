@@ -29,7 +29,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.task.saved import loaded
 from twinpass.task.template import Template
 from twinpass.train.folder import RunFolder
-from twinpass.train.header import FINETUNE
+from twinpass.train.header import FINETUNE, GROUND
 from twinpass.train.journal import read
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -40,8 +40,7 @@ class RunOrigin:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
     ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
-    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has, and
-    ``chat_template`` the hash of what wrote conversations, where there were some.
+    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has.
     """
 
     folder: Path
@@ -56,30 +55,32 @@ class RunOrigin:
     generation: Generation | None = None
     finetuned: bool = False
     saved: Path | None = None
-    chat_template: str | None = None
     task: TaskSettings = field(default_factory=AutoTask)
 
     def base(self) -> Pair:
         """The base model and its tokenizer; where a model of its own was trained, that may stand for it.
 
-        It is warned of one that computes otherwise by what its configuration says.
+        Others than in training are warned of: configurations by the keys that say how a model computes, and what makes tokens of rows.
 
         Raises:
             ModelError: it cannot be loaded, or it was an object and is not the one that can be.
         """
-        pair = self._found()
-        known = self._ground.get("configuration")
-        if known is not None and (others := list(differing(known, computing(pair[0])))):
-            warnings.warn(
-                f"{self.folder} was trained under another configuration of its model: {'; '.join(others)}; give the model as it was",
-                stacklevel=3,
-            )
-        return pair
+        model, tokenizer = self._found()
+        others = list(differing(self._ground.get("configuration", "{}"), computing(model)))
+        if others := others + self._read_otherwise(tokenizer):
+            said = f"{self.folder} was trained on other ground: {'; '.join(others)}. Give it what it began with"
+            warnings.warn(said, stacklevel=3)
+        return model, tokenizer
 
     @cached_property
     def _ground(self) -> Mapping[str, str]:
         found: Mapping[str, str] = read(RunFolder(self.folder).journal).header.get("ground", {})
         return found
+
+    def _read_otherwise(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """What of a tokenizer is another than in training."""
+        hashes = {"tokenizer": tokenizer_hash(tokenizer), "chat_template": chat_template_hash(tokenizer)}
+        return [GROUND[name] for name, own in hashes.items() if self._ground.get(name) not in (None, own)]
 
     def _found(self) -> Pair:
         if self.given is not None:
@@ -90,11 +91,8 @@ class RunOrigin:
             if not self.finetuned:
                 raise
             raise ModelError(f"{self._teaching} {self.path} cannot be loaded: {error}") from error
-        if self.finetuned:
-            if self._ground.get("tokenizer") not in (None, tokenizer_hash(pair[1])):
-                raise ModelError(f"{self._teaching} the tokenizer of {self.saved or self.path} is another one")
-            if self.chat_template not in (None, chat_template_hash(pair[1])):
-                raise ModelError(f"{self._teaching} the chat template of {self.saved or self.path} is another one")
+        if self.finetuned and (others := self._read_otherwise(pair[1])):
+            raise ModelError(f"{self._teaching} in {self.saved or self.path} {' and '.join(others)}")
         return pair
 
     def rewriting(self, step: int | None) -> str:
@@ -203,7 +201,6 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
         generation=Generation(**values["generation"]) if "generation" in values else None,
         finetuned=True,
         saved=saved,
-        chat_template=made.get("chat_template"),
         task=section(values.get("task", {})),
     )
     if given is None and saved is None and not settings.path:
