@@ -1,23 +1,26 @@
 """The gradient over cached prompts is that of plain autograd on an unmodified model, whose products have B A added to the weight."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, bits, build, engine_of
+from architectures import ARCHITECTURES, FALLBACK, FEW, TARGETS, bits, build, deviation, engine_of
 from gradients import ACTIVE, TERMS, assert_same, plainly, scores_of, slopes
-from reusing import PROMPTS
+from reusing import PROMPTS, naive_activated
 from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from twinpass.core import BASE
-from twinpass.engine.base import AdamStep
+from twinpass.engine.base import AdamStep, RelativeStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, ModelError
-from twinpass.model.trainable import Activated, Layers, Lora
+from twinpass.model.projections import Projections
+from twinpass.model.trainable import Activated, Layers, Lora, Trainable
 from twinpass.reuse.activated import ActivatedReuse
 
 NAMES = [*ARCHITECTURES, *FALLBACK]
@@ -181,6 +184,50 @@ def test_what_is_stored_comes_back_and_goes_on_to_the_same_bits(tmp_path: Path) 
     engine.reset()
     with pytest.raises(JournalError, match="not a snapshot of what this run trains"):
         trained("llama", "upper")[1].restore(tmp_path / "one.safetensors")
+
+
+STALE: dict[str, tuple[Trainable, AdamStep | RelativeStep]] = {
+    "adapters everywhere": (Lora(2, 4.0), STEPS[0]),
+    "adapters above": (Lora(2, 4.0, first=1), STEPS[0]),
+    "activated": (Activated(2, 4.0, ("o_proj", "down_proj"), first=1), STEPS[0]),
+    "weights above": (Layers(1, 2), STEPS[0]),
+    "projections, the lower ones too": (Projections(layers=2), RelativeStep(0.1, 1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", STALE)
+def test_no_step_leaves_keys_or_states_of_other_weights(kind: str, tmp_path: Path) -> None:
+    """Whatever moved them last, a step, a snapshot that came back, or a new beginning: scores are those of the weights as they are."""
+    trainable, step = STALE[kind]
+    model = build("mistral", torch.float32)
+    base = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    engine = TorchEngine(model, trainable, reload=lambda: base)
+
+    def move() -> None:
+        taken = engine.feedback if isinstance(step, RelativeStep) else engine.gradient
+        engine.descend(taken(PROMPTS, slopes), step)
+
+    def stored() -> None:
+        engine.store(tmp_path / "before")
+        move()
+        engine.score(PROMPTS, [BASE])
+        engine.restore(tmp_path / "before")
+
+    seen = [engine.score(PROMPTS, [BASE]).values[0]]
+    for change in (move, move, stored, move, engine.reset):
+        change()
+        found = engine.score(PROMPTS, [BASE]).values[0]
+        adapters = dict(engine.parameters) if trainable.adapter else {}
+        starts = [request.active_from if trainable.activated else 0 for request in PROMPTS]
+        plain = [
+            naive_activated(model, adapters, replace(one, active_from=at))
+            for one, at in zip(PROMPTS, starts, strict=True)
+        ]
+        assert deviation(found, plain) < 1e-4
+        seen.append(found)
+    assert deviation(seen[-1], seen[0]) < 1e-5
+    assert all(deviation(a, b) > 1e-3 for a, b in pairwise(seen[:3]))
+    assert deviation(seen[3], seen[2]) < 1e-5, "the snapshot"
 
 
 def test_gradients_are_refused_where_weights_move() -> None:
