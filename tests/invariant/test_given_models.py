@@ -36,6 +36,12 @@ def headed(kind: Any) -> Any:
     return kind(tiny.model().config)
 
 
+def compiled() -> Any:
+    model = tiny.model()
+    model.compile(backend="eager")
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -43,6 +49,11 @@ def headed(kind: Any) -> Any:
         (with_an_adapter_inside, r"LlamaForCausalLM holds adapters of PEFT"),
         (lambda: "my-model", r"got the text 'my-model'; give what AutoModelForCausalLM\.from_pretrained"),
         (lambda: torch.nn.Linear(2, 2), "got a Linear"),
+        (
+            lambda: torch.compile(tiny.model(), backend="eager"),
+            "compiled by torch.compile.* give the model as it was before",
+        ),
+        (compiled, "compiled by torch.compile"),
         (
             lambda: headed(LlamaModel),
             "LlamaModel does not write text from left to right; load .* with AutoModelForCausalLM",

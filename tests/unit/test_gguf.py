@@ -18,6 +18,7 @@ from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 
+import twinpass
 from twinpass.errors import ModelError
 from twinpass.model.gguf import quickly
 from twinpass.model.load import load
@@ -231,6 +232,20 @@ def test_a_gguf_file_loads_and_can_be_saved(untied: Path, tmp_path: Path) -> Non
         assert torch.equal(model.state_dict()[name], held[name])
     model.save_pretrained(tmp_path / "saved")
     assert len(load_file(tmp_path / "saved" / "model.safetensors")) == len(held) - 14  # its biases
+
+
+def test_a_run_of_a_gguf_file_is_found_from_elsewhere(
+    untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_of(untied, tmp_path / "it.gguf")
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": "b", "label": 1}, {"text": "bb", "label": 0}]
+    task: Any = {"prompt": "{text}", "options": ["ab", "b"], "trainable": twinpass.Lora(rank=2)}
+    model, tokenizer = load("it.gguf")
+    twinpass.finetune(model, tokenizer, rows, [], optimizer=twinpass.AdamW(steps=1), out=tmp_path / "run", **task)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert set(twinpass.load(tmp_path / "run").predict(rows)[0].probabilities) == {"ab", "b"}
 
 
 @pytest.mark.parametrize(

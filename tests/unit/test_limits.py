@@ -75,6 +75,13 @@ def test_a_long_prompt_is_shortened_and_keeps_its_beginning_suffix_and_answers(
     assert (example.suffix_start, example.options) == (len(prompt) - 1, ((BAD,), (GOOD,)))
 
 
+def test_a_row_that_is_too_long_says_how_it_is_shortened() -> None:
+    with pytest.raises(
+        DataError, match=r'\d tokens, but the .* window holds 3; shorten it \(truncate = "left" or "right"\)'
+    ):
+        template().encode([row()], beginning(True), Limits(3))
+
+
 @pytest.mark.parametrize("truncate", ["left", "right"])
 def test_a_prompt_of_which_nothing_would_be_left_is_refused(truncate: Truncate) -> None:
     with pytest.raises(

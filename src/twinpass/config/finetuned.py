@@ -28,7 +28,7 @@ BASE_WEIGHTS = "base.safetensors"
 def origin(model: PreTrainedModel, invocation: tuple[int, ...]) -> dict[str, Any]:
     """The section that marks the folder, and says where the model came from, as far as it knows."""
     path = model.name_or_path or ""
-    if path and Path(path).is_dir():
+    if path and (Path(path).is_dir() or (path.endswith(".gguf") and Path(path).is_file())):
         path = str(Path(path).resolve())
     return {"model": path, "dtype": str(model.dtype).removeprefix("torch."), "invocation": list(invocation)}
 

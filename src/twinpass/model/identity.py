@@ -19,7 +19,7 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def require_language_model(model: object) -> None:
-    """Refuse what is no causal language model by itself: another object, a model with PEFT's adapters in it, quantised weights.
+    """Refuse what is no causal language model by itself: another object, one that was compiled, a model with PEFT's adapters in it, quantised weights.
 
     Raises:
         ModelError: saying what it is, and what to give.
@@ -27,7 +27,12 @@ def require_language_model(model: object) -> None:
     if _holds_adapters(model):
         raise ModelError(
             f"model: this {type(model).__name__} holds adapters of PEFT, and what is trained beside them could not be told apart from them; "
-            "give the base model, or add them to its weights first: model = model.merge_and_unload()"
+            "give the base model, or add them to its weights first (merge_and_unload of PEFT)"
+        )
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise ModelError(
+            "model: it is compiled by torch.compile, and what is trained runs its modules one by one, with other products; "
+            "give the model as it was before that, load it anew if need be, and compile what comes of it"
         )
     if not isinstance(model, PreTrainedModel):
         raise ModelError(

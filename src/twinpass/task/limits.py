@@ -43,7 +43,7 @@ class Limits:
                     f"{self.window}; lower generation.max_tokens, shorten or drop the row"
                 )
             raise DataError(
-                f"{example.place}: {length} tokens, but the model's window holds {self.window}; shorten or drop the row"
+                f'{example.place}: {length} tokens, but the model\'s window holds {self.window}; shorten it (truncate = "left" or "right") or drop the row'
             )
         return self._shortened(example, length - self.window, tokenizer.bos_token_id)
 
