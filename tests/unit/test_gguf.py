@@ -234,17 +234,12 @@ def test_a_gguf_file_loads_and_can_be_saved(untied: Path, tmp_path: Path) -> Non
     assert len(load_file(tmp_path / "saved" / "model.safetensors")) == len(held) - 14  # its biases
 
 
-def test_a_run_of_a_gguf_file_is_found_from_elsewhere(
-    untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gguf_of(untied, tmp_path / "it.gguf")
-    monkeypatch.chdir(tmp_path)
+def test_a_run_is_found_from_elsewhere(untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(gguf_of(untied, tmp_path / "it.gguf").parent)
     rows = [{"text": "b", "label": 1}, {"text": "bb", "label": 0}]
     task: Any = {"prompt": "{text}", "options": ["ab", "b"], "trainable": twinpass.Lora(rank=2)}
-    model, tokenizer = load("it.gguf")
-    twinpass.finetune(model, tokenizer, rows, [], optimizer=twinpass.AdamW(steps=1), out=tmp_path / "run", **task)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    twinpass.finetune(*load("it.gguf"), rows, [], optimizer=twinpass.AdamW(steps=1), out=tmp_path / "run", **task)
+    monkeypatch.chdir(tmp_path.parent)
     assert set(twinpass.load(tmp_path / "run").predict(rows)[0].probabilities) == {"ab", "b"}
 
 

@@ -1,0 +1,50 @@
+"""Lines of predictions hold whatever rows hold, and go wherever they are printed."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trained import completion, train
+
+from twinpass.cli.main import main
+
+
+def test_fields_that_json_has_no_form_for_are_written_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A date out of a Parquet file as text, and half a character, which the prompt does not use, as it was escaped."""
+    run, out = train(tmp_path), tmp_path / "out.jsonl"
+    pd.DataFrame({"text": ["fine", "dull"], "day": pd.Timestamp("2026-11-30")}).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine", "author": "\\ud83d"}\n{"text": "dull", "author": "é"}\n')
+    command = ["predict", str(run), str(tmp_path / "rows.parquet"), str(tmp_path / "rows.jsonl"), "--out", str(out)]
+    assert main(command) == 0
+    whole = out.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert [line.get("day") for line in lines] == ["2026-11-30 00:00:00"] * 2 + [None] * 2
+    assert [line.get("author") for line in lines] == [None, None, "\ud83d", "é"]
+    assert "é" in whole
+    out.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert main(command) == 0
+    assert out.read_text() == whole, "continued"
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_has_no_such_letters_gets_escapes(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, rows = completion(tmp_path, "lora"), tmp_path / "rows.jsonl"
+    texts = ["fine é", "dull 日本"]
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding))
+    assert main(["predict", str(run), str(rows), "--max-tokens", "2"]) == 0
+    monkeypatch.setattr("twinpass.use.trained.TrainedModel.texts", lambda *given: iter(["a 日本"]))
+    assert main(["generate", str(run), "--prompt", "a"]) == 0
+    sys.stdout.flush()
+    *lines, written = printed.getvalue().decode(encoding).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == texts
+    assert written == r"a \u65e5\u672c"
