@@ -225,11 +225,8 @@ class TorchEngine(Engine):
         return Continuations(*self._route.write_reference(prompts, sampling, decode), self._route.held)
 
     def unfit_for_feedback(self) -> str | None:
-        return (
-            self._no_gradient
-            or unfit(self._causal, self._trained)
-            or (None if self._scorer is not None else self._unpacked)
-        )
+        reason = self._no_gradient or unfit(self._causal, self._trained)
+        return reason or (None if self._scorer is not None else self._unpacked)
 
     @property
     def _unpacked(self) -> str:
