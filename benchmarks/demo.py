@@ -76,10 +76,19 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
 def described(path: Path, sets: Sequence[str] = ()) -> dict[str, Any]:
     """A configuration, with its data files by name and SHA-256."""
     values = {section: dict(keys) for section, keys in load_config(path, sets).values.items() if section != "run"}
-    for key in ("train", "eval"):
-        file = Path(values["task"][key])
-        values["task"][key] = {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    task = values["task"]
+    task.update({key: _named(task[key]) for key in ("train", "eval", "path") if key in task})
     return values
+
+
+def _named(source: str | list[str]) -> Any:
+    """A file by its name and SHA-256, a folder by those of its files; what is no file by its name."""
+    if isinstance(source, list):
+        return [_named(each) for each in source]
+    path = Path(source)
+    if path.is_dir():
+        return [_named(str(file)) for file in sorted(path.iterdir()) if file.is_file()]
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else source
 
 
 def main() -> None:
@@ -89,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--plot", type=Path, help="where to draw accuracy against seconds of training")
     args = parser.parse_args()
-    runs = []
+    config, runs = described(args.config, args.set), []
     for seed in SEEDS:
         folder = Path(tempfile.mkdtemp())
         runs.append(run(args.config, seed, folder / "run", args.set))
@@ -99,7 +108,7 @@ def main() -> None:
             args.json,
             {
                 "runs": runs,
-                "config": described(args.config, args.set),
+                "config": config,
                 "set": args.set,
                 "commit": commit(),
                 "machine": machine(),
