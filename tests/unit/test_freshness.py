@@ -2,13 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import freshness
+import pytest
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,14 +1,11 @@
 """Results are made again in parts: the shortest first, past failures, and what cannot be made is left with the reason."""
 
 import re
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import freshness
+import pytest
 import remake
 from remake import BY_HAND, PARTS, Part
 
