@@ -219,28 +219,6 @@ def test_an_interrupt_ends_the_run() -> None:
         rewards(interrupted, on_error="skip")(BATCH)
 
 
-def test_coroutines_share_an_event_loop() -> None:
-    """A lock or a client that was made once is used by every call."""
-    lock = asyncio.Lock()
-
-    async def one(text: str) -> int:
-        async with lock:
-            await asyncio.sleep(0)
-        return len(text)
-
-    async def all_at_once(completions: list[str], **kwargs: Any) -> list[int]:
-        return list(await asyncio.gather(*map(one, completions)))
-
-    async def leaving(completions: list[str], **kwargs: Any) -> list[int]:
-        sys.exit(3)
-
-    judge = rewards(all_at_once)
-    assert judge(BATCH).total.tolist() == judge(BATCH).total.tolist() == LENGTHS
-    with pytest.raises(RewardError, match="SystemExit"):
-        rewards(leaving)(BATCH)
-    assert judge(BATCH).total.tolist() == LENGTHS
-
-
 FILE = """
 from __future__ import annotations
 from dataclasses import dataclass

@@ -36,13 +36,15 @@ _ENVIRONMENTS = "environments"
 class RewardFunction:
     """A function in TRL's form, under the ``name`` that its metrics go by; it ``needs`` these arguments.
 
-    ``source`` is where another process has it from: the function itself, or a name as :func:`load_reward` takes it.
+    ``source`` is where another process has it from: the function itself, or a name as :func:`load_reward` takes it. ``waits``: it is a
+    coroutine of TRL's form, and mostly waits for others.
     """
 
     name: str
     call: Callable[..., Any]
     needs: tuple[str, ...]
     source: Any = None
+    waits: bool = False
 
     @property
     def code(self) -> str:
@@ -75,17 +77,20 @@ class RewardFunction:
         names = tuple(plain)
         if TEXTS & plain.keys() or (open_ and not {"completion", "solution_str", "output"} & plain.keys()):
             taken = None if open_ else names
-            return cls(named, _filtered(function, taken), tuple(n for n in needs if n not in GIVEN), function)
+            columns = tuple(n for n in needs if n not in GIVEN)
+            return cls(
+                named, _filtered(function, taken), columns, function, inspect.iscoroutinefunction(_bare(function))
+            )
         if "solution_str" in plain:
             columns = tuple(n for n in needs if n not in ("solution_str", "data_source", "ground_truth", "extra_info"))
             if "ground_truth" in needs:
                 columns = (*columns, "ground_truth")
-            return cls(named, _each(_verl(function), function), columns, function)
+            return cls(named, _each(_verl(function), _score), columns, function)
         if names[:2] == ("output", "target"):
-            return cls(named, _each(_es_at_scale(function), function), ("target",), function)
+            return cls(named, _each(_es_at_scale(function), _second), ("target",), function)
         if "completion" in plain:
             columns = tuple(n for n in needs if n not in ("prompt", "completion", "state"))
-            return cls(named, _each(_verifiers(function, None if open_ else names), function), columns, function)
+            return cls(named, _each(_verifiers(function, None if open_ else names), _itself), columns, function)
         raise RewardError(
             f"reward {named!r} takes ({', '.join(parameters)}): expected 'completions' as TRL's reward functions do, "
             "'solution_str' (verl), 'output, target' (es-at-scale) or 'completion' (verifiers); "
@@ -169,26 +174,24 @@ def _filtered(function: Callable[..., Any], names: tuple[str, ...] | None) -> Ca
     """The function, given what it takes."""
 
     def call(**given: Any) -> Any:
-        return _result(function(**{n: v for n, v in given.items() if names is None or n in names}))
+        found = function(**{n: v for n, v in given.items() if names is None or n in names})
+        return awaited([found])[0]
 
     return call
 
 
-def _each(one: Callable[[Mapping[str, Any]], Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """One call a completion, with that completion's own values."""
+def _each(one: Callable[[Mapping[str, Any]], Any], reward: Callable[[Any], Any]) -> Callable[..., Any]:
+    """One call a completion, with that completion's own values; coroutines are waited for side by side. ``reward`` of what each returns."""
 
     def call(prompts: Sequence[Any], completions: Sequence[Any], **given: Any) -> list[Any]:
         columns = {name: values for name, values in given.items() if name not in GIVEN}
-        return [
-            _result(one({**{n: v[i] for n, v in columns.items()}, "prompt": prompts[i], "completion": completions[i]}))
+        found = [
+            one({**{n: v[i] for n, v in columns.items()}, "prompt": prompts[i], "completion": completions[i]})
             for i in range(len(completions))
         ]
+        return [reward(each) for each in awaited(found)]
 
     return call
-
-
-def _result(found: Any) -> Any:
-    return awaited(found) if inspect.isawaitable(found) else found
 
 
 def _verl(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
@@ -201,18 +204,28 @@ def _verl(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
             "ground_truth": row.get("ground_truth"),
             "extra_info": row.get("extra_info"),
         }
-        found = function(**{name: value for name, value in {**row, **known}.items() if name in names})
-        return found["score"] if isinstance(found, Mapping) else found
+        return function(**{name: value for name, value in {**row, **known}.items() if name in names})
 
     return call
+
+
+def _score(found: Any) -> Any:
+    return found["score"] if isinstance(found, Mapping) else found
 
 
 def _es_at_scale(function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
     def call(row: Mapping[str, Any]) -> Any:
-        found = function(text_of(row["completion"]), row["target"])
-        return found[1] if isinstance(found, tuple) else found
+        return function(text_of(row["completion"]), row["target"])
 
     return call
+
+
+def _second(found: Any) -> Any:
+    return found[1] if isinstance(found, tuple) else found
+
+
+def _itself(found: Any) -> Any:
+    return found
 
 
 def _verifiers(function: Callable[..., Any], names: tuple[str, ...] | None) -> Callable[[Mapping[str, Any]], Any]:

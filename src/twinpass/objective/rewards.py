@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from twinpass.core import Continuation
 from twinpass.errors import RewardError
 from twinpass.objective.calling import CallError, Returned, TrainerState, Workers, call_here
 from twinpass.objective.reward_functions import RewardFunction, require_distinct, text_of
+from twinpass.objective.within import side_by_side
 
 Values = NDArray[np.float64]
 Shaping = Literal["raw", "zscore", "rank", "prompt"]
@@ -116,9 +118,9 @@ class Rewards:
         """
         each, failed = dict[str, Values](), dict[str, int]()
         logged, extra = dict[str, list[float]](), dict[tuple[str, str], list[Any]]()
-        for function in self.functions:
+        for function, answers in zip(self.functions, self._answers(batch, failed), strict=True):
             values: list[float | None] = []
-            for found, answer in self._values(function, batch, failed):
+            for found, answer in answers:
                 values += found
                 for name, seen in answer.logged.items():
                     logged.setdefault(name, []).extend(seen)
@@ -142,6 +144,17 @@ class Rewards:
         """End the processes that functions are called in."""
         for workers in self._pool:
             workers.close()
+
+    def _answers(self, batch: Completions, failed: dict[str, int]) -> list[list[Found]]:
+        """What each function says; coroutines wait for others side by side, as in TRL."""
+        waiting = [i for i, function in enumerate(self.functions) if function.waits and not self._pool]
+        together = waiting if len(waiting) > 1 else []
+        told = {
+            i: self._values(function, batch, failed) for i, function in enumerate(self.functions) if i not in together
+        }
+        works = [partial(self._values, self.functions[i], batch, failed) for i in together]
+        told |= zip(together, side_by_side(works, "rewards"), strict=True)
+        return [told[i] for i in range(len(self.functions))]
 
     def _values(self, function: RewardFunction, batch: Completions, failed: dict[str, int]) -> list[Found]:
         """A number, or None, a completion; where the whole does not work, one by one, to find whose fault it is."""

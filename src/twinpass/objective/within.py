@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeVar
 
@@ -29,6 +29,27 @@ def within(seconds: float, work: Callable[[], T], name: str) -> T:
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
         return _broken_off(seconds, work)
     return _left_behind(seconds, work, name)
+
+
+def side_by_side(works: Sequence[Callable[[], T]], name: str) -> list[T]:
+    """What each returns, in threads that end with the process; the first error in their order, once all have ended."""
+    found: dict[int, T] = {}
+    raised: dict[int, BaseException] = {}
+
+    def call(i: int) -> None:
+        try:
+            found[i] = works[i]()
+        except BaseException as error:  # any code runs here
+            raised[i] = error
+
+    threads = [threading.Thread(target=call, args=(i,), daemon=True, name=f"{name}-{i}") for i in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if raised:
+        raise raised[min(raised)]
+    return [found[i] for i in range(len(works))]
 
 
 def _broken_off(seconds: float, work: Callable[[], T]) -> T:
