@@ -152,6 +152,9 @@ def test_columns_that_rows_lack() -> None:
     RewardFunction.of(compute_score).require(["ground_truth"])
     with pytest.raises(RewardError, match="asks for ground_truth"):
         RewardFunction.of(compute_score).require([])
+    RewardFunction.of(rubric).require(["answer"])
+    with pytest.raises(RewardError, match="asks for answer"):
+        RewardFunction.of(rubric).require([])
 
 
 ELSEWHERE = """

@@ -8,7 +8,6 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from rewarding import BATCH, rewards
 
 from twinpass.errors import RewardError
+from twinpass.objective.awaiting import awaited
 from twinpass.objective.calling import TrainerState
 from twinpass.objective.reward_functions import RewardFunction, load_reward
 from twinpass.objective.rewards import Completions, Rewarded, Rewards
@@ -79,6 +79,7 @@ def test_what_functions_take_and_return(function: Callable[..., Any]) -> None:
         (torch.tensor(1.0), "1.0; a list of 1"),
         (torch.ones(4), "4 values"),
         (torch.ones(1, 1), r"\[1.0\]; a finite number"),
+        ([torch.ones(1)], r"tensor\(\[1.\]\); a finite number"),
         (None, "None"),
     ],
 )
@@ -210,6 +211,39 @@ def test_one_that_hangs_is_broken_off(function: Any, main: bool) -> None:
     assert found[0].failed == {function.__name__: 1}
 
 
+def test_a_coroutine_that_is_broken_off_is_cancelled() -> None:
+    cancelled = threading.Event()
+
+    async def waiting(completions: list[str], **kwargs: Any) -> list[float]:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return [1.0] * len(completions)
+
+    assert rewards(waiting, timeout=0.05, on_error="skip")(BATCH.part(slice(0, 1))).failed == {"waiting": 1}
+    assert cancelled.wait(20)
+
+
+def test_coroutines_beside_one_that_raises_are_cancelled() -> None:
+    cancelled = threading.Event()
+
+    async def waiting() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def raising() -> None:
+        raise ValueError("no answer")
+
+    with pytest.raises(ValueError, match="no answer"):
+        awaited([waiting(), raising()])
+    assert cancelled.wait(20)
+
+
 def test_an_interrupt_ends_the_run() -> None:
     def interrupted(completions: list[str], **kwargs: Any) -> list[float]:
         signal.raise_signal(signal.SIGINT)
@@ -219,56 +253,30 @@ def test_an_interrupt_ends_the_run() -> None:
         rewards(interrupted, on_error="skip")(BATCH)
 
 
-FILE = """
-from __future__ import annotations
-from dataclasses import dataclass
-from functools import partial
-from helping import scale
+def test_coroutines_share_an_event_loop() -> None:
+    """A lock or a client that was made once is used by every call."""
+    lock = asyncio.Lock()
 
-@dataclass
-class Seen:
-    texts: int = 0
+    async def one(text: str) -> int:
+        async with lock:
+            await asyncio.sleep(0)
+        return len(text)
 
-SEEN = Seen()
+    async def all_at_once(completions: list[str], **kwargs: Any) -> list[int]:
+        return list(await asyncio.gather(*map(one, completions)))
 
-def first(completions, **kwargs):
-    SEEN.texts += len(completions)
-    return [scale(len(text)) for text in completions]
+    async def leaving(completions: list[str], **kwargs: Any) -> list[int]:
+        sys.exit(3)
 
-def second(completions, **kwargs):
-    from helping import later
-    return [later(SEEN.texts) for text in completions]
+    async def in_thread(completions: list[str], **kwargs: Any) -> list[bool]:
+        return [threading.current_thread().daemon] * len(completions)
 
-third = partial(first)
-"""
-
-
-def test_a_file_is_a_module_as_python_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs once, its functions share what it has made, it knows what lies beside it, and pickle knows it."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "judging.py").write_text(FILE)
-    (tmp_path / "helping.py").write_text("def scale(n):\n    return n\n\nlater = scale\n")
-    judge = Rewards([load_reward(f"judging.py:{name}", tmp_path) for name in ("first", "second", "third")])
-    found = judge(BATCH)
-    assert found.each["first"].tolist() == LENGTHS
-    assert found.each["second"].tolist() == [3, 3, 3]
-    module = sys.modules["judging"]
-    assert pickle.loads(pickle.dumps(module.first)) is module.first
-    (tmp_path / "judging.py").write_text(FILE.replace("later(SEEN.texts)", "-1"))
-    assert Rewards([load_reward("judging.py:second", tmp_path)])(BATCH).total.tolist() == [-1, -1, -1]
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "judging.py").write_text("def first(completions):\n    return [0 for _ in completions]\n")
-    assert Rewards([load_reward("judging.py:first", other)])(BATCH).total.tolist() == [0, 0, 0]
-    assert sys.modules["judging"].second(["a"]) == [-1]
-
-
-def test_a_package_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
-    (tmp_path / "my_lib").mkdir()
-    (tmp_path / "my_lib" / "scores.py").write_text("def first(completions):\n    return [7 for _ in completions]\n")
-    monkeypatch.chdir(tmp_path)
-    assert Rewards([load_reward("my_lib.scores:first")])(BATCH).total.tolist() == [7, 7, 7]
+    judge = rewards(all_at_once)
+    assert judge(BATCH).total.tolist() == judge(BATCH).total.tolist() == LENGTHS
+    assert rewards(in_thread)(BATCH).total.all()  # it ends with the process
+    with pytest.raises(RewardError, match="SystemExit"):
+        rewards(leaving)(BATCH)
+    assert judge(BATCH).total.tolist() == LENGTHS
 
 
 @pytest.mark.parametrize(
