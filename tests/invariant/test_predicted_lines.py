@@ -32,6 +32,22 @@ def test_fields_that_json_has_no_form_for_are_written_all_the_same(
     capsys.readouterr()
 
 
+def test_a_field_in_the_way_of_a_prediction_is_named_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Predictions of one run as rows of another: theirs would be lost. A row that cannot be used leaves no file, either."""
+    run, rows, out = train(tmp_path), tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    for row, message in (
+        ({"text": "fine", "prediction": "bad"}, "rows.jsonl, row 1: the field prediction is where"),
+        ({"text": "fine", "weights": 3}, "rows.jsonl, row 1: the field weights is where"),
+        ({"body": "fine"}, "rows.jsonl, row 1: the prompt uses {text}, the row has only body"),
+    ):
+        rows.write_text(json.dumps(row) + "\n")
+        assert main(["predict", str(run), str(rows), "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_output_that_has_no_such_letters_gets_escapes(
     encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

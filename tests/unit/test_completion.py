@@ -47,6 +47,13 @@ def test_the_end_of_text_follows() -> None:
     assert encode(template(), tokenizer).options == (ids("good film"),)
 
 
+def test_a_text_that_ends_already_has_one_end() -> None:
+    tokenizer = ending(tiny.tokenizer())
+    chosen = CompletionTemplate(prompt="{text}", completion=" {answer}")
+    for answer in ("good", "good [UNK]"):
+        assert encode(chosen, tokenizer, answer=answer).options == ((*ids("good"), tokenizer.eos_token_id),)
+
+
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     with pytest.raises(DataError, match=r"no end-of-text token; set task.end = false"):
         encode(template(end=True))

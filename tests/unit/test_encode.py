@@ -92,7 +92,7 @@ def test_bad_rows_can_be_left_out() -> None:
     found = encoded(task(on_error="skip"), [DataError("a.jsonl, row 9: no"), *rows(1, "x", 0)], rows(None, 1))
     assert [example.label for example in found.train] == [1, 0]
     assert [example.label for example in found.held_out] == [1]
-    assert found.notes == ("3 of 6 rows are left out; a.jsonl, row 9: no",)
+    assert found.notes[0] == "3 of 6 rows are left out; a.jsonl, row 9: no"
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
@@ -138,11 +138,19 @@ def test_a_share_of_the_rows_is_held_out(keys: dict[str, Any], count: int) -> No
     assert (len(found.train), len(found.held_out)) == (100 - count, count)
     assert not held_rows(found) & {example.place for example in found.train}
     if count:
-        assert found.notes == (f"{count} of 100 rows are held out by seed 0, of each label its share",)
+        assert found.notes[0] == f"{count} of 100 rows are held out by seed 0, of each label its share"
+
+
+def test_held_out_rows_that_are_trained_on_are_counted() -> None:
+    """By what a model reads of them, whatever else a row says."""
+    found = encoded(task(), rows(0, 1), [*rows(1), *rows(0, text="a story")])
+    assert found.notes == (
+        "1 of 2 held-out rows are rows to train on, too; what is measured on them says little of new ones",
+    )
 
 
 def test_rows_that_were_held_out_from_the_beginning_stay() -> None:
-    found = encoded(task(), rows(0, 1), rows(1))
+    found = encoded(task(), rows(0, 1), rows(1, text="a story"))
     assert (len(found.train), len(found.held_out), found.notes) == (2, 1, ())
 
 

@@ -4,57 +4,18 @@ from typing import Any
 
 import pytest
 import tiny
-from transformers import PreTrainedTokenizerFast
+from conversing import CHATML, assistant, chatting, encoded, user, words
 
-from twinpass.config.encode import Encoded, encode
+from twinpass.config.encode import encode
 from twinpass.config.tasks import AutoTask, ChatTask
-from twinpass.core import Tokens
 from twinpass.errors import DataError
-from twinpass.model.trainable import Activated, Lora, Trainable
+from twinpass.model.trainable import Activated, Lora
 from twinpass.objective.choice import Choice
 from twinpass.objective.completion import Completion
 from twinpass.task.forms import FORMS
 from twinpass.task.rows import Category, Item, Row
 
-CHATML = (
-    "{{ bos_token }} {% if think is defined %}{{ think }} {% endif %}{% for tool in tools or [] %}{{ tool.name }} {% endfor %}"
-    "{% for message in messages %}<im> {{ message.role }} {{ message.content }} <end> \n{% endfor %}"
-    "{% if add_generation_prompt %}<im> assistant {% endif %}"
-)
 MODEL = tiny.model()
-
-
-def chatting(template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with a chat template; words that it does not know are [UNK]."""
-    tokenizer = tiny.tokenizer()
-    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "<end>", "additional_special_tokens": ["<im>"]})
-    tokenizer.add_tokens(
-        ["user", "assistant", "system", "false", "true", *map(str, range(10)), *(f"{i:02}" for i in range(15))]
-    )
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def encoded(
-    *rows: dict[str, Any], keys: dict[str, Any] | None = None, trainable: Trainable | None = None
-) -> tuple[Encoded, PreTrainedTokenizerFast]:
-    tokenizer, task = chatting(), AutoTask(**(keys or {}))
-    model = tiny.model()
-    model.resize_token_embeddings(len(tokenizer))
-    items: list[Item] = [Row(row, f"a.jsonl, row {i}") for i, row in enumerate(rows, 1)]
-    return encode(task, items, [], trainable or Lora(), model, tokenizer), tokenizer
-
-
-def words(tokenizer: PreTrainedTokenizerFast, ids: Tokens) -> str:
-    return " ".join(tokenizer.convert_ids_to_tokens(list(ids)))
-
-
-def user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}
 
 
 def test_prompt_and_completion() -> None:
@@ -125,10 +86,13 @@ def test_a_conversation_needs_a_template() -> None:
     forgetful = (
         "{% for m in messages[-1:] %}<im> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<im> {% endif %}"
     )
+    with pytest.raises(DataError, match=r"row 1, message 1: the chat template leaves out what user says"):
+        encode(AutoTask(), items, [], Lora(), MODEL, chatting(forgetful))
+    counting = "{{ messages | length }} " + CHATML
     with pytest.raises(
         DataError, match=r"row 1, message 2: the chat template writes the conversation .* in another way"
     ):
-        encode(AutoTask(), items, [], Lora(), MODEL, chatting(forgetful))
+        encode(AutoTask(), items, [], Lora(), MODEL, chatting(counting))
 
 
 def test_conversations_may_lie_elsewhere() -> None:
@@ -192,6 +156,11 @@ def test_labels_that_begin_with_another_end_with_a_line() -> None:
     assert template.kinds == ("1", "10", "2")
 
 
+def test_a_row_without_a_label_makes_no_option_of_nothing() -> None:
+    with pytest.raises(DataError, match=r"row 2: label is '', expected .* one of \[' dull', ' fine'\]"):
+        encoded(*({"text": "a film", "label": label} for label in ("fine", "", "dull ")))
+
+
 def test_many_options_are_named_in_part() -> None:
     found, _ = encoded(*({"text": "a film", "label": f"kind {i:02}\x1b"} for i in range(15)))
     (note,) = found.notes
@@ -206,9 +175,7 @@ def test_labels_that_are_no_classes() -> None:
             encoded(*({"text": "a film", "label": label} for label in labels))
 
 
-@pytest.mark.parametrize(
-    "row", [{"sentence": "a", "label": 1}, {"prompt": 1, "completion": "a"}, {"messages": "a"}, {}]
-)
+@pytest.mark.parametrize("row", [{"sentence": "a", "label": 1}, {"prompt": 1, "completion": "a"}, {}])
 def test_rows_of_no_known_form_say_what_is_known(row: dict[str, Any]) -> None:
     with pytest.raises(
         DataError, match=r"^a\.jsonl, row 1: fields .* are of no known form \(messages; .*text, label\); say how"

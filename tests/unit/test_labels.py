@@ -74,6 +74,10 @@ NO_YES = (" No", " Yes")
         (np.int8(-1), ("-1", "1"), BAD_GOOD, 0),
         (np.str_("good"), (), BAD_GOOD, 1),
         (1.0, (), BAD_GOOD, 1),
+        # a cell of a table with blanks around it
+        (" good ", (), BAD_GOOD, 1),
+        ("pos ", ("neg", "pos"), BAD_GOOD, 1),
+        (" ", (), BAD_GOOD, None),
         # no label
         (0.5, (), BAD_GOOD, None),
         (math.nan, (), BAD_GOOD, None),

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from twinpass.errors import DataError
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
+from twinpass.task.rows import Row
 
 
 def test_a_row_becomes_prompt_options_label_and_suffix_start() -> None:
@@ -218,6 +219,14 @@ def test_fields_inside_of_fields() -> None:
     for key, broken in [("target", {}), ("target", "it"), ("answers", {"text": ["bad"]}), ("answers", [])]:
         with pytest.raises(DataError, match=r"^a\.jsonl, row 7: the prompt uses \{(target|answers)\."):
             encode(chosen, row(**fields | {key: broken}), words(*WORDS))
+
+
+@pytest.mark.parametrize("prompt", ["{Review Text}\n", "{Review Text.long-form}\n", "{class}\n"])
+def test_fields_of_several_words(prompt: str) -> None:
+    fields = {"class": "a film", "Review Text": {"long-form": "a film"} if "." in prompt else "a film"}
+    template = ChoiceTemplate(prompt=prompt, options=(" bad", " good"), label="my label")
+    assert template.prompt_of(Row({**fields, "my label": 1}, "row 1")) == "a film\n"
+    assert template.answers(Row({**fields, "my label": 1}, "row 1"))[1] == 1
 
 
 def test_the_label_may_lie_inside_of_a_field() -> None:

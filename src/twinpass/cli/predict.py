@@ -117,8 +117,9 @@ def _each(
     """Write a line for each row that the file does not hold yet; what is ``predicted`` goes by how many it holds."""
     from rich.progress import Progress
 
-    from twinpass.use.predictions import digest_of, encodable, finished, together, write
+    from twinpass.use.predictions import digest_of, encodable, finished, require_room, together, write
 
+    require_room(rows)
     weights = digest_of(trained.weights)
     done = 0 if args.out is None else finished(args.out, rows, weights)
     if done:

@@ -89,6 +89,7 @@ def encode(
         invocation = getattr(trainable, "invocation", ()) or (last_token if last else common_suffix)(flat)
         flat = activation_points(flat, invocation)
     count = sum(map(len, examples))
+    notes += [] if task.writes else _again(examples, held)
     goal = task.goal(reading, WritingTools(tokenizer, ends(model, tokenizer), generation))
     goal.require(flat)
     return Encoded(flat[:count], flat[count:], goal, template, invocation, tuple(notes))
@@ -207,6 +208,17 @@ def _split(task: TaskSettings, rows: list[Examples], seed: int) -> tuple[list[Ex
     train, held = split(rows, strata, count, seed)
     shares = ", of each label its share" if len(set(strata)) > 1 else ""
     return train, held, [f"{count:,} of {len(rows):,} rows are held out by seed {seed}{shares}"]
+
+
+def _again(train: Sequence[Examples], held_out: Sequence[Examples]) -> list[str]:
+    """A note on held-out rows that are trained on, too."""
+    known = {(example.prompt, example.options) for row in train for example in row}
+    again = sum(all((example.prompt, example.options) in known for example in row) for row in held_out)
+    if not again:
+        return []
+    return [
+        f"{again:,} of {len(held_out):,} held-out rows are rows to train on, too; what is measured on them says little of new ones"
+    ]
 
 
 def _options(template: Template) -> str:

@@ -22,9 +22,10 @@ from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.forms import recognised
+from twinpass.task.forms import whole as whole_row
 from twinpass.task.limits import Limits, Truncate
 from twinpass.task.rows import Item, OnError, Row
-from twinpass.task.sources.read import Role, called, read
+from twinpass.task.sources.read import Role, called, flattened, read
 from twinpass.task.template import Template
 
 if TYPE_CHECKING:
@@ -229,6 +230,12 @@ class AutoTask(TaskSettings):
     chooses: ClassVar[bool] = True
 
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def read(self, sources: Sequence[str], role: Role, limit: int | None = None) -> list[Item]:
+        return read(sources, role, limit) if role == "rows" else read(sources, role, limit, within=whole_row)
+
+    def within(self, items: Iterable[Item]) -> Iterable[Item]:
+        return flattened(items, whole_row)
 
     def reading(self, rows: Sequence[Row]) -> Reading:
         form, template = recognised(rows, self.chat_template_kwargs)

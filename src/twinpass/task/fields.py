@@ -7,8 +7,8 @@ from typing import Any
 from twinpass.errors import DataError
 from twinpass.task.rows import Category, Row
 
-PATH = re.compile(r"[^\W\d]\w*(?:\.\w+|\[\d{1,9}\])*")
-"""A field, or one inside of it: ``answers.text[0]``."""
+PATH = re.compile(r"[^\W\d]\w*(?:[ -]\w+)*(?:\.\w+(?:[ -]\w+)*|\[\d{1,9}\])*")
+"""A field, or one inside of it: ``answers.text[0]``. Its name may be of several words."""
 
 
 def is_path(text: str) -> bool:
@@ -25,7 +25,7 @@ def value_of(row: Row, path: str, user: str) -> object:
     if path in row.fields:
         return plain(row.fields[path])
     found: Any = row.fields
-    for name, number in re.findall(r"(\w+)|\[(\d+)\]", path) if is_path(path) else [(path, "")]:
+    for name, number in re.findall(r"(\w[\w -]*)|\[(\d+)\]", path) if is_path(path) else [(path, "")]:
         key = int(number) if number and isinstance(found, list | tuple) else name
         try:
             found = found[key]
@@ -68,8 +68,9 @@ def as_text(value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         kinds: dict[type, str] = {list: "a list", tuple: "a list", dict: "an object"}
-        kind = kinds.get(type(value), f"of type {type(value).__name__}")
-        raise ValueError(f"is {kind}, no text; name what is inside of it, such as {{field[0]}} or {{field.name}}")
+        if kind := kinds.get(type(value)):
+            raise ValueError(f"is {kind}, no text; name what is inside of it, such as {{field[0]}} or {{field.name}}")
+        raise ValueError(f"is of type {type(value).__name__}, no text; write it as one")
     try:
         value.encode()
     except UnicodeEncodeError as error:

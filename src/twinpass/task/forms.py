@@ -1,14 +1,15 @@
 """Forms of rows that are known by their fields, so that nothing has to be said about them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from twinpass.errors import DataError
-from twinpass.task.chat import ChatTemplate, is_conversation
+from twinpass.task.chat import ChatTemplate
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.completion import CompletionTemplate
 from twinpass.task.fields import as_text, plain
+from twinpass.task.messages import is_conversation, messages_of
 from twinpass.task.rows import Category, Row
 from twinpass.task.template import Template
 
@@ -25,6 +26,7 @@ class Form:
     """``fields`` that a row of this form has; ``fits`` says whether the first row's values are of the right kind.
 
     Rows of one that ``chooses`` have a label, others a text to write; with a ``suffix`` all prompts end alike.
+    ``lost`` says which other fields a form would leave out although they change what a row means, and what to do with them.
     """
 
     name: str
@@ -33,11 +35,23 @@ class Form:
     template: Callable[[Sequence[Row], Mapping[str, Any]], Template]
     chooses: bool = False
     suffix: bool = True
+    lost: Callable[[Mapping[str, Any]], str] = lambda fields: ""
 
 
 def form_of(fields: Mapping[str, Any]) -> Form | None:
     """The form of a row with these fields; None: none that is known."""
     return next((form for form in FORMS if set(form.fields) <= set(fields) and form.fits(fields)), None)
+
+
+def whole(row: Row) -> Iterator[Row]:
+    """A row that its form reads, as it is.
+
+    Raises:
+        DataError: the form would leave out what changes its meaning.
+    """
+    if (form := form_of(row.fields)) and (lost := form.lost(row.fields)):
+        raise DataError(f"{row.place}: {lost}")
+    yield row
 
 
 def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> tuple[str, Template]:
@@ -54,11 +68,48 @@ def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> 
                 f"task.chat_template_kwargs: the rows have the form {form.name}, which no chat template writes; leave them out"
             )
         return form.name, template
+    for name in CONVERSATIONS:
+        if name in first:
+            messages_of(rows[0], name)
+    if {"chosen", "rejected"} <= set(first):
+        raise DataError(
+            f"{rows[0].place}: chosen and rejected are a preference, which has no form of its own; {_of_preferences(first)}"
+        )
     known = "; ".join(form.name for form in FORMS)
     raise DataError(
         f"{rows[0].place}: fields {', '.join(map(str, first))} are of no known form ({known}); "
         "say how to read them: task.prompt, and task.options or task.completion"
     )
+
+
+def _of_preferences(fields: Mapping[str, Any]) -> str:
+    if not is_conversation(fields["chosen"]):
+        return (
+            'to write what was chosen, set task.completion = "{chosen}" and task.prompt; to choose it, add a field label that is 0 to every row, '
+            'and set task.options = ["{chosen}", "{rejected}"] and task.prompt'
+        )
+    apart = is_conversation(fields.get("prompt"))
+    named = 'task.messages = "prompt" and task.completion = "chosen"' if apart else 'task.messages = "chosen"'
+    return f'to write what was chosen, set task.kind = "chat" and {named}'
+
+
+def _system(fields: Mapping[str, Any]) -> str:
+    if not isinstance(said := fields.get("system"), str) or not said.strip():
+        return ""
+    return "a field system stands beside the form's own, and would not be read; make it the first message, or drop the field"
+
+
+def _unwanted(fields: Mapping[str, Any]) -> str:
+    if plain(fields.get("label")) is not False:
+        return ""
+    return "its label is false, a completion that is not wanted (as in KTO), and it would be learned; drop the row, or say task.prompt and task.completion"
+
+
+def _beside_alpaca(fields: Mapping[str, Any]) -> str:
+    found = [name for name in ("history", "system") if fields.get(name)]
+    if not found:
+        return ""
+    return f"{' and '.join(found)} would not be read, as Alpaca's prompt has no place for it; write messages, say task.prompt, or drop the field"
 
 
 def _is_text(*names: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -77,6 +128,8 @@ def _labelled(rows: Sequence[Row], kwargs: Mapping[str, Any]) -> ChoiceTemplate:
             text = as_text(value).strip()
         except ValueError:
             continue
+        if not text:
+            continue
         values[int(value) if isinstance(value, Category) else text] = text
     names = [values[key] for key in sorted(values, key=lambda key: (isinstance(key, str), key))]
     if not 2 <= len(names) <= MOST_LABELS or len(set(names)) < len(names):
@@ -90,13 +143,20 @@ def _labelled(rows: Sequence[Row], kwargs: Mapping[str, Any]) -> ChoiceTemplate:
     return ChoiceTemplate(prompt="{text}\n", suffix="Label:", options=options, labels=tuple(names) if begins else ())
 
 
+def _conversation(name: str) -> Form:
+    return Form(
+        name,
+        (name,),
+        lambda fields: is_conversation(fields[name]),
+        lambda rows, kwargs: ChatTemplate(messages=name, chat_template_kwargs=dict(kwargs)),
+        lost=_system,
+    )
+
+
+CONVERSATIONS = ("messages", "conversations")
+
 FORMS = (
-    Form(
-        "messages",
-        ("messages",),
-        lambda fields: is_conversation(fields["messages"]),
-        lambda rows, kwargs: ChatTemplate(chat_template_kwargs=dict(kwargs)),
-    ),
+    *map(_conversation, CONVERSATIONS),
     Form(
         "prompt, completion (messages)",
         ("prompt", "completion"),
@@ -104,6 +164,7 @@ FORMS = (
         lambda rows, kwargs: ChatTemplate(
             messages="prompt", completion="completion", chat_template_kwargs=dict(kwargs)
         ),
+        lost=lambda fields: _unwanted(fields) or _system(fields),
     ),
     Form(
         "prompt, completion",
@@ -111,6 +172,7 @@ FORMS = (
         _is_text("prompt", "completion"),
         lambda rows, kwargs: CompletionTemplate(prompt="{prompt}", completion="{completion}"),
         suffix=False,
+        lost=lambda fields: _unwanted(fields) or _system(fields),
     ),
     Form(
         "instruction, input, output",
@@ -119,6 +181,7 @@ FORMS = (
         lambda rows, kwargs: CompletionTemplate(
             prompt=ALPACA, suffix="### Response:\n", completion="{{ output }}", syntax="jinja"
         ),
+        lost=_beside_alpaca,
     ),
     Form("text, label", ("text", "label"), _is_text("text"), _labelled, chooses=True),
 )

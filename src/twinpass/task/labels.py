@@ -22,9 +22,15 @@ def option_of(value: object, names: Sequence[str], options: Sequence[str]) -> in
     named = value.text if isinstance(value, Category) else value
     stripped = [option.strip() for option in options]
     if isinstance(named, str):
-        for known in (names, options, stripped):
-            if named in known:
-                return known.index(named)
+        for known, text in (
+            (names, named),
+            (options, named),
+            (stripped, named),
+            (names, named.strip()),
+            (stripped, named.strip()),
+        ):
+            if text in known:
+                return known.index(text)
     if (truth := _truth(value)) is not None:
         for known in (names,) if names else (stripped,):
             if (found := _meaning(truth, known)) is not None:

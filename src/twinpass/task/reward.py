@@ -8,8 +8,9 @@ from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import DataError
 from twinpass.settings import STRICT, NonEmpty
-from twinpass.task.chat import ChatTemplate, is_conversation
+from twinpass.task.chat import ChatTemplate
 from twinpass.task.example import Asked, Example
+from twinpass.task.messages import is_conversation
 from twinpass.task.rows import Row
 from twinpass.task.template import TextTemplate
 from twinpass.task.tokens import common, ids_of

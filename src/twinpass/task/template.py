@@ -113,7 +113,7 @@ class TextTemplate(Template):
         text, suffix = self._fill(row)
         before, whole = ids_of(tokenizer, text), ids_of(tokenizer, text + suffix)
         end = self.closing(tokenizer)
-        answers = tuple(_answer(row, tokenizer, text + suffix, whole, answer) + end for answer in texts)
+        answers = tuple(_closed(_answer(row, tokenizer, text + suffix, whole, answer), end) for answer in texts)
         _require_apart(self.blamed(row), tokenizer, texts, answers)
         return Example(whole, answers, right, common(before, whole), row.place)
 
@@ -138,6 +138,11 @@ class TextTemplate(Template):
 
     def _text(self, key: str, text: str) -> Text:
         return compiled(key, text, self.syntax)
+
+
+def _closed(answer: Tokens, end: Tokens) -> Tokens:
+    """With the end behind it, unless the text has it already."""
+    return answer if end and answer[-len(end) :] == end else answer + end
 
 
 def _require_apart(

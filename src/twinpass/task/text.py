@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from twinpass.errors import DataError
 from twinpass.task.fields import as_text, is_path, text_of
+from twinpass.task.jinja import checked, environment_of_rows
 from twinpass.task.rows import Row
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Syntax = Literal["braces", "jinja"]
+
+ROW = "row"
+"""What Jinja templates call all fields, as in ``row["Review (text)"]``; a field of that name goes first."""
 
 
 class Text(ABC):
@@ -81,7 +84,7 @@ class Jinja(Text):
 
     def fill(self, row: Row) -> str:
         try:
-            return as_text(self.template.render(row.fields))
+            return as_text(self.template.render({ROW: row.fields, **row.fields}))
         except DataError:
             raise
         except Exception as error:  # whatever a template does with a row's values
@@ -117,7 +120,7 @@ def _braces(key: str, text: str) -> Braces:
         if path is not None and (not is_path(path) or form or conversion):
             raise ValueError(
                 f"{key}: fields are plain names such as {{text}}, or {{target.span[0]}} inside of one, not {{{path}}} with "
-                'anything more; syntax = "jinja" takes expressions'
+                'anything more; syntax = "jinja" takes expressions, and any name, as {{ row["Price ($)"] }}'
             )
     return Braces(key, [(before, path) for before, path, _, _ in parts])
 
@@ -125,27 +128,12 @@ def _braces(key: str, text: str) -> Braces:
 def _jinja(key: str, text: str) -> Jinja:
     from jinja2 import TemplateError, TemplateSyntaxError, meta
 
-    environment = _environment()
+    environment = environment_of_rows()
     try:
-        names = meta.find_undeclared_variables(environment.parse(text))
-        return Jinja(key, environment.from_string(text), tuple(sorted(names)))
+        tree = environment.parse(text)
+        names = meta.find_undeclared_variables(tree)
+        return Jinja(key, environment.from_string(checked(tree)), tuple(sorted(names)))
     except TemplateSyntaxError as error:
         raise ValueError(f"{key}: not a Jinja template, line {error.lineno}: {error.message}") from error
     except TemplateError as error:
         raise ValueError(f"{key}: not a Jinja template: {error}") from error
-
-
-@cache
-def _environment() -> "ImmutableSandboxedEnvironment":
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, StrictUndefined):
-            return value
-        try:
-            return as_text(value)
-        except ValueError as error:
-            raise TemplateError(f"what it writes {error}") from error
-
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=shown)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from twinpass.report.checksums import checksum, checksums
 from twinpass.report.files import storing
 from twinpass.task.rows import Row
 
+ADDED = ("weights", "prediction")
+"""What a line says beside the fields of its row."""
+
 
 def digest_of(weights: Path) -> str:
     """Names what was trained: a hash of the files with its tensors, by the hashes that were written with them and that they were held to."""
@@ -18,6 +22,19 @@ def digest_of(weights: Path) -> str:
     for path in sorted(weights.glob("*.safetensors")):
         found.update(bytes.fromhex(known.get(path.name) or checksum(path)))
     return found.hexdigest()[:16]
+
+
+def require_room(rows: Sequence[Row]) -> None:
+    """Refuse rows with fields that stand for what is added to them.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for row in rows:
+        if taken := [name for name in ADDED if name in row.fields]:
+            raise DataError(
+                f"{row.place}: the field {taken[0]} is where this prediction's own would be written; rename it, or leave it out"
+            )
 
 
 def line_of(row: Row, weights: str, prediction: Mapping[str, Any]) -> str:
@@ -68,11 +85,13 @@ def write(path: Path, lines: Iterable[str]) -> None:
     Raises:
         StorageError: it cannot be written; what was appended stays, and is gone on from.
     """
+    ahead = iter(lines)
+    first = list(islice(ahead, 1))  # a row that cannot be used leaves no empty file
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
     try:
-        for line in lines:
+        for line in chain(first, ahead):
             with storing(path):
                 file.write(line)
                 file.flush()

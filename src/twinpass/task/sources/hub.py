@@ -11,6 +11,9 @@ from twinpass.task.rows import Category, Item, Row
 NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:/(?P<split>[\w.-]+(?:\[[\d:%]*\])?))?")
 """``owner/name``, then ``:config`` and ``/split`` where wanted."""
 
+KINDS = {".jsonl": "lines", ".ndjson": "lines", ".csv": "tables", ".tsv": "tables", ".parquet": "columns"}
+"""Files of rows in a folder, by what reads them."""
+
 SPLITS: Mapping[str, Sequence[str]] = {
     "train": ("train",),
     "eval": ("validation", "valid", "val", "dev", "test"),
@@ -21,6 +24,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
 def read_folder(folder: Path, role: str) -> Iterator[Item]:
     """The rows of a folder that ``save_to_disk`` made, or of data files that ``load_dataset`` knows."""
     datasets = _library(str(folder))
+    _require_one_kind(folder)
     saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
         loaded = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(str(folder))
@@ -46,11 +50,56 @@ def read_hub(name: str, role: str, *, part: bool) -> Iterator[Item]:
 
 def read_object(dataset: Any, name: str) -> Iterator[Item]:
     """The rows of a ``Dataset``, whatever format it is set to; numbers of a class label know its name."""
+    if (getattr(dataset, "format", None) or {}).get("type") == "custom":
+        raise DataError(f"{name}: the dataset has a transform, which is not seen here; apply it with map")
     dataset = dataset.with_format(None)
     classes = {key: feature.names for key, feature in (dataset.features or {}).items() if hasattr(feature, "int2str")}
     for number, fields in enumerate(dataset, 1):
         named = {key: _category(fields[key], names) for key, names in classes.items()}
-        yield Row({**fields, **named}, f"{name}, row {number}")
+        yield Row({**filled(fields), **named}, f"{name}, row {number}")
+
+
+def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields without what Arrow adds to objects in lists, where another one has a key more: there null says that it is not there."""
+    return {key: _filled(value) for key, value in fields.items()}
+
+
+def _filled(value: Any, *, listed: bool = False) -> Any:
+    if isinstance(value, list):
+        return [_filled(each, listed=True) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _filled(each, listed=listed) for key, each in value.items() if not listed or each is not None}
+    return value
+
+
+def require_split(path: Path) -> None:
+    """Refuse what would lie in a dataset that ``save_to_disk`` wrote, and is none of its splits.
+
+    Raises:
+        DataError: naming those that there are.
+    """
+    if (path.parent / "dataset_dict.json").exists():
+        splits = ", ".join(sorted(each.name for each in path.parent.iterdir() if each.is_dir()))
+        raise DataError(f"{path}: the dataset has no such split; it has {splits}")
+
+
+def _require_one_kind(folder: Path) -> None:
+    """Refuse a folder whose files ``load_dataset`` would read in part: of several kinds it takes the most frequent.
+
+    Raises:
+        DataError: naming the kinds.
+    """
+    files = [
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    ]
+    kinds = {KINDS[suffix]: suffix for path in files if (suffix := path.suffix.lower()) in KINDS}
+    if len(kinds) > 1:
+        found = sorted(kinds.values())
+        raise DataError(
+            f"{folder}: holds files of several kinds ({', '.join(found)}), and one of them would be read; name the files, as in {folder}/*{found[0]}"
+        )
 
 
 def _category(value: Any, names: Sequence[str]) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twinpass.errors import DataError
 from twinpass.task.rows import Item, Row
+from twinpass.task.sources.hub import filled
 
 BATCH = 256
 
@@ -22,6 +23,6 @@ def read_file(path: Path) -> Iterator[Item]:
             for batch in file.iter_batches(BATCH):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Row(fields, f"{path}, row {number}")
+                    yield Row(filled(fields), f"{path}, row {number}")
     except ArrowException as error:
         raise DataError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from error

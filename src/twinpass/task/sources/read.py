@@ -28,6 +28,7 @@ FILES: Mapping[str, Reader] = MappingProxyType(
 )
 """How a file is read, by the end of its name."""
 
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
 GLOB = "*?["
 
 
@@ -64,9 +65,11 @@ def reader_of(path: Path) -> Reader:
     Raises:
         DataError: it is not known.
     """
-    if path.suffix not in FILES:
+    if path.suffix in PACKED:
+        raise DataError(f"{path}: is compressed; unpack it first")
+    if path.suffix.lower() not in FILES:
         raise DataError(f"{path}: expected a file ending in {', '.join(FILES)}; convert it, one example a row")
-    return FILES[path.suffix]
+    return FILES[path.suffix.lower()]
 
 
 def one_each(row: Row) -> Iterator[Item]:
@@ -159,7 +162,7 @@ def read_objects(rows: Any, name: str) -> Iterator[Item]:
         yield from hub.read_object(rows, name)
         return
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        rows = _listed(rows.to_dict("records"))
+        rows = _records(rows, name)
     if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable):
         kind = "several splits; give one of them" if _are_splits(rows) else f"a {type(rows).__name__}"
         raise DataError(f"{name}: expected rows such as a list of dictionaries or a Dataset, got {kind}")
@@ -170,6 +173,25 @@ def read_objects(rows: Any, name: str) -> Iterator[Item]:
 
 def _are_splits(rows: object) -> bool:
     return isinstance(rows, Mapping) and all(hasattr(each, "features") for each in rows.values())
+
+
+def _records(frame: Any, name: str) -> Any:
+    """Those of a data frame, what is missing as None.
+
+    Raises:
+        DataError: two columns have one name.
+    """
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{name}: two columns are named {twice!r}; rename or remove one of them")
+    known = frame.notna().to_numpy()
+    records = frame.to_dict("records")
+    return [
+        hub.filled(
+            {key: _listed(value) if there else None for (key, value), there in zip(record.items(), row, strict=True)}
+        )
+        for record, row in zip(records, known, strict=True)
+    ]
 
 
 def _listed(value: Any) -> Any:
@@ -195,6 +217,7 @@ def _open(name: str, role: Role, reader: Callable[[Path], Reader], *, part: bool
         elif _may_be_on_hub(name):
             yield from hub.read_hub(name, role, part=part)
         else:
+            hub.require_split(path)
             reader(path)
             raise _absent(name)
     except OSError as error:
