@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from twinpass.core import BASE
 from twinpass.engine.base import AdamStep, RelativeStep
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.errors import JournalError, ModelError
+from twinpass.errors import JournalError, MissedParameterError, ModelError
 from twinpass.model.projections import Projections
 from twinpass.model.trainable import Activated, Layers, Lora, Trainable
 from twinpass.reuse.activated import ActivatedReuse
@@ -145,7 +145,31 @@ def test_the_graph_is_announced_before_it_is_made() -> None:
     assert 0.7 * taken < announced < 3 * taken
 
 
-STEPS = [AdamStep(1, 1e-2, decay=0.1), AdamStep(2, 5e-3, decay=0.1), AdamStep(3, 1e-3, 0.8, 0.9, clip=0.5)]
+@pytest.mark.parametrize("kind", ["activated", "lora"])
+def test_to_announce_a_graph_reads_no_prompt(kind: str) -> None:
+    """What it leaves in the cache is of other tokens, so that prompts are read later as if it had not been asked."""
+    (_, asked), (_, other) = (trained("llama", kind, dtype=torch.float32) for _ in range(2))
+    for request in ACTIVE:
+        asked.graph_bytes([request])
+    assert asked.gradient(ACTIVE, slopes).scores.work == other.gradient(ACTIVE, slopes).scores.work
+
+
+def test_what_takes_no_part_in_the_scores_has_no_gradient() -> None:
+    model = build("llama")
+    model.get_submodule("model.layers.1").spare = torch.nn.Linear(3, 5, dtype=torch.float64)
+    engine = TorchEngine(model, Layers(1, 2))
+    with pytest.raises(
+        MissedParameterError, match=r"2 trained tensors take no part .* model\.layers\.1\.spare\.weight"
+    ):
+        engine.gradient(ACTIVE, slopes)
+
+
+STEPS = [
+    AdamStep(1, 1e-2, decay=0.1),
+    AdamStep(2, 5e-3, decay=0.1),
+    AdamStep(3, 1e-3, 0.8, 0.9, clip=0.5),
+    AdamStep(4, 1e-3, clip=1e3),
+]
 
 
 def test_steps_are_those_of_pytorch(tmp_path: Path) -> None:

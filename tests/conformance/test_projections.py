@@ -172,3 +172,11 @@ def test_steps_are_along_gradients_of_their_kind() -> None:
     with pytest.raises(ModelError, match="AdamW takes a gradient that is formed"):
         engine.descend(engine.feedback(ACTIVE, slopes), AdamStep(1, LENGTH))
     assert all(torch.equal(tensor, before[each]) for each, tensor in bits(engine.model).items())
+
+
+def test_without_an_error_and_without_a_length_nothing_moves() -> None:
+    engine = engine_of("llama", build("llama"), Projections(layers=1))
+    before = bits(engine.model)
+    engine.descend(engine.feedback(ACTIVE, lambda scores: [0 * own for own in scores]), RelativeStep(LENGTH, DAMPING))
+    engine.descend(engine.feedback(ACTIVE, slopes), RelativeStep(0.0, DAMPING))
+    assert all(torch.equal(tensor, before[each]) for each, tensor in bits(engine.model).items())

@@ -1,6 +1,7 @@
 """Weights along exact gradients come back from snapshots."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from twinpass.estimate.backprop import Backprop
 from twinpass.estimate.feedback import Feedback
 from twinpass.steps import Steps
 from twinpass.train.adamw import AdamW
+from twinpass.train.batches import batch
 from twinpass.train.descent import GradientSteps, graph_bytes, lasting
 from twinpass.train.history import Event, History
 
@@ -74,6 +76,12 @@ def test_a_long_run_leaves_few_snapshots_and_needs_none_that_has_gone(
     assert len(there) <= 3 + 2 * math.log2(count)
 
 
+def test_snapshots_that_stay_are_closer_together_the_nearer_they_are_to_the_end() -> None:
+    assert lasting(History(snapshots=dict.fromkeys(range(1, 17), "hash"))) == {8, 12, 14, 15, 16}
+    best = {2: 0.1, 5: 0.9, 9: 0.5}
+    assert lasting(History(snapshots=dict.fromkeys(range(1, 17), "hash"), evaluations=best)) == {5, 8, 12, 14, 15, 16}
+
+
 class Stop(Exception):
     """How far a step came."""
 
@@ -87,10 +95,10 @@ class Goal:
         return 2
 
     def teach(self, engine: Any, rows: list[Any], at: Any) -> None:
-        raise Stop(f"taught {len(rows)} rows")
+        raise Stop(f"taught {rows}")
 
     def learn(self, rows: list[Any], lesson: Any) -> None:
-        raise Stop(f"learned {lesson}")
+        raise Stop(f"learned {lesson} of {rows}")
 
 
 class Lesson:
@@ -101,11 +109,13 @@ class Lesson:
 def test_a_lesson_that_the_journal_has_is_not_given_again(tmp_path: Path) -> None:
     plan = SimpleNamespace(objective=Goal(), train=range(20), seed=3, writing=lambda step, draw: None)
     steps = GradientSteps(cast(Any, None), cast(Any, plan), AdamW(batch_size=4), tmp_path)
-    with pytest.raises(Stop, match="taught 8 rows"):
+    drawn = [batch(range(20), 4, 3, draw) for draw in range(7)]
+    with pytest.raises(Stop, match=f"^taught {re.escape(str([*drawn[0], *drawn[1]]))}$"):
         steps.take(0, 0, 0.1, History())
-    first = replace(report(0), lesson=cast(Any, Lesson()))
-    with pytest.raises(Stop, match="learned part 1 of 2"):
-        steps.take(1, 6, 0.1, History(Steps([first]), events=Compact([Event("draw", 0, 5)])))
+    first = replace(report(2), lesson=cast(Any, Lesson()))
+    events = Compact([Event("draw", 0, 0), Event("draw", 1, 1), Event("draw", 2, 5)])
+    with pytest.raises(Stop, match=f"^learned part 1 of 2 of {re.escape(str(drawn[6]))}$"):
+        steps.take(3, 6, 0.1, History(Steps([report(0), report(1), first]), events=events))
 
 
 class Warmed:
@@ -146,7 +156,9 @@ def test_replay_reads_what_the_run_had_read_unless_a_snapshot_is_there(
 
 
 def test_a_graph_is_as_large_as_that_of_the_longest_examples() -> None:
-    examples = [SimpleNamespace(prompt=[0] * size, options=[[0]], suffix_start=0) for size in (5, 2, 9, 7, 3)]
+    """By what is read after the activation point, which is all that has a graph."""
+    sizes = (5, 0), (2, 0), (9, 0), (10, 8), (7, 0), (3, 0)
+    examples = [SimpleNamespace(prompt=[0] * size, options=[[0]], suffix_start=start) for size, start in sizes]
     plan = SimpleNamespace(
         train=examples,
         optimizer=AdamW(batch_size=2),
