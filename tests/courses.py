@@ -28,7 +28,8 @@ from mutations import announced
 
 ROOT = Path(__file__).parent.parent
 SOURCE, TESTS = ROOT / "src", ROOT / "tests"
-PACKAGES = ("cache", "reuse", "estimate", "train", "perturb")
+PACKAGES = tuple(os.environ.get("MUTATED", "cache reuse estimate train perturb").split())
+"""Folders of twinpass that are changed; others can be asked for."""
 
 ALSO: Mapping[str, tuple[str, ...]] = {
     "cache": ("unit/test_cache.py", "unit/test_prefix_cache.py", "conformance/test_memory.py"),
@@ -57,10 +58,39 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "perturb.gemm.registers": ("unit/test_multiply.py",),
     "train.trainer": ("invariant/test_approximate_runs.py",),
     "perturb.race": ("conformance/test_generation.py", "conformance/test_choosing.py"),
+    "perturb.gemm.heads": ("unit/test_paged.py",),
+    "perturb.vectorised": ("unit/test_paged.py", "unit/test_segments.py", "unit/test_race.py"),
+    "objective": ("unit/test_trl_rewards.py", "invariant/test_reward_settings.py", "invariant/test_reward_runs.py"),
+    "task": ("invariant/test_none_held_out.py", "invariant/test_json.py", "fuzz/test_fuzz.py"),
+    "use": (
+        "invariant/test_export.py",
+        "invariant/test_use.py",
+        "invariant/test_use_in_python.py",
+        "invariant/test_damaged_weights.py",
+        "invariant/test_doctor.py",
+        "conformance/test_peft.py",
+    ),
+    "config": (
+        "unit/test_composition.py",
+        "unit/test_config.py",
+        "unit/test_config_faults.py",
+        "unit/test_idle.py",
+        "unit/test_learner.py",
+        "invariant/test_finetune.py",
+    ),
+    "engine.embedded.descent": (
+        "conformance/test_gradient.py",
+        "conformance/test_feedback.py",
+        "conformance/test_mixed.py",
+        "conformance/test_projections.py",
+    ),
 }
 """Tests of a package beside the unit tests of that name, or that import it."""
 
-COMPILED = ("draw", "kernels", "race", "sums", "multiply", "pairs", "registers", "tiles")
+COMPILED = (
+    *("draw", "kernels", "race", "sums", "multiply", "pairs", "registers", "tiles"),
+    *("heads", "low_rank", "norms", "paged", "segments", "vectorised"),
+)
 """Modules that Numba compiles: which of their lines a test reaches is not to be seen, and compiled code is not another mutant's."""
 INTERPRETED = ("triton_draw", "triton_kernels", "triton_programs", "backend")
 """Modules that Triton interprets, in a process of its own."""

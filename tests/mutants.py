@@ -25,6 +25,7 @@ from typing import Any
 
 from courses import (
     IMPORTS,
+    PACKAGES,
     ROOT,
     Course,
     compiled,
@@ -198,6 +199,9 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="places whose text holds this, such as cache/tree or a line's number"
     )
+    parser.add_argument(
+        "--packages", default=" ".join(PACKAGES), help="which folders, such as 'objective engine/embedded'"
+    )
     parser.add_argument("--state", type=Path, help="a file of what was found so far; a run that was broken off goes on")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--minutes", type=float, default=60.0, help="no mutant is begun after so many")
@@ -215,7 +219,13 @@ def main() -> None:
         command = [sys.executable, __file__, f"--count={args.count}", f"--seed={args.seed}", f"--only={args.only}"]
         command.append(f"--until={time.time() + 60 * args.minutes}")
         for world in ("1", ""):
-            environment = {**os.environ, **THREADS, "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": world}
+            environment = {
+                **os.environ,
+                **THREADS,
+                "CUDA_VISIBLE_DEVICES": "",
+                "MUTATED": args.packages,
+                "TRITON_INTERPRET": world,
+            }
             subprocess.run([*command, f"--world={file}"], env=environment, check=True)
         state = State.of(file)
     if left := [place for place in state.again if place not in state.verdicts]:

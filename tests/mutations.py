@@ -62,7 +62,7 @@ def mutated(source: str, place: Place) -> ast.Module:
 def announced(source: str, module: str, name: str) -> ast.Module:
     """The module with a call of ``name`` (module, first line, last line) before every statement of its functions."""
     tree = ast.parse(source)
-    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]:
         for node in list(ast.walk(function)):
             for block in ("body", "orelse", "finalbody"):
                 statements = getattr(node, block, None)
@@ -93,7 +93,7 @@ def _running(node: ast.AST, *, outside: bool) -> Iterator[tuple[ast.AST, bool]]:
             return
         case _:
             yield node, outside
-    later = isinstance(node, ast.FunctionDef | ast.Lambda)
+    later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     for name, value in ast.iter_fields(node):
         if name not in SILENT:
             for child in value if isinstance(value, list) else [value]:

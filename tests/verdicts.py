@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -194,7 +195,7 @@ class Forking:
 
 
 def _run(case: Case, items: Mapping[str, pytest.Item]) -> int:
-    other, file = exchanged(case.place), sys.modules[case.place.module].__file__
+    other, file = exchanged(case.place), import_module(case.place.module).__file__
     functions = [each for each in gc.get_objects() if type(each) is FunctionType]  # isinstance would ask the object
     own = [each for each in functions if each.__code__.co_filename == file and _key(each.__code__) in other]
     if not own:

@@ -1,10 +1,13 @@
 """Changes of ``make mutants``: each is another program that compiles, at the place that it names."""
 
 import ast
+import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
-from courses import IMPORTS, Course, courses_in, file_of
+from courses import ALSO, COMPILED, IMPORTS, TESTS, Course, courses_in, file_of
+from courses import SOURCE as TREE
 from mutations import announced, mutated, places
 from verdicts import case_of
 
@@ -72,6 +75,25 @@ def test_every_statement_says_that_it_is_reached() -> None:
     function: Any = space["f"]
     assert (function(0), function.__doc__) == (2, "It.")
     assert seen == [("m", 3, 5), ("m", 8, 8), ("m", 9, 9)]
+
+
+def test_coroutines_say_so_too() -> None:
+    seen = list[tuple[str, int, int]]()
+    space = {"reached": lambda *place: seen.append(place)}
+    exec(compile(announced("async def f(x):\n    return x\n", "m", "reached"), "it", "exec"), space)
+    function: Any = space["f"]
+    assert (asyncio.run(function(4)), seen) == (4, [("m", 2, 2)])
+
+
+def test_what_numba_compiles_is_known() -> None:
+    """Its lines cannot say that they are reached, and other code takes another compilation."""
+    decorated = re.compile(r"^@(njit|kernel|intrinsic|overload)\b", re.MULTILINE)
+    found = {file.stem for file in (TREE / "twinpass").rglob("*.py") if decorated.search(file.read_text())}
+    assert found == set(COMPILED)
+
+
+def test_tests_that_judge_are_there() -> None:
+    assert not [path for paths in ALSO.values() for path in paths if not (TESTS / path).exists()]
 
 
 def test_a_change_is_judged_by_tests_that_its_process_can_run() -> None:
