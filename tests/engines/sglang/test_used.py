@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -20,10 +21,10 @@ from twinpass.engine.sglang.examine import require_fitting_arguments
 from twinpass.model.trainable import Informed, Lora
 
 PROMPT = "Review: a fine film\nSentiment:"
-ON_A_CPU = f"""
+ON_A_CPU = """
 import functools
 import sglang
-sglang.Engine = functools.partial(sglang.Engine, **{ARGUMENTS | {"grammar_backend": "none", "skip_server_warmup": True}!r})
+sglang.Engine = functools.partial(sglang.Engine, **{!r})
 """
 """What a machine without a GPU needs besides what the page says."""
 
@@ -33,10 +34,11 @@ def snippet() -> str:
     return found
 
 
-def said(code: str, folder: Path) -> list[str]:
+def said(code: str, folder: Path, **arguments: Any) -> list[str]:
     """What a script prints, as the lines that it marks; SGLang's processes begin by importing it."""
     script = folder / "script.py"
-    script.write_text(ON_A_CPU + code.replace("print(", "print('said:', "))
+    given = ARGUMENTS | {"grammar_backend": "none", "skip_server_warmup": True} | arguments
+    script.write_text(ON_A_CPU.format(given) + code.replace("print(", "print('said:', "))
     paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
     ran = subprocess.run(
@@ -52,16 +54,14 @@ def said(code: str, folder: Path) -> list[str]:
     return [line.partition("said: ")[2] for line in ran.stdout.splitlines() if line.startswith("said: ")]
 
 
-@pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter that has moved far enough to write something else than its base model."""
-    place = tmp_path_factory.mktemp("used")
+def trained(folder: Path, place: Path, **trainable: Any) -> Path:
+    """A run whose adapter has moved far enough to write something else than its base model."""
     (place / "my-model").symlink_to(folder)
     rows = [{"text": "a fine film", "label": 1}, {"text": "dull", "label": 0}]
     (place / "rows.json").write_text(str(rows).replace("'", '"'))
     values = {
         "model": {"path": "my-model"},
-        "trainable": {"kind": "lora"},
+        "trainable": trainable,
         "task": {
             "train": "rows.json",
             "eval": "rows.json",
@@ -77,8 +77,8 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "runs/mine"
 
 
-def test_the_python_on_the_page_runs(run: Path, folder: Path) -> None:
-    place = run.parents[1]
+def test_the_python_on_the_page_runs(folder: Path, tmp_path: Path) -> None:
+    run, place = trained(folder, tmp_path, kind="lora"), tmp_path
     assert main(["export", str(run), "--format", "peft", "--out", str(place / "adapter"), "--json"]) == 0
     code = snippet()
     (own,) = twinpass.load(run).generate([PROMPT], 8)
@@ -91,6 +91,20 @@ def test_the_python_on_the_page_runs(run: Path, folder: Path) -> None:
     merged = re.sub(r", enable_lora=True, lora_paths=\{.*?\}|, lora_path=\"mine\"", "", merged)
     assert main(["export", str(run), "--format", "hf", "--merge", "--out", str(place / "merged"), "--json"]) == 0
     assert said(merged.replace('print(answer["text"])', 'print(repr(answer["text"]))'), place) == [repr(own)]
+
+
+def test_and_serves_an_activated_adapter(folder: Path, tmp_path: Path) -> None:
+    """It acts where the suffix stands, also where SGLang reads prompts a few tokens at a time; anywhere else it would write other texts."""
+    run = trained(folder, tmp_path, kind="activated", targets="outputs", first=-4)
+    assert main(["export", str(run), "--format", "peft", "--out", str(tmp_path / "adapter"), "--json"]) == 0
+    prompts = [PROMPT, "Review: dull and slow\nSentiment: bad\nReview: a fine film\nSentiment:", "Once upon a time"]
+    own = twinpass.load(run).generate(prompts, 8)
+    model = twinpass.load_model(str(folder))
+    plain = [by_hugging_face(*model, prompt, 8) for prompt in prompts]
+    assert [a == b for a, b in zip(own, plain, strict=True)] == [False, False, True]
+    code = snippet().replace(repr(PROMPT), repr(prompts)).replace('"Review: a fine film\\nSentiment:"', repr(prompts))
+    code = code.replace('print(answer["text"])', 'print([each["text"] for each in answer])')
+    assert said(code, tmp_path, chunked_prefill_size=4) == [repr(own)]
 
 
 LAUNCHED = [

@@ -1,13 +1,15 @@
 """Activated adapters in SGLang, exactly: hooks on how it finds prefixes and lays out adapters.
 
 SGLang keeps the keys and values of every adapter apart from the base model's. An activated adapter leaves the tokens before its
-activation point A to the base model, so their keys and values are the base model's own. For requests that carry :data:`MARK`:
+activation point A to the base model, so their keys and values are the base model's own. For requests that carry :data:`MARK`, and those of
+adapters that are activated by tokens (:mod:`twinpass.engine.sglang.inside.invocation`):
 
-1. the request looks up its prefix among the base model's, and its own keys and values never enter the cache;
+1. the request looks up its prefix among the base model's, and its own keys and values from A on never enter the cache;
 2. no more than A tokens are taken from there, as those from A on have to run under the adapter;
-3. where fewer than A are there (evicted, or never sent), the rows up to A run without the adapter.
+3. where fewer than A are there (evicted, or never sent), the rows up to A run without the adapter, and are kept as the base model's;
+4. a batch leaves one of its adapters' slots to those rows.
 
-Requests without the mark are not touched. SGLang only logs a hook that fails to apply, so :func:`check` makes sure before anything is scored.
+Other requests are not touched. SGLang only logs a hook that fails to apply, so :func:`check` makes sure before anything is scored.
 """
 
 import copy
@@ -15,10 +17,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+from twinpass.engine.sglang.inside import invocation
+
 MARK = "twinpass_active_from"
 """Key in a request's ``custom_params``: the activation point, counted in tokens."""
 
 _REQUEST = "sglang.srt.managers.schedule_batch.Req"
+_CACHE = "sglang.srt.mem_cache.common"
+_SLOTS = "sglang.srt.lora.lora_manager.LoRAManager.validate_lora_batch"
 _BACKENDS = (
     "torch_backend.TorchNativeLoRABackend",
     "triton_backend.TritonLoRABackend",
@@ -26,7 +32,7 @@ _BACKENDS = (
 )
 
 _marked: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""Requests with the mark that this process holds, by their id."""
+"""Requests of activated adapters that this process holds, by their id."""
 
 
 def hooks() -> list[tuple[str, Callable[..., Any], str]]:
@@ -35,7 +41,11 @@ def hooks() -> list[tuple[str, Callable[..., Any], str]]:
     return [
         (f"{_REQUEST}.__init__", _take_mark, "AFTER"),
         (f"{_REQUEST}._compute_max_prefix_len", _stop_at_activation, "AFTER"),
+        (f"{_CACHE}.checkpoint_kv_cache", _keep_base, "BEFORE"),
+        (f"{_CACHE}.release_kv_cache", _keep_base_at_the_end, "BEFORE"),
+        (_SLOTS, _leave_a_slot, "AROUND"),
         *((backend, _base_before_activation, "AROUND") for backend in backends),
+        *invocation.hooks(),
     ]
 
 
@@ -55,10 +65,16 @@ def check(scheduler: Any, *, adapters: bool) -> None:
 
 def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
     start = (request.sampling_params.custom_params or {}).get(MARK)
-    if start is None:
+    tokens = invocation.invocation_of(request.lora_id) if start is None else None
+    if start is None and tokens is None:
         return
     if request.lora_id is not None:
         request.extra_key = request.extra_key.removesuffix(request.lora_id) or None
+    if tokens is not None:
+        start = invocation.last(tokens, request.origin_input_ids)
+        if start is None:
+            request.lora_id = None
+            return
     request.skip_radix_cache_insert = True
     request.twinpass_active_from = int(start)
     _marked[request.rid] = request
@@ -66,6 +82,28 @@ def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
 
 def _stop_at_activation(result: int, request: Any, *args: Any, **kwargs: Any) -> int:
     return min(result, getattr(request, "twinpass_active_from", result))
+
+
+def _keep_base(request: Any, cache: Any) -> None:
+    """Give the cache what ran without the adapter; SGLang itself gives nothing of such a request."""
+    _keep(request, cache, request.extend_end)
+
+
+def _keep_base_at_the_end(request: Any, cache: Any, *, checkpoint: bool) -> None:
+    if checkpoint and request.kv.holds_kv:
+        _keep(request, cache, request.owned_kv_len())
+
+
+def _keep(request: Any, cache: Any, there: int) -> None:
+    base = min(getattr(request, "twinpass_active_from", 0), there)
+    if request.kv.cache_protected_len < base and not cache.supports_mamba():
+        cache.checkpoint(request, up_to=base)
+
+
+def _leave_a_slot(original: Callable[..., bool], manager: Any, adapters: set[str | None]) -> bool:
+    """Whether a batch of these adapters fits, with rows of activated ones that run without."""
+    activated = any(request.lora_id in adapters for request in list(_marked.values()))
+    return original(manager, adapters | {None} if activated else adapters)
 
 
 def _base_before_activation(
