@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -184,6 +184,9 @@ bench-serving: $(SGLANG_VENV)/.installed  ## what other clients of a SGLang serv
 
 bench-served-population: $(SGLANG_VENV)/.installed  ## texts that a population writes on SGLang, beside those of the base model, into benchmarks/results/served-population.json
 	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/served_population.py --json benchmarks/results/served-population.json
+
+bench-served-adapter: $(SGLANG_VENV)/.installed  ## an adapter that was trained by default, served by SGLang beside LoRA, into benchmarks/results/served-adapter.json
+	PYTHONPATH=$(SGLANG_SHIMS) OMP_NUM_THREADS=1 $(SGLANG_BIN)/python benchmarks/served_adapter.py --json benchmarks/results/served-adapter.json
 
 SERVED := --set engine.kind=sglang --set run.max_seconds=90
 

@@ -11,6 +11,7 @@ from twinpass.core import Request
 from twinpass.engine.embedded.scoring.packing import common_length
 from twinpass.engine.sglang.calls import SHARED, Call, calls_of, reply_of, score_of, shared_prefixes
 from twinpass.engine.sglang.inside.activated import split
+from twinpass.engine.sglang.inside.invocation import last
 from twinpass.errors import EngineError
 
 CALL = Call((1, 2, 3, 4), 1, None, [9, 8])
@@ -141,3 +142,9 @@ def test_without_a_slot_to_spare_nothing_is_scored() -> None:
     with pytest.raises(RuntimeError, match="max_loras_per_batch"):
         split([3], [0], [5], [0], [8, 8])
     assert split([3], [3], [5], [0], [8, 8]) == ([5], [0])
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), min_size=1, max_size=3))
+def test_invocation_tokens_are_found_where_they_begin_last(prompt: list[int], tokens: list[int]) -> None:
+    starts = [i for i in range(len(prompt)) if prompt[i : i + len(tokens)] == tokens]
+    assert last(tokens, prompt) == (starts[-1] if starts else None)

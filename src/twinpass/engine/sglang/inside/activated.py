@@ -9,7 +9,8 @@ adapters that are activated by tokens (:mod:`twinpass.engine.sglang.inside.invoc
 3. where fewer than A are there (evicted, or never sent), the rows up to A run without the adapter, and are kept as the base model's;
 4. a batch leaves one of its adapters' slots to those rows.
 
-Other requests are not touched. SGLang only logs a hook that fails to apply, so :func:`check` makes sure before anything is scored.
+Other requests are not touched. SGLang only logs a hook that fails to apply, so :func:`check` makes sure before anything is scored, and no adapter
+that is activated by tokens is taken in where one is missing.
 """
 
 import copy
@@ -24,7 +25,7 @@ MARK = "twinpass_active_from"
 
 _REQUEST = "sglang.srt.managers.schedule_batch.Req"
 _CACHE = "sglang.srt.mem_cache.common"
-_SLOTS = "sglang.srt.lora.lora_manager.LoRAManager.validate_lora_batch"
+_MANAGER = "sglang.srt.lora.lora_manager.LoRAManager"
 _BACKENDS = (
     "torch_backend.TorchNativeLoRABackend",
     "triton_backend.TritonLoRABackend",
@@ -43,7 +44,8 @@ def hooks() -> list[tuple[str, Callable[..., Any], str]]:
         (f"{_REQUEST}._compute_max_prefix_len", _stop_at_activation, "AFTER"),
         (f"{_CACHE}.checkpoint_kv_cache", _keep_base, "BEFORE"),
         (f"{_CACHE}.release_kv_cache", _keep_base_at_the_end, "BEFORE"),
-        (_SLOTS, _leave_a_slot, "AROUND"),
+        (f"{_MANAGER}.validate_new_adapter", _admit, "AFTER"),
+        (f"{_MANAGER}.validate_lora_batch", _leave_a_slot, "AROUND"),
         *((backend, _base_before_activation, "AROUND") for backend in backends),
         *invocation.hooks(),
     ]
@@ -51,21 +53,40 @@ def hooks() -> list[tuple[str, Callable[..., Any], str]]:
 
 def check(scheduler: Any, *, adapters: bool) -> None:
     """Raise unless every hook is in place, and the adapter backend in use (if ``adapters`` are) is one of those hooked."""
+    _require_applied()
+    if adapters:
+        _require_hooked(scheduler.tp_worker.model_runner.lora_manager)
+
+
+def _require_applied() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     missing = [target for target in HookRegistry._hooks if target not in HookRegistry._patched]
     if missing:
         raise RuntimeError(f"twinpass: the hooks on {', '.join(missing)} did not apply")
-    if not adapters:
-        return
-    backend = type(scheduler.tp_worker.model_runner.lora_manager.lora_backend)
+
+
+def _require_hooked(manager: Any) -> None:
+    backend = type(manager.lora_backend)
     if not f"{backend.__module__}.{backend.__name__}".endswith(_BACKENDS):
         raise RuntimeError(f"twinpass: activated adapters are not hooked into {backend.__name__}")
 
 
+def _admit(result: None, manager: Any, config: Any, adapter: Any) -> None:
+    """Refuse an activated adapter that would act on every token, or whose batches would never have room for rows without it."""
+    if invocation.tokens_in(config) is None:
+        return
+    _require_applied()
+    _require_hooked(manager)
+    if manager.max_loras_per_batch < 2:
+        raise RuntimeError(
+            f"twinpass: {adapter.lora_name} is an activated adapter, and what comes before it runs without one: set max_loras_per_batch to 2 or more"
+        )
+
+
 def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
     start = (request.sampling_params.custom_params or {}).get(MARK)
-    tokens = invocation.invocation_of(request.lora_id) if start is None else None
+    tokens = invocation.tokens_of(request.lora_id) if start is None else None
     if start is None and tokens is None:
         return
     if request.lora_id is not None:

@@ -8,24 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
-_MANAGER = "sglang.srt.lora.lora_manager.LoRAManager"
-
 _managers: WeakSet[Any] = WeakSet()
 """What holds adapters in this process."""
 
 
 def hooks() -> list[tuple[str, Callable[..., Any], str]]:
     """What is hooked, by what, and how."""
-    return [
-        (f"{_MANAGER}.init_state", _know, "BEFORE"),
-        (f"{_MANAGER}.validate_new_adapter", _require_room, "AFTER"),
-    ]
+    return [("sglang.srt.lora.lora_manager.LoRAManager.init_state", _know, "BEFORE")]
 
 
-def invocation_of(adapter: str | None) -> list[int] | None:
+def tokens_of(adapter: str | None) -> list[int] | None:
     """The invocation tokens of an adapter by SGLang's id of it; None: it acts on every token, or is not known."""
     configs = [manager.configs[adapter] for manager in _managers if adapter in manager.configs]
-    return _tokens(configs[0]) if configs else None
+    return tokens_in(configs[0]) if configs else None
+
+
+def tokens_in(config: Any) -> list[int] | None:
+    """Those in SGLang's copy of an ``adapter_config.json``."""
+    return config.hf_config.get("alora_invocation_tokens") or None
 
 
 def last(tokens: Sequence[int], prompt: Sequence[int]) -> int | None:
@@ -35,17 +35,5 @@ def last(tokens: Sequence[int], prompt: Sequence[int]) -> int | None:
     return next((i for i in starts if whole[i] == wanted[0] and whole[i : i + len(wanted)] == wanted), None)
 
 
-def _tokens(config: Any) -> list[int] | None:
-    return config.hf_config.get("alora_invocation_tokens") or None
-
-
 def _know(manager: Any, *args: Any, **kwargs: Any) -> None:
     _managers.add(manager)
-
-
-def _require_room(result: None, manager: Any, config: Any, adapter: Any) -> None:
-    """Refuse what could not be served: rows before the activation point need a slot beside the adapter's."""
-    if _tokens(config) and manager.max_loras_per_batch < 2:
-        raise ValueError(
-            f"twinpass: {adapter.lora_name} is an activated adapter, and what comes before it runs without one: set max_loras_per_batch to 2 or more"
-        )

@@ -1,14 +1,17 @@
 """Activated adapters that SGLang serves: they act from their invocation tokens on, as in PEFT, and find the base model's keys and values."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from real_sglang import LAYERS, OPTIONS, SHOTS, TEXTS, TOLERANCE, Loaded
 
 from twinpass.core import BASE, Request, Term, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.engine.sglang.calls import Call, reply_of
+from twinpass.engine.sglang.inside.activated import _admit
 from twinpass.engine.sglang.server import Server, Variant
 from twinpass.model.trainable import Activated
 
@@ -117,3 +120,19 @@ def test_texts_go_on_under_the_adapter(loaded: Loaded, server: Server) -> None:
             ((score,),) = embedded.score([Request(prompt, tokens, start)], [BASE]).values
             assert len(tokens) == 6
             assert np.abs(np.array(values) - score).max() < TOLERANCE, i
+
+
+@pytest.mark.parametrize(
+    ("backend", "slots", "message"),
+    [("TorchNativeLoRABackend", 2, ""), ("TorchNativeLoRABackend", 1, "max_loras_per_batch"), ("object", 2, "object")],
+)
+def test_an_adapter_that_would_act_on_every_token_is_not_loaded(backend: str, slots: int, message: str) -> None:
+    from sglang.srt.lora.backend import torch_backend
+
+    kind = getattr(torch_backend, backend, object)
+    manager = SimpleNamespace(lora_backend=object.__new__(kind), max_loras_per_batch=slots)
+    config = SimpleNamespace(hf_config={"alora_invocation_tokens": [1, 2]})
+    expected = pytest.raises(RuntimeError, match=message) if message else nullcontext()
+    with expected:
+        _admit(None, manager, config, SimpleNamespace(lora_name="mine"))
+    _admit(None, manager, SimpleNamespace(hf_config={}), SimpleNamespace(lora_name="plain"))
