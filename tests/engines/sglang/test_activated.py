@@ -54,7 +54,7 @@ def asked(
 
 
 def scored(
-    embedded: TorchEngine, prompts: Sequence[Tokens], starts: Sequence[int | None], options: Sequence[int]
+    embedded: TorchEngine, prompts: Sequence[Tokens], starts: Sequence[int], options: Sequence[int]
 ) -> np.ndarray:
     requests = [
         Request(prompt, (token,), start) for prompt, start in zip(prompts, starts, strict=True) for token in options

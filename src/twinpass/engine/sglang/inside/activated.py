@@ -85,19 +85,18 @@ def _admit(result: None, manager: Any, config: Any, adapter: Any) -> None:
 
 
 def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
-    start = (request.sampling_params.custom_params or {}).get(MARK)
-    tokens = invocation.tokens_of(request.lora_id) if start is None else None
-    if start is None and tokens is None:
+    told = (request.sampling_params.custom_params or {}).get(MARK)
+    tokens = invocation.tokens_of(request.lora_id) if told is None else None
+    if told is None and tokens is None:
         return
     if request.lora_id is not None:
         request.extra_key = request.extra_key.removesuffix(request.lora_id) or None
-    if tokens is not None:
-        start = invocation.last(tokens, request.origin_input_ids)
-        if start is None:
-            request.lora_id = None
-            return
+    start = int(told) if tokens is None else invocation.last(tokens, request.origin_input_ids)
+    if start is None:
+        request.lora_id = None
+        return
     request.skip_radix_cache_insert = True
-    request.twinpass_active_from = int(start)
+    request.twinpass_active_from = start
     _marked[request.rid] = request
 
 
