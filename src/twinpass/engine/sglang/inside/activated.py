@@ -91,7 +91,7 @@ def _take_mark(result: None, request: Any, *args: Any, **kwargs: Any) -> None:
         return
     if request.lora_id is not None:
         request.extra_key = request.extra_key.removesuffix(request.lora_id) or None
-    start = int(told) if tokens is None else invocation.last(tokens, request.origin_input_ids)
+    start = invocation.last(tokens, request.origin_input_ids) if tokens is not None else int(told or 0)
     if start is None:
         request.lora_id = None
         return
