@@ -12,7 +12,9 @@ from reward_runs import config, prompts
 import twinpass
 from twinpass.cli.main import main
 from twinpass.config.compose import build
+from twinpass.config.learner import COMPARED, REWARDED, Learner, chosen
 from twinpass.config.load import load_config
+from twinpass.config.reward import RewardTask
 from twinpass.errors import ConfigError, TwinpassError
 from twinpass.train.journal import read
 
@@ -135,6 +137,11 @@ def test_greedy_texts_and_directions_compare_lanes(tmp_path: Path, more: str, tw
     plan = build(load_config(path)).plan
     assert (plan.estimator.probes, plan.optimizer.batch_size, plan.eval_every) == (8, 8, 20)
     assert plan.estimator.two_sided is two_sided
+
+
+@pytest.mark.parametrize(("temperature", "found"), [(0, COMPARED), (0.0, COMPARED), (0.5, REWARDED), (1.0, REWARDED)])
+def test_only_greedy_texts_need_directions(temperature: float, found: Learner) -> None:
+    assert chosen(RewardTask(prompt="{p}"), {"generation": {"temperature": temperature}}) == found
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("", 2), (" Review: a", 3)])

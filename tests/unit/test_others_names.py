@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import ValidationError
 
 import twinpass
+from twinpass.config.given import Words
 from twinpass.config.load import load_config
 from twinpass.config.schema import SECTIONS
 from twinpass.errors import ConfigError
@@ -100,3 +101,23 @@ def test_a_name_of_others_goes_before_one_that_looks_alike() -> None:
     assert meant("lora_alpha", ["lora_alpha_", "alpha"]) == "alpha"
     assert meant("rnk", ["rank"]) == "rank"
     assert meant("qqq", ["rank"]) is None
+
+
+WORDS: dict[str, dict[str, Any]] = {
+    "options": {"prompt": "{text}", "options": [" a", " b"]},
+    "completion": {"prompt": "{text}", "completion": "{answer}"},
+    "rewards": {"prompt": "{text}", "rewards": len},
+    "messages": {},
+    "rows alone": {},
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_arguments_that_no_task_has_are_told_where_they_go(words: str) -> None:
+    given = {"prompt": "", "suffix": "", "completion": "", "options": (), "label": "label", "labels": (), "rewards": ()}
+    settings: dict[str, Any] = {"messages": "messages"} if words == "messages" else {}
+    described = Words.of(**{**given, **WORDS[words]})
+    with pytest.raises(ConfigError) as caught:
+        described.task({**settings, "learning_rate": 1e-3, "windw": 4})
+    assert "learning_rate: there is no such argument; it belongs to the optimizer" in str(caught.value)
+    assert "windw: there is no such argument; did you mean window?" in str(caught.value)

@@ -176,7 +176,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
             or (isinstance(model, Mapping) and model.get("dtype", "float32") not in ("float32", "float64"))
             or _kind(values, "engine") not in (None, "torch")
         ),
-        isinstance(generation, Mapping) and generation.get("temperature") in (0, 0.0),
+        isinstance(generation, Mapping) and generation.get("temperature") == 0,
         _kind(values, "engine") == "sglang",
     )
     return learner_of(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
