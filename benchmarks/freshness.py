@@ -39,10 +39,14 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
             "benchmarks/served_population.py",
         ),
     ),
+    (
+        "served-adapter",
+        (*STEP, *DEFAULTS, f"{PACKAGE}/engine/sglang", "benchmarks/served_adapter.py", "examples/reviews.toml"),
+    ),
     ("serving", (f"{PACKAGE}/engine/sglang", f"{PACKAGE}/perturb", "benchmarks/serving.py")),
     ("gpu-kernels", (f"{PACKAGE}/perturb", "benchmarks/gpu_kernels.py")),
     ("adaptive*", (*STEP, "benchmarks/adaptive.py")),
-    ("merged", (*STEP, *DEFAULTS, f"{PACKAGE}/use", "benchmarks/merged.py", "benchmarks/demo.py")),
+    ("merged*", (*STEP, *DEFAULTS, f"{PACKAGE}/use", "benchmarks/merged.py", "benchmarks/demo.py")),
     (
         "reward-learners-*",
         (*STEP, *DEFAULTS, "benchmarks/reward_learners.py", "benchmarks/rewards.py", "examples/rewards.py"),

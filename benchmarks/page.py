@@ -22,7 +22,7 @@ Result = Mapping[str, Any]
 TOP = """\
 # Benchmarks
 
-Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `served-population.json`, `serving.json`, `tasks.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
+Written by `benchmarks/page.py` from `benchmarks/results/bench-*.json`, `products*.json`, `scale.json`, `population.json`, `served-population.json`, `served-adapter.json`, `serving.json`, `tasks.json`, `toolbox.json` and `gpu.json` alone. Each file has commit, machine, versions and configuration in it;
 `make bench` makes them again, `twinpass bench my.toml --set estimator.kind=spsa` does the same for a task of your own.
 
 **Plain MeZO** is Algorithm 1 as the paper's trainer runs it, on the same Hugging Face model: a global seed, z drawn four times a step, weights rewritten out of place, a padded
@@ -49,6 +49,7 @@ def whole(results: Mapping[str, Result]) -> str:
         "population": population,
         "served-population": page_sglang.population,
         "serving": page_sglang.serving,
+        "served-adapter": page_sglang.adapter,
         "tasks": page_tasks.section,
         "toolbox": page_toolbox.section,
         "gpu": page_gpu.section,

@@ -1,4 +1,4 @@
-"""The sections on SGLang, from ``served-population.json`` and ``serving.json``."""
+"""The sections on SGLang, from ``served-population.json``, ``serving.json`` and ``served-adapter.json``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,5 +46,24 @@ def serving(result: Result) -> str:
         lines.append(
             f"| {kind} | {busy['requests']} | {idle['median']:.2f}, {idle['p99']:.2f} s | {busy['median']:.2f}, {busy['p99']:.2f} s | "
             f"{found['median_ratio']:.1f}, {found['p99_ratio']:.1f} | {found['same_tokens']:.0%} | {found['largest_difference']:.1e} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def adapter(result: Result) -> str:
+    """What a trained adapter answers there, and what it finds in the cache."""
+    lines = [
+        "\n## A trained adapter on SGLang\n",
+        f"The demo's adapter, trained by default, is asked of {result['rows']} held-out rows, {result['tokens']:,} prompt tokens, all at once "
+        f"([file](../benchmarks/results/served-adapter.json), commit {result['commit'][:12]}, {result['machine']['processor']}, SGLang {result['versions']['sglang']}, "
+        f"medians of {result['repeats']} rounds; `make bench-served-adapter`). With twinpass's plugin it acts from its invocation tokens on; SGLang as it comes lets it act on every token. "
+        f"**After the base model** has read the same prompts, what is left of its keys and values may be found. The embedded engine answers {result['embedded']:.1%} right.\n",
+        "| acts | right | base model: seconds | after it: seconds, prompt tokens found | alone: seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in result["ways"].items():
+        base, after, alone = found["base"], found["after"], found["alone"]
+        lines.append(
+            f"| {name} | {after['accuracy']:.1%} | {base['seconds']:.1f} | {after['seconds']:.1f}, {after['found']:.0%} | {alone['seconds']:.1f} |"
         )
     return "\n".join([*lines, ""])
