@@ -5,7 +5,6 @@ which takes some 50 ms each, and get one in fifty.
 """
 
 import json
-import os
 import random
 import shutil
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import TypeVar
 import pytest
 import tiny
 import torch
+from fuzzing import INPUTS, SEED
 from safetensors.torch import load_file, save
 
 from twinpass.errors import ModelError
@@ -25,7 +25,6 @@ from twinpass.model.load import load
 
 T = TypeVar("T")
 
-COUNT = int(os.environ.get("TWINPASS_FUZZ", "5000"))
 VALUES = [None, True, -1, 0, 1, 3, 10**6, 10**18, 1.5, 1e308, "", "x", "\x00", [], {}, [1], {"a": 1}]
 
 
@@ -81,10 +80,10 @@ def gguf(chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf"])
 def test_headers(suffix: str, tmp_path: Path, tally: Counter[str]) -> None:
-    chance, file = random.Random(1), tmp_path / f"it.{suffix}"
+    chance, file = random.Random(f"{SEED}1"), tmp_path / f"it.{suffix}"
     sound = save({name: torch.ones(2, 3) for name in "abc"}, {"format": "pt"})
     read = 0
-    for _ in range(COUNT // 5):
+    for _ in range(INPUTS // 5):
         file.write_bytes(damaged(gguf(chance) if suffix == "gguf" else sound, chance))
         sizes = accepted(partial(sizes_of, file), file)
         if suffix == "gguf":
@@ -93,7 +92,7 @@ def test_headers(suffix: str, tmp_path: Path, tally: Counter[str]) -> None:
         tally["inputs"] += 1
         tally["refused"] += sizes is None
         assert all(size >= 0 for size in (sizes or {}).values())
-    assert 0 < read < COUNT // 5
+    assert 0 < read < INPUTS // 5
 
 
 def odd_value(folder: Path, file: str, chance: random.Random) -> None:
@@ -130,9 +129,9 @@ CHANGES: list[tuple[Callable[[Path, str, random.Random], None], str]] = [
 
 @pytest.mark.filterwarnings("ignore")
 def test_whole_checkpoints(tmp_path: Path, tally: Counter[str]) -> None:
-    chance, sound = random.Random(2), tiny.save(tmp_path / "sound", "llama-untied")
+    chance, sound = random.Random(f"{SEED}2"), tiny.save(tmp_path / "sound", "llama-untied")
     weights = load_file(sound / "model.safetensors")
-    for i in range(max(1, COUNT // 50)):
+    for i in range(max(1, INPUTS // 50)):
         change, file = CHANGES[i % len(CHANGES)]
         folder = Path(shutil.copytree(sound, tmp_path / "odd", dirs_exist_ok=True))
         change(folder, file, chance)

@@ -1,15 +1,12 @@
 """Random damage to what is read: it is refused with one of our errors, or means what it meant; nothing hangs.
 
-``TWINPASS_FUZZ`` is how many inputs there are in all (5,000 if it is not set), shared by the targets.
+``TWINPASS_FUZZ`` is how many inputs there are in all (5,000 if it is not set), shared by the targets; ``TWINPASS_FUZZ_SEED`` draws others.
 """
 
 import json
-import os
-import random
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fuzzing import damaged, each
 from torch import Tensor
 
 from twinpass.cache.pool import Pool
@@ -31,60 +29,6 @@ from twinpass.task.sources.read import read_rows
 from twinpass.train.history import History
 from twinpass.train.journal import Journal, read
 from twinpass.train.records import evaluation_record, step_record
-
-INPUTS = int(os.environ.get("TWINPASS_FUZZ", "5000"))
-SECONDS = 5.0
-"""One input takes no longer."""
-
-ODD = [
-    b"\x00",
-    b"\xff",
-    b"\xed\xa0\x80",
-    b"[" * 400,
-    b"9" * 5000,
-    b"1e999",
-    b"nan",
-    b"-0",
-    b'"',
-    b"\n",
-    b"\r",
-    b"\\u0000",
-    b"{}",
-    b"true",
-    b"'''",
-]
-
-
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """The same with some bytes changed, cut out, doubled, moved, or odd things put in."""
-    changed = bytearray(data)
-    for _ in range(chance.choice([1, 1, 1, 2, 5])):
-        at = chance.randrange(len(changed) + 1)
-        to = min(len(changed), at + chance.choice([1, 2, 8, 50]))
-        match chance.randrange(6):
-            case 0:
-                changed[at:to] = bytes(chance.randrange(256) for _ in range(to - at))
-            case 1:
-                del changed[at:to]
-            case 2:
-                changed[at:at] = changed[at:to]
-            case 3:
-                changed[at:at] = chance.choice(ODD)
-            case 4:
-                changed[at:to] = chance.choice(ODD)
-            case _:
-                del changed[at:]
-    return bytes(changed)
-
-
-def each(share: float, seed: int, tally: Counter[str]) -> Iterator[random.Random]:
-    """A source of chance for every input of a target, and a look at the clock."""
-    for i in range(max(1, int(INPUTS * share))):
-        began = time.monotonic()
-        yield random.Random(f"{seed} {i}")
-        tally["inputs"] += 1
-        assert time.monotonic() - began < SECONDS, f"input {i} took too long"
-
 
 CONFIG = b"""
 [model]
@@ -115,6 +59,8 @@ schedules = [{kind = "constant", value = 1e-3}, {kind = "cosine", start = 1e-2, 
 [reuse]
 policy = "activated"
 budget = "64MiB"
+[engine]
+compute_dtype = "bfloat16"
 [run]
 out = "runs/x"
 seed = 3

@@ -57,6 +57,12 @@ def test_content_in_parts_is_one_text() -> None:
         answers(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, assistant("a")])
 
 
+def test_numbers_are_written_as_text() -> None:
+    assert answers(messages=[{"role": "user", "content": 1}, assistant("2")])[0][0].endswith(
+        "user 1 <end> <im> assistant"
+    )
+
+
 def test_turns_of_weight_0_are_read_and_not_learned() -> None:
     messages = [user("a"), {**assistant("film"), "weight": 0}, user("story"), {**assistant("dull"), "weight": 1}]
     ((prompt, answer),) = answers(messages=messages)

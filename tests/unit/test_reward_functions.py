@@ -81,6 +81,18 @@ def word(completions: list[str], **kwargs: Any) -> list[Any]:
     return ["3" if text == "a bad one" else np.float32(1) for text in completions]
 
 
+def long(completions: list[str], **kwargs: Any) -> list[Any]:
+    return [10**400 if text == "a bad one" else 1 for text in completions]
+
+
+def huge(completions: list[str], **kwargs: Any) -> list[Any]:
+    return [-1e200 if text == "a bad one" else 1 for text in completions]
+
+
+def unreal(completions: list[str], **kwargs: Any) -> list[Any]:
+    return [np.complex64(1) if text == "a bad one" else 1 for text in completions]
+
+
 def hangs(completions: list[str], **kwargs: Any) -> list[float]:
     if "a bad one" in completions:
         time.sleep(2)
@@ -91,6 +103,9 @@ BAD = [
     (raises, "raised ZeroDivisionError: division by zero"),
     (nan, "returned nan; a finite number or None was expected"),
     (word, "returned '3'; a finite number or None was expected"),
+    (long, "returned 10{39}; a number of at most 1e\\+100 was expected"),
+    (huge, "returned -1e\\+200; a number of at most 1e\\+100 was expected"),
+    (unreal, "returned .*1\\+0j.*; a finite number or None was expected"),
     (hangs, "did not return within 0.2 s"),
 ]
 

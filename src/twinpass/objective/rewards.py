@@ -20,6 +20,9 @@ from twinpass.objective.within import side_by_side
 Values = NDArray[np.float64]
 Shaping = Literal["raw", "zscore", "rank", "prompt"]
 OnError = Literal["stop", "skip"]
+LARGEST = 1e100
+"""Of a reward: squares of larger ones are no numbers any more."""
+
 Found = tuple[list[float | None], Returned]
 """Rewards of some completions, and the answer that they came in."""
 
@@ -199,10 +202,20 @@ def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[f
         if value is None:
             values.append(None)
             continue
-        if not isinstance(value, numbers.Real | np.number | np.bool_) or not math.isfinite(float(value)):
-            raise RewardError(_at(function, batch, i, f"returned {value!r:.40}; a finite number or None was expected"))
+        if expected := _expected_instead(value):
+            raise RewardError(_at(function, batch, i, f"returned {value!r:.40}; {expected} was expected"))
         values.append(float(value))
     return values
+
+
+def _expected_instead(value: object) -> str:
+    """What a reward has to be, if this is none."""
+    if not isinstance(value, numbers.Real | np.floating | np.integer | np.bool_):
+        return "a finite number or None"
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return "a finite number or None"
+    size: Any = abs(value)
+    return "" if size <= LARGEST else f"a number of at most {LARGEST:g}"
 
 
 def _at(function: RewardFunction, batch: Completions, i: int, what: str) -> str:

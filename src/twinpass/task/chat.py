@@ -10,6 +10,7 @@ from twinpass.core import Tokens
 from twinpass.errors import DataError
 from twinpass.settings import STRICT
 from twinpass.task.example import Asked, Example
+from twinpass.task.fields import as_text
 from twinpass.task.messages import ASSISTANT, CALLS, REASONING, Message, is_answer, messages_of, said_by
 from twinpass.task.rows import Row
 from twinpass.task.template import Template
@@ -106,7 +107,10 @@ class ChatTemplate(Template):
             )
         except Exception as error:  # whatever a template does with messages
             raise DataError(f"{row.place}: the chat template refuses these messages: {error}") from error
-        return str(text)
+        try:
+            return as_text(text)
+        except ValueError as error:
+            raise DataError(f"{row.place}: what the chat template writes {error}") from error
 
     def _conversation(self, row: Row) -> tuple[list[Message], int]:
         """All messages, and how many of them are given."""

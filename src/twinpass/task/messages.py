@@ -48,7 +48,7 @@ def is_answer(message: Message, place: str) -> bool:
     if message["role"] != ASSISTANT:
         return False
     weight = plain(message.get("weight"))
-    if weight not in (None, 0, 1):
+    if weight is not None and not (isinstance(weight, int | float) and weight in (0, 1)):
         raise DataError(f"{place}: its weight is {weight!r:.20}, expected 1, or 0 for a turn that is not learned")
     if weight is not None and not weight:
         return False
@@ -61,7 +61,7 @@ def _message(value: Mapping[str, Any], place: str) -> Message:
     found = {key: each for key, each in value.items() if each is not None or key in ("role", "content")}
     if "role" not in found:
         speaker, text = found.pop("from"), found.pop("value")
-        if speaker not in SPEAKERS:
+        if not isinstance(speaker, str) or speaker not in SPEAKERS:
             raise DataError(
                 f"{place}: it is from {speaker!r:.40}, expected one of {', '.join(SPEAKERS)}; write role and content instead"
             )
@@ -71,7 +71,7 @@ def _message(value: Mapping[str, Any], place: str) -> Message:
     if _are_parts(found.get("content")):
         found["content"] = "".join(_text(part, place) for part in found["content"])
     try:
-        as_text(found.get("content"))
+        found["content"] = as_text(found.get("content"))
     except ValueError as error:
         if found.get("content") is not None or not found.get("tool_calls"):
             raise DataError(f"{place}: its content {error}") from error
