@@ -83,6 +83,8 @@ def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> Non
     assert torch.equal(logits(PeftModel.from_pretrained(base, str(out))), logits(twinpass.load(run).model))
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "model")
     assert (out / "tokenizer.json").is_file()
+    tokens, text = twinpass.load(run).engine.invocation, (out / "README.md").read_text()
+    assert (f"tokens {list(tokens)}, in a prompt" in text) == ("| acts from |" in text) == (kind == "activated")
 
 
 def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:

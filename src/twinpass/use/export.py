@@ -53,12 +53,12 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} is not an empty folder; give a new one")
     merge = merge or (adapter and kind == "gguf-ready")
-    activated = adapter and bool(setup_of(weights).get("alora_invocation_tokens"))
+    invocation = setup_of(weights).get("alora_invocation_tokens") or [] if adapter else []
     _require_possible(adapter, kind, merge)
-    _require_place(merge, activated=activated, everywhere=everywhere is not None)
+    _require_place(merge, activated=bool(invocation), everywhere=everywhere is not None)
     require_as_written(weights, settings.rewriting(step))
     model, tokenizer = settings.base()
-    facts: Facts = ()
+    facts = _acts_from(tokenizer, invocation) if invocation else ()
     if kind != "peft":
         model = merged(model, weights) if adapter else load_like(model, weights)
         facts = () if everywhere is None else everywhere(model)
@@ -84,6 +84,13 @@ def export(
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     return out
+
+
+def _acts_from(tokenizer: PreTrainedTokenizerBase, invocation: Sequence[int]) -> Facts:
+    text = json.dumps(tokenizer.decode(list(invocation)), ensure_ascii=False).replace("|", "\\|")
+    where = f"the last place of `{text}`, tokens {list(invocation)}, in a prompt"
+    who = "PEFT (0.17 and later) sees to it, and SGLang with twinpass's plugin; an engine that knows no such adapters lets it act on every token"
+    return [("acts from", f"{where}, and not without them. {who}")]
 
 
 @contextmanager
