@@ -161,11 +161,11 @@ def test_eval_measures_what_is_written(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_text_goes_no_further_than_the_window(tmp_path: Path) -> None:
     trained = twinpass.load(completion(tmp_path, "lora"))
     prompt = "a " * 60
-    assert trained.generate([prompt], 50) == [by_hugging_face(trained.model, trained.tokenizer, prompt, 4)]
+    assert trained.generate([prompt], 50) == [by_hugging_face(trained.model, trained.tokenizer, prompt, 5)]
     with pytest.raises(
-        DataError, match="prompt 2: 64 tokens; expected at least 1, and fewer than the model's window of 64"
+        DataError, match="prompt 2: 65 tokens; expected at least 1, and no more than the model's window of 64"
     ):
-        trained.generate(["a", "a " * 64], 5)
+        trained.generate(["a", "a " * 65], 5)
 
 
 def test_a_text_ends_before_a_stop_string(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pandas as pd
@@ -128,6 +128,8 @@ def test_rows_are_answered_in_every_form_that_training_takes(tmp_path: Path) -> 
         assert [answer.probabilities["yes"] for answer in trained.predict(rows)] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(DataError, match="rows: expected rows such as a list of dictionaries or a Dataset, got a dict"):
         trained.predict(ROWS[0])
+    with pytest.raises(ModelError, match="expected a causal language model of transformers, got the text 'tiny'"):
+        twinpass.load(tmp_path / "run", model=cast(Any, "tiny"), tokenizer=tiny.tokenizer())
     with pytest.raises(DataError, match=r"prompts: expected a list of texts, got one text; write \['Review: dull'\]"):
         trained.generate("Review: dull")
 
@@ -136,19 +138,21 @@ def test_rows_are_answered_in_every_form_that_training_takes(tmp_path: Path) -> 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_prompts_of_texts_are_shortened_as_in_training(trainable: Any, side: str, tmp_path: Path) -> None:
     """Rows that are longer than the model's window could be trained on, and not written for."""
-    window = tiny.model().config.max_position_embeddings
+    model = tiny.model()
+    window, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    tokenizer = tiny.tokenizer(*(f"word{i}" for i in range(vocabulary - len(tiny.WORDS))))
     rows = [{"text": f"{'dull ' * window}fine {word}", "answer": "good"} for word in ("film", "story")]
     options: dict[str, Any] = {"prompt": "Review: {text}", "suffix": " Sentiment:", "completion": " {answer}"}
     options |= {"truncate": side, "end": False, "trainable": trainable, "optimizer": twinpass.AdamW(steps=1)}
-    twinpass.finetune(tiny.model(), tiny.tokenizer(), rows, [], out=tmp_path / "run", keep="last", **options)
-    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tiny.tokenizer())
-    room = 6
+    twinpass.finetune(model, tokenizer, rows, [], out=tmp_path / "run", keep="last", **options)
+    trained = twinpass.load(tmp_path / "run", model=tiny.model(), tokenizer=tokenizer)
     words = f"Review: {rows[0]['text']}".split()
-    kept = words[len(words) - (window - room) :] if side == "left" else words[: window - room]
-    shortened = " ".join(kept) + " Sentiment:"
-    texts = trained.write(rows[:1], trained.sampling(max_tokens=room))
-    assert list(texts) == trained.generate([shortened], max_tokens=room)
-    with pytest.raises(DataError, match="fewer than the model's window"):
+    for most, room in ((6, 6), (window, window // 2)):
+        kept = words[len(words) - (window - room) :] if side == "left" else words[: window - room]
+        (text,) = trained.write(rows[:1], trained.sampling(max_tokens=most))
+        assert [text] == trained.generate([" ".join(kept) + " Sentiment:"], max_tokens=most)
+        assert len(text.split()) == room
+    with pytest.raises(DataError, match="no more than the model's window"):
         trained.generate([" ".join(words)])
 
 

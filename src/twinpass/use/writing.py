@@ -33,10 +33,10 @@ class Writer:
         """Continuations in the order of the prompts, which are counted from ``first``: random numbers go by that count.
 
         A text ends before the first of ``sampling.stop`` in it, at the end-of-text token, or after ``max_tokens``, or where the model's
-        window is full.
+        window is full: the last token needs no place in it.
 
         Raises:
-            DataError: a prompt has no tokens, or fills the model's window.
+            DataError: a prompt has no tokens, or more than the model's window.
         """
         read = [ids_of(self.tokenizer, prompt) for prompt in prompts]
         return self.go_on([(ids, self.starts(ids)) for ids in read], sampling, first)
@@ -64,10 +64,10 @@ class Writer:
 
     def _room(self, ids: Tokens, sampling: Sampling, number: int) -> int:
         window = self.engine.window
-        room = sampling.max_tokens if window is None else min(sampling.max_tokens, window - len(ids))
+        room = sampling.max_tokens if window is None else min(sampling.max_tokens, window + 1 - len(ids))
         if not ids or room < 1:
             raise DataError(
-                f"prompt {number + 1}: {len(ids)} tokens; expected at least 1, and fewer than the model's window of {window}"
+                f"prompt {number + 1}: {len(ids)} tokens; expected at least 1, and no more than the model's window of {window}"
             )
         return room
 
