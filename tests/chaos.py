@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from chaos_runs import ENDED, KINDS, Kind
+from chaos_runs import ENDED, KINDS, REAL, Kind, at_writes
 from numba.np.ufunc import parallel
 
 from twinpass.cli.main import main
@@ -45,6 +46,23 @@ def killed(kind: Kind, chance: random.Random) -> str | None:
         kills += 1
     kind.found["kills"] += kills
     kind.found["runs killed"] += kills > 0
+    return kind.goes_on()
+
+
+def killed_writing(kind: Kind, chance: random.Random) -> str | None:
+    """Kill a run as it is about to change its folder, for the so-and-so-manieth time; then as it goes on; and let it end."""
+    kind.clear()
+    for _ in range(chance.randrange(1, 3)):
+        at = chance.randrange(1, kind.writes + 1)
+
+        def kill(number: int, last: int = at) -> None:
+            if number == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        code = kind.child(kind.command(), lambda: at_writes(kind.run, kill)).wait()
+        kind.found["killed at a write"] += code == -signal.SIGKILL
+        if code not in (-signal.SIGKILL, *ENDED):
+            return f"exit {code}: {kind.words()[-1500:]}"
     return kind.goes_on()
 
 
@@ -136,6 +154,7 @@ def twice(kind: Kind, chance: random.Random) -> str | None:
 
 Trial = Callable[[Kind, random.Random], str | None]
 FAULTS: dict[str, tuple[Trial, Callable[[], bool]]] = {
+    "killed_writing": (killed_writing, lambda: True),
     "starved": (starved, lambda: True),
     "full_disk": (full_disk, lambda: os.geteuid() == 0),
     "read_only": (read_only, lambda: os.geteuid() == 0),
@@ -158,7 +177,9 @@ def warm() -> None:
         main(["train", str(tiny.config(Path(folder))), "--json"])
 
 
-def run(kills: int, faults: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+def run(
+    kills: int, faults: int, seed: int, names: Sequence[str], only: Sequence[str] = tuple(FAULTS)
+) -> dict[str, Any]:
     """So many kills in all, and each fault so many times a kind."""
     chance, problems = random.Random(seed), list[str]()
     began = time.monotonic()
@@ -179,7 +200,7 @@ def run(kills: int, faults: int, seed: int, names: Sequence[str]) -> dict[str, A
                 attempt(killed, kind)
         print(f"{sum(kind.found['kills'] for kind in kinds)} kills: {time.monotonic() - began:.0f} s", flush=True)
         left_out = [name for name, (_, possible) in FAULTS.items() if not possible()]
-        for trial, possible in FAULTS.values():
+        for trial, possible in (FAULTS[name] for name in only):
             for kind in kinds * faults if possible() else ():
                 attempt(trial, kind)
             print(f"{trial.__name__}: {time.monotonic() - began:.0f} s", flush=True)
@@ -201,11 +222,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--faults", type=int, default=2, help="times a kind of run")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, *REAL], default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    result = run(given.kills, given.faults, given.seed, given.kinds)
+    result = run(given.kills, given.faults, given.seed, given.kinds, given.only)
     if given.json:
         write_json(given.json, result)
     else:

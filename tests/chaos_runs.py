@@ -19,7 +19,7 @@ import torch
 from twinpass.cli.main import main
 
 ENDED = (0, 3)
-HANGS = 60.0
+HANGS = 300.0
 """Seconds that no run takes."""
 SHOTS = {"shots": 2}
 ADAMW = {"kind": "adamw", "lr": 1e-2, "steps": 8, "batch_size": 4, "snapshot_every": 3}
@@ -31,7 +31,11 @@ REWARDED = {
     "rewards": ["rewards.py:short"],
     "samples": 2,
 }
+DEFAULT = {"trainable": None, "estimator": None, "optimizer": ADAMW}
+"""What learns is chosen by the task: adapters on output projections of the upper layers, along the exact gradient."""
+DATA = Path(__file__).parents[1] / "examples/data"
 KINDS: dict[str, dict[str, Any]] = {
+    "default": DEFAULT,
     "lora": {},
     "lora-inplace": {"engine": {"perturbation": "inplace"}},
     "full": {"trainable": {"kind": "full"}},
@@ -58,6 +62,17 @@ KINDS: dict[str, dict[str, Any]] = {
         "trainable": tiny.ACTIVATED,
         "estimator": {"kind": "backprop"},
         "optimizer": ADAMW,
+    },
+    "backprop-outputs": {
+        "trainable": {**tiny.ACTIVATED, "targets": "outputs", "first": 1},
+        "estimator": {"kind": "backprop"},
+        "optimizer": ADAMW,
+    },
+    "backprop-bfloat16": {
+        "trainable": tiny.ACTIVATED,
+        "estimator": {"kind": "backprop"},
+        "optimizer": ADAMW,
+        "engine": {"compute_dtype": "bfloat16"},
     },
     "feedback": {
         "trainable": {**tiny.ACTIVATED, "targets": ["o_proj", "down_proj"], "first": 1},
@@ -93,6 +108,23 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 """Every estimator and objective, and whatever has a state of its own."""
+REAL: dict[str, dict[str, Any]] = {
+    "smollm2": {
+        **DEFAULT,
+        "model": {"path": "smollm2"},
+        "task": {
+            "train": str(DATA / "reviews-train.jsonl"),
+            "eval": str(DATA / "reviews-eval.jsonl"),
+            "train_rows": 24,
+            "eval_rows": 12,
+            "prompt": "Review: {text}\n",
+            "suffix": "Sentiment:",
+            "options": [" terrible", " great"],
+            "labels": ["negative", "positive"],
+        },
+    },
+}
+"""Runs of a real model, which take their time: by their name alone."""
 REWARDS = """
 def short(completions, **columns):
     return [-float(len(text)) for text in completions]
@@ -148,6 +180,25 @@ class Child:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+WRITES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+
+def at_writes(folder: Path, act: Callable[[int], object]) -> None:
+    """Call ``act`` with the number of each change that this process is about to make to ``folder``, from 1."""
+    seen = 0
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal seen
+        opened = (
+            event == "open" and len(given) > 2 and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if (opened or event in WRITES) and str(given[0]).startswith(str(folder)):
+            seen += 1
+            act(seen)
+
+    sys.addaudithook(hook)
+
+
 class Kind:
     """One kind of run, and what it comes to undisturbed."""
 
@@ -156,13 +207,14 @@ class Kind:
         self.found: Counter[str] = Counter()
         self.folder.mkdir()
         (self.folder / "rewards.py").write_text(REWARDS)
-        text = json.dumps(KINDS[name]).replace('"SPILL"', json.dumps(str(self.folder / "kv")))
+        text = json.dumps({**KINDS, **REAL}[name]).replace('"SPILL"', json.dumps(str(self.folder / "kv")))
         self.fresh = ["train", str(tiny.config(self.folder, **json.loads(text))), "--json"]
         self.further = ["train", "--resume", str(self.run), "--json"]
-        code = self.child(self.fresh).wait()
+        counted = self.folder / "writes"
+        code = self.child(self.fresh, lambda: at_writes(self.run, lambda i: counted.write_text(str(i)))).wait()
         if code not in ENDED:
             raise SystemExit(f"{name}: {self.words()}")
-        self.whole = self.result()
+        self.whole, self.writes = self.result(), int(counted.read_text())
         self.clear()
         began = time.monotonic()
         problem = self.goes_on()
@@ -177,13 +229,14 @@ class Kind:
         return (self.folder / name).read_text(errors="replace")
 
     def result(self) -> dict[str, bytes]:
-        """The journal, and the weights that were left."""
+        """The journal, the weights that were left, and hashes and names of whatever lies beside them."""
         kept = [
             self.run / "journal.jsonl",
-            *self.run.glob("adapter/*.safetensors"),
-            *self.run.glob("model/*.safetensors"),
+            *(path for kind in ("adapter", "model") for path in self.run.glob(f"{kind}/*.safetensors")),
+            *self.run.glob("*/SHA256SUMS"),
         ]
-        return {str(path.relative_to(self.run)): path.read_bytes() for path in kept}
+        names = sorted(str(path.relative_to(self.run)) for path in self.run.rglob("*"))
+        return {"": "\n".join(names).encode()} | {str(path.relative_to(self.run)): path.read_bytes() for path in kept}
 
     def clear(self) -> None:
         shutil.rmtree(self.run, ignore_errors=True)
@@ -207,4 +260,6 @@ class Kind:
         code = self.child(self.command()).wait()
         if code not in ENDED:
             return f"exit {code}: {self.words()[-1500:]}"
-        return None if self.result() == self.whole else "another result"
+        found = self.result()
+        other = [name or "files" for name in {**found, **self.whole} if found.get(name) != self.whole.get(name)]
+        return f"another result: {other}, {found[''].decode().split()}" if other else None

@@ -54,9 +54,9 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"text": texts[i % 5][0], "label": texts[i % 5][1]} for i in range(count)]
 
 
-def config(folder: Path, **sections: Mapping[str, Any]) -> Path:
-    """Write data and a configuration into ``folder``; ``sections`` override its keys."""
-    save(folder / "model", str(dict(sections.pop("use", {})).get("model", "llama")))
+def config(folder: Path, **sections: Mapping[str, Any] | None) -> Path:
+    """Write data and a configuration into ``folder``; ``sections`` override its keys, and None leaves one out."""
+    save(folder / "model", str(dict(sections.pop("use", None) or {}).get("model", "llama")))
     for name, count in (("train", 12), ("eval", 6)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
     values: dict[str, dict[str, Any]] = {
@@ -75,10 +75,13 @@ def config(folder: Path, **sections: Mapping[str, Any]) -> Path:
         "run": {"out": str(folder / "run"), "seed": 3, "eval_every": 3},
     }
     for section, keys in sections.items():
+        if keys is None:
+            del values[section]
+            continue
         if "kind" in keys:
             values[section] = {}
         values.setdefault(section, {}).update(keys)
-    if values["estimator"].get("kind") in DERIVED and "epsilon" not in sections:
+    if values.get("estimator", {"kind": "backprop"}).get("kind") in DERIVED and "epsilon" not in sections:
         del values["epsilon"]
     path = folder / "config.toml"
     path.write_text(tomli_w.dumps(values))
