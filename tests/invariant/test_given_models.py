@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, L
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.config.finetuned import origin
 from twinpass.errors import ConfigError, ModelError
 
 TASK: Any = {"prompt": "Review: {text}", "suffix": " Sentiment:", "options": [" bad", " good"]}
@@ -68,6 +69,21 @@ def test_what_is_no_language_model_by_itself_is_refused(make: Any, message: str,
     with pytest.raises(ModelError, match=message):
         twinpass.finetune(make(), tiny.tokenizer(), tiny.rows(8), **TASK, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("", ""), ("org/model", "org/model"), ("folder", "{}/folder"), ("a.gguf", "{}/a.gguf"), ("b.gguf", "b.gguf")],
+)
+def test_what_lies_here_is_found_from_elsewhere_and_a_name_on_the_hub_stays(
+    name: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    model = tiny.model()
+    model.name_or_path = name
+    assert origin(model, (3,)) == {"model": found.format(tmp_path), "dtype": "float32", "invocation": [3]}
 
 
 def test_one_text_is_no_list_of_options(tmp_path: Path) -> None:

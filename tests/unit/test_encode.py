@@ -64,6 +64,9 @@ def test_of_many_bad_rows_twenty_are_shown_and_the_rest_counted() -> None:
     assert len(lines) == 1 + 20 + 1 + 1
     assert lines[0] == "33 of 34 rows cannot be used:"
     assert lines[-2] == "  - and 13 more"
+    with pytest.raises(DataError) as caught:
+        encoded(task(), rows(1, *["x"] * 20))
+    assert len(str(caught.value).splitlines()) == 1 + 20 + 1
 
 
 @pytest.mark.parametrize(
