@@ -118,6 +118,30 @@ def test_a_lesson_that_the_journal_has_is_not_given_again(tmp_path: Path) -> Non
         steps.take(3, 6, 0.1, History(Steps([report(0), report(1), first]), events=events))
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_where_texts_are_written_nothing_is_kept_before_and_after(known: bool, tmp_path: Path) -> None:
+    """A step that is taken again, whose texts the journal may have, is made in the same company."""
+    seen: list[str] = []
+
+    class Teaching(Goal):
+        teaches = True
+
+        def steps_per_lesson(self, batch_size: int) -> int:
+            return 1
+
+        def teach(self, engine: Any, rows: list[Any], at: Any) -> Any:
+            seen.append("teach")
+            return SimpleNamespace(lesson=Lesson())
+
+    engine = SimpleNamespace(forget=lambda: seen.append("forget"))
+    plan = SimpleNamespace(objective=Teaching(), train=range(20), seed=3, writing=lambda step, draw: None)
+    first = replace(report(0), lesson=cast(Any, Lesson()))
+    history = History(Steps([first]), events=Compact([Event("draw", 0, 0)])) if known else History()
+    with pytest.raises(Stop, match="learned part 0 of 1"):
+        GradientSteps(cast(Any, engine), cast(Any, plan), AdamW(batch_size=4), tmp_path).take(0, 0, 0.1, history)
+    assert seen == (["forget"] if known else ["forget", "teach", "forget"])
+
+
 class Warmed:
     """A goal that notes how many rows it is to warm an engine with."""
 

@@ -108,6 +108,10 @@ def _scaled(completions: list[str], scale: float, **kwargs: Any) -> list[float]:
     return [scale * len(text) for text in completions]
 
 
+def test_what_has_no_text_goes_by_its_name() -> None:
+    assert RewardFunction.of(Lengths(), "lengths").code == "lengths"
+
+
 def test_messages_trainer_state_and_what_is_logged() -> None:
     def curriculum(
         prompts: Any, completions: Any, solution: Any, trainer_state: Any, log_extra: Any = None, log_metric: Any = None
