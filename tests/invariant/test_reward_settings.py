@@ -167,6 +167,7 @@ def test_prompts_that_end_otherwise_name_what_to_do(tmp_path: Path) -> None:
     [
         ({}, "the first of every 12 steps writes 384 texts of up to 6 tokens"),
         ({"steps_per_generation": 1, "samples": 4}, "every step writes 8 texts of up to 6 tokens"),
+        ({"steps_per_generation": 2, "samples": 4}, "the first of every 2 steps writes 16 texts of up to 6 tokens"),
     ],
 )
 def test_steps_that_take_longest_are_told(tmp_path: Path, keys: Any, note: str) -> None:
