@@ -115,8 +115,8 @@ REAL: dict[str, dict[str, Any]] = {
         "task": {
             "train": str(DATA / "reviews-train.jsonl"),
             "eval": str(DATA / "reviews-eval.jsonl"),
-            "train_rows": 24,
-            "eval_rows": 12,
+            "train_rows": 12,
+            "eval_rows": 6,
             "prompt": "Review: {text}\n",
             "suffix": "Sentiment:",
             "options": [" terrible", " great"],
