@@ -160,8 +160,8 @@ bench-tasks: install  ## public tasks in FOLDER with nothing set but their names
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways lora "lora, lr 1e-3" "lora, lr 8e-3" full "full, lr 1e-3" "full, lr 4e-3" "full, twice the steps" "full, random directions" --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/page.py
 
-bench-merged: install  ## the demo's adapters merged into the weights, on three seeds, into benchmarks/results/merged.json
-	$(BIN)/python benchmarks/merged.py --json benchmarks/results/merged.json
+bench-merged: install  ## the demo's adapters, or those of CONFIG=FILE NAME=-WORD, merged into the weights, on three seeds, into benchmarks/results/mergedNAME.json
+	$(BIN)/python benchmarks/merged.py $(if $(CONFIG),--config $(CONFIG)) --json benchmarks/results/merged$(NAME).json
 
 bench-reward-learners: install  ## ways to learn from rewards in equal seconds, on three seeds, a file each, benchmarks/results/reward-learners-SEED.json
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reward_learners.py --seeds $$seed --json benchmarks/results/reward-learners-$$seed.json || exit 1; done
