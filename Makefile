@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-lowest test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-lowest test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-merged-own bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -160,8 +160,11 @@ bench-tasks: install  ## public tasks in FOLDER with nothing set but their names
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways lora "lora, lr 1e-3" "lora, lr 8e-3" full "full, lr 1e-3" "full, lr 4e-3" "full, twice the steps" "full, random directions" --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/page.py
 
-bench-merged: install  ## the demo's adapters, or those of CONFIG=FILE NAME=-WORD, merged into the weights, on three seeds, into benchmarks/results/mergedNAME.json
-	$(BIN)/python benchmarks/merged.py $(if $(CONFIG),--config $(CONFIG)) --json benchmarks/results/merged$(NAME).json
+bench-merged: install  ## the demo's adapters merged into the weights, on three seeds, into benchmarks/results/merged.json
+	$(BIN)/python benchmarks/merged.py --json benchmarks/results/merged.json
+
+bench-merged-own: install  ## the same of a task of your own, CONFIG=FILE NAME=WORD, into benchmarks/results/merged-NAME.json
+	$(BIN)/python benchmarks/merged.py --config $(CONFIG) --json benchmarks/results/merged-$(NAME).json
 
 bench-reward-learners: install  ## ways to learn from rewards in equal seconds, on three seeds, a file each, benchmarks/results/reward-learners-SEED.json
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reward_learners.py --seeds $$seed --json benchmarks/results/reward-learners-$$seed.json || exit 1; done

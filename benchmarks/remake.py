@@ -86,7 +86,7 @@ PARTS: Sequence[Part] = (
 BY_HAND: Mapping[str, str] = {
     "learning-*": "make bench-learning CONFIG=FILE NAME=WORD, with that task's rows (and SET=..., as the file says under set)",
     "rewards-*-beta": "benchmarks/rewards.py --seeds 2 --set task.beta=0.2 --set optimizer.steps=36 --json FILE",
-    "merged-*": "make bench-merged CONFIG=FILE NAME=-WORD, with that task's rows",
+    "merged-*": "make bench-merged-own CONFIG=FILE NAME=WORD, with that task's rows",
     "damage": "make bench-damage CONFIG=FILE REPLIES=FILE, with a choice task and replies to instructions",
     "bench-rewards*": "twinpass bench rewards --out FILE, with the rows of GSM8K",
     "adaptive-*": "a variant of bench-adaptive at the commit that it names",

@@ -84,7 +84,7 @@ def test_every_file_that_a_target_writes_is_a_part_s() -> None:
     assert (
         written
         - {name for part in PARTS for name in part.results}
-        - {"learning-NAME", "rewards-SEED", "reward-learners-SEED", "damage"}
+        - {"learning-NAME", "merged-NAME", "rewards-SEED", "reward-learners-SEED", "damage"}
         == set()
     )
 
