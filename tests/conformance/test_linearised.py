@@ -29,6 +29,8 @@ class Float64(Float64Softmax):
         narrows = func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in args)
         if narrows and args[0].dtype is torch.float64:
             return args[0]
+        if func in (torch.Tensor.matmul, torch.Tensor.__matmul__) and torch.float64 in (each.dtype for each in args):
+            args = tuple(each.double() for each in args)  # positions, in the rotary tables of transformers before 5.19
         return super().__torch_function__(func, types, args, kwargs)
 
 
