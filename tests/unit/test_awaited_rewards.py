@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,12 @@ def test_coroutines_share_an_event_loop() -> None:
     async def leaving(completions: list[str], **kwargs: Any) -> list[int]:
         sys.exit(3)
 
+    async def in_thread(completions: list[str], **kwargs: Any) -> list[bool]:
+        return [threading.current_thread().daemon] * len(completions)
+
     judge = rewards(all_at_once)
     assert judge(BATCH).total.tolist() == judge(BATCH).total.tolist() == LENGTHS
+    assert rewards(in_thread)(BATCH).total.all()  # it ends with the process
     with pytest.raises(RewardError, match="SystemExit"):
         rewards(leaving)(BATCH)
     assert judge(BATCH).total.tolist() == LENGTHS

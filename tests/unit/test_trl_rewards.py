@@ -5,7 +5,6 @@ import functools
 import pickle
 import signal
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -255,32 +254,6 @@ def test_an_interrupt_ends_the_run() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         rewards(interrupted, on_error="skip")(BATCH)
-
-
-def test_coroutines_share_an_event_loop() -> None:
-    """A lock or a client that was made once is used by every call."""
-    lock = asyncio.Lock()
-
-    async def one(text: str) -> int:
-        async with lock:
-            await asyncio.sleep(0)
-        return len(text)
-
-    async def all_at_once(completions: list[str], **kwargs: Any) -> list[int]:
-        return list(await asyncio.gather(*map(one, completions)))
-
-    async def leaving(completions: list[str], **kwargs: Any) -> list[int]:
-        sys.exit(3)
-
-    async def in_thread(completions: list[str], **kwargs: Any) -> list[bool]:
-        return [threading.current_thread().daemon] * len(completions)
-
-    judge = rewards(all_at_once)
-    assert judge(BATCH).total.tolist() == judge(BATCH).total.tolist() == LENGTHS
-    assert rewards(in_thread)(BATCH).total.all()  # it ends with the process
-    with pytest.raises(RewardError, match="SystemExit"):
-        rewards(leaving)(BATCH)
-    assert judge(BATCH).total.tolist() == LENGTHS
 
 
 @pytest.mark.parametrize(
