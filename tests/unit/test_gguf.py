@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -20,7 +19,6 @@ from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 
 import twinpass
 from twinpass.errors import ModelError
-from twinpass.model.gguf import quickly
 from twinpass.model.load import load
 from twinpass.model.rotary import require_turned, take_over
 
@@ -292,55 +290,3 @@ def test_a_gguf_file_is_read_once(untied: Path, tmp_path: Path, monkeypatch: pyt
     load(str(file))
     assert read == [str(file)]
     assert gguf.GGUFReader is counted, "and anew the next time: the file may be another"
-
-
-def test_a_gguf_header_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import modeling_gguf_pytorch_utils
-
-    gguf: Any = modeling_gguf_pytorch_utils
-
-    asked: list[tuple[Any, bool]] = []
-
-    def parse(path: Any, return_tensors: bool = False, **more: Any) -> dict[str, Any]:
-        asked.append((path, return_tensors))
-        return {"config": {"path": str(path)}}
-
-    monkeypatch.setattr(gguf, "load_gguf_checkpoint", parse)
-    with quickly():
-        first, again, other = (gguf.load_gguf_checkpoint(path, return_tensors=False) for path in ("a", "a", "b"))
-        first["config"]["path"] = "changed"
-        assert (again["config"]["path"], other["config"]["path"]) == ("a", "b")
-        assert gguf.load_gguf_checkpoint("a")["config"]["path"] == "a"
-        gguf.load_gguf_checkpoint("a", return_tensors=True)
-        gguf.load_gguf_checkpoint("a", return_tensors=True)
-    assert asked == [("a", False), ("b", False), ("a", True), ("a", True)]
-    assert gguf.load_gguf_checkpoint is parse
-
-
-def test_a_gguf_file_says_the_same_when_it_is_read_quickly(tmp_path: Path) -> None:
-    reader = pytest.importorskip("gguf.gguf_reader", reason="needs the package gguf")
-    import gguf
-
-    file = tmp_path / "tiny.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_array("tokenizer.ggml.tokens", ["a", "bé", ""])
-    writer.add_block_count(2)
-    writer.add_tensor("blk.0.attn_q.weight", np.arange(32, dtype=np.float32).reshape(4, 8))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    asked = gguf.MODEL_ARCH.LLAMA, 2
-    slow = reader.GGUFReader(file)
-    slow_map, numpy = gguf.get_tensor_name_map(*asked).mapping, reader.np
-    with quickly():
-        quick = reader.GGUFReader(file)
-        assert gguf.get_tensor_name_map(*asked) is gguf.get_tensor_name_map(*asked)
-        assert gguf.get_tensor_name_map(*asked).mapping == slow_map
-    assert reader.np is numpy
-    assert gguf.get_tensor_name_map(*asked) is not gguf.get_tensor_name_map(*asked)
-    assert {name: field.contents() for name, field in quick.fields.items()} == {
-        name: field.contents() for name, field in slow.fields.items()
-    }
-    assert quick.fields["tokenizer.ggml.tokens"].contents() == ["a", "bé", ""]
-    np.testing.assert_array_equal(quick.tensors[0].data, slow.tensors[0].data)

@@ -21,6 +21,7 @@ _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 """GGUF's types of numbers and booleans, as ``struct`` has them."""
 _NUMBERS = {kind: struct.calcsize(f"<{form}") for kind, form in _FORMATS.items()}
 """The bytes that one of each takes."""
+_LENGTH = struct.Struct("<Q")
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _DIMENSIONS = 4
@@ -130,9 +131,12 @@ def _after(data: mmap, at: int, kind: int) -> int:
         return _within(data, at + count * _NUMBERS[inner])
     if inner != _STRING:
         raise ValueError(f"an array of type {inner}")
-    for _ in range(count):
-        at = _skipped(data, at)
-    return at
+    length, size = _LENGTH.unpack_from, len(data)
+    for _ in range(count):  # a vocabulary has 50,000
+        at += 8 + length(data, at)[0]
+        if at > size:
+            break
+    return _within(data, at)
 
 
 def _skipped(data: mmap, at: int) -> int:
