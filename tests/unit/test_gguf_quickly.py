@@ -91,3 +91,10 @@ def test_packed_weights_are_the_same_when_they_are_unpacked_quickly(kind: str, r
     slow = gguf.dequantize(packed, gguf.GGMLQuantizationType[kind])
     with quickly():
         np.testing.assert_array_equal(gguf.dequantize(packed, gguf.GGMLQuantizationType[kind]), slow)
+
+
+def test_a_version_without_such_functions_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(gguf_reader.GGUFReader, "_get_field_parts")
+    with quickly():
+        assert not hasattr(gguf_reader.GGUFReader, "_get_field_parts")
+    assert not hasattr(gguf_reader.GGUFReader, "_get_field_parts")
