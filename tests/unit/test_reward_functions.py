@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rewarding import BATCH, NAN, compute_score, rewards, trl, trl_short
 
 from twinpass.errors import RewardError
@@ -69,12 +70,26 @@ def test_weights_and_what_does_not_apply() -> None:
         rewards(trl, trl_short, weights=[1.0])
 
 
+@pytest.mark.parametrize("made", [list, np.array, torch.tensor, lambda values: map(np.float32, values)])
+def test_nan_is_what_does_not_apply_as_in_trl(made: Any) -> None:
+    """Its GRPO makes NaN of None, and leaves NaN out of every sum and mean, whoever made it."""
+
+    def seldom(completions: list[str]) -> Any:
+        return made([NAN if text == "fine" else 3.0 for text in completions])
+
+    found = rewards(seldom, trl_short)(BATCH)
+    assert found.total.tolist() == [7.0, 12.0, 4.0]
+    assert np.isnan(found.each["seldom"]).tolist() == [False, False, True]
+    assert not found.failed
+    assert np.isnan(rewards(seldom)(BATCH).total).tolist() == [False, False, True]
+
+
 def raises(completions: list[str], **kwargs: Any) -> list[float]:
     return [1.0 if text != "a bad one" else 1 / 0 for text in completions]
 
 
-def nan(completions: list[str], **kwargs: Any) -> list[float]:
-    return [NAN if text == "a bad one" else 1.0 for text in completions]
+def infinite(completions: list[str], **kwargs: Any) -> list[float]:
+    return [np.inf if text == "a bad one" else 1.0 for text in completions]
 
 
 def word(completions: list[str], **kwargs: Any) -> list[Any]:
@@ -101,7 +116,7 @@ def hangs(completions: list[str], **kwargs: Any) -> list[float]:
 
 BAD = [
     (raises, "raised ZeroDivisionError: division by zero"),
-    (nan, "returned nan; a finite number or None was expected"),
+    (infinite, "returned inf; a finite number or None was expected"),
     (word, "returned '3'; a finite number or None was expected"),
     (long, "returned 10{39}; a number of at most 1e\\+100 was expected"),
     (huge, "returned -1e\\+200; a number of at most 1e\\+100 was expected"),

@@ -1,7 +1,7 @@
 """Reward functions as people have them, and one way to call them all: TRL's.
 
 A function of TRL's form is called with keywords: ``prompts, completions, completion_ids, trainer_state, log_extra, log_metric`` and a list
-for every column of the rows but ``prompt``; it returns a number, or None where it does not apply, for each completion. Functions of
+for every column of the rows but ``prompt``; it returns a number, or None or NaN where it does not apply, for each completion. Functions of
 other forms are told by the names of their arguments and called once a completion:
 
 ======================  ==================================================================

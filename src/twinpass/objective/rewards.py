@@ -199,7 +199,7 @@ def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[f
         raise RewardError(_at(function, batch, 0, f"returned {got}; a list of {count} was expected, one a completion"))
     values: list[float | None] = []
     for i, value in enumerate(found):
-        if value is None:
+        if value is None or _is_nan(value):  # which TRL takes for None
             values.append(None)
             continue
         if expected := _expected_instead(value):
@@ -208,11 +208,15 @@ def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[f
     return values
 
 
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
 def _expected_instead(value: object) -> str:
     """What a reward has to be, if this is none."""
     if not isinstance(value, numbers.Real | np.floating | np.integer | np.bool_):
         return "a finite number or None"
-    if isinstance(value, float | np.floating) and not math.isfinite(value):
+    if isinstance(value, float | np.floating) and math.isinf(value):
         return "a finite number or None"
     size: Any = abs(value)
     return "" if size <= LARGEST else f"a number of at most {LARGEST:g}"
