@@ -64,3 +64,21 @@ def test_an_output_that_has_no_such_letters_gets_escapes(
     *lines, written = printed.getvalue().decode(encoding).splitlines()
     assert [json.loads(line)["text"] for line in lines] == texts
     assert written == r"a \u65e5\u672c"
+
+
+def test_all_rows_that_cannot_be_answered_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is wrong with them: a field, the length, or that they are no rows; whether options are chosen or a text is written."""
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    texts = ["fine", None, "a " * 70, "dull", 3.5, *["  "] * 20]
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for run in (train(tmp_path / "choice", "activated"), completion(tmp_path / "text", "lora")):
+        capsys.readouterr()
+        assert main(["predict", str(run), str(rows), "--out", str(out), "--json"]) == 2
+        first, *lines, more, last = json.loads(capsys.readouterr().out)["error"].splitlines()
+        assert first == "22 of 25 rows cannot be used:"
+        assert lines[0].startswith(f"  - {rows}, row 2: the prompt uses {{text}}, which is null")
+        assert lines[1].startswith(f"  - {rows}, row 3: 7")
+        assert "the model's window" in lines[1]
+        assert [line.split(": ")[0] for line in lines[2:]] == [f"  - {rows}, row {6 + i}" for i in range(18)]
+        assert (more, last) == ("  - and 2 more", "mend them, or leave them out")
+        assert not out.exists()

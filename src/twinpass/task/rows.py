@@ -1,8 +1,8 @@
 """A row, and rows that cannot be used."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from twinpass.errors import DataError
 
@@ -36,6 +36,10 @@ Item = Row | DataError
 
 OnError = Literal["stop", "skip"]
 SHOWN = 20
+MEND = "mend them, or leave them out"
+SKIP = f'{MEND} with task.on_error = "skip"'
+
+T = TypeVar("T")
 
 
 class Faults:
@@ -60,11 +64,29 @@ class Faults:
             DataError: rows are bad and may not be left out, or none is left.
         """
         if self.found and (self.on_error == "stop" or not usable):
-            raise DataError(summary(self.found, usable, self.on_error))
+            raise DataError(summary(self.found, usable, SKIP if self.on_error == "stop" else ""))
 
 
-def summary(faults: list[DataError], usable: int, on_error: OnError) -> str:
-    """The first faults, and how many more there are. What is wrong with no row of its own, such as a tokenizer, is said once."""
+def every(rows: Iterable[Row], made: Callable[[Row], T]) -> list[T]:
+    """What is ``made`` of each row, where none may be left out.
+
+    Raises:
+        DataError: naming the rows that it cannot be made of.
+    """
+    found: list[T] = []
+    faults = []
+    for row in rows:
+        try:
+            found.append(made(row))
+        except DataError as error:
+            faults.append(error)
+    if faults:
+        raise DataError(summary(faults, len(found)))
+    return found
+
+
+def summary(faults: list[DataError], usable: int, advice: str = MEND) -> str:
+    """The first faults, how many more there are, and what to do. What is wrong with no row of its own, such as a tokenizer, is said once."""
     each = list(dict.fromkeys(map(str, faults)))
     if len(each) == 1:
         return each[0]
@@ -72,6 +94,4 @@ def summary(faults: list[DataError], usable: int, on_error: OnError) -> str:
     lines += [f"  - {fault}" for fault in each[:SHOWN]]
     if len(each) > SHOWN:
         lines.append(f"  - and {len(each) - SHOWN} more")
-    if on_error == "stop":
-        lines.append('mend them, or leave them out with task.on_error = "skip"')
-    return "\n".join(lines)
+    return "\n".join([*lines, advice] if advice else lines)

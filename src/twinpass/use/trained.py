@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from twinpass.core import BASE, Sampling, Score
+from twinpass.core import BASE, Sampling, Score, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError, ModelError
 from twinpass.model.causal import CausalModel
@@ -24,7 +24,7 @@ from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.example import Example
 from twinpass.task.limits import Limits
 from twinpass.task.reward import RewardTemplate
-from twinpass.task.rows import Row
+from twinpass.task.rows import Row, every
 from twinpass.task.sources.read import read_objects, sound
 from twinpass.use.settings import RunOrigin, settings_of, weights_of
 from twinpass.use.weights import require_as_written, setup_of, tensors_of
@@ -89,6 +89,10 @@ class TrainedModel:
         model: PreTrainedModel = PeftModel.from_pretrained(self._base_again(), str(self.weights))
         return model
 
+    @cached_property
+    def _vocabulary(self) -> int:
+        return CausalModel(self.engine.model).vocabulary
+
     def _base_again(self) -> PreTrainedModel:
         """The base model once more, beside the engine's."""
         base, _ = self._settings.base()
@@ -115,13 +119,13 @@ class TrainedModel:
         template = self.template
         if not isinstance(template, ChoiceTemplate):
             raise DataError("the task has no options to choose from, but texts to write: use write")
-        known = numbered(rows)
-        causal = CausalModel(self.engine.model)
-        limits = self._settings.task.limits(causal.window, causal.vocabulary)
-        examples = [limits.applied(template.question(row, self.tokenizer), self.tokenizer) for row in known]
-        if self._settings.trainable.activated:
-            examples = activation_points(examples, self.engine.invocation)
-        return list(zip(examples, (template.names(row) for row in known), strict=True))
+        limits = self._settings.task.limits(self.engine.window, self._vocabulary)
+
+        def made(row: Row) -> tuple[Example, tuple[str, ...]]:
+            example = limits.applied(template.question(row, self.tokenizer), self.tokenizer)
+            return self._activated(example), template.names(row)
+
+        return every(numbered(rows), made)
 
     def write(self, rows: Rows, sampling: Sampling | None = None, first: int = 0) -> Iterator[str]:
         """What the model writes for each row, some rows at a time, where the task is to write; rows are counted from ``first``.
@@ -131,16 +135,26 @@ class TrainedModel:
         Raises:
             DataError: a row cannot be used.
         """
-        sampling = sampling or self.sampling()
-        causal = CausalModel(self.engine.model)
+        own = sampling or self.sampling()
+        prompts = every(numbered(rows), lambda row: self._continued(row, own))
+        return self._writer.go_on(prompts, own, first)
+
+    def _continued(self, row: Row, sampling: Sampling) -> tuple[Tokens, int | None]:
+        """What is read of a row before its text is written, and where an activated adapter begins to act; None: nowhere."""
+        asked: Example = self.template.asked(row, self.tokenizer)
         if isinstance(self.template, RewardTemplate):
-            limits = Limits(causal.window, causal.vocabulary, room=sampling.max_tokens - 1)
-            examples = self.template.encode(numbered(rows), self.tokenizer, limits)
-            if self._settings.trainable.activated:
-                examples = activation_points(examples, self.engine.invocation)
-            return self._writer.go_on([(each.prompt, each.suffix_start) for each in examples], sampling, first)
-        asked = [self._shortened(self.template.asked(row, self.tokenizer), sampling) for row in numbered(rows)]
-        return self._writer.go_on([(each.prompt, self._writer.starts(each.prompt)) for each in asked], sampling, first)
+            limits = Limits(self.engine.window, self._vocabulary, room=sampling.max_tokens - 1)
+            asked = self._activated(limits.applied(asked, self.tokenizer))
+            return asked.prompt, asked.suffix_start
+        asked = self._shortened(asked, sampling)
+        self._writer.room(asked.prompt, sampling, asked.place)
+        return asked.prompt, self._writer.starts(asked.prompt)
+
+    def _activated(self, example: Example) -> Example:
+        """With the place that an activated adapter acts from, where what was trained is one."""
+        if not self._settings.trainable.activated:
+            return example
+        return activation_points([example], self.engine.invocation)[0]
 
     def _shortened(self, asked: Example, sampling: Sampling) -> Example:
         """A prompt as the task shortens it, if it does; half of the model's window at the most is left for the text."""

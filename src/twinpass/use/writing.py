@@ -44,7 +44,7 @@ class Writer:
     def go_on(self, prompts: Sequence[tuple[Tokens, int | None]], sampling: Sampling, first: int = 0) -> Iterator[str]:
         """The same for tokens, each with the place that an activated adapter acts from; None: it does not act."""
         sampling = replace(sampling, stop_tokens=(*sampling.stop_tokens, *ends(self.engine.model, self.tokenizer)))
-        rooms = [self._room(ids, sampling, first + i) for i, (ids, _) in enumerate(prompts)]
+        rooms = [self.room(ids, sampling, f"prompt {first + i + 1}") for i, (ids, _) in enumerate(prompts)]
         for start in range(0, len(prompts), TOGETHER):
             part = range(start, min(start + TOGETHER, len(prompts)))
             written: dict[int, str] = {}
@@ -62,12 +62,17 @@ class Writer:
                 written |= {i: text.text for i, text in zip(members, found.values[0], strict=True)}
             yield from (written[i] for i in part)
 
-    def _room(self, ids: Tokens, sampling: Sampling, number: int) -> int:
+    def room(self, ids: Tokens, sampling: Sampling, place: str) -> int:
+        """Tokens that may be written after a prompt; ``place`` names it in messages.
+
+        Raises:
+            DataError: it has no tokens, or more than the model's window.
+        """
         window = self.engine.window
         room = sampling.max_tokens if window is None else min(sampling.max_tokens, window + 1 - len(ids))
         if not ids or room < 1:
             raise DataError(
-                f"prompt {number + 1}: {len(ids)} tokens; expected at least 1, and no more than the model's window of {window}"
+                f"{place}: {len(ids)} tokens; expected at least 1, and no more than the model's window of {window}"
             )
         return room
 

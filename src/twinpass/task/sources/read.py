@@ -128,7 +128,7 @@ def sound(items: Iterable[Item]) -> list[Row]:
     items = list(items)
     rows = [item for item in items if isinstance(item, Row)]
     if faults := [item for item in items if isinstance(item, DataError)]:
-        raise DataError(summary(faults, len(rows), "stop"))
+        raise DataError(summary(faults, len(rows)))
     return rows
 
 
