@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from architectures import bits
 from twinpass.cli.main import main
 from twinpass.config.schema import SECTIONS
 from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import DataError
 from twinpass.estimate.base import Estimator
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Activated
 from twinpass.task.example import Example
+from twinpass.task.limits import Limits
 from twinpass.use.doctor import diagnose
-from twinpass.use.probe import MadeUp, timed
+from twinpass.use.probe import SUFFIX, MadeUp, timed
 from twinpass.use.tiles import share_of_float32
 
 
@@ -61,6 +64,19 @@ def test_a_model_that_packs() -> None:
     assert (lora.rows, lora.tokens, lora.estimator) == (16, 9, "backprop")
     assert 1 <= lora.measured_rows <= 16
     assert lora.most_seconds >= lora.seconds == lora.first_seconds > 0, "nothing is kept from step to step"
+
+
+@pytest.mark.parametrize(("asked", "tokens"), [(1, 5), (62, 62), (63, 63), (64, 63)])
+def test_prompts_that_are_timed_leave_room_for_an_answer_in_the_window(asked: int, tokens: int) -> None:
+    """They are as long as is asked for, as far as a run could train on such rows; the shortest have a token before the suffix."""
+    model = tiny.model("gpt2")
+    found = diagnose("tiny", model, tokens=asked, seconds=0.01)
+    assert {own.step.tokens for own in found.trainables.values() if own.step is not None} == {tokens}
+    row = Example(tuple([5] * tokens), ((0,), (1,)), 0, tokens - SUFFIX)
+    assert Limits(found.window).applied(row, tiny.tokenizer()) == row
+    if tokens < asked:
+        with pytest.raises(DataError, match="65 tokens, but the model's window holds 64"):
+            Limits(found.window).applied(replace(row, prompt=(*row.prompt, 5)), tiny.tokenizer())
 
 
 @pytest.mark.parametrize("tiles", [True, False])

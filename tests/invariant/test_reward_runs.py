@@ -10,9 +10,11 @@ import tiny
 from reward_runs import REWARDS, config
 from safetensors.torch import load_file
 from tiers import some_fast
+from trained import by_hugging_face
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.errors import DataError
 from twinpass.estimate.spsa import Spsa
 from twinpass.model.trainable import Lora
 from twinpass.objective.generation import Generation
@@ -95,7 +97,7 @@ def low(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
 COUNT: list[int] = []
 
 
-def tune(out: Path, **more: Any) -> dict[str, Any]:
+def tune(out: Path, tokenizer: Any = None, **more: Any) -> dict[str, Any]:
     rows = [{"prompt": f"a {word} film"} for word in ("fine", "dull", "great", "bad")]
     options: dict[str, Any] = {
         "trainable": Lora(rank=2, alpha=4.0),
@@ -107,7 +109,7 @@ def tune(out: Path, **more: Any) -> dict[str, Any]:
     }
     return twinpass.finetune(
         tiny.model(),
-        tiny.tokenizer(),
+        tokenizer or tiny.tokenizer(),
         rows[:3],
         rows[2:],
         out=out,
@@ -244,3 +246,19 @@ def test_sparse_rewards_do_not_end_a_run(tmp_path: Path) -> None:
     steps = [record for record in read(tmp_path / "run/journal.jsonl").records if record["kind"] == "step"]
     assert [step["observed"]["norm"] > 0 for step in steps] == [i == 11 for i in range(14)]
     assert [step["losses"][0][0] != 0 for step in steps] == [i == 11 for i in range(14)]
+
+
+def test_a_prompt_and_its_text_may_fill_the_window_and_no_more(tmp_path: Path) -> None:
+    """The last token of a text is read by nothing, so that it needs no place."""
+    model, tokenizer = tiny.model(), tiny.tokenizer(*(f"w{i}" for i in range(84)))
+    tune(tmp_path / "run", tokenizer)
+    trained = twinpass.load(tmp_path / "run", model=model, tokenizer=tokenizer)
+    window, most = trained.engine.window or 0, 5
+    fits, longer = ({"prompt": "a " * (window - most + more)} for more in (1, 2))
+    (text,) = trained.write([fits], trained.sampling(most))
+    assert text == by_hugging_face(trained.model, trained.tokenizer, fits["prompt"], most)
+    assert len(text.split()) == most
+    with pytest.raises(
+        DataError, match=f"^rows, row 2: {window - 3} tokens that may be continued by 5, .* holds {window};"
+    ):
+        trained.write([fits, longer], trained.sampling(most))
