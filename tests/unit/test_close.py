@@ -8,8 +8,11 @@ from weakref import ref
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from twinpass import finetune
+from twinpass.config.compose import build
+from twinpass.config.load import load_config
 from twinpass.core import BASE, Request
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.model.trainable import Activated
@@ -29,6 +32,20 @@ def test_keys_and_values_are_given_back_and_made_again_when_they_are_asked_for()
     after = engine.score(REQUESTS, [BASE])
     assert after.work.computed == before.work.computed
     assert all(np.array_equal(a, b) for a, b in zip(before.values[0], after.values[0], strict=True))
+
+
+def test_an_engine_that_was_composed_is_open_until_it_is_closed(tmp_path: Path) -> None:
+    """It holds weights in oneDNN's blocks, which a closed one has made plain again, and a closed server is gone."""
+    engine = build(load_config(tiny.config(tmp_path))).engine
+    assert isinstance(engine, TorchEngine)
+
+    def blocked() -> int:
+        return sum(weight.layout is not torch.strided for weight in engine.model.parameters())
+
+    assert blocked()
+    engine.score(REQUESTS, [BASE])
+    engine.close()
+    assert not blocked()
 
 
 def test_a_run_from_python_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
