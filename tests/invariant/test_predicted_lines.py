@@ -2,10 +2,15 @@
 
 import io
 import json
+import math
 import sys
+from base64 import b64encode
 from pathlib import Path
 
+import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from trained import completion, train
 
@@ -27,6 +32,35 @@ def test_fields_that_json_has_no_form_for_are_written_all_the_same(
     assert [line.get("author") for line in lines] == [None, None, "\ud83d", "é"]
     assert "é" in whole
     out.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert main(command) == 0
+    assert out.read_text() == whole, "continued"
+    capsys.readouterr()
+
+
+def test_fields_of_parquet_are_written_so_that_every_reader_of_json_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text that a column of bytes holds as text, an image in base64, and what is no number as null: ``datasets`` refuses NaN."""
+    run, out, image = train(tmp_path), tmp_path / "out.jsonl", b"\x89PNG\xff"
+    columns = {
+        "text": ["fine", "dull"],
+        "name": ["é".encode(), b""],
+        "image": [{"bytes": image, "path": "a.png"}, {"bytes": None, "path": None}],
+        "score": [math.nan, 1.5],
+        "most": [[math.inf, 2.0], []],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    command = ["predict", str(run), str(tmp_path / "rows.parquet"), "--out", str(out)]
+    assert main(command) == 0
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in out.read_text().splitlines())
+    assert [first[name] for name in columns] == [
+        "fine", "é", {"bytes": b64encode(image).decode(), "path": "a.png"}, None, [None, 2.0]
+    ]  # fmt: skip
+    assert [second[name] for name in columns] == ["dull", "", {"bytes": None, "path": None}, 1.5, []]
+    read = datasets.load_dataset("json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read["name"] == ["é", ""]
+    whole = out.read_text()
+    out.write_text(whole.splitlines(keepends=True)[0])
     assert main(command) == 0
     assert out.read_text() == whole, "continued"
     capsys.readouterr()

@@ -262,3 +262,29 @@ def test_a_prompt_and_its_text_may_fill_the_window_and_no_more(tmp_path: Path) -
         DataError, match=f"^rows, row 2: {window - 3} tokens that may be continued by 5, .* holds {window};"
     ):
         trained.write([fits, longer], trained.sampling(most))
+
+
+def test_whatever_functions_log_is_printed_and_kept_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers of arrays and tensors as numbers, what is none as null, bytes and dates as text."""
+    path, run = config(tmp_path, optimizer={"steps": 1, "lr": 0.1, "batch_size": 2}), tmp_path / "run"
+    (tmp_path / "rewards.py").write_text(f"{REWARDS}{LOGGING}")
+    assert main(["train", str(path), "--set", 'task.rewards=["rewards.py:few", "rewards.py:odd"]', "--json"]) in (0, 3)
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["samples"]
+    kept = json.loads((run / "samples/step-0.json").read_text(), parse_constant=pytest.fail)
+    expected = {"number": 0.5, "list": [1.5, None], "nothing": None, "raw": "é", "blob": "/w==", "day": "2026-11-30"}
+    for record in (printed["best"][0], kept["worst"][0]):
+        assert {name: record[name] for name in expected} == expected
+
+
+LOGGING = """
+import datetime, numpy, torch
+
+def odd(completions, log_extra, **kwargs):
+    logged = {"number": numpy.float32(0.5), "list": torch.tensor([1.5, numpy.nan]), "nothing": float("-inf")}
+    logged |= {"raw": "é".encode(), "blob": bytes([255]), "day": datetime.date(2026, 11, 30)}
+    for name, value in logged.items():
+        log_extra(name, [value] * len(completions))
+    return [None] * len(completions)
+"""

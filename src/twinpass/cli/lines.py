@@ -1,6 +1,5 @@
 """What goes to standard output: results for people, or with ``--json`` JSON, a line each, and nothing else there."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,9 @@ def loading(console: "Console", *things: object) -> None:
 
 def say(fields: Mapping[str, Any]) -> None:
     """Print a line, at once."""
-    print(json.dumps(fields), flush=True)
+    from twinpass.report.plain import dumped
+
+    print(dumped(fields), flush=True)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """``samples/step-N.json``: the best and the worst texts of each evaluation, where texts were written."""
 
-import json
 from pathlib import Path
 
 from twinpass.core import Evaluation
 from twinpass.report.files import storing, write_text
 from twinpass.report.listener import Listener
+from twinpass.report.plain import dumped
 
 
 class Samples(Listener):
@@ -19,5 +19,5 @@ class Samples(Listener):
             return
         with storing(self._folder):
             self._folder.mkdir(exist_ok=True)
-        text = json.dumps(evaluation.samples, ensure_ascii=False, indent=2, default=str)
+        text = dumped(evaluation.samples, ensure_ascii=False, indent=2)
         write_text(self._folder / f"step-{step}.json", text + "\n")

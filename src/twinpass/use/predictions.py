@@ -10,6 +10,7 @@ from typing import Any
 from twinpass.errors import DataError
 from twinpass.report.checksums import checksum, checksums
 from twinpass.report.files import storing
+from twinpass.report.plain import dumped
 from twinpass.task.rows import Row
 
 ADDED = ("weights", "prediction")
@@ -40,10 +41,11 @@ def require_room(rows: Sequence[Row]) -> None:
 def line_of(row: Row, weights: str, prediction: Mapping[str, Any]) -> str:
     """A row's fields, what made the prediction, and the prediction.
 
-    What JSON has no form for, such as a date out of a Parquet file, is written as text; half a character as its escape.
+    What JSON has no form for, such as a date out of a Parquet file, is written as :func:`~twinpass.report.plain.plain` has it; half a
+    character as its escape.
     """
     values = {**row.fields, "weights": weights, "prediction": prediction}
-    return encodable(json.dumps(values, ensure_ascii=False, default=str) + "\n", "utf-8")
+    return encodable(dumped(values, ensure_ascii=False) + "\n", "utf-8")
 
 
 def encodable(line: str, encoding: str) -> str:
