@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from twinpass import AdamW, Normalised, OneSided, Sgd, Sign, Spsa
+from twinpass import AdamW, Normalised, OneSided, Relative, Sgd, Sign, Spsa
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
@@ -78,12 +78,14 @@ def test_what_it_cannot_stand_beside_is_refused(sections: dict[str, Any], said: 
         parsed(**sections)
 
 
-ALL_OF_THEM: Any = (AdamW, Normalised, Sgd, Sign)
+ALL_OF_THEM: Any = (AdamW, Normalised, Relative, Sgd, Sign)
 
 
 @pytest.mark.parametrize("kind", ALL_OF_THEM)
 def test_steps_stand_for_the_same_in_python(kind: Any) -> None:
     expected = kind(lr=1e-3, steps=2000, schedule="plateau")
+    assert kind(lr=1e-3, schedule="plateau") == expected
+    assert kind(1e-3, 7, schedule="plateau").steps == 7
     assert kind(lr=1e-3, steps="auto") == kind(1e-3, "auto") == kind(1e-3, steps="auto", schedule="plateau") == expected
 
 

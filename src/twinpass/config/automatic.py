@@ -6,7 +6,7 @@ from typing import Any
 
 from twinpass.estimate.base import Estimator
 from twinpass.model.defaults import Defaults
-from twinpass.train.automatic import AUTO, MOST, spell_steps
+from twinpass.train.automatic import AUTO, spell_steps
 
 PATIENCE = 2
 """Evaluations without a gain that make a plateau, where nothing is said."""
@@ -18,8 +18,6 @@ def spell_out(optimizer: dict[str, Any], default: str | None, estimator: Estimat
     ``steps``: as many as evaluations gain from. ``lr``: what suits what is trained, in units that need no search; SGD along probes has none,
     and is replaced by steps of eps, normalised by the gradients' own size.
     """
-    if optimizer.get("schedule") == "plateau":
-        optimizer.setdefault("steps", MOST)
     if problems := spell_steps(optimizer):
         return [f"[optimizer] {problem}" for problem in problems]
     if optimizer.get("lr") != AUTO:

@@ -1,4 +1,4 @@
-"""``steps = "auto"``: what it stands for, in a file and in Python."""
+"""``steps = "auto"``, and a schedule that goes by evaluations: what they stand for, in a file and in Python."""
 
 from typing import Any
 
@@ -8,7 +8,12 @@ MOST = 2_000
 
 
 def spell_steps(optimizer: dict[str, Any]) -> list[str]:
-    """Put what they stand for in the place of ``steps = "auto"``, as many as evaluations gain from; returns what is wrong with that."""
+    """Put what they stand for in the place of ``steps = "auto"``, as many as evaluations gain from; returns what is wrong with that.
+
+    They are what a schedule "plateau" takes, too, where nothing is said of them.
+    """
+    if optimizer.get("schedule") == "plateau":
+        optimizer.setdefault("steps", AUTO)
     if optimizer.get("steps") != AUTO:
         return []
     optimizer["steps"] = MOST

@@ -23,7 +23,7 @@ class Optimizer:
     """``steps`` minibatches of ``batch_size``, at a learning rate that rises to ``lr`` over ``warmup`` steps and then follows ``schedule``.
 
     Under ``plateau`` the rate falls to 3/10 of itself whenever ``run.patience`` evaluations in a row came to no more than the best before them. The third
-    time ends the run; ``steps`` are the most that it takes. ``steps = "auto"`` stands for that, with 2,000 steps, and in a file ``lr = "auto"`` for what suits
+    time ends the run; ``steps`` are the most that it takes, by default 2,000. ``steps = "auto"`` stands for that, and in a file ``lr = "auto"`` for what suits
     what is trained; where that would be ``sgd``, whose rate depends on model and task, for ``kind = "normalised"``.
 
     A run has diverged once the mean loss of ``guard_window`` steps is above its best by more than ``guard_loss`` times that, or once the
@@ -60,7 +60,7 @@ class Optimizer:
     @model_validator(mode="before")
     @classmethod
     def _spelt_out(cls, given: Any) -> Any:
-        """What ``steps="auto"`` stands for; a rate follows what is trained, which is not known here.
+        """What ``steps="auto"`` stands for, and steps that "plateau" leaves open; a rate follows what is trained, which is not known here.
 
         Raises:
             ConfigError: one of them cannot be.
@@ -69,7 +69,8 @@ class Optimizer:
             return given
         names = [field.name for field in fields(cls)]
         values = {**dict(zip(names, given.args, strict=False)), **(given.kwargs or {})}
-        if AUTO not in (values.get("steps"), values.get("lr")):
+        open_end = values.get("schedule") == "plateau" and "steps" not in values
+        if not open_end and AUTO not in (values.get("steps"), values.get("lr")):
             return given
         problems = spell_steps(values)
         if values.get("lr") == AUTO:
