@@ -7,6 +7,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,9 @@ from twinpass.errors import ModelError
 from twinpass.model.device import Device
 from twinpass.model.patching import forward_of
 from twinpass.phases import phase
+
+TRIED = 4
+"""Tokens that a head is tried on."""
 
 
 class CausalModel:
@@ -146,6 +150,27 @@ class CausalModel:
             output: ModelOutput = self.decoder(input_ids=ids, use_cache=False)
         return self.head(ids, output, output["last_hidden_state"])
 
+    @cached_property
+    def finishes(self) -> bool:
+        """Whether the state that leaves the last layer, [size] a token, is all that a token's logits are made of: tried on a few tokens."""
+        (ids,) = self.device.send(np.arange(min(TRIED, self.vocabulary))[None])
+        size, left = int(self.model.config.get_text_config().hidden_size), list[Any]()
+        try:
+            last = list(self.model.get_submodule(self.layers_path).children())[-1]
+            handle = last.register_forward_hook(lambda module, arguments, output: left.append(output))
+            with torch.no_grad():
+                try:
+                    own = self.logits(ids)
+                finally:
+                    handle.remove()
+                state = left[0][0] if isinstance(left[0], tuple) else left[0]
+                if state.shape != (1, ids.shape[1], size):
+                    return False
+                off = (self.finish(ids, state) - own).abs().max()
+        except Exception:  # any model's own code runs here
+            return False
+        return bool(off <= torch.finfo(own.dtype).eps ** 0.5 * max(1.0, float(own.abs().max())))
+
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
@@ -165,6 +190,14 @@ def _window(config: Any) -> int | None:
     if trained is None or rotary.get("rope_type") != "dynamic":
         return trained
     return int(trained * rotary["factor"])
+
+
+def scattered(causal: CausalModel) -> str:
+    """Why nothing can be told of a model that does not finish a state of its last layer."""
+    return (
+        f"{type(causal.model).__name__} makes logits of more than one state of {causal.model.config.get_text_config().hidden_size} numbers a token, "
+        "so that the error is not known where its last layer ends"
+    )
 
 
 def output_layer(model: PreTrainedModel) -> nn.Module | None:

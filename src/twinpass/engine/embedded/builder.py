@@ -14,8 +14,9 @@ from twinpass.engine.embedded.scoring.packing_check import PackingCheck, reads_c
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import SharingByBlock
 from twinpass.errors import ModelError
-from twinpass.model.causal import CausalModel, output_layer
+from twinpass.model.causal import CausalModel, output_layer, scattered
 from twinpass.model.identity import digest, hash_of, require_finite
+from twinpass.model.informed import InformedAdapter
 from twinpass.model.trainable import Trained
 from twinpass.paths import expand
 from twinpass.perturb.inplace import InPlaceWeights
@@ -89,6 +90,8 @@ def parts_of(
     scorer: PackedScorer | None = None
     route: Route = OwnForward(runner, causal)
     if packing.packs:
+        if isinstance(trained.adapter, InformedAdapter) and not causal.finishes:
+            raise ModelError(f"trainable.kind 'informed': {scattered(causal)}; use 'activated' instead")
         scorer = _scorer(causal, sharing, packing, chunk_rows, _spill(causal, sharing.policy, base_hash, paired))
         scorer.passes.linear = None if paired is None else paired.alone
         scorer.narrow = tandem.reads_columns and reads_columns(causal, runner.running(runner.weights([BASE])))

@@ -13,7 +13,7 @@ from twinpass.core import BASE, Continuations, Decode, Lane, Probe, Prompt, Requ
 from twinpass.engine.base import AdamStep, Engine, Gradient, RelativeStep, Slopes, require_fit, require_room
 from twinpass.engine.embedded.builder import CHUNK_ROWS, parts_of, placed
 from twinpass.engine.embedded.descent.descent import Descent
-from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfit
+from twinpass.engine.embedded.descent.feedback import fed, fed_back, norm, unfinished, unfit
 from twinpass.engine.embedded.descent.graph import linear_by, no_gradient
 from twinpass.engine.embedded.routes import InPlaceRoute, Linearised, Route, Under, require_spans
 from twinpass.engine.embedded.scoring.jobs import Result
@@ -226,7 +226,7 @@ class TorchEngine(Engine):
 
     def unfit_for_feedback(self) -> str | None:
         reason = self._no_gradient or unfit(self._causal, self._trained)
-        return reason or (None if self._scorer is not None else self._unpacked)
+        return reason or (unfinished(self._causal) if self._scorer is not None else self._unpacked)
 
     @property
     def _unpacked(self) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from twinpass.model.causal import CausalModel, outputs
+from twinpass.model.causal import CausalModel, outputs, scattered
 from twinpass.model.trainable import Trained
 
 
@@ -75,6 +75,11 @@ def unfit(causal: CausalModel, trained: Trained) -> str | None:
                 "take [estimator] kind 'spsa'"
             )
     return None
+
+
+def unfinished(causal: CausalModel) -> str | None:
+    """Why a model that packs has no error to feed back; None: it has one."""
+    return None if causal.finishes else f"[estimator] kind 'feedback': {scattered(causal)}; take 'spsa' instead"
 
 
 READERS = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "gate_proj", "up_proj", "fc1", "dense_h_to_4h")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from twinpass.core import Score, Work
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
+from twinpass.engine.embedded.linear.products import own_products
 from twinpass.engine.embedded.scoring.packing import Reads, Rows
 from twinpass.model.causal import CausalModel, is_linear, log_softmax
 from twinpass.model.space import Observed
@@ -200,7 +201,7 @@ class Observer:
     def _errors_of(
         self, tokens: Tensor, states: Tensor, rows: Tensor, targets: Tensor, weights: Score, layout: LaneLayout
     ) -> Tensor:
-        with torch.enable_grad():
+        with own_products(self._causal.linears), torch.enable_grad():
             state = states[None].clone().requires_grad_(True)
             logits = self._causal.finish(tokens[None], state)
             values = logits if layout.columns is not None else log_softmax(logits)

@@ -1,0 +1,66 @@
+"""Models that do a thing in a way of their own, between embeddings and head: what is told of them is right, or refused by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures import GROUPED, NARROW, REQUESTS, WINDOW
+from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Gemma4TextConfig, PretrainedConfig, PreTrainedModel
+
+from twinpass.core import Score
+from twinpass.engine.embedded.engine import TorchEngine
+from twinpass.errors import ModelError
+from twinpass.model.projections import Projections
+from twinpass.model.trainable import Informed, Trainable
+from twinpass.reuse.exact import Exact
+
+PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97}
+"""Inputs that every layer has for itself, by token."""
+
+
+def gemma4() -> PretrainedConfig:
+    kinds = ["sliding_attention", "full_attention"]
+    return Gemma4TextConfig(
+        **GROUPED, **NARROW, **PER_LAYER, sliding_window=WINDOW, layer_types=kinds, num_kv_shared_layers=0
+    )
+
+
+def gemma3n() -> PretrainedConfig:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    sizes: dict[str, Any] = GROUPED | {"num_hidden_layers": 4, "head_dim": 8}
+    own: dict[str, Any] = {"laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}
+    return Gemma3nTextConfig(
+        **sizes, **PER_LAYER, **own, sliding_window=WINDOW, layer_types=kinds, num_kv_shared_layers=2
+    )
+
+
+def build(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    torch.manual_seed(1)
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_config(config).to(dtype).eval()
+    return model
+
+
+def slopes(scores: Sequence[Score]) -> list[Score]:
+    return [np.cos(np.arange(len(score)) + 10 * i) for i, score in enumerate(scores)]
+
+
+def test_the_error_is_told_of_a_model_whose_layers_have_inputs_of_their_own() -> None:
+    """A layer beside those that run is asked for them, whatever order its weight is held in."""
+    engine = TorchEngine(build(gemma4()), Informed(layers=1))
+    before = engine.observe(REQUESTS, slopes)
+    engine.prepack()
+    packed = [weight for weight in engine.model.parameters() if weight.layout is not torch.strided]
+    after = engine.observe(REQUESTS, slopes)
+    assert packed
+    assert torch.allclose(before.errors, after.errors, atol=1e-4)
+    assert float(before.errors.abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("trainable", [Informed(layers=1), Projections(layers=1)], ids=lambda t: type(t).__name__)
+def test_a_model_of_several_streams_is_refused_where_the_error_of_one_is_asked_for(trainable: Trainable) -> None:
+    said = "Gemma3nForCausalLM makes logits of more than one state of 32 numbers a token.*'(activated|spsa)' instead"
+    with pytest.raises(ModelError, match=said):
+        TorchEngine(build(gemma3n()), trainable, reuse=Exact()).feedback(REQUESTS, slopes)
