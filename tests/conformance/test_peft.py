@@ -53,6 +53,12 @@ def test_lora(name: str, first: int, tmp_path: Path) -> None:
     assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_by_default(name: str, tmp_path: Path) -> None:
+    trained = train(tiny.model(name), Lora(), tmp_path)
+    assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_activated(name: str, tmp_path: Path) -> None:
     """PEFT finds the activation point by itself: the last place where the invocation tokens stand."""

@@ -17,6 +17,7 @@ from twinpass.config.load import load_config
 from twinpass.core import BASE
 from twinpass.errors import ConfigError
 from twinpass.objective.base import scored
+from twinpass.train.adamw import AdamW
 from twinpass.train.optimizer import Sgd
 
 TASK = {
@@ -42,6 +43,14 @@ def test_the_loss_falls(tmp_path: Path, kind: str) -> None:
     assert summary["metric_name"] == "token_probability"
     assert summary["final_metric"] > 1.5 * summary["base_metric"]
     assert summary["hit_rate"] > 0
+
+
+def test_the_default_trains_a_model_that_calls_its_layers_otherwise(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"prompt": "Sentiment: {label} \n", "completion": " {text}", "end": False}
+    short = AdamW(steps=2, batch_size=2)
+    finetune(tiny.model("gpt2"), tiny.tokenizer(), tiny.rows(8), [], **words, optimizer=short, out=tmp_path)
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert saved["target_modules"] == ["c_attn", "c_proj"]
 
 
 def test_plain_mezo_scores_the_same(tmp_path: Path) -> None:

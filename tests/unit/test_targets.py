@@ -1,16 +1,41 @@
 """Modules that adapters sit on where they are not named, in every architecture."""
 
+from typing import Any
+
 import pytest
 import torch
 from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, build
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import (
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
 
 from twinpass.errors import ModelError
-from twinpass.model.trainable import Activated, Lora
+from twinpass.model.trainable import Activated, Informed, Lora
 
 ALL = {**ARCHITECTURES, **ADDING, **FALLBACK}
+ATTENTION = {
+    "gpt2": ("c_attn", "c_proj"),
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "gpt_neox": ("query_key_value", "dense"),
+    "bloom": ("query_key_value", "dense"),
+    "minicpm3": ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+}
+"""What attention's projections are called, where not as usual."""
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -45,6 +70,54 @@ def test_all_that_is_linear_is_what_peft_calls_so(name: str) -> None:
         path.removeprefix("base_model.model.") for path, module in peft.named_modules() if hasattr(module, "lora_A")
     }
     assert trained.adapter.modules.keys() == adapted
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_usual_names_stand_for_what_a_model_calls_otherwise(name: str) -> None:
+    """The defaults of adapters train on every architecture: gpt2's c_attn is what q_proj, k_proj and v_proj are elsewhere."""
+    attention = Lora(rank=2).attach(build(name), 0).adapter
+    writers = Informed(layers=1).attach(build(name), 0).adapter
+    assert attention is not None
+    assert writers is not None
+    assert set(attention.targets) == set(ATTENTION.get(name, ("q_proj", "k_proj", "v_proj", "o_proj")))
+    assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj")))
+
+
+def test_names_that_are_given_stand_for_themselves() -> None:
+    with pytest.raises(
+        ModelError, match=r"\['q_proj'\] match no linear layer .*has \['c_attn', .*name some of those, or 'all-linear'"
+    ):
+        Lora(targets=("q_proj",)).attach(build("gpt2"), 0)
+    with pytest.raises(ModelError, match=r"\['o_proj'\] match no linear layer"):
+        Informed(targets=("o_proj",)).attach(build("gpt2"), 0)
+
+
+def test_convolutions_are_no_experts() -> None:
+    """Their weights have three dimensions, too; models whose state is recurrent have them."""
+    kinds = ["linear_attention", "full_attention"]
+    torch.manual_seed(1)
+    model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SMALL, head_dim=8, intermediate_size=48, layer_types=kinds))
+    trained = Lora(targets=("o_proj", "down_proj")).attach(model, 0)
+    assert trained.adapter is not None
+    assert len(trained.adapter.modules) == 3
+    config = LoraConfig(target_modules=["o_proj", "down_proj"])
+    adapted = {name for name, module in get_peft_model(model, config).named_modules() if hasattr(module, "lora_A")}
+    assert {f"base_model.model.{path}" for path in trained.adapter.modules} == adapted
+
+
+def test_what_kernels_of_mamba_read_past_its_module_is_left_out_and_refused_by_name() -> None:
+    """PEFT refuses to load an adapter of it, after all the training."""
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
+    trained = Lora(targets="all-linear").attach(model, 0)
+    assert trained.adapter is not None
+    assert trained.adapter.targets == ("in_proj", "x_proj")
+    with pytest.raises(
+        ModelError,
+        match=r"targets \['out_proj'\]: PEFT refuses adapters there in models of the type mamba.*such as in_proj",
+    ):
+        Lora(targets=("in_proj", "out_proj")).attach(model, 0)
+    with pytest.raises(ValueError, match="out_proj"):
+        get_peft_model(model, LoraConfig(target_modules=["out_proj"]))
 
 
 def test_names_that_peft_takes_for_experts_are_left_out() -> None:

@@ -18,6 +18,10 @@ from twinpass.model.save import new
 _OF_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names of experts' layers, and of the router, in checkpoints of transformers 4."""
 
+_MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+_OF_KERNELS = {"out_proj"}
+"""What PEFT refuses in models of these types (0.18 and later, ``_check_lora_target_modules_mamba``)."""
+
 
 class Adapter(ABC):
     """A low-rank change of some linear layers; the base model is not changed.
@@ -108,10 +112,24 @@ def targeted(causal: CausalModel, targets: Sequence[str]) -> tuple[dict[str, nn.
     return chosen, tuple(left_out)
 
 
-def taken_for_experts(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
-    """Those of the targets that PEFT takes for routed experts, where the model has any."""
+def lost_by_peft(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
+    """Those of the targets that PEFT does not put an adapter back on: what it takes for routed experts, and what Mamba's kernels read past the module."""
+    return _taken_for_experts(model, targets) | _past_its_module(model, targets)
+
+
+def _taken_for_experts(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
     lost = _OF_EXPERTS & set(targets)
-    return lost if lost and any(parameter.dim() == 3 for parameter in model.parameters()) else set()
+    return lost if lost and any(map(_has_experts, model.modules())) else set()
+
+
+def _past_its_module(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
+    return _OF_KERNELS & set(targets) if model.config.model_type in _MAMBA else set()
+
+
+def _has_experts(module: nn.Module) -> bool:
+    """Whether a module holds experts' weights [experts, out, in]; a convolution's have three dimensions, too."""
+    own = module.parameters(recurse=False)
+    return not isinstance(module, nn.Conv1d) and any(parameter.dim() == 3 for parameter in own)
 
 
 def _require_kept_by_peft(model: PreTrainedModel, targets: Sequence[str]) -> None:
@@ -122,7 +140,13 @@ def _require_kept_by_peft(model: PreTrainedModel, targets: Sequence[str]) -> Non
     Raises:
         ModelError: naming the targets.
     """
-    if lost := sorted(taken_for_experts(model, targets)):
+    if lost := sorted(_past_its_module(model, targets)):
+        raise ModelError(
+            f"trainable.targets {lost}: PEFT refuses adapters there in models of the type {model.config.model_type}, whose kernels read the weight past "
+            "its module, and what was trained could not be loaded; name others, such as in_proj, or train weights of the model itself with "
+            '[trainable] kind = "layers" or "pattern"'
+        )
+    if lost := sorted(_taken_for_experts(model, targets)):
         raise ModelError(
             f"trainable.targets {lost}: in {type(model).__name__}, which has routed experts, PEFT takes these names for the experts, and the "
             "trained adapter would be lost when it is loaded; leave them out (attention's names are kept), or train weights of the model "

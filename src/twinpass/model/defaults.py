@@ -9,6 +9,13 @@ WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense"
 """What usual architectures call the layers that write into the residual stream: attention's output projection and the MLP's."""
 
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""What most architectures call attention's projections, and what stands for those of the others."""
+
+OUTPUTS = ("o_proj", "down_proj")
+"""The same of what writes into the residual stream."""
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What suits a choice of weights, where a configuration or a call of ``finetune`` does not say (docs/defaults.md)."""

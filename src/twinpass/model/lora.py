@@ -95,7 +95,7 @@ class LoraAdapter(Adapter):
             where = f" in layers {self.layers.start} and above" if self.layers else ""
             raise ModelError(
                 f"trainable.targets {missing} match no linear layer of {type(model).__name__}{where}; "
-                f"the model has {sorted(linear)}; for options trainable.kind = 'informed' needs o_proj and down_proj alone"
+                f"the model has {sorted(linear)}; name some of those, or 'all-linear'"
             )
 
     def reset(self) -> None:

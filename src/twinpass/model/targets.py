@@ -1,14 +1,17 @@
 """Modules that adapters sit on, where they are not named: by what they are in a model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
-from twinpass.model.adapter import taken_for_experts
+from twinpass.model.adapter import lost_by_peft
 from twinpass.model.causal import CausalModel, outputs
-from twinpass.model.defaults import WRITERS
+from twinpass.model.defaults import ATTENTION, OUTPUTS, WRITERS
+
+READ_PAST = {"dt_proj"}
+"""Layers of Mamba that are never called: their weight alone is read, so that an adapter would not act."""
 
 
 def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -26,7 +29,7 @@ def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[t
 def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
     """Last parts of modules' names in the layers from ``first`` on: of what writes into the residual stream, or of all linear layers.
 
-    What PEFT would take for experts is left out.
+    What PEFT would not put back is left out.
 
     Raises:
         ModelError: there are none.
@@ -35,9 +38,9 @@ def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
     found = (
         {path.rsplit(".", 1)[-1] for path, _ in writing(causal, WRITERS, first)}
         if targets == "outputs"
-        else set(linear)
+        else set(linear) - READ_PAST
     )
-    found -= taken_for_experts(causal.model, found)
+    found -= lost_by_peft(causal.model, found)
     if not found:
         kinds = (
             f"none of {', '.join(WRITERS)} as wide as its residual stream"
@@ -49,6 +52,34 @@ def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
             f"and above; name the targets: it has {sorted(linear)}"
         )
     return tuple(name for name in linear if name in found)
+
+
+def named_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
+    """The targets; where they are attention's usual names and a model has others in the layers from ``first`` on, those."""
+    linear = dict.fromkeys(_linear(causal, first))
+    if targets != ATTENTION or set(targets) <= {path.rsplit(".", 1)[-1] for path in linear}:
+        return targets
+    return _kept(causal, (path for path in linear if _in_attention(path))) or targets
+
+
+def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
+    """The same of the usual names of what writes into the residual stream, and where PEFT would lose one of them."""
+    present = {path.rsplit(".", 1)[-1] for path in _linear(causal, first)}
+    if targets != OUTPUTS or (set(targets) <= present and not lost_by_peft(causal.model, targets)):
+        return targets
+    return _kept(causal, (path for path, _ in writing(causal, WRITERS, first))) or targets
+
+
+def _kept(causal: CausalModel, paths: Iterable[str]) -> tuple[str, ...]:
+    """Last parts of these paths, but for those that PEFT would not put back."""
+    found = dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths)
+    lost = lost_by_peft(causal.model, found)
+    return tuple(name for name in found if name not in lost)
+
+
+def _in_attention(path: str) -> bool:
+    *above, _ = path.lower().split(".")
+    return any("attn" in part or "attention" in part for part in above) and not any("indexer" in part for part in above)
 
 
 def _linear(causal: CausalModel, first: int) -> Iterator[str]:

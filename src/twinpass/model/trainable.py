@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from twinpass.errors import ModelError
-from twinpass.model.defaults import ADAPTERS, INFORMED, WEIGHTS, Defaults
+from twinpass.model.defaults import ADAPTERS, ATTENTION, INFORMED, OUTPUTS, WEIGHTS, Defaults
 from twinpass.settings import STRICT, Count, Index, Layer, NonEmpty, Positive, Rank, Scale, Sites, Targets
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ class Lora(Trainable):
 
     Args:
         targets: last parts of modules' names; or "outputs", what writes into the residual stream by its usual names; or, as in PEFT,
-            "all-linear", the linear layers of those decoder layers.
+            "all-linear", the linear layers of those decoder layers. The default stands for attention's projections, also where a
+            model calls them otherwise, such as ``qkv_proj`` or ``c_attn``.
     """
 
     defaults: ClassVar[Defaults] = ADAPTERS
@@ -228,7 +229,7 @@ class Lora(Trainable):
 
     rank: Rank = 8
     alpha: Scale = 16.0
-    targets: Sites = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: Sites = ATTENTION
     first: Layer = 0
 
     @property
@@ -242,11 +243,13 @@ class Lora(Trainable):
             ModelError: it has none of these.
         """
         from twinpass.model.causal import CausalModel
-        from twinpass.model.targets import named
+        from twinpass.model.targets import named, named_so
 
         causal = CausalModel(model)
         first = max(0, causal.depth + self.first) if self.first < 0 else self.first
-        return named(causal, self.targets, first) if isinstance(self.targets, str) else self.targets, first
+        if isinstance(self.targets, str):
+            return named(causal, self.targets, first), first
+        return named_so(causal, self.targets, first), first
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.lora import LoraAdapter
@@ -279,7 +282,8 @@ class Informed(Trainable):
     LoRA's form, of at most ``rank``, that acts from the prompt's last token on, where the answer is read.
 
     Args:
-        targets: modules that write into the residual stream.
+        targets: modules that write into the residual stream; the default stands for those of a model that calls them otherwise, too,
+            such as ``dense`` or ``c_proj``.
         ridge: how cautiously directions are fitted; by default as it predicts left-out rows best.
         invocation: as for :class:`Activated`; by default the suffix's last token.
     """
@@ -290,7 +294,7 @@ class Informed(Trainable):
     late: ClassVar[bool] = True
 
     layers: Count = 12
-    targets: Targets = ("o_proj", "down_proj")
+    targets: Targets = OUTPUTS
     rank: Rank = 64
     fit_rows: Count = 512
     ridge: Positive | None = None
@@ -308,10 +312,14 @@ class Informed(Trainable):
         return None
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        from twinpass.model.causal import CausalModel
         from twinpass.model.informed import InformedAdapter
+        from twinpass.model.targets import written_so
         from twinpass.perturb.parameters import Parameters
 
-        adapter = InformedAdapter(model, self.layers, self.targets, invocation)
+        causal = CausalModel(model)
+        targets = written_so(causal, self.targets, max(0, causal.depth - self.layers))
+        adapter = InformedAdapter(model, self.layers, targets, invocation)
         return Trained(Parameters(adapter.tensors, together=True), adapter, activated=True)
 
 
