@@ -6,14 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import GROUPED, NARROW, REQUESTS, WINDOW
-from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Gemma4TextConfig, PretrainedConfig, PreTrainedModel
+from architectures import GROUPED, NARROW, REQUESTS, WINDOW, deviation, naive
+from transformers import (
+    AutoModelForCausalLM,
+    DiffLlamaConfig,
+    Gemma3nTextConfig,
+    Gemma4TextConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from twinpass.core import Score
+from twinpass.core import BASE, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
 from twinpass.model.projections import Projections
-from twinpass.model.trainable import Informed, Trainable
+from twinpass.model.trainable import Activated, Informed, Trainable
 from twinpass.reuse.exact import Exact
 
 PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97}
@@ -64,3 +71,14 @@ def test_a_model_of_several_streams_is_refused_where_the_error_of_one_is_asked_f
     said = "Gemma3nForCausalLM makes logits of more than one state of 32 numbers a token.*'(activated|spsa)' instead"
     with pytest.raises(ModelError, match=said):
         TorchEngine(build(gemma3n()), trainable, reuse=Exact()).feedback(REQUESTS, slopes)
+
+
+def test_a_layer_that_attends_twice_is_not_packed() -> None:
+    """Its second values would lie where the first belong: a prompt that was kept would be read as another."""
+    model = build(DiffLlamaConfig(**GROUPED), torch.float64)
+    with pytest.warns(UserWarning, match="layer 0 attends more than once.*its own forward instead"):
+        engine = TorchEngine(model, Activated(rank=2))
+    requests = [Request((5, 6, 7, 8, 10), (11, 12), 4), Request((5, 6, 7, 8, 10), (3,), 4)]
+    for _ in range(2):
+        engine.warm(requests, [], set())
+        assert deviation(engine.score(requests, [BASE]).values[0], naive(model, requests)) < 1e-6

@@ -195,7 +195,15 @@ class AttentionPass(Attending):
         return self._heads[key]
 
     def exchange(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Write what is to be kept of [rows, heads, width] keys and values; those of all slots, if any is looked at."""
+        """Write what is to be kept of [rows, heads, width] keys and values; those of all slots, if any is looked at.
+
+        Raises:
+            ModelError: the layer has some in this pass already, which these would take the place of.
+        """
+        if layer in self.layer_bytes:
+            raise ModelError(
+                f"its layer {layer} attends more than once, and one set of keys and values is kept of each"
+            )
         self.layer_bytes[layer] = sum(t[0].numel() * t.element_size() for t in (keys, values))
         if len(self.stored_rows):
             self.pool.write(layer, self.stored_slots, keys[self.stored_rows], values[self.stored_rows])
