@@ -116,3 +116,26 @@ def test_all_rows_that_cannot_be_answered_are_named_at_once(tmp_path: Path, caps
         assert [line.split(": ")[0] for line in lines[2:]] == [f"  - {rows}, row {6 + i}" for i in range(18)]
         assert (more, last) == ("  - and 2 more", "mend them, or leave them out")
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "held", ['[{"text": "fine"}]', '{"text": "fine"}', "notes", '{"text": "fine", "weights": "other']
+)
+def test_a_file_whose_only_line_does_not_end_is_no_half_written_prediction(
+    held: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as the rows themselves, as ``json.dump`` leaves them: it was emptied, and written over."""
+    run, rows, out = train(tmp_path), tmp_path / "rows.json", tmp_path / "out.jsonl"
+    rows.write_text('[{"text": "fine"}]')
+    out.write_text(held)
+    capsys.readouterr()
+    assert main(["predict", str(run), str(rows), "--out", str(out), "--json"]) == 2
+    assert "line 1: it is not the prediction for" in json.loads(capsys.readouterr().out)["error"]
+    assert out.read_text() == held
+    for end in (1, 30, -1):
+        out.unlink()
+        assert main(["predict", str(run), str(rows), "--out", str(out)]) == 0
+        whole = out.read_text()
+        out.write_text(whole[:end])
+        assert main(["predict", str(run), str(rows), "--out", str(out)]) == 0
+        assert out.read_text() == whole

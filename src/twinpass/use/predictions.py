@@ -61,24 +61,25 @@ def finished(path: Path, rows: Sequence[Row], weights: str) -> int:
     """How many of ``rows`` the file holds already; a torn last line is cut off.
 
     Raises:
-        DataError: it holds other rows, or predictions of other weights.
+        DataError: it holds anything else: other rows, predictions of other weights, or no predictions.
     """
     if not path.exists():
         return 0
-    sound = 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    for number, line in enumerate(whole):
-        begins = line_of(rows[number], weights, {}).removesuffix("{}}\n") if number < len(rows) else None
-        if begins is None or not line.decode("utf-8", "replace").startswith(begins):
+    sound = done = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+        whole = line.endswith(b"\n")
+        begins = line_of(rows[number], weights, {}).removesuffix("{}}\n").encode() if number < len(rows) else None
+        if begins is None or not (line.startswith(begins) or (not whole and begins.startswith(line))):
             raise DataError(
                 f"{path}, line {number + 1}: it is not the prediction for {rows[number].place if begins else 'a row given'} by these "
                 "weights; give another --out, or delete the file"
             )
-        sound += len(line)
+        if whole:
+            sound += len(line)
+            done += 1
     with path.open("r+b") as file:
         file.truncate(sound)
-    return len(whole)
+    return done
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
