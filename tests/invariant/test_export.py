@@ -3,19 +3,23 @@
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from trained import logits, train
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.model.trainable import Full
 from twinpass.report.interval import wilson
-from twinpass.use.card import _facts, base_name
+from twinpass.use.card import BUNDLED_ID, _facts, base_name, card
+from twinpass.use.settings import settings_of
 
 
 @pytest.mark.parametrize(("kind", "model"), [("lora", "llama"), ("lora", "gpt2"), ("full", "llama")])
@@ -99,7 +103,7 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
         f"the base model {summary['base_metric']:.1%}",
         f"| hit rate | {summary['hit_rate']:.1%} |",
         "| seed | 3 |",
-        f'base_model: "{tmp_path}/model"',
+        f"| base model | `{tmp_path}/model` |",
     ):
         assert fact in text
     made = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
@@ -112,7 +116,25 @@ def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:
         del given[section][key]
     assert made == given
     assert text.count(str(tmp_path)) == text.count(f"{tmp_path}/model"), "no folder of ours but the base model's"
-    assert base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert base_name("smollm2") == BUNDLED_ID == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_model_card_s_front_matter_is_one_that_the_hub_takes(tmp_path: Path) -> None:
+    """It refuses a base model that is no id of its own: a folder, or none."""
+    run, rows = train(tmp_path), tiny.rows(6)
+    settings = settings_of(run)
+    for path, named in {settings.path: None, "smollm2": BUNDLED_ID, "owner/name": "owner/name", "gpt2": "gpt2"}.items():
+        text = card(run, replace(settings, path=path), "peft", merge=False, step=None)
+        found: Any = ModelCard(text).data
+        assert (found.base_model, found.library_name, found.tags) == (named, "peft", ["twinpass", "mezo"])
+    options: dict[str, Any] = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
+    made, out = tmp_path / "made", tmp_path / "exported"
+    twinpass.finetune(tiny.model(), tiny.tokenizer(), rows, [], **options, trainable=Full(), max_seconds=1e-3, out=made)
+    assert main(["export", str(made), "--format", "hf", "--out", str(out), "--json"]) == 0
+    text = (out / "README.md").read_text()
+    made_up: Any = ModelCard(text).data
+    assert made_up.base_model is None
+    assert "| base model | known to Python only |" in text
 
 
 def test_a_model_card_names_all_sources(tmp_path: Path) -> None:

@@ -75,11 +75,23 @@ def test_a_field_in_the_way_of_a_prediction_is_named_and_nothing_written(
         ({"text": "fine", "prediction": "bad"}, "rows.jsonl, row 1: the field prediction is where"),
         ({"text": "fine", "weights": 3}, "rows.jsonl, row 1: the field weights is where"),
         ({"body": "fine"}, "rows.jsonl, row 1: the prompt uses {text}, the row has only body"),
+        ({}, "rows.jsonl, row 1: the prompt uses {text}, the row has none"),
     ):
         rows.write_text(json.dumps(row) + "\n")
         assert main(["predict", str(run), str(rows), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_rows_that_are_not_there_are_said_to_be_missing_from_this_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a command's own paths it was said that they are relative to a configuration file."""
+    run = train(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["predict", str(run), "none.jsonl", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == f"none.jsonl: there is no such file in {tmp_path}"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

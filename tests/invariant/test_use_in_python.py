@@ -59,7 +59,7 @@ def test_a_run_made_in_python_finds_its_model_again(tmp_path: Path, capsys: pyte
     said = [json.loads(line)["prediction"]["answer"] for line in capsys.readouterr().out.splitlines()]
     assert said == [answer.answer for answer in given]
     assert main(["export", str(run), "--format", "peft", "--out", str(tmp_path / "adapter"), "--json"]) == 0
-    assert f'base_model: "{folder}"' in (tmp_path / "adapter/README.md").read_text()
+    assert f"| base model | `{folder}` |" in (tmp_path / "adapter/README.md").read_text()
     words = folder / "tokenizer.json"
     kept = words.read_text()
     words.write_text(kept.replace('"film"', '"movie"'))

@@ -30,7 +30,7 @@ def value_of(row: Row, path: str, user: str) -> object:
         try:
             found = found[key]
         except (KeyError, IndexError, TypeError) as error:
-            has = f"the row has only {', '.join(map(str, row.fields))}"
+            has = f"the row has only {', '.join(map(str, row.fields))}" if row.fields else "the row has none"
             if found is not row.fields:
                 has = f"and there is no {number or name} in what it names: {found!r:.40}"
             raise DataError(f"{row.place}: the {user} uses {{{path}}}, {has}") from error

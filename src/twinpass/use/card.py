@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from twinpass.config.load import handed_on
 from twinpass.model.source import BUNDLED
@@ -55,10 +57,11 @@ def card(
     base = base_name(settings.path)
     estimator = str(values.get("estimator", {}).get("kind", "")).lower()
     exact = estimator == "backprop"
-    facts = [("base model", f"`{base}`"), ("trained", _trained(settings, merge)), *_facts(run, values, step), *more]
+    named = f"`{base}`" if base else "known to Python only"
+    facts = [("base model", named), ("trained", _trained(settings, merge)), *_facts(run, values, step), *more]
     lines = [
         "---",
-        f"base_model: {json.dumps(base)}",
+        *([f"base_model: {json.dumps(base)}"] if _has_an_id(base) else []),
         f"library_name: {'peft' if kind == 'peft' else 'transformers'}",
         "pipeline_tag: text-generation",
         f"tags: [twinpass{'' if exact or estimator == 'feedback' else ', mezo'}]",
@@ -85,6 +88,15 @@ def card(
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _has_an_id(base: str) -> bool:
+    """Whether a base model is named as the hub does; it refuses cards that name a folder."""
+    try:
+        validate_repo_id(base)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _trained(settings: RunOrigin, merge: bool) -> str:

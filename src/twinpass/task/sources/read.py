@@ -236,7 +236,8 @@ def require_there(names: Iterable[str]) -> None:
 
 
 def _absent(name: str) -> DataError:
-    return DataError(f"{name}: there is no such file; paths in a configuration are relative to the configuration file")
+    of = "paths in a configuration are relative to the configuration file"  # and are absolute when they come here
+    return DataError(f"{name}: there is no such file{'; ' + of if Path(name).is_absolute() else f' in {Path.cwd()}'}")
 
 
 def _matching(pattern: Path) -> list[Path]:
