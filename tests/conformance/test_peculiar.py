@@ -9,6 +9,7 @@ import torch
 from architectures import GROUPED, NARROW, REQUESTS, WINDOW, deviation, naive
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     DiffLlamaConfig,
     Gemma3nTextConfig,
     Gemma4TextConfig,
@@ -20,7 +21,7 @@ from twinpass.core import BASE, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
 from twinpass.model.projections import Projections
-from twinpass.model.trainable import Activated, Informed, Trainable
+from twinpass.model.trainable import Activated, Informed, Lora, Trainable
 from twinpass.reuse.exact import Exact
 
 PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97}
@@ -82,3 +83,14 @@ def test_a_layer_that_attends_twice_is_not_packed() -> None:
     for _ in range(2):
         engine.warm(requests, [], set())
         assert deviation(engine.score(requests, [BASE]).values[0], naive(model, requests)) < 1e-6
+
+
+def test_a_model_that_reads_what_comes_later_is_refused_and_as_a_decoder_it_is_not() -> None:
+    """BERT's answers of several tokens were scored by a model that had read them."""
+    sizes: dict[str, Any] = {key: GROUPED[key] for key in ("vocab_size", "hidden_size", "num_attention_heads")}
+    sizes |= {"num_hidden_layers": 2, "intermediate_size": 48, "max_position_embeddings": 64}
+    with pytest.raises(ModelError, match=r"BertLMHeadModel reads tokens that come later.*is_decoder=True"):
+        TorchEngine(build(BertConfig(**sizes)), Lora(targets=("query",)))
+    model = build(BertConfig(**sizes, is_decoder=True), torch.float64)
+    engine = TorchEngine(model, Lora(targets=("query",)))
+    assert deviation(engine.score(REQUESTS, [BASE]).values[0], naive(model, REQUESTS)) < 1e-6

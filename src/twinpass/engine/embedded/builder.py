@@ -10,7 +10,7 @@ from twinpass.engine.embedded.linear.products import Prepacked
 from twinpass.engine.embedded.linear.tandem import Tandem
 from twinpass.engine.embedded.routes import LaneRunner, OwnForward, PackedRoute, Route
 from twinpass.engine.embedded.scoring.ledger import Ledger
-from twinpass.engine.embedded.scoring.packing_check import PackingCheck, reads_columns
+from twinpass.engine.embedded.scoring.packing_check import PackingCheck, reads_columns, sees_ahead
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
 from twinpass.engine.embedded.scoring.sharing import SharingByBlock
 from twinpass.errors import ModelError
@@ -96,6 +96,11 @@ def parts_of(
         scorer.passes.linear = None if paired is None else paired.alone
         scorer.narrow = tandem.reads_columns and reads_columns(causal, runner.running(runner.weights([BASE])))
         route = PackedRoute(runner, scorer, ledger, sharing, one_by_one=not tandem_lanes)
+    elif sees_ahead(causal):
+        raise ModelError(
+            f"{type(model).__name__} reads tokens that come later, too, so that what it is to write would be known to it; "
+            "load it as a decoder (is_decoder=True), where it can be one, or take a model that writes from left to right"
+        )
     elif paired is not None:
         raise ModelError(
             f"compute_dtype = 'bfloat16' pairs lanes in packed passes, and {type(model).__name__} cannot be packed "

@@ -86,6 +86,19 @@ def still_runs(causal: CausalModel, cut: int, linear: Linear | None) -> bool:
     return True
 
 
+def sees_ahead(causal: CausalModel) -> bool:
+    """Whether a token changes what the model's own forward tells of those before it, as in an encoder; one that packs does not."""
+    inputs = _requests(causal)[0].inputs
+    other = *inputs[:-1], (inputs[-1] + 1) % causal.vocabulary
+    with torch.no_grad(), Raised():
+        try:
+            own, changed = (causal.logits(*causal.device.send(np.array([ids]))) for ids in (inputs, other))
+        except Exception:  # any model's own code runs here
+            return False
+    off = float((own - changed)[0, :-1].abs().max())
+    return off > ROUNDING * max(1.0, float(own.abs().max()))
+
+
 def reads_columns(causal: CausalModel, running: Running) -> bool:
     """Whether every token's logit among some is what it is among all, up to a constant: tried half by half."""
     prompt = _requests(causal)[0].prompt
