@@ -15,7 +15,7 @@ from tiers import some_fast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from twinpass.core import BASE
+from twinpass.core import BASE, Request
 from twinpass.engine.base import AdamStep, RelativeStep
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import JournalError, MissedParameterError, ModelError
@@ -129,9 +129,22 @@ def test_only_rows_after_the_activation_point_have_a_graph() -> None:
     assert sum(later.reused.values()) == later.demand - later.computed
 
 
-def test_the_graph_is_announced_before_it_is_made() -> None:
+def _asked(rows: int, options: int, words: int) -> list[Request]:
+    """Prompts of 30 tokens that share nothing, each with as many answers of so many words, a few of which begin alike."""
+    draw = np.random.default_rng(0)
+    answers = [
+        (int(first), *draw.integers(1, 90, words - 1).tolist())
+        for first in draw.integers(1, 1 + options // 2 + 1, options)
+    ]
+    prompts = [tuple(draw.integers(1, 90, 30).tolist()) for _ in range(rows)]
+    return [Request(prompt, answer, active_from=27) for prompt in prompts for answer in dict.fromkeys(answers)]
+
+
+@pytest.mark.parametrize(("rows", "options", "words"), [(8, 2, 1), (6, 20, 3), (4, 1, 24)])
+def test_the_graph_is_announced_before_it_is_made(rows: int, options: int, words: int) -> None:
     model, engine = trained("llama", "activated", dtype=torch.float32)
-    announced = engine.graph_bytes(ACTIVE)
+    asked = _asked(rows, options, words)
+    announced = engine.graph_bytes(asked)
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -139,10 +152,10 @@ def test_the_graph_is_announced_before_it_is_made() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        engine.gradient(ACTIVE, slopes)
+        engine.gradient(asked, slopes)
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *engine.parameters.values())}
     taken = sum(size for place, size in saved.items() if place not in weights) + 3 * 4 * engine.trained
-    assert 0.7 * taken < announced < 3 * taken
+    assert 0.8 * taken < announced < 1.3 * taken
 
 
 @pytest.mark.parametrize("kind", ["activated", "lora"])

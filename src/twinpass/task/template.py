@@ -14,7 +14,7 @@ from twinpass.task.example import Asked, Example
 from twinpass.task.limits import UNLIMITED, Limits
 from twinpass.task.rows import Row
 from twinpass.task.text import Syntax, Text, compiled, literal
-from twinpass.task.tokens import common, ids_of
+from twinpass.task.tokens import common, ids_of_each
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,16 +111,17 @@ class TextTemplate(Template):
 
     def _example(self, row: Row, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], right: int) -> Example:
         text, suffix = self._fill(row)
-        before, whole = ids_of(tokenizer, text), ids_of(tokenizer, text + suffix)
+        asked = text + suffix
+        before, whole, *joined = ids_of_each(tokenizer, [text, asked, *(asked + answer for answer in texts)])
         end = self.closing(tokenizer)
-        answers = tuple(_closed(_answer(row, tokenizer, text + suffix, whole, answer), end) for answer in texts)
+        answers = tuple(_closed(_answer(row, whole, own, text), end) for text, own in zip(texts, joined, strict=True))
         _require_apart(self.blamed(row), tokenizer, texts, answers)
         return Example(whole, answers, right, common(before, whole), row.place)
 
     def asked(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Asked:
         text, suffix = self._fill(row)
-        whole = ids_of(tokenizer, text + suffix)
-        return Asked(whole, suffix_start=common(ids_of(tokenizer, text), whole), place=row.place)
+        before, whole = ids_of_each(tokenizer, [text, text + suffix])
+        return Asked(whole, suffix_start=common(before, whole), place=row.place)
 
     def prompt_of(self, row: Row) -> str:
         """The prompt and the suffix of a row, which need not say what is right.
@@ -163,10 +164,9 @@ def _require_apart(
             )
 
 
-def _answer(row: Row, tokenizer: "PreTrainedTokenizerBase", context: str, ids: Tokens, answer: str) -> Tokens:
-    joined = ids_of(tokenizer, context + answer)
-    if joined[: len(ids)] != ids or len(joined) == len(ids):
+def _answer(row: Row, asked: Tokens, joined: Tokens, answer: str) -> Tokens:
+    if joined[: len(asked)] != asked or len(joined) == len(asked):
         raise DataError(
             f"{row.place}: the answer {answer!r:.40} melts into the last token of the prompt; begin it with a space or line break"
         )
-    return joined[len(ids) :]
+    return joined[len(asked) :]

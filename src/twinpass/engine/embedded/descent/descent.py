@@ -16,7 +16,7 @@ from twinpass.engine.embedded.descent.relative import move
 from twinpass.engine.embedded.linear.lanes import Running
 from twinpass.engine.embedded.linear.products import Linear
 from twinpass.engine.embedded.scoring.jobs import Job, SharedByLanes
-from twinpass.engine.embedded.scoring.packing import groups
+from twinpass.engine.embedded.scoring.packing import common_length, groups
 from twinpass.engine.embedded.scoring.passes import alone
 from twinpass.engine.embedded.scoring.plain import trace_plain
 from twinpass.engine.embedded.scoring.scorer import PackedScorer
@@ -88,13 +88,14 @@ class Descent:
             self.moments.move(self.trained.parameters, gradient.tensors, gradient.norm, step)
 
     def graph_bytes(self, requests: Sequence[Request]) -> int:
-        """About the bytes of the largest graph, the gradient and the moments: measured on the longest request alone, and scaled up.
+        """About the bytes of the largest graph, the gradient and the moments: measured on all answers of the longest prompt, and scaled up.
 
-        Its prompt is read backwards, so that no keys and values of a real one are computed here, in other company than later.
+        It is read backwards, so that no keys and values of a real one are computed here, in other company than later.
         """
         longest = max(requests, key=self._own)
         start = len(longest.inputs) - self._own(longest) or len(longest.prompt)
-        longest = replace(longest, prompt=longest.prompt[:start][::-1] + longest.prompt[start:])
+        backwards = longest.prompt[:start][::-1] + longest.prompt[start:]
+        tried = [replace(each, prompt=backwards) for each in requests if each.prompt == longest.prompt]
         saved: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -104,16 +105,31 @@ class Descent:
 
         with Graph.of(self.causal, self.trained.parameters, self.trained.loras) as graph:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                self._trace(graph, [longest])
+                self._trace(graph, tried)
             known = {
                 tensor.untyped_storage().data_ptr()
                 for tensor in (*self.causal.model.parameters(), *graph.leaves.values())
                 if tensor.layout is torch.strided
             }
-        rows = max(sum(self._own(request) for request in requests[part]) for part in self._cut(requests))
+        rows = max(self._rows(requests[part]) for part in self._cut(requests))
         own = sum(size for place, size in saved.items() if place not in known)
         trained = sum(tensor.nbytes for tensor in self.trained.parameters.values())
-        return own * rows // self._own(longest) + 3 * trained
+        return own * rows // self._rows(tried) + 3 * trained
+
+    def _rows(self, requests: Sequence[Request]) -> int:
+        """How many rows of these requests have a graph, at the most: tokens that several share are one."""
+        if self.scorer is None:
+            return sum(map(self._own, requests))
+        places, own = dict[tuple[int, ...], int](), set[tuple[int, ...]]()
+        for request in requests:
+            shared = len(request.inputs) - self._own(request)
+            place = places.setdefault(request.inputs[:shared], len(places))
+            own.add((place, *request.inputs[shared:]))
+        rows, previous = -len(places), tuple[int, ...]()
+        for tokens in sorted(own):
+            rows += len(tokens) - common_length(previous, tokens)
+            previous = tokens
+        return rows
 
     def _own(self, request: Request) -> int:
         """How many tokens of a request have a graph, at the most."""

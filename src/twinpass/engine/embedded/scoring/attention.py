@@ -20,8 +20,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from twinpass.cache.pool import Pool
 from twinpass.engine.embedded.scoring import fused
-from twinpass.engine.embedded.scoring.indices import EVERY_LANE, slots_of
+from twinpass.engine.embedded.scoring.indices import slots_of
 from twinpass.engine.embedded.scoring.packing import Rows
+from twinpass.engine.embedded.scoring.pieces import Piece
 from twinpass.errors import ModelError
 from twinpass.model.device import CPU, Device
 from twinpass.phases import phase
@@ -35,29 +36,8 @@ SMALL_ELEMENTS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Queries [n] that look at the same keys [m]: each at those whose position is not beyond its own.
-
-    Queries are rows of the pass, all lanes counted through; so are keys, and a negative one is a slot (:func:`in_pool`). Where several lanes
-    are together, a query looks at keys of its own lane, and at those of :data:`EVERY_LANE`.
-    """
-
-    queries: Rows
-    keys: Rows
-    positions: Rows
-    key_positions: Rows
-    lanes: Rows
-    key_lanes: Rows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """How many queries and keys there are."""
-        return len(self.queries), len(self.keys)
-
-
-@dataclass(frozen=True, slots=True)
 class Bucket:
-    """``S`` pieces of like ``shape`` (S, n, m): query rows [S * n], keys [S * m], positions and lanes of both.
+    """``S`` pieces of like ``shape`` (S, n, m): query rows [S * n], keys [S * m], positions of both, and which queries see which keys.
 
     What pads queries looks at what the last real one does, what pads keys lies beyond all queries. ``valid`` are the places of
     [S * n] that are no padding. ``keys`` are rows of the pass, or slots if any key lies in the pool (``pooled``); then ``fresh`` are
@@ -70,17 +50,17 @@ class Bucket:
     keys: Tensor
     positions: Tensor
     key_positions: Tensor
-    lanes: Tensor
-    key_lanes: Tensor
+    places: Tensor
+    first: Tensor
+    behind: Tensor
     valid: Tensor
     fresh: Tensor
     own: Tensor
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, the padding, past the window."""
-        distance = self.positions[:, :, None] - self.key_positions[:, None]
-        others = self.key_lanes[:, None]
-        hidden = (distance < 0) | ((others != EVERY_LANE) & (others != self.lanes[:, :, None]))
+        """Additive mask [S, 1, 1, n, m]: 0 where a query may look, -inf in the future, beside it, in the padding, past the window."""
+        distance, places = self.positions[:, :, None] - self.key_positions[:, None], self.places[:, :, None]
+        hidden = (distance < 0) | (places < self.first[:, None]) | (places >= self.behind[:, None])
         if window is not None:
             hidden |= distance >= window
         bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
@@ -239,15 +219,16 @@ class AttentionPass(Attending):
 
 def _alike(order: Sequence[Piece], growth: int) -> Iterator[list[Piece]]:
     group: list[Piece] = []
+    top_n = top_m = 0
     for piece in order:
         n, m = piece.shape
         if group:
-            top_n, top_m = group[0].shape[0], max(other.shape[1] for other in group)
             size = (len(group) + 1) * top_n * max(top_m, m)
             alike = n >= 0.75 * top_n and 0.75 * top_m <= m <= 1.34 * top_m
             if size > growth * (BUCKET_ELEMENTS if alike else SMALL_ELEMENTS):
                 yield group
                 group = []
+        top_n, top_m = (max(top_n, n), max(top_m, m)) if group else (n, m)
         group.append(piece)
     if group:
         yield group
@@ -268,22 +249,22 @@ class _BucketParts:
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> "_BucketParts":
         n, m = (max(piece.shape[axis] for piece in pieces) for axis in (0, 1))
-        queries, positions, lanes = (np.zeros((len(pieces), n), np.int64) for _ in range(3))
-        keys, key_positions, key_lanes = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, EVERY_LANE))
+        queries, positions, places = (np.zeros((len(pieces), n), np.int64) for _ in range(3))
+        keys, key_positions, first, behind = (np.full((len(pieces), m), pad, np.int64) for pad in (0, BEYOND, 0, 0))
         valid = np.zeros((len(pieces), n), bool)
         for i, piece in enumerate(pieces):
             own, others = piece.shape
             queries[i, :own], keys[i, :others] = piece.queries, piece.keys
             positions[i, :own], key_positions[i, :others] = piece.positions, piece.key_positions
-            lanes[i, :own], key_lanes[i, :others] = piece.lanes, piece.key_lanes
-            positions[i, own:], lanes[i, own:] = piece.positions[-1], piece.lanes[-1]
+            places[i, :own], first[i, :others], behind[i, :others] = piece.places, piece.first, piece.behind
+            positions[i, own:], places[i, own:] = piece.positions[-1], piece.places[-1]
             valid[i, :own] = True
         flat = keys.reshape(-1)
         fresh = np.flatnonzero(flat >= 0)
         own_rows, pooled = flat[fresh], len(fresh) < len(flat)
         where = slots_of(flat) if pooled else flat
         found = (np.flatnonzero(valid), fresh, own_rows)
-        parts = (queries.reshape(-1), where, positions, key_positions, lanes, key_lanes, *found)
+        parts = (queries.reshape(-1), where, positions, key_positions, places, first, behind, *found)
         return cls(pooled, (len(pieces), n, m), parts)
 
 

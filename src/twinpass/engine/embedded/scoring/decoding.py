@@ -12,10 +12,11 @@ from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.norms import own_norms
 from twinpass.engine.embedded.linear.products import own_products
 from twinpass.engine.embedded.scoring import paged
-from twinpass.engine.embedded.scoring.attention import Attending, AttentionPass, Piece, packed_attention
-from twinpass.engine.embedded.scoring.indices import EVERY_LANE, in_pool
+from twinpass.engine.embedded.scoring.attention import Attending, AttentionPass, packed_attention
+from twinpass.engine.embedded.scoring.indices import in_pool
 from twinpass.engine.embedded.scoring.packing import Rows
 from twinpass.engine.embedded.scoring.passes import LOGITS_BYTES, Passes
+from twinpass.engine.embedded.scoring.pieces import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,8 @@ def _pieces(number: int, lanes: Sequence[Sequence[Line]], width: int) -> Iterato
 def _alone(row: int, slots: Rows) -> Piece:
     length = len(slots)
     keys = np.append(in_pool(slots), row)
-    zero, none = np.zeros(1, np.int64), np.full(length + 1, EVERY_LANE, np.int64)
-    return Piece(zero + row, keys, zero + length, np.arange(length + 1), zero, none)
+    zero, all_keys = np.zeros(1, np.int64), np.zeros(length + 1, np.int64)
+    return Piece(zero + row, keys, zero + length, np.arange(length + 1), zero, all_keys, all_keys + 1)
 
 
 def _together(number: int, members: Sequence[tuple[int, Line]], shared: int) -> Piece:
@@ -156,13 +157,14 @@ def _together(number: int, members: Sequence[tuple[int, Line]], shared: int) -> 
     keys = [in_pool(members[0][1].slots[number, :shared])]
     for row, line in members:
         keys.append(np.append(in_pool(line.slots[number, shared : line.length]), row))
-    own = lengths + 1 - shared
     each = np.arange(len(members))
+    own = np.repeat(each, lengths + 1 - shared)
     return Piece(
         rows,
         np.concatenate(keys),
         lengths,
         np.concatenate([np.arange(shared), *(np.arange(shared, length + 1) for length in lengths)]),
         each,
-        np.concatenate([np.full(shared, EVERY_LANE, np.int64), np.repeat(each, own)]),
+        np.concatenate([np.zeros(shared, np.int64), own]),
+        np.concatenate([np.full(shared, len(members)), own + 1]),
     )

@@ -8,9 +8,6 @@ Indices = NDArray[np.int64]
 NOWHERE = -1
 """In arrays of slots: a row whose keys and values, or state, are not in the pool."""
 
-EVERY_LANE = -1
-"""In arrays of lanes: a key that all lanes share."""
-
 NO_CHUNK = -1
 """In arrays of chunks: a row that no chunk of the pass computes or reads."""
 

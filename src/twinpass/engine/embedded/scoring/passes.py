@@ -16,10 +16,11 @@ from twinpass.core import Score, WeightsVersion
 from twinpass.engine.embedded.linear.lanes import LaneLayout, Running
 from twinpass.engine.embedded.linear.norms import Norm, norms_of
 from twinpass.engine.embedded.linear.products import Linear, own_products
-from twinpass.engine.embedded.scoring.attention import AttentionPass, Enough, Piece, packed_attention
-from twinpass.engine.embedded.scoring.indices import EVERY_LANE, NO_CHUNK, NOWHERE, before_activation, in_pool
+from twinpass.engine.embedded.scoring.attention import AttentionPass, Enough, packed_attention
+from twinpass.engine.embedded.scoring.indices import NO_CHUNK, NOWHERE, before_activation
 from twinpass.engine.embedded.scoring.observe import BLOCK_BYTES, Observer, Part
-from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, Segment, unmark
+from twinpass.engine.embedded.scoring.packing import Packed, Reads, Rows, unmark
+from twinpass.engine.embedded.scoring.pieces import pieces_of
 from twinpass.model.causal import CausalModel, log_softmax
 
 LOGITS_BYTES = 64 << 20
@@ -174,7 +175,7 @@ class Passes:
         seen: tuple[Observer, Part] | None = None,
     ) -> None:
         lanes, packed = len(batch.versions), batch.packed
-        pieces = [piece for segment in packed.segments for piece in chunks.pieces(segment, index, rows)]
+        pieces = list(pieces_of(packed, batch.fresh, batch.slots, rows))
         kept = np.flatnonzero((batch.slots[:, rows] >= 0).reshape(-1))
         store = (kept, batch.slots[:, rows].reshape(-1)[kept])
         device = self.causal.device
@@ -254,33 +255,6 @@ class _Chunks:
         """Rows that were given a slot for later chunks, of which ``index`` is the last."""
         return np.flatnonzero(
             (self._until == index) & (self._chunk_of < index) & (self._chunk_of != NO_CHUNK) & self._unkept
-        )
-
-    def pieces(self, segment: Segment, index: int, rows: Rows) -> Iterator[Piece]:
-        """What the segment's rows in chunk ``index`` look at: one piece a lane, or one for all if most is shared."""
-        own = segment.start + np.flatnonzero(self._chunk_of[segment.start : segment.stop] == index)
-        if not len(own):
-            return
-        batch, lanes = self._batch, len(self._batch.versions)
-        path = segment.path[: len(segment.path) - (segment.stop - 1 - own[-1])]
-        positions = batch.packed.positions
-        here = self._chunk_of[path] == index
-        local, queries = np.searchsorted(rows, path), np.searchsorted(rows, own)
-        keys = [np.where(here, lane * len(rows) + local, in_pool(batch.slots[lane, path])) for lane in range(lanes)]
-        shared = next((i for i in range(len(path)) if any(k[i] != keys[0][i] for k in keys)), len(path))
-        if lanes == 1 or shared < (lanes - 1) * (len(path) - shared):
-            together = np.zeros(len(own), np.int64), np.full(len(path), EVERY_LANE, np.int64)
-            for lane in range(lanes):
-                yield Piece(lane * len(rows) + queries, keys[lane], positions[own], positions[path], *together)
-            return
-        each, rest = np.arange(lanes), len(path) - shared
-        yield Piece(
-            np.concatenate([lane * len(rows) + queries for lane in range(lanes)]),
-            np.concatenate([keys[0][:shared], *(k[shared:] for k in keys)]),
-            np.tile(positions[own], lanes),
-            np.concatenate([positions[path[:shared]], np.tile(positions[path[shared:]], lanes)]),
-            np.repeat(each, len(own)),
-            np.concatenate([np.full(shared, EVERY_LANE, np.int64), np.repeat(each, rest)]),
         )
 
 
