@@ -129,9 +129,10 @@ def test_a_model_that_does_not_pack() -> None:
     assert found.trainables["full"].works
     assert found.trainables["full"].policies == {}, "nothing is reused"
     assert "jvp cannot be taken" in found.trainables["full"].estimators["jvp"]
-    lora = found.trainables["lora"]
-    assert not lora.works
-    assert "query_key_value" in lora.reason, "what the model has instead"
+    assert found.trainables["lora"].works, "on query_key_value and dense"
+    informed = found.trainables["informed"]
+    assert not informed.works
+    assert "what enters modules is seen in packed passes" in informed.reason
 
 
 def test_a_model_whose_losses_are_no_numbers_is_left_as_it_was() -> None:
@@ -153,12 +154,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     found = json.loads(captured.out)
     assert not captured.err
     assert found["packing"]["packs"] is True
-    assert found["trainables"]["informed"]["works"] is False
+    assert found["trainables"]["informed"]["works"] is True
     assert main(["doctor", model, "--seconds", "0"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "packs yes: in float64 its scores are off by" in text
-    assert "lora no: trainable.targets" in text
     assert "learners spsa, one_sided, jvp, line, gauss_newton not backprop:" in text
+    assert main(["doctor", str(tiny.save(tmp_path / "other", "bloom")), "--seconds", "0"]) == 0
+    assert "informed no: what enters modules is seen" in " ".join(capsys.readouterr().out.split())
     for wrong in (["--seconds", "11"], ["--tokens", "0"]):
         assert main(["doctor", model, *wrong, "--json"]) == 2
         assert wrong[0] in json.loads(capsys.readouterr().out)["error"]
