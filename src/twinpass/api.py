@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +30,8 @@ from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
 from twinpass.paths import expand
 from twinpass.perturb.noise import Distribution
+from twinpass.report import files
 from twinpass.report.callbacks import Callbacks
-from twinpass.report.files import storing, sync
 from twinpass.report.listener import Listeners
 from twinpass.report.progress import ProgressBar
 from twinpass.report.trackers import TrackerName, tracking, unusable
@@ -190,7 +191,7 @@ def finetune(
     base = folder.path / BASE_WEIGHTS
     with folder.claim(new=not resume):
         if resume and base.exists():
-            with storing(base, "read"):
+            with files.storing(base, "read"):
                 model.load_state_dict(load_file(base), strict=False)
         run = compose(
             Recipe(moved, estimator, optimizer, epsilon, reuse, seed, eval_every, keep, max_seconds, patience),
@@ -236,9 +237,7 @@ def finetune(
                 records = contents.records
             else:
                 if not trainable.adapter:
-                    with storing(base):
-                        save_file(dict(run.engine.parameters), base)
-                        sync(base)
+                    files.written(base, partial(save_file, dict(run.engine.parameters)))
                 journal = folder.begin(values, run.engine, run.ground)
             console, told = Console(stderr=True), callbacks or Callbacks()
             for note in (*([] if moved is trainable else [f"{type(trainable).__name__}(): {WEIGHTS}"]), *run.notes):

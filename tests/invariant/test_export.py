@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,28 @@ def test_an_exported_adapter_is_loaded_by_peft(kind: str, tmp_path: Path) -> Non
     assert (out / "tokenizer.json").is_file()
     tokens, text = twinpass.load(run).engine.invocation, (out / "README.md").read_text()
     assert (f"tokens {list(tokens)}, in a prompt" in text) == ("| acts from |" in text) == (kind == "activated")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_whoever_may_read_files_of_this_user_may_read_weights(mask: int, tmp_path: Path) -> None:
+    """safetensors 0.8 leaves them to their owner alone, and a server under another user said that there was no model."""
+    before = os.umask(mask)
+    try:
+        runs = [train(tmp_path / kind, kind) for kind in ("lora", "full", "informed")]
+        assert main(["export", str(runs[0]), "--format", "hf", "--merge", "--out", str(tmp_path / "hf")]) == 0
+        assert main(["export", str(runs[2]), "--format", "peft", "--out", str(tmp_path / "peft")]) == 0
+        given: dict[str, Any] = {"prompt": "Review: {text}\n", "suffix": "Sentiment:", "options": [" bad", " good"]}
+        rows, out = tiny.rows(6), tmp_path / "made"
+        twinpass.finetune(
+            tiny.model(), tiny.tokenizer(), rows, [], **given, trainable=Full(), max_seconds=1e-3, out=out
+        )
+    finally:
+        os.umask(before)
+    weights = [
+        path for top in (*runs, *map(tmp_path.joinpath, ("hf", "peft", "made"))) for path in top.rglob("*.safetensors")
+    ]
+    assert len(weights) >= 7
+    assert {oct(path.stat().st_mode & 0o777) for path in weights} == {oct(0o666 & ~mask)}
 
 
 def test_a_model_card_says_what_the_run_measured(tmp_path: Path) -> None:

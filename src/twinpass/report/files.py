@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -99,6 +99,7 @@ def written(path: Path, write: Callable[[Path], T]) -> T:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             found = write(part)
+            share(part)
             sync(part)
             part.replace(path)
         except Exception:
@@ -113,6 +114,8 @@ def put(new: Path, folder: Path) -> Path:
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     for path in [*new.rglob("*"), new]:
+        if path.is_file():
+            share(path)
         sync(path)
     if folder.exists():
         folder.replace(old)
@@ -120,6 +123,14 @@ def put(new: Path, folder: Path) -> Path:
     shutil.rmtree(old, ignore_errors=True)
     sync_folder(folder.parent)
     return folder
+
+
+def share(path: Path) -> None:
+    """Let a file be read by whomever this user's files are: safetensors 0.8 lets only its owner, and another user may have to serve it."""
+    mask = os.umask(0o077)  # there is no way to ask
+    os.umask(mask)
+    with suppress(OSError):  # some file systems keep no such thing
+        path.chmod(0o666 & ~mask)
 
 
 def sync(path: Path) -> None:
