@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import os
 import sys
+import threading
 from base64 import b64encode
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from trained import completion, train
 
 from twinpass.cli.main import main
@@ -151,3 +154,24 @@ def test_a_file_whose_only_line_does_not_end_is_no_half_written_prediction(
         out.write_text(whole[:end])
         assert main(["predict", str(run), str(rows), "--out", str(out)]) == 0
         assert out.read_text() == whole
+
+
+def test_what_is_no_file_is_written_to_and_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reading /dev/full takes all memory, and a pipe waits for ever."""
+    run, rows = train(tmp_path), tmp_path / "eval.jsonl"
+    capsys.readouterr()
+    command = ["predict", str(run), str(rows), "--json", "--out"]
+    assert main([*command, "/dev/null"]) == 0
+    assert json.loads(capsys.readouterr().out)["continued_from"] == 0
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert main([*command, str(pipe)]) == 0
+    reader.join()
+    assert [json.loads(line)["text"] for line in read[0].splitlines()] == [row["text"] for row in tiny.rows(6)]
+    capsys.readouterr()
+    assert main([*command, "/dev/full"]) == 1
+    assert "No space left on device" in json.loads(capsys.readouterr().out)["error"]
+    assert main([*command, str(tmp_path)]) == 1
+    assert f"{tmp_path} cannot be written: Is a directory" in json.loads(capsys.readouterr().out)["error"]

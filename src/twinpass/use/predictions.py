@@ -58,12 +58,12 @@ def encodable(line: str, encoding: str) -> str:
 
 
 def finished(path: Path, rows: Sequence[Row], weights: str) -> int:
-    """How many of ``rows`` the file holds already; a torn last line is cut off.
+    """How many of ``rows`` the file holds already; a torn last line is cut off. What is no file, such as a pipe, holds none.
 
     Raises:
         DataError: it holds anything else: other rows, predictions of other weights, or no predictions.
     """
-    if not path.exists():
+    if not path.is_file():
         return 0
     sound = done = 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
