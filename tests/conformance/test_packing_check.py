@@ -7,7 +7,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, GROUPED, bits, build, deviation, naive
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Dots1Config, GptOssConfig, MixtralConfig, PreTrainedModel
 
 from twinpass.core import BASE, Request
 from twinpass.engine.embedded.engine import TorchEngine
@@ -148,3 +148,16 @@ def test_groups_of_rows_are_multiplied_in_float64() -> None:
         y = torch.nn.functional.grouped_mm(x, weight, offs=torch.tensor([2, 2, 6], dtype=torch.int32))
     expected = torch.cat([x[:2].double() @ weight[0].double(), x[2:].double() @ weight[2].double()])
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_window_that_no_layer_has_is_none() -> None:
+    """Of 62 layers of dots1 the window is for those above the 62nd; a configuration that has one did not pack."""
+    own: dict[str, Any] = {
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+    }
+    model = cast(Any, AutoModelForCausalLM).from_config(Dots1Config(**GROUPED, **own, sliding_window=8)).eval()
+    assert set(model.config.layer_types) == {"full_attention"}
+    assert PackingCheck.of(CausalModel(model), 0).packs

@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from architectures import bits
+from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
 from twinpass.cli.main import main
 from twinpass.config.schema import SECTIONS
@@ -133,6 +135,29 @@ def test_a_model_that_does_not_pack() -> None:
     informed = found.trainables["informed"]
     assert not informed.works
     assert "what enters modules is seen in packed passes" in informed.reason
+
+
+def test_a_model_whose_layers_are_not_counted_as_usual_is_told_what_trains() -> None:
+    """Each of LongCat's layers is two by its configuration; the doctor ended in what one kind of weights says of that."""
+    sizes: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}
+    latent: dict[str, Any] = {
+        "q_lora_rank": 12,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "head_dim": 4,
+    }
+    own: dict[str, Any] = {
+        "v_head_dim": 8,
+        "ffn_hidden_size": 48,
+        "expert_ffn_hidden_size": 16,
+        "n_routed_experts": 4,
+        "moe_topk": 2,
+    }
+    model = LongcatFlashForCausalLM(LongcatFlashConfig(**sizes, **latent, **own, zero_expert_num=2)).train(False)
+    found = diagnose("tiny", model, seconds=0.0).trainables
+    assert found["pattern"].works
+    assert "has no list of 4 decoder layers" in found["layers"].reason
 
 
 def test_a_model_whose_losses_are_no_numbers_is_left_as_it_was() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from architectures import GROUPED
 from safetensors.torch import load_file
 from trained import ROWS, by_hugging_face, logits
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import twinpass
 from twinpass.cli.main import main
@@ -188,3 +190,15 @@ def test_a_run_by_an_estimator_of_ones_own_is_replayed_and_used(tmp_path: Path) 
     assert not all(torch.equal(own, tensors["plain"][name]) for name, own in tensors["run"].items())
     assert len(twinpass.load(tmp_path / "run").predict(ROWS)) == len(ROWS)
     assert main(["export", str(tmp_path / "run"), "--format", "peft", "--out", str(tmp_path / "adapter")]) == 0
+
+
+def test_experts_that_were_trained_in_place_are_read(tmp_path: Path) -> None:
+    """What lanes cannot run together is no obstacle to asking what was learned."""
+    config = MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)
+    model: Any = MixtralForCausalLM(config).train(False)
+    base = deepcopy(model)
+    in_python(model, tiny.tokenizer(), tmp_path, twinpass.Full(), estimator=twinpass.Spsa(), perturbation="inplace")
+    trained = twinpass.load(tmp_path, model=base, tokenizer=tiny.tokenizer())
+    assert torch.equal(trained.model.model.layers[0].mlp.experts.down_proj, model.model.layers[0].mlp.experts.down_proj)
+    (answer,) = trained.predict(tiny.rows(1))
+    assert set(answer.probabilities) == {"no", "yes"}

@@ -8,6 +8,10 @@ from architectures import ADDING, ARCHITECTURES, FALLBACK, WRITERS, build
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -90,6 +94,25 @@ def test_names_that_are_given_stand_for_themselves() -> None:
         Lora(targets=("q_proj",)).attach(build("gpt2"), 0)
     with pytest.raises(ModelError, match=r"\['o_proj'\] match no linear layer"):
         Informed(targets=("o_proj",)).attach(build("gpt2"), 0)
+
+
+def test_a_type_of_model_that_has_experts_is_taken_for_one_without() -> None:
+    """PEFT goes by the type, and loses an adapter of a dense DeepSeek-V3 as well."""
+    own: dict[str, Any] = {**SMALL, "num_key_value_heads": 4, "intermediate_size": 48, "first_k_dense_replace": 2}
+    model = DeepseekV3ForCausalLM(DeepseekV3Config(**own))
+    assert not [name for name, weight in model.named_parameters() if weight.dim() == 3]
+    trained = Lora(targets="outputs").attach(model, 0)
+    assert trained.adapter is not None
+    assert trained.adapter.targets == ("o_proj",)
+
+
+def test_a_router_that_returns_more_than_a_product_gets_no_adapter() -> None:
+    own: dict[str, Any] = {**SMALL, "intermediate_size": 48, "intermediate_size_mlp": 48, "num_local_experts": 2}
+    model = Llama4ForCausalLM(Llama4TextConfig(**own, head_dim=8))
+    assert isinstance(model.model.layers[0].feed_forward.router, nn.Linear)
+    trained = Lora(targets="all-linear").attach(model, 0)
+    assert trained.adapter is not None
+    assert "router" not in trained.adapter.targets
 
 
 def test_convolutions_are_no_experts() -> None:

@@ -17,6 +17,8 @@ from twinpass.model.save import new
 
 _OF_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names of experts' layers, and of the router, in checkpoints of transformers 4."""
+_NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Where configurations say how many experts there are: PEFT goes by the type of the model, also where none of its layers has any."""
 
 _MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 _OF_KERNELS = {"out_proj"}
@@ -119,7 +121,9 @@ def lost_by_peft(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
 
 def _taken_for_experts(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:
     lost = _OF_EXPERTS & set(targets)
-    return lost if lost and any(map(_has_experts, model.modules())) else set()
+    config = model.config.get_text_config()
+    mixed = any(getattr(config, name, None) for name in _NUMBERS) or any(map(_has_experts, model.modules()))
+    return lost if lost and mixed else set()
 
 
 def _past_its_module(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:

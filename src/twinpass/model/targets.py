@@ -7,7 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
 from twinpass.model.adapter import lost_by_peft
-from twinpass.model.causal import CausalModel, outputs
+from twinpass.model.causal import CausalModel, is_linear, outputs
 from twinpass.model.defaults import ATTENTION, OUTPUTS, WRITERS
 
 READ_PAST = {"dt_proj"}
@@ -54,18 +54,20 @@ def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
     return tuple(name for name in linear if name in found)
 
 
-def named_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
-    """The targets; where they are attention's usual names and a model has others in the layers from ``first`` on, those."""
-    linear = dict.fromkeys(_linear(causal, first))
-    if targets != ATTENTION or set(targets) <= {path.rsplit(".", 1)[-1] for path in linear}:
+def named_so(causal: CausalModel, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets; where they are attention's usual names and a model has others, those."""
+    paths = [path for path, module in causal.model.named_modules() if causal.reads_text(path) and _plain(module)]
+    if targets != ATTENTION or set(targets) <= {path.rsplit(".", 1)[-1] for path in paths}:
         return targets
-    return _kept(causal, (path for path in linear if _in_attention(path))) or targets
+    return _kept(causal, filter(_in_attention, paths)) or targets
 
 
 def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
     """The same of the usual names of what writes into the residual stream, and where PEFT would lose one of them."""
+    if targets != OUTPUTS:
+        return targets
     present = {path.rsplit(".", 1)[-1] for path in _linear(causal, first)}
-    if targets != OUTPUTS or (set(targets) <= present and not lost_by_peft(causal.model, targets)):
+    if set(targets) <= present and not lost_by_peft(causal.model, targets):
         return targets
     return _kept(causal, (path for path, _ in writing(causal, WRITERS, first))) or targets
 
@@ -86,5 +88,10 @@ def _linear(causal: CausalModel, first: int) -> Iterator[str]:
     """Paths of the decoder layers' linear layers."""
     inside = f"{causal.layers_path}."
     for path, module in causal.model.named_modules():
-        if path.startswith(inside) and isinstance(module, nn.Linear | Conv1D) and causal.layer_of(path) >= first:
+        if path.startswith(inside) and _plain(module) and causal.layer_of(path) >= first:
             yield path
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether a linear layer returns a product and nothing else, as a router that is a child of ``nn.Linear`` may not."""
+    return is_linear(module) or isinstance(module, Conv1D)

@@ -249,7 +249,7 @@ class Lora(Trainable):
         first = max(0, causal.depth + self.first) if self.first < 0 else self.first
         if isinstance(self.targets, str):
             return named(causal, self.targets, first), first
-        return named_so(causal, self.targets, first), first
+        return named_so(causal, self.targets), first
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.lora import LoraAdapter

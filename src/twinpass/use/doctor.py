@@ -34,6 +34,9 @@ from twinpass.use.tiles import share_of_float32
 FEW, SHORT = 4, 12
 """Rows, and tokens of each, of a step that is tried."""
 
+CHOSEN = ("layers", "pattern")
+"""Kinds that have no defaults."""
+
 TANGENTS = 0.25
 """The share of the memory that tangents of a tried step may take."""
 
@@ -128,7 +131,7 @@ def diagnose(
         check = PackingCheck.of(causal, 0)
         kinds = SECTIONS["trainable"].kinds
         own = {kind: _default(kinds, kind, _chosen(kind, causal)) for kind in kinds}
-        by_default = [kind for kind in own if not _chosen(kind, causal)]
+        by_default = [kind for kind in own if kind not in CHOSEN]
         room = min(tokens, (causal.window or tokens + 1) - 1)
         left = Budget(seconds, len(by_default))
         found = {}
@@ -164,11 +167,14 @@ def _packing(causal: CausalModel, check: PackingCheck) -> Packing:
 
 def _chosen(kind: str, causal: CausalModel) -> dict[str, Any]:
     """Settings for kinds that have no defaults: the upper half of the layers, or the last one's weights."""
-    settings: dict[str, dict[str, Any]] = {
-        "layers": {"first": causal.depth // 2, "last": causal.depth},
-        "pattern": {"pattern": re.escape(f"{causal.layers_path}.{causal.depth - 1}.")},
-    }
-    return settings.get(kind, {})
+    if kind == "layers":
+        return {"first": causal.depth // 2, "last": causal.depth}
+    if kind == "pattern":
+        try:
+            return {"pattern": re.escape(f"{causal.layers_path}.{causal.depth - 1}.")}
+        except ModelError:
+            return {"pattern": re.escape(next(iter(causal.model.state_dict())))}
+    return {}
 
 
 def _default(kinds: Mapping[str, type[Any]], kind: str, settings: Mapping[str, Any]) -> Any:
@@ -190,7 +196,7 @@ def _kind(causal: CausalModel, dtype: str, trainable: Trainable, tokens: int, le
     kinds = SECTIONS["estimator"].kinds
     learners = {name: _default(kinds, name, {}) for name in kinds}
     estimators = {
-        name: learner if isinstance(learner, str) else _tried(_telling(made_up, learner), learner, dtype)
+        name: learner if isinstance(learner, str) else _tried(made_up, learner, dtype)
         for name, learner in learners.items()
     }
     works = "" in estimators.values()
@@ -233,6 +239,10 @@ def _usual(trainable: Trainable, found: Mapping[str, str]) -> str:
 
 def _tried(made_up: MadeUp, estimator: Estimator, dtype: str) -> str:
     """Why an estimator does not go with what is trained; nothing if a step could be made."""
+    try:
+        made_up = _telling(made_up, estimator)
+    except Exception as error:  # any model's own code runs here
+        return _said(error)
     trainable, engine = made_up.trainable, made_up.engine
     if problems := _conflicts(trainable, estimator, dtype):
         return "; ".join(problems)

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Sampling, Score, Tokens
 from twinpass.engine.embedded.engine import TorchEngine
-from twinpass.errors import DataError, ModelError
+from twinpass.errors import DataError, ModelError, UnsupportedModuleError
 from twinpass.model.causal import CausalModel
 from twinpass.model.identity import require_language_model
 from twinpass.model.load import load_like
-from twinpass.model.trainable import Activated, Lora, Trainable
+from twinpass.model.trainable import Activated, Lora, Trainable, Trained
 from twinpass.objective.goal import portions
+from twinpass.perturb.parameters import Parameters
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
 from twinpass.task.choice import ChoiceTemplate
@@ -269,7 +270,11 @@ def load(
     reuse = Auto(budget=settings.budget)
     if not settings.trainable.adapter:
         whole = load_like(base, weights)
-        return TrainedModel(settings, weights, TorchEngine(whole, settings.trainable, reuse=reuse), own)
+        try:
+            engine = TorchEngine(whole, settings.trainable, reuse=reuse)
+        except UnsupportedModuleError:  # it was trained in place, and is only read here
+            engine = TorchEngine(whole, _AsItStands(), reuse=reuse)
+        return TrainedModel(settings, weights, engine, own)
     saved, tensors = setup_of(weights), tensors_of(weights)
     invocation = tuple(saved.get("alora_invocation_tokens") or ())
     engine = TorchEngine(base, _as_saved(settings.trainable, saved), reuse=reuse, invocation=invocation)
@@ -278,6 +283,14 @@ def load(
     if settings.given is None:  # an object that was given stays of use elsewhere
         engine.prepack()
     return TrainedModel(settings, weights, engine, own)
+
+
+class _AsItStands(Trainable):
+    """A model that is read and not trained, whatever its modules are; an engine names some of its weights."""
+
+    def attach(self, model: PreTrainedModel, seed: int, invocation: tuple[int, ...] = ()) -> Trained:
+        embeddings: Any = model.get_input_embeddings()
+        return Trained(Parameters({"embeddings": embeddings.weight}))
 
 
 def _as_saved(trainable: Trainable, saved: Mapping[str, Any]) -> Trainable:

@@ -194,4 +194,8 @@ def _obstacle(causal: CausalModel) -> str:
 
 def _slides(causal: CausalModel) -> bool:
     config: Any = causal.model.config.get_text_config()
-    return getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or any("sliding" in str(kind) for kind in kinds)
+    return (
+        slides and getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    )
