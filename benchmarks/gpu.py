@@ -61,7 +61,7 @@ class Workload:
 
 def workloads(*, quick: bool) -> Mapping[str, Workload]:
     """All weights first: plain MeZO replaces them, and the engines are made after that."""
-    length, shared, count, text = (12, 24, 3, 4) if quick else (256, 2048, 16, 64)
+    length, shared, count, text = (6, 12, 2, 2) if quick else (256, 2048, 16, 64)
     prompts = Batch(count, length)
     headed = Batch(count, length, shared)
     return {

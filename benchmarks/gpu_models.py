@@ -51,7 +51,7 @@ class Shape:
 
 
 SHAPES = {"1.3B": Shape(2048, 24, 16, 5504), "7B": Shape(4096, 32, 32, 11008)}
-TINY = {"tiny": Shape(32, 2, 2, 48, 128)}
+TINY = {"tiny": Shape(32, 1, 2, 48, 128)}
 
 
 @dataclass(frozen=True)
