@@ -179,6 +179,7 @@ def _with_prompts(names: Sequence[str]) -> "list[Row]":
     Raises:
         DataError: naming those that are none.
     """
+    from twinpass.task.fields import text_of
     from twinpass.task.rows import Row
     from twinpass.task.sources.read import read, sound
 
@@ -187,6 +188,11 @@ def _with_prompts(names: Sequence[str]) -> "list[Row]":
             return DataError(
                 f"{item.place}: there is no text in a field {PROMPT}; 'twinpass predict' makes prompts of other rows as the run's task does"
             )
+        try:
+            if isinstance(item, Row):
+                text_of(item, PROMPT, "command")
+        except DataError as error:
+            return error
         return item
 
     return sound(map(asked, read([sourced(name) for name in names], "rows")))

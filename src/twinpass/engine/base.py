@@ -269,6 +269,20 @@ def require_fit(requests: Sequence[Request], window: int | None, vocabulary: int
                 )
 
 
+def require_sense(sampling: Sampling) -> None:
+    """Refuse numbers that are out of range, and a stop string that every text begins with.
+
+    Raises:
+        ModelError: saying what is expected.
+    """
+    if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise ModelError(
+            f"{sampling}: max_tokens has to be 1 or more, temperature and top_k 0 or more, and top_p above 0 and at most 1"
+        )
+    if "" in sampling.stop:
+        raise ModelError("a stop string is empty, so that every text would end before it begins; leave it out")
+
+
 def require_room(
     prompts: Sequence[Prompt], sampling: Sampling, window: int | None, vocabulary: int, *, activated: bool
 ) -> None:
@@ -277,12 +291,7 @@ def require_room(
     Raises:
         ModelError: naming the first prompt that does not fit, and why.
     """
-    if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-        raise ModelError(
-            f"{sampling}: max_tokens has to be 1 or more, temperature and top_k 0 or more, and top_p above 0 and at most 1"
-        )
-    if "" in sampling.stop:
-        raise ModelError("a stop string is empty, so that every text would end before it begins; leave it out")
+    require_sense(sampling)
     require_fit(
         [Request(prompt.tokens, (0,), prompt.active_from) for prompt in prompts], None, vocabulary, activated=activated
     )

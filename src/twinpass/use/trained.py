@@ -18,6 +18,7 @@ from twinpass.model.identity import require_language_model
 from twinpass.model.load import load_like
 from twinpass.model.trainable import Activated, Lora, Trainable, Trained
 from twinpass.objective.goal import portions
+from twinpass.paths import expand
 from twinpass.perturb.parameters import Parameters
 from twinpass.reuse.auto import Auto
 from twinpass.task.activation import activation_points
@@ -167,12 +168,12 @@ class TrainedModel:
             asked = limits.applied(asked, self.tokenizer)
         return asked
 
-    def sampling(self, max_tokens: int | None = None, stop: Sequence[str] = (), **chosen: Any) -> Sampling:
+    def sampling(self, max_tokens: int | None = None, stop: str | Sequence[str] = (), **chosen: Any) -> Sampling:
         """How texts are written, by default greedily, with the most tokens and the strings that end them of training."""
         known = self._settings.generation
         if max_tokens is None:
             max_tokens = MAX_TOKENS if known is None else known.max_tokens
-        stop = tuple(stop) or (self.template.stop if known is None else known.stop)
+        stop = _strings(stop) or (self.template.stop if known is None else known.stop)
         return Sampling(max_tokens, stop=stop, **chosen)
 
     def answers(
@@ -196,7 +197,7 @@ class TrainedModel:
         self,
         prompts: Sequence[str],
         max_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         progress: Callable[[int], None] = lambda done: None,
         *,
         temperature: float = 0.0,
@@ -211,11 +212,11 @@ class TrainedModel:
         on a prompt's place among the prompts alone.
 
         Raises:
-            DataError: a prompt has no tokens, or leaves no room in the model's window.
+            DataError: a prompt is no text, has no tokens, or leaves no room in the model's window.
             ModelError: a number is out of range.
         """
         texts = []
-        for text in self.texts(prompts, Sampling(max_tokens, temperature, top_p, top_k, tuple(stop), seed=seed)):
+        for text in self.texts(prompts, Sampling(max_tokens, temperature, top_p, top_k, _strings(stop), seed=seed)):
             texts.append(text)
             progress(len(texts))
         return texts
@@ -229,6 +230,11 @@ class TrainedModel:
     def score(self, examples: Sequence[Example]) -> Sequence[Score]:
         """Log-probabilities of every option's tokens, an array each."""
         return self.engine.score(self._settings.choice.requests(examples), [BASE]).values[0]
+
+
+def _strings(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One, or several: a text is a sequence of its letters, too."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def numbered(rows: Rows) -> list[Row]:
@@ -260,7 +266,7 @@ def load(
     Raises:
         TwinpassError: there is no such run, it has not finished, or the base model is another one.
     """
-    folder = Path(run)
+    folder = expand(str(run))
     if model is not None:
         require_language_model(model)
     settings = settings_of(folder, model, tokenizer)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from twinpass.core import BASE, Prompt, Sampling, Tokens
+from twinpass.engine.base import require_sense
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import DataError
 from twinpass.model.causal import ends
+from twinpass.task.fields import as_text
 from twinpass.task.tokens import ids_of
 
 TOGETHER = 16
@@ -36,9 +38,9 @@ class Writer:
         window is full: the last token needs no place in it.
 
         Raises:
-            DataError: a prompt has no tokens, or more than the model's window.
+            DataError: a prompt is no text, has no tokens, or more than the model's window.
         """
-        read = [ids_of(self.tokenizer, prompt) for prompt in prompts]
+        read = [ids_of(self.tokenizer, _text(prompt, first + i)) for i, prompt in enumerate(prompts)]
         return self.go_on([(ids, self.starts(ids)) for ids in read], sampling, first)
 
     def go_on(self, prompts: Sequence[tuple[Tokens, int | None]], sampling: Sampling, first: int = 0) -> Iterator[str]:
@@ -67,7 +69,9 @@ class Writer:
 
         Raises:
             DataError: it has no tokens, or more than the model's window.
+            ModelError: no number of tokens is asked for.
         """
+        require_sense(sampling)
         window = self.engine.window
         room = sampling.max_tokens if window is None else min(sampling.max_tokens, window + 1 - len(ids))
         if not ids or room < 1:
@@ -86,3 +90,19 @@ class Writer:
 
     def _decode(self, tokens: Tokens) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _text(prompt: object, number: int) -> str:
+    """A prompt that is a text.
+
+    Raises:
+        DataError: it is none, such as a row or messages, or half a character.
+    """
+    if not isinstance(prompt, str):
+        raise DataError(
+            f"prompt {number + 1}: expected a text, got a {type(prompt).__name__}; the prompts of rows and conversations are made by write and predict"
+        )
+    try:
+        return as_text(prompt)
+    except ValueError as error:
+        raise DataError(f"prompt {number + 1} {error}") from error

@@ -168,7 +168,11 @@ def read_objects(rows: Any, name: str) -> Iterator[Item]:
         raise DataError(f"{name}: expected rows such as a list of dictionaries or a Dataset, got {kind}")
     for number, fields in enumerate(rows, 1):
         place = f"{name}, row {number}"
-        yield Row(dict(fields), place) if isinstance(fields, Mapping) else lines.row(repr(fields), place)
+        yield (
+            Row(dict(fields), place)
+            if isinstance(fields, Mapping)
+            else lines.row(fields if isinstance(fields, str) else repr(fields), place)
+        )
 
 
 def _are_splits(rows: object) -> bool:
