@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from architectures import deviation
+from architectures import deviation, naive
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import MptConfig, MptForCausalLM, PreTrainedModel
 
 from twinpass.core import BASE, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
@@ -74,3 +74,21 @@ def test_activated_adapters_are_saved_with_their_tokens_or_not_at_all(tmp_path: 
     with pytest.raises(ModelError, match="invocation tokens"):
         engine.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:MptForCausalLM does not give the same scores when its batch is packed")
+def test_an_activated_adapter_that_peft_would_leave_idle_is_warned_of(tmp_path: Path) -> None:
+    def make() -> PreTrainedModel:
+        torch.manual_seed(1)
+        config = MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=97, max_seq_len=64)
+        model: PreTrainedModel = MptForCausalLM(config).train(False)
+        return model
+
+    with pytest.warns(UserWarning, match=r"MptForCausalLM act on no token.*set trainable\.kind = 'lora'"):
+        trained = train(make(), Activated(rank=4, targets=("out_proj",)), tmp_path)
+    (tmp_path / "whole").mkdir()
+    whole = train(make(), Lora(rank=4), tmp_path / "whole")
+    (plain,) = naive(make(), [REQUEST])
+    assert deviation([plain], [peft_scores(make(), tmp_path / "adapter", REQUEST)]) < 1e-4
+    assert deviation([trained], [plain]) > 1e-2
+    assert deviation([whole], [peft_scores(make(), tmp_path / "whole" / "adapter", REQUEST)]) < 1e-4

@@ -16,6 +16,8 @@ from transformers import (
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
 )
@@ -85,6 +87,14 @@ def test_the_usual_names_stand_for_what_a_model_calls_otherwise(name: str) -> No
     assert writers is not None
     assert set(attention.targets) == set(ATTENTION.get(name, ("q_proj", "k_proj", "v_proj", "o_proj")))
     assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj")))
+
+
+def test_a_decoder_of_modernbert_has_writers() -> None:
+    own: dict[str, Any] = {key: SMALL[key] for key in SMALL if key != "num_key_value_heads"}
+    model = ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**own, intermediate_size=48, pad_token_id=0))
+    trained = Lora(targets="outputs").attach(model, 0)
+    assert trained.adapter is not None
+    assert len(trained.adapter.modules) == 4
 
 
 def test_names_that_are_given_stand_for_themselves() -> None:

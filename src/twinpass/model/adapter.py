@@ -1,6 +1,7 @@
 """What adapters have in common: trained tensors beside an unmodified model, and PEFT's folder format for them."""
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ _NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts")
 _MAMBA = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 _OF_KERNELS = {"out_proj"}
 """What PEFT refuses in models of these types (0.18 and later, ``_check_lora_target_modules_mamba``)."""
+
+_NEVER_ACTIVATED = {"mpt"}
+"""Types of models that PEFT 0.21 calls without the places that adapters act from."""
 
 
 class Adapter(ABC):
@@ -95,13 +99,23 @@ class Adapter(ABC):
             tensor.copy_(tensors[name])
 
 
-def targeted(causal: CausalModel, targets: Sequence[str]) -> tuple[dict[str, nn.Linear | Conv1D], tuple[str, ...]]:
+def targeted(
+    causal: CausalModel, targets: Sequence[str], *, activated: bool = False
+) -> tuple[dict[str, nn.Linear | Conv1D], tuple[str, ...]]:
     """The language model's linear layers by path whose last name is a target, and the paths of others of these names.
+
+    It warns of types of models in which PEFT activates no adapter, where this one is ``activated``.
 
     Raises:
         ModelError: PEFT would not find an adapter on them again.
     """
     _require_kept_by_peft(causal.model, targets)
+    if activated and causal.model.config.model_type in _NEVER_ACTIVATED:
+        warnings.warn(
+            f"PEFT lets an activated adapter of {type(causal.model).__name__} act on no token, without a word; twinpass lets it act. For use elsewhere "
+            "set trainable.kind = 'lora'",
+            stacklevel=2,
+        )
     chosen: dict[str, nn.Linear | Conv1D] = {}
     left_out = []
     for path, module in causal.model.named_modules():

@@ -5,7 +5,7 @@ from typing import Literal
 
 from twinpass.settings import Kinds
 
-WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense", "dense_4h_to_h", "wo", "w2")
+WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense", "dense_4h_to_h", "wo", "w2", "Wo")
 """What usual architectures call the layers that write into the residual stream: attention's output projection and the MLP's."""
 
 

@@ -59,7 +59,7 @@ class InformedAdapter(Adapter):
         self.modules: dict[str, InformedWeights] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         size = int(model.config.get_text_config().hidden_size)
-        chosen, self.left_out = targeted(causal, self.targets)
+        chosen, self.left_out = targeted(causal, self.targets, activated=bool(invocation))
         for path, module in chosen.items():
             if causal.layer_of(path) < first:
                 continue

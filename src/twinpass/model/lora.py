@@ -60,7 +60,7 @@ class LoraAdapter(Adapter):
         if first >= causal.depth:
             raise ModelError(f"trainable.first is {first}; {type(model).__name__} has layers 0 to {causal.depth - 1}")
         self.layers = range(first, causal.depth) if first else None
-        chosen, self.left_out = targeted(causal, self.targets)
+        chosen, self.left_out = targeted(causal, self.targets, activated=bool(invocation))
         for path, module in chosen.items():
             if not first or causal.layer_of(path) >= first:
                 self._attach(path, module)
