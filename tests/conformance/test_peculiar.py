@@ -15,11 +15,13 @@ from transformers import (
     Gemma4TextConfig,
     PretrainedConfig,
     PreTrainedModel,
+    XLNetConfig,
 )
 
 from twinpass.core import BASE, Request, Score
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
+from twinpass.model.causal import CausalModel
 from twinpass.model.projections import Projections
 from twinpass.model.trainable import Activated, Informed, Lora, Trainable
 from twinpass.reuse.exact import Exact
@@ -94,3 +96,11 @@ def test_a_model_that_reads_what_comes_later_is_refused_and_as_a_decoder_it_is_n
     model = build(BertConfig(**sizes, is_decoder=True), torch.float64)
     engine = TorchEngine(model, Lora(targets=("query",)))
     assert deviation(engine.score(REQUESTS, [BASE]).values[0], naive(model, REQUESTS)) < 1e-6
+
+
+def test_a_window_of_minus_one_is_none() -> None:
+    model = build(XLNetConfig(vocab_size=97, d_model=32, n_layer=2, n_head=4, d_inner=48))
+    assert model.config.max_position_embeddings == -1
+    assert CausalModel(model).window is None
+    with pytest.raises(ModelError, match="XLNetLMHeadModel reads tokens that come later"):
+        TorchEngine(model, Lora(targets=("layer_1",)))

@@ -187,7 +187,9 @@ def _window(config: Any) -> int | None:
     """The longest input in tokens, where the configuration says; dynamic rotary scaling begins where the trained window ends."""
     trained: int | None = getattr(config, "max_position_embeddings", None)
     rotary = getattr(config, "rope_parameters", None) or {}
-    if trained is None or rotary.get("rope_type") != "dynamic":
+    if trained is None or trained <= 0:  # XLNet says -1 for none
+        return None
+    if rotary.get("rope_type") != "dynamic":
         return trained
     return int(trained * rotary["factor"])
 
