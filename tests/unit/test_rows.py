@@ -72,7 +72,12 @@ def test_a_last_line_without_line_break_and_windows_line_breaks_are_read(write: 
         ("a.csv", "text,label\na,1,2\n", ["row 1: the header names 2 columns, the row differs"]),
         ("a.csv", "text,label,text\na,1,b\n", ["the header names the column 'text' twice; rename or remove"]),
         ("a.csv", 'text,label\n"a" b,1\n', ["line", "expected after"]),
-        ("a.csv", 'text,label\n"a,1\n', ["line", "unexpected end of data"]),
+        ("a.csv", 'text,label\n"a,1\nb,0\n', ["line 2", "a quote that is opened here is never closed", "inside of a"]),
+        (
+            "a.csv",
+            'text,label\na,1\n"b" c,0\n',
+            ["line 3", "expected after", "write a quote inside of a cell in quotes twice"],
+        ),
         ("a.csv", b"text,label\n\xe9,1\n", ["after line 0", "not UTF-8", "save the file as UTF-8"]),
         ("a.tsv", b"text\tlabel\n\xe9\t1\n", ["after line", "not UTF-8", "save the file as UTF-8"]),
         (

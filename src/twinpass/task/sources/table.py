@@ -1,7 +1,7 @@
 """Tables as text, whose first line names the columns: CSV, and TSV. All values are texts."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,13 +17,28 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
     """
     csv.field_size_limit(2**31 - 1)  # as much as a C long holds anywhere; the default is 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        try:
-            yield from _named(path, (cells for cells in reader if cells), columns)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from error
-        except UnicodeDecodeError as error:
-            raise not_utf8(error, f"{path}, after line {reader.line_num}") from error
+        yield from _named(path, _records(path, lines), columns)
+
+
+def _records(path: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    reader, read = csv.reader(lines, strict=True), 0
+    try:
+        for cells in reader:
+            read = reader.line_num
+            if cells:
+                yield cells
+    except csv.Error as error:
+        ends = str(error) == "unexpected end of data"
+        what = (
+            "a quote that is opened here is never closed; close it"
+            if ends
+            else f"{error}; close quotes at a cell's end"
+        )
+        raise DataError(
+            f"{path}, line {read + 1}: {what}, and write a quote inside of a cell in quotes twice"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, f"{path}, after line {reader.line_num}") from error
 
 
 def read_tsv(path: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
