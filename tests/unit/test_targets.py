@@ -10,6 +10,8 @@ from torch import nn
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Llama4ForCausalLM,
     Llama4TextConfig,
     MambaConfig,
@@ -114,6 +116,18 @@ def test_a_type_of_model_that_has_experts_is_taken_for_one_without() -> None:
     trained = Lora(targets="outputs").attach(model, 0)
     assert trained.adapter is not None
     assert trained.adapter.targets == ("o_proj",)
+
+
+def test_a_child_of_a_linear_layer_that_computes_the_same_is_one() -> None:
+    """Falcon's layers have a forward of their own, for the order of a sum."""
+    model: Any = FalconForCausalLM(
+        FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    )
+    assert type(model.get_submodule("transformer.h.0.self_attention.dense")).forward is not nn.Linear.forward
+    for lora in (Lora(), Lora(targets="outputs"), Lora(targets="all-linear")):
+        trained = lora.attach(model, 0)
+        assert trained.adapter is not None
+        assert "dense" in trained.adapter.targets
 
 
 def test_a_router_that_returns_more_than_a_product_gets_no_adapter() -> None:

@@ -1,8 +1,10 @@
 """Modules that adapters sit on, where they are not named: by what they are in a model."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
@@ -93,5 +95,13 @@ def _linear(causal: CausalModel, first: int) -> Iterator[str]:
 
 
 def _plain(module: nn.Module) -> bool:
-    """Whether a linear layer returns a product and nothing else, as a router that is a child of ``nn.Linear`` may not."""
-    return is_linear(module) or isinstance(module, Conv1D)
+    """Whether a linear layer returns a product and nothing else: some children of ``nn.Linear`` do (Falcon's), and routers may not."""
+    if not isinstance(module, nn.Linear) or is_linear(module):
+        return isinstance(module, nn.Linear | Conv1D)
+    weight = module.weight
+    try:
+        with torch.no_grad():
+            found: Any = module(weight.new_zeros(1, 2, weight.shape[1]))
+    except Exception:  # any model's own code runs here
+        return False
+    return isinstance(found, Tensor) and found.shape == (1, 2, weight.shape[0])
