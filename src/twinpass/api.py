@@ -17,7 +17,7 @@ from twinpass.config.compose import Base, Material, Recipe, compose
 from twinpass.config.engines import LANES, DeviceName, TorchSettings
 from twinpass.config.finetuned import BASE_WEIGHTS, origin, written
 from twinpass.config.given import Rows, Words, handling, items, objective_given, section
-from twinpass.config.learner import WEIGHTS, first_row, reached
+from twinpass.config.learner import LOOKED, WEIGHTS, reached
 from twinpass.config.schema import RunSettings
 from twinpass.config.suiting import Wanted
 from twinpass.config.tasks import TaskSettings
@@ -39,6 +39,7 @@ from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import ComputeDtype, Perturbation
+from twinpass.task.rows import Row
 from twinpass.task.saved import saved
 from twinpass.train.folder import RunFolder
 from twinpass.train.header import FINETUNE
@@ -153,7 +154,7 @@ def finetune(
     dtype = str(model.dtype).removeprefix("torch.")
     trainable, estimator, optimizer, epsilon, suited = Wanted(trainable, estimator, optimizer, epsilon).suited(
         task,
-        first_row(read[0]),
+        [item for item in read[0][:LOOKED] if isinstance(item, Row)],
         greedy=generation is not None and not generation.temperature,
         low=not (trainable is None or trainable.adapter)
         and (compute_dtype == "bfloat16" or dtype not in ("float32", "float64")),

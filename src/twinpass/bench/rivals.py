@@ -8,6 +8,7 @@ from torch import nn
 from twinpass.bench.first_order import FirstOrder
 from twinpass.bench.naive import NaiveMezo
 from twinpass.bench.probe import LinearProbe
+from twinpass.config.learner import options_of
 from twinpass.config.schema import Config
 from twinpass.errors import ConfigError
 from twinpass.estimate.backprop import Backprop
@@ -15,7 +16,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.estimate.feedback import Feedback
 from twinpass.estimate.gauss_newton import GaussNewton
 from twinpass.model.causal import CausalModel
-from twinpass.model.defaults import CHOSEN, EXACT
+from twinpass.model.defaults import CHOSEN, EXACT, among
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Informed, Lora
 from twinpass.objective.base import Objective
@@ -48,7 +49,7 @@ def mezo_lr(config: Config) -> float:
 
 def exact(config: Config) -> Config:
     """The same task as it is learned where nothing is said: by AdamW along the exact gradient over cached prompts."""
-    suits = CHOSEN if config.task.chooses else EXACT
+    suits = among(options_of(config.task, ()), CHOSEN) if config.task.chooses else EXACT
     placed: dict[str, Any] = {} if suits.targets is None else {"targets": suits.targets, "first": suits.first}
     optimizer = AdamW(lr=suits.lr, steps=suits.steps, batch_size=suits.batch_size, schedule=suits.schedule)
     return _along(config, Activated(**placed), Backprop(), optimizer)

@@ -1,7 +1,7 @@
 """What a run learns by where its configuration does not say: chosen by what was measured (docs/training.md)."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,19 @@ from twinpass.model.defaults import (
     PROJECTIONS_OF_TEXTS,
     WRITTEN,
     Defaults,
+    among,
 )
 from twinpass.model.trainable import Trainable
+from twinpass.task.choice import ChoiceTemplate
+from twinpass.task.fields import plain
 from twinpass.task.forms import form_of
-from twinpass.task.rows import Item, Row
+from twinpass.task.rows import Row
 from twinpass.task.sources.lines import STDIN, first_of_standard_input
-from twinpass.task.sources.read import read
+from twinpass.task.sources.read import beginning
 
 GLOBBED = set("*?[")
+LOOKED = 1000
+"""Rows that are looked at before all are read: their labels tell how many options there are."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,12 @@ COMPARED = Learner("lora", "greedy texts, and those that a server writes, tell d
 
 
 def learner(
-    task: TaskSettings, first: Row | None, *, served: bool = False, greedy: bool = False, forward: bool = False
+    task: TaskSettings, rows: Sequence[Row], *, served: bool = False, greedy: bool = False, forward: bool = False
 ) -> Learner:
     """What a task is learned by where nothing is named.
 
     Args:
-        first: the first of its rows, for tasks whose settings do not say of what form rows are (None: it cannot be looked at).
+        rows: the first of its rows, for tasks whose settings do not say of what form rows are (none: they cannot be looked at).
         served: the model runs in another process, which tells scores and takes no gradient.
         greedy: texts are written greedily, so that two of one prompt are the same and cannot be held against each other.
         forward: directions are to be fitted by forward passes, as no gradient can be taken or none is wanted; if ``served``,
@@ -87,9 +92,9 @@ def learner(
     """
     if task.writes:
         return COMPARED if served or greedy else REWARDED
-    if isinstance(task, AutoTask) and first is None and not served:
+    if isinstance(task, AutoTask) and not rows and not served:
         return UNSEEN
-    chooses, suffix, alike = _shape(task, first)
+    chooses, suffix, alike = _shape(task, rows)
     if served and chooses and alike and suffix and forward:
         return CHOOSING_SERVED
     if served:
@@ -121,21 +126,36 @@ class Said:
     served: bool = False
 
 
-def learner_of(task: TaskSettings, first: Row | None, said: Said) -> Learner:
-    """What a run learns by: what is named, and what suits the task in the place of the rest. ``first`` is as for :func:`learner`.
+def learner_of(task: TaskSettings, rows: Sequence[Row], said: Said) -> Learner:
+    """What a run learns by: what is named, and what suits the task in the place of the rest. ``rows`` are as for :func:`learner`.
 
     A learner without ``defaults`` takes those of its weights.
     """
     if said.kind is not None:
-        suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, first, said)
+        suited = None if said.probing or said.low or said.served else _along_gradient(task, said.kind, rows, said)
         reason = WEIGHTS if said.kind in OWN else NAMED
-        return Learner(said.kind, reason if suited else "", suited)
+        return _among(options_of(task, rows), Learner(said.kind, reason if suited else "", suited))
     forward = said.curved or (said.served and not (said.probing or said.exact))
-    found = learner(task, first, served=said.served, greedy=said.greedy, forward=forward)
-    return replace(found, reason=SPELT, defaults=None) if said.probing else found
+    found = learner(task, rows, served=said.served, greedy=said.greedy, forward=forward)
+    return replace(found, reason=SPELT, defaults=None) if said.probing else _among(options_of(task, rows), found)
 
 
-def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said) -> Defaults | None:
+def _among(options: int, found: Learner) -> Learner:
+    """The learner for so many options, where adapters learn them along the exact gradient."""
+    if found.defaults not in (CHOSEN, CHOSEN_ANYWHERE):
+        return found
+    return replace(found, defaults=among(options, found.defaults))
+
+
+def options_of(task: TaskSettings, rows: Sequence[Row]) -> int:
+    """How many options a task has, by its settings or its first ``rows``; 0: that is not known."""
+    if isinstance(task, AutoTask):
+        return len({str(plain(row.fields.get("label"))) for row in rows})
+    template = task.named.template if isinstance(task, TaskByName) else task
+    return len(template.options) if isinstance(template, ChoiceTemplate) else 0
+
+
+def _along_gradient(task: TaskSettings, kind: str, rows: Sequence[Row], said: Said) -> Defaults | None:
     """Defaults for named weights that learn along a whole gradient; None where they learn along probes.
 
     The model's own weights take the exact gradient only where it is named: its graph and AdamW's moments are as large as they are.
@@ -143,12 +163,12 @@ def _along_gradient(task: TaskSettings, kind: str, first: Row | None, said: Said
     if kind in OWN:
         if said.exact or task.writes:
             return None
-        return PROJECTIONS if _shape(task, first)[0] else PROJECTIONS_OF_TEXTS
+        return PROJECTIONS if _shape(task, rows)[0] else PROJECTIONS_OF_TEXTS
     if kind not in ("lora", "activated") or (task.writes and said.greedy):
         return None
     if task.writes:
         return WRITTEN
-    if not _shape(task, first)[0]:
+    if not _shape(task, rows)[0]:
         return EXACT
     return CHOSEN if kind == "activated" else CHOSEN_ANYWHERE
 
@@ -179,7 +199,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         isinstance(generation, Mapping) and generation.get("temperature") == 0,
         _kind(values, "engine") == "sglang",
     )
-    return learner_of(task, _first(task.train) if isinstance(task, AutoTask) else None, said)
+    return learner_of(task, _first(task.train) if isinstance(task, AutoTask) else (), said)
 
 
 def stepping(estimator: Estimator | None, trainable: Trainable | None) -> str:
@@ -194,15 +214,10 @@ def reached(trainable: Trainable, estimator: Estimator | type[Estimator]) -> Tra
     return (trainable.fed_back() if estimator.fed_back else None) or trainable
 
 
-def first_row(items: Iterable[Item]) -> Row | None:
-    """The first that can be read; None: there is none."""
-    return next((item for item in items if isinstance(item, Row)), None)
-
-
-def _shape(task: TaskSettings, first: Row | None) -> tuple[bool, bool, bool]:
+def _shape(task: TaskSettings, rows: Sequence[Row]) -> tuple[bool, bool, bool]:
     """Whether the task chooses, whether its prompts have one suffix, and whether they all end with the same token at least."""
     if isinstance(task, AutoTask):
-        form = form_of(first.fields) if first is not None else None
+        form = form_of(rows[0].fields) if rows else None
         return (form.chooses, form.suffix, form.suffix) if form else (False, False, False)
     if isinstance(task, TaskByName):
         template = task.named.template
@@ -218,37 +233,37 @@ def _ends_alike(prompt: str) -> bool:
     return bool(prompt.strip()) and not prompt.rstrip(" ").endswith("}")
 
 
-def _first(sources: Sequence[str]) -> Row | None:
-    """The first row of what lies here; None where it would have to be fetched, or cannot be read, which is said in its turn."""
+def _first(sources: Sequence[str]) -> Sequence[Row]:
+    """The first rows of what lies here; none where they would have to be fetched, or cannot be read, which is said in its turn."""
     if not sources:
-        return None
+        return ()
     if sources[0] == STDIN:
         return _piped()
     path = Path(sources[0])
     if not path.exists() and not (path.is_absolute() and GLOBBED & set(sources[0])):
-        return None
+        return ()
     stamp = path.stat().st_mtime_ns if path.exists() else 0
     return _looked(sources[0], stamp)
 
 
-def _piped() -> Row | None:
-    """The first row of standard input; None where nobody pipes anything in."""
+def _piped() -> Sequence[Row]:
+    """The first row of standard input; none where nobody pipes anything in."""
     if sys.stdin is None or sys.stdin.isatty():
-        return None
+        return ()
     try:
         found = first_of_standard_input()
     except (TwinpassError, OSError):
-        return None
-    return found if isinstance(found, Row) else None
+        return ()
+    return (found,) if isinstance(found, Row) else ()
 
 
 @lru_cache(maxsize=8)
-def _looked(source: str, stamp: int) -> Row | None:
+def _looked(source: str, stamp: int) -> Sequence[Row]:
     """The same of one source, as it was at a time."""
     try:
-        return first_row(read((source,), "train", 1))
+        return beginning(source, LOOKED)
     except (TwinpassError, OSError):
-        return None
+        return ()
 
 
 def _kind(values: Mapping[str, Any], section: str) -> Any:

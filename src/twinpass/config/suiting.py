@@ -1,5 +1,6 @@
 """What ``twinpass.finetune`` learns by: what it is given, and what suits the task in the place of the rest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -51,9 +52,9 @@ class Wanted:
             greedy,
         )
 
-    def suited(self, task: TaskSettings, first: Row | None, *, greedy: bool, low: bool, probing: bool) -> Suited:
-        """The whole, for a task whose ``first`` row this is (None: it is not known); the rest is as :class:`Said` has it."""
-        found = learner_of(task, first, self._said(greedy=greedy, low=low, probing=probing))
+    def suited(self, task: TaskSettings, rows: Sequence[Row], *, greedy: bool, low: bool, probing: bool) -> Suited:
+        """The whole, for a task that begins with these ``rows`` (none: they are not known); the rest is as :class:`Said` has it."""
+        found = learner_of(task, rows, self._said(greedy=greedy, low=low, probing=probing))
         trainable = self.trainable or _kind("trainable", found.trainable)(**_places(found.defaults))
         suits = found.defaults or task.suited(trainable)
         estimator = self.estimator

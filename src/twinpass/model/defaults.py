@@ -57,6 +57,17 @@ INFORMED = Defaults(
 )
 
 
+MANY = 16
+"""Options that as many steps are enough for as for two; of twice as many, each comes by half as often."""
+MOST_TIMES = 4
+
+
+def among(options: int, suited: Defaults) -> Defaults:
+    """What suits the same weights where so many options are to be told apart: steps grow with them, up to four times as many."""
+    times = max(1, min(MOST_TIMES, -(-options // MANY)))
+    return replace(suited, steps=times * suited.steps, eval_every=times * suited.eval_every)
+
+
 def rewarded(suited: Defaults) -> Defaults:
     """What suits the same weights where losses are rewards of texts in standard deviations, so that a loss is about 1 whatever is rewarded."""
     return replace(

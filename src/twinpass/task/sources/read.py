@@ -1,7 +1,7 @@
 """Rows by the name of their source."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -96,6 +96,16 @@ def read(
     every = (names,) if isinstance(names, str) else names
     items = chain.from_iterable(_open(name, role, reader, part=limit is not None) for name in every)
     return take(flattened(items, within), limit, ", ".join(every))
+
+
+def beginning(name: str, limit: int) -> tuple[Row, ...]:
+    """The rows among the first ``limit`` items of a source, for a look at what it holds.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    items = islice(_open(name, "train", reader_of, part=True), limit)
+    return tuple(item for item in items if isinstance(item, Row))
 
 
 def flattened(items: Iterable[Item], within: Callable[[Row], Iterable[Item]]) -> Iterator[Item]:
