@@ -4,8 +4,9 @@ What is read is the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from struct import Struct
 from typing import Any
@@ -27,9 +28,8 @@ def quickly() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_parsed_once())
         stack.enter_context(_quicker(_PARSER, "_gguf_parse_value", _texts_whole))
-        if find_spec("transformers.integrations.gguf") is not None:
-            from transformers.integrations.gguf import reader
-
+        with suppress(ImportError):  # newer versions of transformers read a header by this one, too
+            reader = import_module("transformers.integrations.gguf.reader")
             stack.enter_context(_quicker(reader, "np", lambda before: _PlainArrays()))
         if find_spec("gguf") is not None:
             import gguf
@@ -108,7 +108,7 @@ def _by_large_groups(func: Callable[[Any], Any], arr: Any, otype: Any, oshape: t
     rows = arr.reshape(-1, arr.shape[-1])
     out = np.empty(oshape, otype)
     made = out.reshape(len(rows), -1)
-    step = max(16, _GROUP // rows[:1].nbytes)
+    step = max(16, _GROUP // max(1, rows[:1].nbytes))
     for start in range(0, len(rows), step):
         own = rows[start : start + step]
         made[start : start + step] = func(own).reshape(len(own), -1)
