@@ -226,7 +226,8 @@ class TorchEngine(Engine):
 
     def unfit_for_feedback(self) -> str | None:
         reason = self._no_gradient or unfit(self._causal, self._trained)
-        return reason or (unfinished(self._causal) if self._scorer is not None else self._unpacked)
+        scorer = self._scorer
+        return reason or (self._unpacked if scorer is None else unfinished(self._causal, scorer.passes.linear))
 
     @property
     def _unpacked(self) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from twinpass.engine.embedded.linear.products import Linear, own_products
 from twinpass.model.causal import CausalModel, outputs, scattered
 from twinpass.model.trainable import Trained
 
@@ -77,9 +78,10 @@ def unfit(causal: CausalModel, trained: Trained) -> str | None:
     return None
 
 
-def unfinished(causal: CausalModel) -> str | None:
-    """Why a model that packs has no error to feed back; None: it has one."""
-    return None if causal.finishes else f"[estimator] kind 'feedback': {scattered(causal)}; take 'spsa' instead"
+def unfinished(causal: CausalModel, linear: Linear | None) -> str | None:
+    """Why a model that packs has no error to feed back; None: it has one. ``linear`` is how its layers multiply, if in a way of their own."""
+    with own_products(causal.linears, linear):  # weights may be prepacked by now
+        return None if causal.finishes else f"[estimator] kind 'feedback': {scattered(causal)}; take 'spsa' instead"
 
 
 READERS = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "gate_proj", "up_proj", "fc1", "dense_h_to_4h")
