@@ -69,6 +69,20 @@ def test_activated(name: str, tmp_path: Path) -> None:
     assert deviation([trained], [whole]) > 1e-2
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox"])
+def test_activated_on_what_writes(name: str, tmp_path: Path) -> None:
+    """What options are learned by where nothing is said; OPT's fc2, which reads tokens without their batch, is left out: PEFT fails on it."""
+    trained = train(tiny.model(name), Activated(rank=4, alpha=8.0, targets="outputs", first=-20), tmp_path)
+    assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
+
+
+def test_an_activated_adapter_that_peft_fails_on_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"PEFT fails on .*\['fc2'\] of OPTForCausalLM.*leave them out of trainable"):
+        train(tiny.model("opt"), Activated(rank=4, targets=("out_proj", "fc2")), tmp_path)
+    with pytest.raises(IndexError, match="mask"):
+        peft_scores(tiny.model("opt"), tmp_path / "adapter", REQUEST)
+
+
 def test_activated_adapters_are_saved_with_their_tokens_or_not_at_all(tmp_path: Path) -> None:
     engine = TorchEngine(tiny.model(), Activated(2, 4.0))
     with pytest.raises(ModelError, match="invocation tokens"):

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 import twinpass
 from twinpass.cli.main import main
 from twinpass.errors import DataError, JournalError, ModelError
+from twinpass.model.trainable import Activated
+from twinpass.use.trained import _as_saved
 
 
 def in_python(model: Any, tokenizer: Any, out: Path, trainable: Any, **more: Any) -> None:
@@ -156,6 +158,12 @@ def test_prompts_of_texts_are_shortened_as_in_training(trainable: Any, side: str
         assert len(text.split()) == room
     with pytest.raises(DataError, match="no more than the model's window"):
         trained.generate([" ".join(words)])
+
+
+def test_an_adapter_sits_on_the_modules_that_it_was_saved_for() -> None:
+    """Whatever "outputs" stood for when it was trained."""
+    again = _as_saved(Activated(targets="outputs"), {"target_modules": ["out_proj", "fc2"]})
+    assert again == Activated(targets=("out_proj", "fc2"))
 
 
 def test_a_model_that_was_trained_itself_needs_nothing_else(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ ATTENTION = {
     "minicpm3": ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
 }
 """What attention's projections are called, where not as usual."""
+FLAT = {"fc1", "fc2"}
+"""OPT's, on which PEFT activates nothing."""
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -88,7 +90,18 @@ def test_the_usual_names_stand_for_what_a_model_calls_otherwise(name: str) -> No
     assert attention is not None
     assert writers is not None
     assert set(attention.targets) == set(ATTENTION.get(name, ("q_proj", "k_proj", "v_proj", "o_proj")))
-    assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj")))
+    assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj"))) - FLAT
+
+
+@pytest.mark.parametrize("targets", ["outputs", "all-linear"])
+def test_an_activated_adapter_sits_where_peft_can_activate_it(targets: Any) -> None:
+    """OPT's MLP reads tokens without the batch that they come in."""
+    trained = Activated(targets=targets).attach(build("opt"), 0, (3,))
+    whole = Lora(targets=targets).attach(build("opt"), 0)
+    assert trained.adapter is not None
+    assert whole.adapter is not None
+    assert set(whole.adapter.targets) - set(trained.adapter.targets) == FLAT & set(whole.adapter.targets)
+    assert "fc2" in whole.adapter.targets
 
 
 def test_a_decoder_of_modernbert_has_writers() -> None:

@@ -104,18 +104,14 @@ def targeted(
 ) -> tuple[dict[str, nn.Linear | Conv1D], tuple[str, ...]]:
     """The language model's linear layers by path whose last name is a target, and the paths of others of these names.
 
-    It warns of types of models in which PEFT activates no adapter, where this one is ``activated``.
+    It warns where this one is ``activated``, and PEFT would activate none in such a model, or could not on such a target.
 
     Raises:
         ModelError: PEFT would not find an adapter on them again.
     """
     _require_kept_by_peft(causal.model, targets)
-    if activated and causal.model.config.model_type in _NEVER_ACTIVATED:
-        warnings.warn(
-            f"PEFT lets an activated adapter of {type(causal.model).__name__} act on no token, without a word; twinpass lets it act. For use elsewhere "
-            "set trainable.kind = 'lora'",
-            stacklevel=2,
-        )
+    if activated:
+        _warn_of_peft(causal, targets)
     chosen: dict[str, nn.Linear | Conv1D] = {}
     left_out = []
     for path, module in causal.model.named_modules():
@@ -126,6 +122,27 @@ def targeted(
         else:
             left_out.append(path)
     return chosen, tuple(left_out)
+
+
+def flat_names(causal: CausalModel, targets: Iterable[str]) -> set[str]:
+    """Those of the targets of which a module reads rows without a batch: PEFT, which looks for the place to act from in each row of a batch, fails there."""
+    return {path.rsplit(".", 1)[-1] for path in causal.flat} & set(targets)
+
+
+def _warn_of_peft(causal: CausalModel, targets: Sequence[str]) -> None:
+    """Warn of what PEFT makes of an activated adapter, where it is not what twinpass makes of it."""
+    model = type(causal.model).__name__
+    if causal.model.config.model_type in _NEVER_ACTIVATED:
+        found = f"lets an activated adapter of {model} act on no token, without a word"
+        remedy = "set trainable.kind = 'lora'"
+    elif flat := sorted(flat_names(causal, targets)):
+        found = (
+            f"fails on an activated adapter of {flat} of {model}, which read tokens without the batch that they come in"
+        )
+        remedy = "leave them out of trainable.targets, or set trainable.kind = 'lora'"
+    else:
+        return
+    warnings.warn(f"PEFT {found}; twinpass lets it act. For use elsewhere {remedy}", stacklevel=3)
 
 
 def lost_by_peft(model: PreTrainedModel, targets: Iterable[str]) -> set[str]:

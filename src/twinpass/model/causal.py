@@ -171,6 +171,30 @@ class CausalModel:
             return False
         return bool(off <= torch.finfo(own.dtype).eps ** 0.5 * max(1.0, float(own.abs().max())))
 
+    @cached_property
+    def flat(self) -> frozenset[str]:
+        """Paths of linear layers that are given rows [tokens, size] with no batch before them (OPT's fc1 and fc2): tried on a few tokens."""
+        found = set[str]()
+
+        def looks(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+                if arguments and isinstance(arguments[0], Tensor) and arguments[0].dim() == 2:
+                    found.add(path)
+
+            return hook
+
+        linear = [each for each in self.model.named_modules() if isinstance(each[1], nn.Linear | Conv1D)]
+        handles = [module.register_forward_pre_hook(looks(path)) for path, module in linear]
+        try:
+            with torch.no_grad():
+                self.logits(self.device.send(np.arange(min(TRIED, self.vocabulary))[None])[0])
+        except Exception:  # any model's own code runs here
+            return frozenset()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return frozenset(found)
+
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
-from twinpass.model.adapter import lost_by_peft
+from twinpass.model.adapter import flat_names, lost_by_peft
 from twinpass.model.causal import CausalModel, is_linear, outputs
 from twinpass.model.defaults import ATTENTION, OUTPUTS, WRITERS
 
@@ -28,10 +28,10 @@ def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[t
             yield path, module
 
 
-def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
+def named(causal: CausalModel, targets: str, first: int, *, activated: bool) -> tuple[str, ...]:
     """Last parts of modules' names in the layers from ``first`` on: of what writes into the residual stream, or of all linear layers.
 
-    What PEFT would not put back is left out.
+    What PEFT would not put back is left out, and where the adapter is ``activated``, what it could not activate.
 
     Raises:
         ModelError: there are none.
@@ -42,7 +42,7 @@ def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
         if targets == "outputs"
         else set(linear) - READ_PAST
     )
-    found -= lost_by_peft(causal.model, found)
+    found -= lost_by_peft(causal.model, found) | (flat_names(causal, found) if activated else set())
     if not found:
         kinds = (
             f"none of {', '.join(WRITERS)} as wide as its residual stream"
@@ -56,12 +56,12 @@ def named(causal: CausalModel, targets: str, first: int) -> tuple[str, ...]:
     return tuple(name for name in linear if name in found)
 
 
-def named_so(causal: CausalModel, targets: tuple[str, ...]) -> tuple[str, ...]:
+def named_so(causal: CausalModel, targets: tuple[str, ...], *, activated: bool) -> tuple[str, ...]:
     """The targets; where they are attention's usual names and a model has others, those."""
     paths = [path for path, module in causal.model.named_modules() if causal.reads_text(path) and _plain(module)]
     if targets != ATTENTION or set(targets) <= {path.rsplit(".", 1)[-1] for path in paths}:
         return targets
-    return _kept(causal, filter(_in_attention, paths)) or targets
+    return _kept(causal, filter(_in_attention, paths), activated=activated) or targets
 
 
 def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
@@ -71,13 +71,13 @@ def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tup
     present = {path.rsplit(".", 1)[-1] for path in _linear(causal, first)}
     if set(targets) <= present and not lost_by_peft(causal.model, targets):
         return targets
-    return _kept(causal, (path for path, _ in writing(causal, WRITERS, first))) or targets
+    return _kept(causal, (path for path, _ in writing(causal, WRITERS, first)), activated=True) or targets
 
 
-def _kept(causal: CausalModel, paths: Iterable[str]) -> tuple[str, ...]:
-    """Last parts of these paths, but for those that PEFT would not put back."""
+def _kept(causal: CausalModel, paths: Iterable[str], *, activated: bool) -> tuple[str, ...]:
+    """Last parts of these paths, but for those that PEFT would not put back, or not activate."""
     found = dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths)
-    lost = lost_by_peft(causal.model, found)
+    lost = lost_by_peft(causal.model, found) | (flat_names(causal, found) if activated else set())
     return tuple(name for name in found if name not in lost)
 
 

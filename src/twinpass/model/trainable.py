@@ -220,7 +220,7 @@ class Lora(Trainable):
 
     Args:
         targets: last parts of modules' names; or "outputs", what writes into the residual stream by its usual names; or, as in PEFT,
-            "all-linear", the linear layers of those decoder layers. The default stands for attention's projections, also where a
+            "all-linear", the linear layers of those decoder layers; what PEFT could not load is left out of both. The default stands for attention's projections, also where a
             model calls them otherwise, such as ``qkv_proj`` or ``c_attn``.
     """
 
@@ -248,8 +248,8 @@ class Lora(Trainable):
         causal = CausalModel(model)
         first = max(0, causal.depth + self.first) if self.first < 0 else self.first
         if isinstance(self.targets, str):
-            return named(causal, self.targets, first), first
-        return named_so(causal, self.targets), first
+            return named(causal, self.targets, first, activated=self.activated), first
+        return named_so(causal, self.targets, activated=self.activated), first
 
     def attach(self, model: "PreTrainedModel", seed: int, invocation: tuple[int, ...] = ()) -> Trained:
         from twinpass.model.lora import LoraAdapter

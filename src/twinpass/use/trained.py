@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -300,8 +300,8 @@ class _AsItStands(Trainable):
 
 
 def _as_saved(trainable: Trainable, saved: Mapping[str, Any]) -> Trainable:
-    """The kind of adapter that was saved: whatever it was trained as, it is a LoRA then."""
+    """The kind of adapter that was saved, on the modules that it was saved for: whatever it was trained as, it is a LoRA then."""
     if isinstance(trainable, Lora):
-        return trainable
+        return replace(trainable, targets=tuple(saved["target_modules"]))
     first = min(saved.get("layers_to_transform") or (0,))
     return Activated(saved["r"], saved["lora_alpha"], tuple(saved["target_modules"]), first)
