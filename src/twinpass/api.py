@@ -34,7 +34,7 @@ from twinpass.report import files
 from twinpass.report.callbacks import Callbacks
 from twinpass.report.listener import Listeners
 from twinpass.report.progress import ProgressBar
-from twinpass.report.trackers import TrackerName, tracking, unusable
+from twinpass.report.trackers import TrackerName, several, tracking, unusable
 from twinpass.reuse.auto import Auto
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
@@ -102,7 +102,7 @@ def finetune(
     accept_changes: bool = False,
     exist: Exist = "error",
     callbacks: Callbacks | None = None,
-    report_to: Sequence[TrackerName] = (),
+    report_to: Sequence[TrackerName] | str = (),
     **settings: Any,
 ) -> dict[str, Any]:
     """Train ``model`` on rows: along the exact gradient of the answer's tokens unless told otherwise, or by forward passes.
@@ -181,6 +181,7 @@ def finetune(
     if exist == "new":
         path = _beside(path)
     resume = resume or (exist == "resume" and RunFolder(path).journal.exists())
+    report_to = several(report_to)
     if problems := conflicts(sections, suited, begun=resume) or engine.lacks(sections) or unusable(report_to):
         raise ConfigError("finetune", problems)
     folder = RunFolder(

@@ -10,6 +10,7 @@ import tiny
 
 import twinpass
 from twinpass.cli.main import main
+from twinpass.config.load import load_config
 from twinpass.errors import ConfigError
 from twinpass.report import trackers
 from twinpass.report.trackers import scalars
@@ -66,15 +67,17 @@ def test_tensorboard_from_python(tmp_path: Path) -> None:
     assert headers[0] == headers[1], "being watched is no part of what a run is"
     with pytest.raises(ConfigError, match="there is no tracker 'mlflow'; there are tensorboard, wandb, trackio"):
         twinpass.finetune(
-            tiny.model(),
-            tiny.tokenizer(),
-            rows,
-            rows,
-            **options,
-            out=tmp_path / "none",
-            report_to=["mlflow"],  # type: ignore[list-item]
+            tiny.model(), tiny.tokenizer(), rows, rows, **options, out=tmp_path / "none", report_to="mlflow"
         )
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("wandb", ("wandb",)), ("none", ()), (["wandb", "trackio"], ("wandb", "trackio"))]
+)
+def test_one_tracker_may_be_named_alone(tmp_path: Path, said: Any, found: tuple[str, ...]) -> None:
+    assert load_config(tiny.config(tmp_path, run={"report_to": said})).run.report_to == found
+    assert tuple(trackers.several(said)) == found
 
 
 def test_a_tracker_that_is_not_installed(

@@ -14,7 +14,7 @@ from twinpass.cli.main import main
 from twinpass.cli.train import LEARNED_NOTHING
 from twinpass.config.compose import build
 from twinpass.config.load import load_config
-from twinpass.errors import ConfigError
+from twinpass.errors import ConfigError, RewardError
 from twinpass.objective.generation import Generation
 from twinpass.objective.population import Population
 
@@ -90,6 +90,15 @@ def test_one_function_and_its_name_in_trl(tmp_path: Path) -> None:
     assert [each.name for each in goal.rewards.functions] == ["short"]
     with pytest.raises(ConfigError, match=r"reward_funcs: no such key .did you mean 'rewards'"):
         load_config(config(tmp_path, task={"reward_funcs": ["rewards.py:short"]}))
+
+
+def test_where_all_texts_are_skipped_the_fault_is_told(tmp_path: Path) -> None:
+    def bad(completions: list[str], **kwargs: Any) -> list[float]:
+        raise ValueError("mine")
+
+    rows = [{"prompt": f"a {word} film"} for word in WORDS]
+    with pytest.raises(RewardError, match=r"no reward applies .*\(the first that was skipped: .* ValueError: mine; "):
+        tune(tmp_path / "run", rows, bad, on_reward_error="skip")
 
 
 JUDGES = """

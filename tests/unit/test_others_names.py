@@ -118,6 +118,8 @@ def test_arguments_that_no_task_has_are_told_where_they_go(words: str) -> None:
     settings: dict[str, Any] = {"messages": "messages"} if words == "messages" else {}
     described = Words.of(**{**given, **WORDS[words]})
     with pytest.raises(ConfigError) as caught:
-        described.task({**settings, "learning_rate": 1e-3, "windw": 4})
+        described.task({**settings, "learning_rate": 1e-3, "windw": 4, "scale_rewards": "none", "peft_config": None})
     assert "learning_rate: there is no such argument; it belongs to the optimizer" in str(caught.value)
     assert "windw: there is no such argument; did you mean window?" in str(caught.value)
+    assert "scale_rewards: there is no such argument; advantages are in standard deviations" in str(caught.value)
+    assert "peft_config: there is no such argument; it belongs to what is trained" in str(caught.value)

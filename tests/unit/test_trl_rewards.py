@@ -6,6 +6,7 @@ import pickle
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,12 +55,20 @@ def output(completion_ids: list[list[int]], output: list[int], **kwargs: Any) ->
     return output
 
 
+def logits(completions: list[str], **kwargs: Any) -> Any:
+    return tensor(completions)[:, None]
+
+
+def single(completions: list[str], **kwargs: Any) -> Any:
+    return list(logits(completions))
+
+
 class Lengths:
     def __call__(self, completions: list[str], **kwargs: Any) -> list[int]:
         return lengths(completions)
 
 
-@pytest.mark.parametrize("function", [tensor, scalars, generator, ids_only, output, Lengths()])
+@pytest.mark.parametrize("function", [tensor, scalars, logits, single, generator, ids_only, output, Lengths()])
 def test_what_functions_take_and_return(function: Callable[..., Any]) -> None:
     batch = Completions(
         BATCH.prompts,
@@ -77,8 +86,8 @@ def test_what_functions_take_and_return(function: Callable[..., Any]) -> None:
         ({"a": 1.0}, "{'a': 1.0}; a list of 1"),
         (torch.tensor(1.0), "1.0; a list of 1"),
         (torch.ones(4), "4 values"),
-        (torch.ones(1, 1), r"\[1.0\]; a finite number"),
-        ([torch.ones(1)], r"tensor\(\[1.\]\); a finite number"),
+        (torch.ones(1, 2), r"\[1.0, 1.0\]; a finite number"),
+        ([torch.ones(2)], r"tensor\(\[1., 1.\]\); a finite number"),
         (None, "None"),
     ],
 )
@@ -101,6 +110,9 @@ def test_partials_go_by_the_names_of_their_functions() -> None:
     assert Rewards([judged])(BATCH).total.tolist() == [2, 4.5, 2]
     with pytest.raises(RewardError, match=r"two rewards are called '_scaled', .* set its __name__"):
         rewards(scaled, functools.partial(_scaled, scale=3.0))
+    triple: Any = functools.partial(_scaled, scale=3.0)
+    triple.__name__ = "triple"
+    assert set(rewards(scaled, triple)(BATCH).each) == {"_scaled", "triple"}
 
 
 def _scaled(completions: list[str], scale: float, **kwargs: Any) -> list[float]:
@@ -147,6 +159,67 @@ def test_completions_of_another_form_than_was_thought(batch: Completions, form: 
 
     with pytest.raises(RewardError, match=f"raised .*; completions are {form} here, as prompts are$"):
         rewards(content if form == "texts" else lower)(batch)
+
+
+def test_an_empty_completion_of_another_form_than_was_thought() -> None:
+    def content(completions: Any, **kwargs: Any) -> list[int]:
+        return [len(own[0]["content"]) for own in completions]
+
+    empty = Completions(("p",), ("",), ((1,),), {}, ("row 1",))
+    with pytest.raises(RewardError, match=r"raised IndexError: .*; completions are texts here, as prompts are$"):
+        rewards(content)(empty)
+
+
+def test_an_attribute_that_trainer_state_lacks_is_no_fault_of_completions() -> None:
+    def paced(completions: Any, trainer_state: Any, **kwargs: Any) -> list[float]:
+        return [trainer_state.epoch for _ in completions]
+
+    with pytest.raises(RewardError, match=r"no 'epoch'; go by global_step / max_steps; .*, text 'good'$"):
+        rewards(paced)(BATCH)
+
+
+def test_rows_stay_as_they_are_whatever_functions_do_with_them() -> None:
+    """A row is asked about in every evaluation."""
+    answers = [["b"], ["c"]]
+    seen = []
+
+    def takes_out(completions: Any, solution: list[list[str]], **kwargs: Any) -> list[float]:
+        completions[0][0]["content"] = completions[0][0].pop("content").upper()
+        return [float(bool(right.pop())) for right in solution]
+
+    def looks(completions: Any, solution: list[list[str]], **kwargs: Any) -> list[float]:
+        seen.append((completions[0][0]["content"], solution))
+        return [1.0, 1.0]
+
+    batch = Completions(MESSAGES.prompts, MESSAGES.completions, MESSAGES.completion_ids, {"solution": answers}, "ab")
+    for _ in range(2):
+        assert rewards(takes_out, looks)(batch).total.tolist() == [2, 2]
+    assert answers == [["b"], ["c"]]
+    assert seen[0] == ("<think>a</think>b", answers)
+
+
+def test_a_batch_that_takes_too_long_is_not_asked_for_text_by_text_for_ever() -> None:
+    calls = []
+
+    def slow(completions: list[str], **kwargs: Any) -> list[float]:
+        calls.append(len(completions))
+        time.sleep(0.15 * len(completions))
+        return [1.0] * len(completions)
+
+    many = Completions(["p"] * 40, ["t"] * 40, [(1,)] * 40, {}, [f"row {i}" for i in range(40)])
+    message = "did not return within 0.2 s; row 0, text 't', and 39 more; task.reward_timeout gives a call more time"
+    with pytest.raises(RewardError, match=message):
+        rewards(slow, timeout=0.2)(many)
+    assert calls[0] == 40
+    assert len(calls) < 10
+
+
+def test_where_all_are_skipped_the_first_fault_is_told() -> None:
+    def bad(completions: list[str], **kwargs: Any) -> list[float]:
+        raise ValueError("mine")
+
+    found = rewards(bad, on_error="skip")(BATCH)
+    assert found.fault == "reward 'bad' raised ValueError: mine; a.jsonl, row 1, text 'good'"
 
 
 def _timed(work: Callable[[], float], seconds: int) -> float:
@@ -262,6 +335,7 @@ def test_an_interrupt_ends_the_run() -> None:
         ("trl.rewards.accuracy_reward", "did you mean 'trl.rewards:accuracy_reward'?"),
         ("accuracy_reward", "perhaps 'trl.rewards:accuracy_reward'"),
         ("weqweasdas/RM-Gemma-2B", "a reward model is asked by a function of yours"),
+        ("reward-model", "a reward model is asked by a function of yours"),
         ("rewards.py", "expected file.py:function or package.module:function$"),
     ],
 )
@@ -271,9 +345,6 @@ def test_names_as_trl_has_them(spec: str, message: str) -> None:
 
 
 def test_what_is_no_function() -> None:
-    with pytest.raises(RewardError, match="'Linear' is a model: write a function that asks it"):
-        RewardFunction.of(torch.nn.Linear(1, 1))
-
     def make(max_len: int = 3) -> Callable[..., Any]:
         return lengths
 

@@ -35,10 +35,26 @@ _PLACES = {
     ),
     "out": "the run folder: say out=FOLDER",
     "rewards": "rewards=[brief]",
+    "peft_config": "what is trained, such as trainable=twinpass.Lora(rank=8)",
+    "args": "arguments of finetune, such as optimizer=twinpass.AdamW(lr=2e-3, steps=60)",
     "window": "the task: say window=N",
     "eps": "epsilon=twinpass.ConstantEpsilon(1e-3)",
 }
 """Where settings go that are no keys of a task."""
+
+_WITHOUT = {
+    "scale_rewards": "advantages are in standard deviations of one prompt's texts",
+    "multi_objective_aggregation": "rewards are added up, and advantages taken of the sums",
+    "mask_truncated_completions": "texts that max_tokens cuts off count like others; a function may return None for them",
+    "num_iterations": "each step learns from texts of its own; steps_per_generation says how many steps texts are written for",
+    "loss_type": "the loss is a mean over the tokens of all texts, with the divergence that beta weighs",
+    "reward_processing_classes": "a function that asks a reward model has its tokenizer (docs/rewards.md)",
+    **dict.fromkeys(
+        ("tools", "environment_factory", "rollout_func"),
+        "texts are written at once, without tools or environments; a row may have a column tools, for its chat template",
+    ),
+}
+"""What of TRL has no counterpart, and what there is instead."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,9 @@ def _require_known(kind: type[TaskSettings], settings: Mapping[str, Any]) -> Non
         place = _PLACES.get(OTHERS.get(key, key))
         close = meant(key, known)
         instead = (
-            f"it belongs to {place}"
+            _WITHOUT[key]
+            if key in _WITHOUT
+            else f"it belongs to {place}"
             if place
             else f"did you mean {close}?"
             if close

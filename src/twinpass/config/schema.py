@@ -6,7 +6,7 @@ from dataclasses import field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from twinpass.config.engines import EngineSettings
@@ -17,7 +17,7 @@ from twinpass.estimate.base import Estimator
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.generation import Generation
-from twinpass.report.trackers import TrackerName
+from twinpass.report.trackers import TrackerName, several
 from twinpass.reuse.base import Policy
 from twinpass.schedule.epsilon import Epsilon
 from twinpass.settings import STRICT, Index, NonEmpty, Positive
@@ -55,7 +55,7 @@ class RunSettings:
     keep: Keep = "best"
     patience: Index = 0
     max_seconds: Positive | None = None
-    report_to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = ()
+    report_to: Annotated[tuple[TrackerName, ...], Field(strict=False), BeforeValidator(several)] = ()
 
 
 @record(frozen=True)

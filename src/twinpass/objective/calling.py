@@ -1,5 +1,6 @@
 """How a reward function is called: in this process or in others, and never waited for longer than a limit."""
 
+import math
 import multiprocessing
 import pickle
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -44,6 +45,13 @@ class CallError(Exception):
     """A call did not come to an end as it should; the message says how, without a subject."""
 
 
+class SlowCallError(CallError):
+    """It took longer than it may."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"did not return within {timeout:g} s")
+
+
 def answer_of(function: RewardFunction, given: Given) -> Returned:
     """Call a function, with functions to log with."""
     logged: dict[str, list[float]] = {}
@@ -62,10 +70,11 @@ def answer_of(function: RewardFunction, given: Given) -> Returned:
 def _listed(found: Any) -> Any:
     """A list of plain values, where it is a tensor, an array, a generator or a list of such scalars; anything else as it is."""
     if hasattr(found, "tolist"):
-        return found.tolist()
+        column = len(getattr(found, "shape", ())) == 2 and found.shape[1] == 1  # a reward model's logits
+        return (found.reshape(-1) if column else found).tolist()
     if not isinstance(found, Iterable) or isinstance(found, str | bytes | Mapping | Set):
         return found
-    return [each.item() if hasattr(each, "item") and getattr(each, "ndim", None) == 0 else each for each in found]
+    return [each.item() if math.prod(getattr(each, "shape", (0,))) == 1 else each for each in found]
 
 
 def call_here(function: RewardFunction, given: Given, timeout: float) -> Returned:
@@ -77,7 +86,7 @@ def call_here(function: RewardFunction, given: Given, timeout: float) -> Returne
     try:
         return within(timeout, lambda: answer_of(function, given), f"reward-{function.name}")
     except TimeUp:
-        raise CallError(f"did not return within {timeout:g} s") from None
+        raise SlowCallError(timeout) from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # any code runs here
@@ -117,7 +126,7 @@ class Workers:
             return [each.get(timeout) for each in waiting]
         except multiprocessing.TimeoutError as error:
             self.close()
-            raise CallError(f"did not return within {timeout:g} s") from error
+            raise SlowCallError(timeout) from error
         except CallError:
             raise
         except Exception as error:  # an answer that cannot be sent back

@@ -47,13 +47,17 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``losses`` by lane; ``rewards`` [lanes, prompts, samples], NaN where none applies; ``written`` likewise; what happened."""
+    """``losses`` by lane; ``rewards`` [lanes, prompts, samples], NaN where none applies; ``written`` likewise; what happened.
+
+    ``fault``: what was wrong with the first reward that was skipped.
+    """
 
     losses: tuple[float, ...]
     rewards: Values
     written: Continuations
     metrics: Mapping[str, float]
     extra: Mapping[str, Sequence[Any]]
+    fault: str = ""
 
     @property
     def work(self) -> Work:
@@ -168,7 +172,7 @@ class Population(Goal):
         rewarded = self.rewards(_batch(whose, texts, at))
         values = rewarded.total.reshape(len(lanes), len(asked), samples)
         losses = tuple(-float(value) for value in shaped(values, self.shaping))
-        return Outcome(losses, values, written, metrics(rewarded, values, texts), rewarded.extra)
+        return Outcome(losses, values, written, metrics(rewarded, values, texts), rewarded.extra, rewarded.fault)
 
     def measure(
         self, engine: Engine, examples: Sequence[Example], lanes: Sequence[Lane], spans: Spans | None, at: At
@@ -213,6 +217,7 @@ class Population(Goal):
         each: list[float] = []
         told: list[tuple[int, Mapping[str, float]]] = []
         records: list[Record] = []
+        fault = ""
         for number, part in enumerate(portions(examples)):
             found = self.write(engine, part, [BASE], replace(at, seed=derive_seed(at.seed, "block", number)))
             each += [float(np.nanmean(own)) for own in found.rewards[0] if np.isfinite(own).any()]
@@ -220,9 +225,13 @@ class Population(Goal):
             passes = {"pass_rate": float(np.mean(own > 0))} if own.size else {}
             told.append((len(part), {**found.metrics, **passes}))
             records += found.records(_asked(part))
+            fault = fault or found.fault
             progress(sum(rows for rows, _ in told))
         if not each:
-            raise RewardError("no reward applies to any of the held-out texts; look at the functions, or at the rows")
+            why = f" (the first that was skipped: {fault})" if fault else ""
+            raise RewardError(
+                f"no reward applies to any of the held-out texts{why}; look at the functions, or at the rows"
+            )
         metric = float(np.mean(each))
         error = float(np.std(each, ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
         return Evaluation(self.metric_name, metric, -metric, len(examples), error, _together(told), extremes(records))

@@ -31,6 +31,17 @@ TEXTS = {"prompts", "completions", "completion_ids"}
 
 _ENVIRONMENTS = "environments"
 
+ASKING = """
+def score(prompts, completions, **kwargs):
+    texts = [prompt + text for prompt, text in zip(prompts, completions)]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        return model(**inputs).logits[:, 0]
+"""
+"""A function that asks a reward model, whose tokenizer has a token to pad with; docs/rewards.md has one for messages, too."""
+
+_MODELS = f"a reward model is asked by a function of yours (more in docs/rewards.md):\n{ASKING}"
+
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
@@ -65,11 +76,9 @@ class RewardFunction:
         Raises:
             RewardError: it has none of them.
         """
-        named = name or getattr(_bare(function), "__name__", type(function).__name__)
+        named = name or getattr(function, "__name__", "") or _name(_bare(function))
         if "torch" in sys.modules and isinstance(function, sys.modules["torch"].nn.Module):
-            raise RewardError(
-                f"reward {named!r} is a model: write a function that asks it, def score(prompts, completions, **kwargs), and returns a number a text"
-            )
+            raise RewardError(f"reward {named!r} is a model; {_MODELS}")
         parameters = _parameters(function)
         open_ = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         plain = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -138,8 +147,8 @@ def _meant(spec: str) -> str:
     module, _, name = spec.rpartition(".")
     if spec.isidentifier():
         return f"; TRL's own are trl.rewards:NAME, so perhaps 'trl.rewards:{spec}'"
-    if "/" in spec and not spec.endswith(".py"):
-        return "; a reward model is asked by a function of yours, def score(prompts, completions, **kwargs)"
+    if ("/" in spec or "-" in spec) and not spec.endswith(".py") and ":" not in spec:
+        return f"; {_MODELS}"
     if name != "py" and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return f"; did you mean '{module}:{name}'?"
     return ""
@@ -163,6 +172,10 @@ def _bare(function: Any) -> Any:
     while isinstance(function, partial):
         function = function.func
     return function
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:

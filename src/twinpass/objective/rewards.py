@@ -3,9 +3,9 @@
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twinpass.core import Continuation
 from twinpass.errors import RewardError
-from twinpass.objective.calling import CallError, Returned, TrainerState, Workers, call_here
+from twinpass.objective.calling import CallError, Returned, SlowCallError, TrainerState, Workers, call_here
 from twinpass.objective.reward_functions import RewardFunction, require_distinct, text_of
 from twinpass.objective.within import side_by_side
 
@@ -58,21 +58,28 @@ class Completions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What a function is called with."""
+        """What a function is called with, to do with as it likes: rows are asked about again and again."""
         return {
-            **self.columns,
-            "prompts": [each if isinstance(each, str) else deepcopy(each) for each in self.prompts],
-            "completions": list(self.completions),
+            **{name: _own(list(values)) for name, values in self.columns.items()},
+            "prompts": _own(list(self.prompts)),
+            "completions": _own(list(self.completions)),
             "completion_ids": [list(ids) for ids in self.completion_ids],
             "trainer_state": self.state,
         }
+
+
+def _own(value: Any) -> Any:
+    """A copy, of lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: _own(each) for key, each in value.items()}
+    return [_own(each) for each in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
     """``total`` [n], NaN where no function applies; ``each`` function's values by name, NaN likewise; ``failed`` calls by name.
 
-    ``logged`` are metrics, and ``extra`` columns of n values, that functions have logged.
+    ``logged`` are metrics, and ``extra`` columns of n values, that functions have logged. ``fault``: what was wrong with the first failed call.
     """
 
     total: Values
@@ -80,6 +87,7 @@ class Rewarded:
     failed: Mapping[str, int]
     logged: Mapping[str, float]
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,9 @@ class Rewards:
         Raises:
             RewardError: with ``on_error`` "stop", naming function, row and text.
         """
-        each, failed = dict[str, Values](), dict[str, int]()
+        each, faults = dict[str, Values](), dict[str, list[str]]()
         logged, extra = dict[str, list[float]](), dict[tuple[str, str], list[Any]]()
-        for function, answers in zip(self.functions, self._answers(batch, failed), strict=True):
+        for function, answers in zip(self.functions, self._answers(batch, faults), strict=True):
             values: list[float | None] = []
             for found, answer in answers:
                 values += found
@@ -139,41 +147,46 @@ class Rewards:
         whole = {
             name if names.count(name) == 1 else f"{function}/{name}": column
             for (function, name), column in extra.items()
-            if len(column) == len(batch) and not failed.get(function)
+            if len(column) == len(batch) and not faults.get(function)
         }
-        return Rewarded(total, each, failed, means, whole)
+        failed = {name: len(own) for name, own in faults.items()}
+        return Rewarded(total, each, failed, means, whole, next((own[0] for own in faults.values()), ""))
 
     def close(self) -> None:
         """End the processes that functions are called in."""
         for workers in self._pool:
             workers.close()
 
-    def _answers(self, batch: Completions, failed: dict[str, int]) -> list[list[Found]]:
+    def _answers(self, batch: Completions, faults: dict[str, list[str]]) -> list[list[Found]]:
         """What each function says; coroutines wait for others side by side, as in TRL."""
         waiting = [i for i, function in enumerate(self.functions) if function.waits and not self._pool]
         together = waiting if len(waiting) > 1 else []
         told = {
-            i: self._values(function, batch, failed) for i, function in enumerate(self.functions) if i not in together
+            i: self._values(function, batch, faults) for i, function in enumerate(self.functions) if i not in together
         }
-        works = [partial(self._values, self.functions[i], batch, failed) for i in together]
+        works = [partial(self._values, self.functions[i], batch, faults) for i in together]
         told |= zip(together, side_by_side(works, "rewards"), strict=True)
         return [told[i] for i in range(len(self.functions))]
 
-    def _values(self, function: RewardFunction, batch: Completions, failed: dict[str, int]) -> list[Found]:
+    def _values(self, function: RewardFunction, batch: Completions, faults: dict[str, list[str]]) -> list[Found]:
         """A number, or None, a completion; where the whole does not work, one by one, to find whose fault it is."""
         try:
             return self._checked(function, batch)
-        except RewardError:
+        except RewardError as error:
             found: list[Found] = []
+            slow = isinstance(error.__cause__, SlowCallError) and self.on_error == "stop"
+            until = perf_counter() + self.timeout
             for i in range(len(batch)):
+                if slow and perf_counter() > until:
+                    raise  # each takes its time, and none hangs
                 try:
                     found += self._checked(function, batch.part(slice(i, i + 1)))
-                except RewardError:
+                except RewardError as own:
                     if self.on_error == "stop":
                         raise
-                    failed[function.name] = failed.get(function.name, 0) + 1
+                    faults.setdefault(function.name, []).append(str(own))
                     found.append(([None], Returned(None)))
-            if not failed.get(function.name):
+            if not faults.get(function.name):
                 raise  # only all together do not work: nobody's fault but the function's
             return found
 
@@ -188,7 +201,9 @@ class Rewards:
                 else [call_here(function, part.given, self.timeout) for part in parts]
             )
         except CallError as error:
-            raise RewardError(_at(function, batch, 0, str(error)) + _form_of(batch, str(error))) from error.__cause__
+            slow = isinstance(error, SlowCallError)
+            message = _at(function, batch, 0, str(error), all_of_it=True) + _advice(batch, str(error), slow)
+            raise RewardError(message) from (error if slow else error.__cause__)
         return [(_numbers(function, part, each.value), each) for part, each in zip(parts, answers, strict=True)]
 
 
@@ -196,7 +211,8 @@ def _numbers(function: RewardFunction, batch: Completions, found: Any) -> list[f
     count = len(batch)
     if not isinstance(found, list) or len(found) != count:
         got = f"{len(found)} values" if isinstance(found, list) else repr(found)[:SHOWN]
-        raise RewardError(_at(function, batch, 0, f"returned {got}; a list of {count} was expected, one a completion"))
+        what = f"returned {got}; a list of {count} was expected, one a completion"
+        raise RewardError(_at(function, batch, 0, what, all_of_it=True))
     values: list[float | None] = []
     for i, value in enumerate(found):
         if value is None or _is_nan(value):  # which TRL takes for None
@@ -222,15 +238,19 @@ def _expected_instead(value: object) -> str:
     return "" if size <= LARGEST else f"a number of at most {LARGEST:g}"
 
 
-def _at(function: RewardFunction, batch: Completions, i: int, what: str) -> str:
+def _at(function: RewardFunction, batch: Completions, i: int, what: str, *, all_of_it: bool = False) -> str:
     text = text_of(batch.completions[i])
     short = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    return f"reward {function.name!r} {what}; {batch.places[i]}, text {short!r}"
+    more = f", and {len(batch) - 1} more" if all_of_it and len(batch) > 1 else ""
+    return f"reward {function.name!r} {what}; {batch.places[i]}, text {short!r}{more}"
 
 
-def _form_of(batch: Completions, error: str) -> str:
-    """What completions are, where a function may have taken them for something else."""
-    if not error.startswith(("raised TypeError", "raised AttributeError")):
+def _advice(batch: Completions, error: str, slow: bool) -> str:
+    """What a slow function may be given, and what completions are, where one may have taken them for something else."""
+    if slow:
+        return "; task.reward_timeout gives a call more time, and task.workers shares texts out among processes"
+    taken = ("raised TypeError", "raised AttributeError", "raised IndexError: string index")
+    if not error.startswith(taken) or "trainer_state has" in error:
         return ""
     form = "texts" if isinstance(batch.completions[0], str) else "lists of messages"
     return f"; completions are {form} here, as prompts are"

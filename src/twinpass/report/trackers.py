@@ -127,6 +127,11 @@ def scalars(event: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
     return event["step"] + 1, numbers | ({} if size is None else {"train/gradient": size})
 
 
+def several(given: Any) -> Any:
+    """Trackers, of which one may be named alone; "none" of them, as transformers has it."""
+    return (() if given == "none" else (given,)) if isinstance(given, str) else given
+
+
 def unusable(names: Sequence[str]) -> list[str]:
     """What is wrong with a choice of trackers: there is no such, or its package is not installed."""
     found = []
