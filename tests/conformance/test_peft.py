@@ -1,6 +1,8 @@
 """The real PEFT loads what was trained, to the same logits."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,12 +10,21 @@ import tiny
 import torch
 from architectures import deviation, naive
 from peft import PeftModel
-from transformers import MptConfig, MptForCausalLM, PreTrainedModel
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    GitConfig,
+    GitForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    PreTrainedModel,
+)
 
 from twinpass.core import BASE, Request, Score, Term
 from twinpass.engine.embedded.engine import TorchEngine
 from twinpass.errors import ModelError
-from twinpass.model.trainable import Activated, Lora, Trainable
+from twinpass.model.causal import CausalModel
+from twinpass.model.trainable import Activated, Full, Lora, Trainable
 
 TARGETS = {
     "llama": ("q_proj", "v_proj", "down_proj"),
@@ -106,3 +117,54 @@ def test_an_activated_adapter_that_peft_would_leave_idle_is_warned_of(tmp_path: 
     assert deviation([plain], [peft_scores(make(), tmp_path / "adapter", REQUEST)]) < 1e-4
     assert deviation([trained], [plain]) > 1e-2
     assert deviation([whole], [peft_scores(make(), tmp_path / "whole" / "adapter", REQUEST)]) < 1e-4
+
+
+def bart() -> PreTrainedModel:
+    """A decoder whose layers have attention to an encoder that is not there."""
+    sizes: dict[str, Any] = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    return BartForCausalLM(
+        BartConfig(**sizes, vocab_size=97, max_position_embeddings=64, init_std=0.25, pad_token_id=1)
+    )
+
+
+def git() -> PreTrainedModel:
+    """A decoder beside an encoder of images that has as many layers."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    images = {**sizes, "image_size": 14, "patch_size": 14}
+    return GitForCausalLM(
+        GitConfig(**sizes, vision_config=images, vocab_size=97, max_position_embeddings=64, initializer_range=0.25)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.* does not give the same scores when its batch is packed")
+@pytest.mark.parametrize("kind", [Lora(rank=4), Activated(rank=4, alpha=8.0, targets="outputs", first=-20)])
+@pytest.mark.parametrize(("make", "idle"), [(bart, "encoder_attn"), (git, "image_encoder")])
+def test_parts_that_texts_do_not_run_through_stay_as_they_are(
+    make: Callable[[], PreTrainedModel], idle: str, kind: Trainable, tmp_path: Path
+) -> None:
+    def again() -> PreTrainedModel:
+        torch.manual_seed(1)
+        model: PreTrainedModel = make().train(False)
+        return model
+
+    trained = train(again(), kind, tmp_path)
+    assert deviation([trained], [peft_scores(again(), tmp_path / "adapter", REQUEST)]) < 1e-4
+    weights = Full().attach(again(), 0).parameters
+    assert any(idle in name for name, _ in again().named_parameters())
+    assert not [name for name in weights if idle in name]
+    assert idle not in CausalModel(again()).layers_path
+
+
+def test_an_encoder_s_states_that_are_read_are_part_of_the_model() -> None:
+    """It goes by what runs, not by names alone."""
+    model = tiny.model("llama")
+    for layer in model.model.layers:
+        layer.cross_attn = layer.self_attn
+        del layer.self_attn
+        layer.self_attn = layer.cross_attn
+    assert CausalModel(model).reads_text("model.layers.0.cross_attn.q_proj")

@@ -1,7 +1,7 @@
 """An unmodified Hugging Face causal language model, run in parts: some of its decoder layers, then its head."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property
@@ -20,7 +20,9 @@ from twinpass.model.patching import forward_of
 from twinpass.phases import phase
 
 TRIED = 4
-"""Tokens that a head is tried on."""
+"""Tokens that a head, or which modules run, is tried on."""
+OF_AN_ENCODER = ("encoder_attn", "crossattention", "cross_attn")
+"""What a decoder's modules for an encoder's states are called, and their norms."""
 
 
 class CausalModel:
@@ -34,7 +36,9 @@ class CausalModel:
         self.model = model
         config = model.config.get_text_config()
         self.vocabulary = int(config.vocab_size)
-        self.depth = int(config.num_hidden_layers)
+        self.depth = int(
+            getattr(config, "decoder_layers", None) or config.num_hidden_layers
+        )  # BART's are its encoder's
         self.window = _window(config)
 
     @cached_property
@@ -79,9 +83,9 @@ class CausalModel:
         return tuple(path for path, module in self.model.named_modules() if any(module is each for each in own))
 
     def reads_text(self, name: str) -> bool:
-        """Whether a module or parameter belongs to the language model, and not to what the model has for images or sound."""
+        """Whether a module or parameter belongs to the language model, and not to what the model has for images, sound or an encoder's states."""
         paths = self._text_paths
-        return paths is None or any(f"{name}.".startswith(f"{path}.") for path in paths)
+        return (paths is None or _below(name, paths)) and not _below(name, self._idle)
 
     @property
     def layers_path(self) -> str:
@@ -92,10 +96,9 @@ class CausalModel:
         """
         path: str
         for path, module in self.model.named_modules():
-            if not self.reads_text(path):
+            if not isinstance(module, nn.ModuleList) or len(module) != self.depth or not self.reads_text(path):
                 continue
-            names = [name for name, _ in module.named_children()]
-            if names == [str(i) for i in range(self.depth)] and isinstance(module, nn.ModuleList):
+            if [name for name, _ in module.named_children()] == [str(i) for i in range(self.depth)]:
                 return path
         raise ModelError(
             f"{type(self.model).__name__} has no list of {self.depth} decoder layers; use trainable.kind = 'pattern'"
@@ -171,34 +174,55 @@ class CausalModel:
             return False
         return bool(off <= torch.finfo(own.dtype).eps ** 0.5 * max(1.0, float(own.abs().max())))
 
-    @cached_property
+    @property
     def flat(self) -> frozenset[str]:
         """Paths of linear layers that are given rows [tokens, size] with no batch before them (OPT's fc1 and fc2): tried on a few tokens."""
-        found = set[str]()
+        linear = {path for path, module in self.model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+        return frozenset(path for path, axes in self._called.items() if axes == 2 and path in linear)
 
-        def looks(path: str) -> Callable[..., None]:
+    @cached_property
+    def _idle(self) -> tuple[str, ...]:
+        """Paths of modules that texts do not run through: for an encoder's states (BART's), or for images, by a configuration of their own (GIT's)."""
+        known = (self.model.config, self.model.config.get_text_config())
+        own = {
+            path
+            for path, module in self.model.named_modules()
+            if any(name in path.rsplit(".", 1)[-1] for name in OF_AN_ENCODER)
+            or (isinstance(c := getattr(module, "config", None), PreTrainedConfig) and type(c) not in map(type, known))
+        }
+        return tuple(path for path in own if path not in self._called) if own and self._called else ()
+
+    @cached_property
+    def _called(self) -> dict[str, int]:
+        """Paths of modules that a few tokens run through, with the number of axes of what enters, 0 if that is no tensor; none where they cannot."""
+        found: dict[str, int] = {}
+
+        def noting(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-                if arguments and isinstance(arguments[0], Tensor) and arguments[0].dim() == 2:
-                    found.add(path)
+                found[path] = arguments[0].dim() if arguments and isinstance(arguments[0], Tensor) else 0
 
             return hook
 
-        linear = [each for each in self.model.named_modules() if isinstance(each[1], nn.Linear | Conv1D)]
-        handles = [module.register_forward_pre_hook(looks(path)) for path, module in linear]
+        handles = [module.register_forward_pre_hook(noting(path)) for path, module in self.model.named_modules()]
         try:
             with torch.no_grad():
-                self.logits(self.device.send(np.arange(min(TRIED, self.vocabulary))[None])[0])
+                self.logits(*self.device.send(np.arange(min(TRIED, self.vocabulary))[None]))
         except Exception:  # any model's own code runs here
-            return frozenset()
+            return {}
         finally:
             for handle in handles:
                 handle.remove()
-        return frozenset(found)
+        return found
 
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own forward on sequences of equal length [B, N]."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
+
+
+def _below(name: str, paths: Iterable[str]) -> bool:
+    """Whether a module or parameter is one of these, or within one."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def _share(layer: nn.Module) -> float:

@@ -22,7 +22,7 @@ def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[t
     size = int(causal.model.config.get_text_config().hidden_size)
     for path, module in causal.model.named_modules():
         named = path.startswith(inside) and path.rsplit(".", 1)[-1] in names
-        if not named or ".experts." in path:
+        if not named or ".experts." in path or not causal.reads_text(path):
             continue
         if isinstance(module, nn.Linear | Conv1D) and causal.layer_of(path) >= first and outputs(module) == size:
             yield path, module
@@ -90,7 +90,9 @@ def _linear(causal: CausalModel, first: int) -> Iterator[str]:
     """Paths of the decoder layers' linear layers."""
     inside = f"{causal.layers_path}."
     for path, module in causal.model.named_modules():
-        if path.startswith(inside) and _plain(module) and causal.layer_of(path) >= first:
+        if not path.startswith(inside) or not causal.reads_text(path):
+            continue
+        if _plain(module) and causal.layer_of(path) >= first:
             yield path
 
 

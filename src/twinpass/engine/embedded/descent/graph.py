@@ -65,7 +65,11 @@ class Graph:
 
     def gradient(self, scores: Sequence[Tensor], slopes: Sequence[Tensor]) -> dict[str, Tensor]:
         """The sum of each score's gradient, times its slope, by name; without those that no score depends on."""
-        found = torch.autograd.grad(scores, list(self.leaves.values()), slopes, allow_unused=True)
+        traced = [(own, slope) for own, slope in zip(scores, slopes, strict=True) if own.requires_grad]
+        if not traced:
+            return {}
+        depending, along = zip(*traced, strict=True)
+        found = torch.autograd.grad(depending, list(self.leaves.values()), along, allow_unused=True)
         return {name: own for name, own in zip(self.leaves, found, strict=True) if own is not None}
 
 
