@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-lowest test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-damage bench-learning bench-merged bench-merged-own bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
+.PHONY: bench-toolbox bench-race bench-race-trec bench-race-gsm8k help fuzz mutants chaos chaos-sglang long-run install demo test test-full test-fast test-rest test-rest-avx2 test-rest-interpreted test-avx2 test-lowest test-interpreted test-sglang test-sglang-served test-sglang-own check bench-noise bench-products bench-gpu bench-gpu-kernels test-gpu bench-memory bench-reuse bench-demo bench-tasks bench-models bench-damage bench-learning bench-merged bench-merged-own bench-reward-learners bench-rewards bench-lattice bench-profile bench-adaptive bench-training bench-sglang bench-serving bench-population bench-served-population bench-served-learning bench-served-adapter bench-scale bench results freshness clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -158,6 +158,10 @@ bench-tasks: install  ## public tasks in FOLDER with nothing set but their names
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways "quarter of the rate" "twice the rate" "80 steps" "attention, all layers" "all linear layers, upper 20" informed --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways lora "lora, lr 1e-3" "lora, lr 8e-3" full "full, lr 1e-3" "full, lr 4e-3" "full, twice the steps" "full, random directions" --json benchmarks/results/tasks.json
+	$(BIN)/python benchmarks/page.py
+
+bench-models: install  ## what runs on a tiny random model of every type that transformers writes text with, into benchmarks/results/models.json and docs/models.md (about 20 minutes)
+	$(BIN)/python benchmarks/models.py --json benchmarks/results/models.json
 	$(BIN)/python benchmarks/page.py
 
 bench-merged: install  ## the demo's adapters merged into the weights, on three seeds, into benchmarks/results/merged.json

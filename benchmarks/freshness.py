@@ -54,6 +54,15 @@ SOURCES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("damage", (*STEP, *DEFAULTS, "benchmarks/damage.py", "benchmarks/demo.py")),
     ("toolbox", (*STEP, "benchmarks/toolbox.py", "benchmarks/fixed_inputs.py", "benchmarks/race.py")),
     ("demo", (*STEP, *DEFAULTS, "benchmarks/demo.py", "examples/reviews.toml")),
+    (
+        "models",
+        (
+            *STEP,
+            *DEFAULTS,
+            f"{PACKAGE}/use",
+            *(f"benchmarks/models{part}.py" for part in ("", "_tiny", "_tried")),
+        ),
+    ),
     ("tasks", (*STEP, *DEFAULTS, "benchmarks/tasks.py")),
     (
         "served-learning-*",

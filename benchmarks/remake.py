@@ -71,6 +71,7 @@ PARTS: Sequence[Part] = (
     Part("long-run", ("long-run",), 20),
     Part("chaos-sglang", ("chaos-sglang",), 30),
     Part("bench-scale", ("scale",), 30),
+    Part("bench-models", ("models",), 20),
     Part("bench-toolbox", ("toolbox",), 20, "ROWS_TREC"),
     Part("bench-rewards", ("rewards-1", "rewards-2", "rewards-3"), 35),
     Part("bench-reward-learners", ("reward-learners-1", "reward-learners-2", "reward-learners-3"), 50),

@@ -82,7 +82,7 @@ def test_activated(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox"])
 def test_activated_on_what_writes(name: str, tmp_path: Path) -> None:
-    """What options are learned by where nothing is said; OPT's fc2, which reads tokens without their batch, is left out: PEFT fails on it."""
+    """What options are learned by where nothing is said; OPT's fc2, which reads rows without their batch, is left out: PEFT fails on it."""
     trained = train(tiny.model(name), Activated(rank=4, alpha=8.0, targets="outputs", first=-20), tmp_path)
     assert deviation([trained], [peft_scores(tiny.model(name), tmp_path / "adapter", REQUEST)]) < 1e-4
 

@@ -36,7 +36,7 @@ ATTENTION = {
     "minicpm3": ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
 }
 """What attention's projections are called, where not as usual."""
-FLAT = {"fc1", "fc2"}
+RESHAPED = {"fc1", "fc2"}
 """OPT's, on which PEFT activates nothing."""
 
 SMALL: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_the_usual_names_stand_for_what_a_model_calls_otherwise(name: str) -> No
     assert attention is not None
     assert writers is not None
     assert set(attention.targets) == set(ATTENTION.get(name, ("q_proj", "k_proj", "v_proj", "o_proj")))
-    assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj"))) - FLAT
+    assert set(writers.targets) == set(WRITERS.get(name, ("o_proj", "down_proj"))) - RESHAPED
 
 
 @pytest.mark.parametrize("targets", ["outputs", "all-linear"])
@@ -100,7 +100,7 @@ def test_an_activated_adapter_sits_where_peft_can_activate_it(targets: Any) -> N
     whole = Lora(targets=targets).attach(build("opt"), 0)
     assert trained.adapter is not None
     assert whole.adapter is not None
-    assert set(whole.adapter.targets) - set(trained.adapter.targets) == FLAT & set(whole.adapter.targets)
+    assert set(whole.adapter.targets) - set(trained.adapter.targets) == RESHAPED & set(whole.adapter.targets)
     assert "fc2" in whole.adapter.targets
 
 
@@ -166,11 +166,12 @@ def test_convolutions_are_no_experts() -> None:
 
 
 def test_what_kernels_of_mamba_read_past_its_module_is_left_out_and_refused_by_name() -> None:
-    """PEFT refuses to load an adapter of it, after all the training."""
+    """PEFT refuses to load an adapter of it, after all the training. Without attention, the defaults stand for what is left."""
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
-    trained = Lora(targets="all-linear").attach(model, 0)
-    assert trained.adapter is not None
-    assert trained.adapter.targets == ("in_proj", "x_proj")
+    for lora in (Lora(targets="all-linear"), Lora(), Activated(targets="outputs", first=-20)):
+        trained = lora.attach(model, 0)
+        assert trained.adapter is not None
+        assert trained.adapter.targets == ("in_proj", "x_proj")
     with pytest.raises(
         ModelError,
         match=r"targets \['out_proj'\]: PEFT refuses adapters there in models of the type mamba.*such as in_proj",

@@ -124,9 +124,9 @@ def targeted(
     return chosen, tuple(left_out)
 
 
-def flat_names(causal: CausalModel, targets: Iterable[str]) -> set[str]:
-    """Those of the targets of which a module reads rows without a batch: PEFT, which looks for the place to act from in each row of a batch, fails there."""
-    return {path.rsplit(".", 1)[-1] for path in causal.flat} & set(targets)
+def reshaped_names(causal: CausalModel, targets: Iterable[str]) -> set[str]:
+    """Those of the targets of which a module does not read [batch, tokens, size]: PEFT, which looks for the place to act from in each row of a batch, fails there."""
+    return {path.rsplit(".", 1)[-1] for path in causal.reshaped} & set(targets)
 
 
 def _warn_of_peft(causal: CausalModel, targets: Sequence[str]) -> None:
@@ -135,10 +135,8 @@ def _warn_of_peft(causal: CausalModel, targets: Sequence[str]) -> None:
     if causal.model.config.model_type in _NEVER_ACTIVATED:
         found = f"lets an activated adapter of {model} act on no token, without a word"
         remedy = "set trainable.kind = 'lora'"
-    elif flat := sorted(flat_names(causal, targets)):
-        found = (
-            f"fails on an activated adapter of {flat} of {model}, which read tokens without the batch that they come in"
-        )
+    elif reshaped := sorted(reshaped_names(causal, targets)):
+        found = f"fails on an activated adapter of {reshaped} of {model}, which read something else than [batch, tokens, size]"
         remedy = "leave them out of trainable.targets, or set trainable.kind = 'lora'"
     else:
         return

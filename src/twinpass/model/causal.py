@@ -175,10 +175,11 @@ class CausalModel:
         return bool(off <= torch.finfo(own.dtype).eps ** 0.5 * max(1.0, float(own.abs().max())))
 
     @property
-    def flat(self) -> frozenset[str]:
-        """Paths of linear layers that are given rows [tokens, size] with no batch before them (OPT's fc1 and fc2): tried on a few tokens."""
+    def reshaped(self) -> frozenset[str]:
+        """Paths of linear layers that are given something else than [batch, tokens, size], such as rows alone (OPT's fc1 and fc2): tried on a few tokens."""
         linear = {path for path, module in self.model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-        return frozenset(path for path, axes in self._called.items() if axes == 2 and path in linear)
+        usual = (1, min(TRIED, self.vocabulary))
+        return frozenset(path for path, shape in self._called.items() if shape not in (None, usual) and path in linear)
 
     @cached_property
     def _idle(self) -> tuple[str, ...]:
@@ -193,13 +194,13 @@ class CausalModel:
         return tuple(path for path in own if path not in self._called) if own and self._called else ()
 
     @cached_property
-    def _called(self) -> dict[str, int]:
-        """Paths of modules that a few tokens run through, with the number of axes of what enters, 0 if that is no tensor; none where they cannot."""
-        found: dict[str, int] = {}
+    def _called(self) -> dict[str, tuple[int, ...] | None]:
+        """Paths of modules that a few tokens run through, with all axes but the last of what enters, if that is a tensor; none where they cannot."""
+        found: dict[str, tuple[int, ...] | None] = {}
 
         def noting(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-                found[path] = arguments[0].dim() if arguments and isinstance(arguments[0], Tensor) else 0
+                found[path] = tuple(arguments[0].shape[:-1]) if arguments and isinstance(arguments[0], Tensor) else None
 
             return hook
 

@@ -5,7 +5,21 @@ from typing import Literal
 
 from twinpass.settings import Kinds
 
-WRITERS = ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "fc_out", "dense", "dense_4h_to_h", "wo", "w2", "Wo")
+WRITERS = (
+    "o_proj",
+    "down_proj",
+    "out_proj",
+    "c_proj",
+    "fc2",
+    "fc_out",
+    "dense",
+    "dense_4h_to_h",
+    "wo",
+    "w2",
+    "Wo",
+    "output",
+    "o_b_proj",
+)
 """What usual architectures call the layers that write into the residual stream: attention's output projection and the MLP's."""
 
 

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from twinpass.errors import ModelError
-from twinpass.model.adapter import flat_names, lost_by_peft
+from twinpass.model.adapter import lost_by_peft, reshaped_names
 from twinpass.model.causal import CausalModel, is_linear, outputs
 from twinpass.model.defaults import ATTENTION, OUTPUTS, WRITERS
 
 READ_PAST = {"dt_proj"}
 """Layers of Mamba that are never called: their weight alone is read, so that an adapter would not act."""
+
+ASIDE = ("indexer", "compressor")
+"""Parts of attention that choose or sum up what is far away, and have nothing to do in a short text."""
 
 
 def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -31,18 +34,16 @@ def writing(causal: CausalModel, names: Sequence[str], first: int) -> Iterator[t
 def named(causal: CausalModel, targets: str, first: int, *, activated: bool) -> tuple[str, ...]:
     """Last parts of modules' names in the layers from ``first`` on: of what writes into the residual stream, or of all linear layers.
 
-    What PEFT would not put back is left out, and where the adapter is ``activated``, what it could not activate.
+    What PEFT would not put back is left out, and where the adapter is ``activated``, what it could not activate. Of a model without
+    attention (Mamba), whose output projections PEFT does not take, both stand for all linear layers.
 
     Raises:
         ModelError: there are none.
     """
-    linear = dict.fromkeys(path.rsplit(".", 1)[-1] for path in _linear(causal, first))
-    found = (
-        {path.rsplit(".", 1)[-1] for path, _ in writing(causal, WRITERS, first)}
-        if targets == "outputs"
-        else set(linear) - READ_PAST
-    )
-    found -= lost_by_peft(causal.model, found) | (flat_names(causal, found) if activated else set())
+    linear = tuple(_linear(causal, first))
+    writers = targets == "outputs" and any(map(_in_attention, linear))
+    paths = (path for path, _ in writing(causal, WRITERS, first)) if writers else linear
+    found = _kept(causal, paths, activated=activated)
     if not found:
         kinds = (
             f"none of {', '.join(WRITERS)} as wide as its residual stream"
@@ -51,17 +52,18 @@ def named(causal: CausalModel, targets: str, first: int, *, activated: bool) -> 
         )
         raise ModelError(
             f"trainable.targets {targets!r}: {type(causal.model).__name__} has {kinds} that an adapter could be kept for in layers {first} "
-            f"and above; name the targets: it has {sorted(linear)}"
+            f"and above; name the targets: it has {sorted({path.rsplit('.', 1)[-1] for path in linear})}"
         )
-    return tuple(name for name in linear if name in found)
+    return found
 
 
 def named_so(causal: CausalModel, targets: tuple[str, ...], *, activated: bool) -> tuple[str, ...]:
-    """The targets; where they are attention's usual names and a model has others, those."""
+    """The targets; where they are attention's usual names and a model has others, those, or all linear layers of one without attention."""
     paths = [path for path, module in causal.model.named_modules() if causal.reads_text(path) and _plain(module)]
     if targets != ATTENTION or set(targets) <= {path.rsplit(".", 1)[-1] for path in paths}:
         return targets
-    return _kept(causal, filter(_in_attention, paths), activated=activated) or targets
+    attention = [*filter(_in_attention, paths)]
+    return _kept(causal, attention or _linear(causal, 0), activated=activated) or targets
 
 
 def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tuple[str, ...]:
@@ -77,13 +79,13 @@ def written_so(causal: CausalModel, targets: tuple[str, ...], first: int) -> tup
 def _kept(causal: CausalModel, paths: Iterable[str], *, activated: bool) -> tuple[str, ...]:
     """Last parts of these paths, but for those that PEFT would not put back, or not activate."""
     found = dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths)
-    lost = lost_by_peft(causal.model, found) | (flat_names(causal, found) if activated else set())
-    return tuple(name for name in found if name not in lost)
+    lost = lost_by_peft(causal.model, found) | (reshaped_names(causal, found) if activated else set())
+    return tuple(name for name in found if name not in lost | READ_PAST)
 
 
 def _in_attention(path: str) -> bool:
     *above, _ = path.lower().split(".")
-    return any("attn" in part or "attention" in part for part in above) and not any("indexer" in part for part in above)
+    return any("attn" in part or "attention" in part for part in above) and not any(part in ASIDE for part in above)
 
 
 def _linear(causal: CausalModel, first: int) -> Iterator[str]:

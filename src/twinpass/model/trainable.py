@@ -221,7 +221,7 @@ class Lora(Trainable):
     Args:
         targets: last parts of modules' names; or "outputs", what writes into the residual stream by its usual names; or, as in PEFT,
             "all-linear", the linear layers of those decoder layers; what PEFT could not load is left out of both. The default stands for attention's projections, also where a
-            model calls them otherwise, such as ``qkv_proj`` or ``c_attn``.
+            model calls them otherwise, such as ``qkv_proj`` or ``c_attn``; in a model without attention it and "outputs" stand for all linear layers.
     """
 
     defaults: ClassVar[Defaults] = ADAPTERS
