@@ -1,32 +1,24 @@
 """``twinpass eval``."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinpass.cli.lines import HELP, loading, paper, say
-from twinpass.cli.replay import restore
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
 
-    from twinpass.config.compose import Session
-    from twinpass.config.schema import Config
-    from twinpass.core import Sampling
-    from twinpass.engine.base import Engine
-    from twinpass.objective.goal import Goal
+    from twinpass.cli.standing import Standing
     from twinpass.objective.rewards import Rewards
     from twinpass.report.measures import Choices, ScoredTexts
-    from twinpass.task.example import Example
     from twinpass.task.rows import Item
-    from twinpass.task.template import Template
-    from twinpass.use.writing import Writer
 
 
 def add(commands: Any) -> None:
@@ -135,72 +127,68 @@ def _evaluate(
 
     from twinpass.config.load import load_config
 
-    session: Session[Engine]
     other = None if args.task is None else load_config(args.task)
     rewards = _rewards(args.reward)
-    if target.is_dir():
+    config = None if target.is_dir() else load_config(target, args.set)
+    if config is None:
         require_run(target)
     rows = _rows(target, args.rows) if args.rows else None
     loading(console, target)
-    if target.is_dir():
-        session, step = restore(target, step, console)
+    from twinpass.cli.standing import of_run, of_session
+    from twinpass.objective.completion import Completion
+    from twinpass.use.measure import written
+    from twinpass.use.settings import settings_of
+
+    if config is None:
+        stands = of_run(target, step, console, elsewhere=rows is not None or other is not None)
     else:
-        config = load_config(target, args.set)
         from twinpass.config.compose import build
 
-        session, step = build(config), 0
+        session = build(config)
+        stands = of_session(session, 0)
         for note in session.notes:
             console.print(note, markup=False)
-    from twinpass.objective.completion import Completion
-    from twinpass.task.choice import ChoiceTemplate
-    from twinpass.use.measure import outcomes, written
-
-    objective, examples, template = session.plan.objective, session.plan.held_out, session.template
-    with (
-        closing(session.engine),
-        closing(session.plan.objective),
-        Progress(console=console, transient=True) as progress,
-    ):
+    with closing(stands.engine), closing(stands.objective), Progress(console=console, transient=True) as progress:
         if other is not None:
-            objective, examples, template = _examples(other, target, session, console)
+            stands = stands.of_task(other, settings_of(target).trainable, console)
         if rows is not None:
-            examples = _encoded(rows, target, session, console)
-        if not examples:
+            known = settings_of(target)
+            stands = stands.of_rows(rows, known.task, known.generation, console)
+        if not stands.held_out:
             raise DataError("no rows are held out; name some, as in: twinpass eval RUN rows.jsonl")
-        bar = progress.add_task("evaluating", total=len(examples))
-
-        def told(done: int) -> None:
-            progress.update(bar, completed=done)
-
-        if args.write and not isinstance(objective, Completion):
+        if args.write and not isinstance(stands.objective, Completion):
             raise ConfigError("command line", ["--write: rows of this task have no text to write; leave it out"])
-        found = outcomes(session.engine, objective, examples, told)
-        measures: dict[str, Any] = {}
-        if found is None:
-            value = objective.evaluate(session.engine, examples, told, session.plan.exam(step))
-            facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": measures}
-            facts |= {"metrics": dict(value.metrics), "samples": dict(value.samples)} if value.samples else {}
-        else:
-            scored, loss = found
-            measures |= scored.measures()
-            kinds = {"options": list(template.kinds)} if isinstance(template, ChoiceTemplate) else {}
-            metric = measures[objective.metric_name]["value"]
-            facts = {
-                "metric_name": objective.metric_name,
-                "metric": metric,
-                "loss": loss,
-                "measures": measures,
-                **kinds,
-            }
+        facts, outcome = _measured(stands, progress)
         if args.write:
-            progress.update(bar, description="writing")
-            writer, sampling = _writing(target, session, args.max_tokens)
-            measures |= written(writer, examples, sampling, rewards, told).measures()
-    return (
-        {"step": step, **facts, "examples": len(examples)},
-        found and found[0],
-        [example.place for example in examples],
-    )
+            writer, sampling = stands.writing(settings_of(target).trainable, args.max_tokens)
+            told = _bar(progress, "writing", stands)
+            facts["measures"] |= written(writer, stands.held_out, sampling, rewards, told).measures()
+    places = [example.place for example in stands.held_out]
+    return {"step": stands.step, **facts, "examples": len(places)}, outcome, places
+
+
+def _measured(stands: "Standing", progress: "Progress") -> "tuple[dict[str, Any], Choices | ScoredTexts | None]":
+    """What the weights make of the rows, and of each; None: their goal has no measures but its own."""
+    from twinpass.task.choice import ChoiceTemplate
+    from twinpass.use.measure import outcomes
+
+    objective, template, told = stands.objective, stands.template, _bar(progress, "evaluating", stands)
+    found = outcomes(stands.engine, objective, stands.held_out, told)
+    if found is None:
+        value = objective.evaluate(stands.engine, stands.held_out, told, stands.at)
+        facts = {"metric_name": value.metric_name, "metric": value.metric, "loss": value.loss, "measures": {}}
+        return facts | ({"metrics": dict(value.metrics), "samples": dict(value.samples)} if value.samples else {}), None
+    scored, loss = found
+    measures = scored.measures()
+    kinds = {"options": list(template.kinds)} if isinstance(template, ChoiceTemplate) else {}
+    metric = measures[objective.metric_name]["value"]
+    facts = {"metric_name": objective.metric_name, "metric": metric, "loss": loss, "measures": dict(measures), **kinds}
+    return facts, scored
+
+
+def _bar(progress: "Progress", what: str, stands: "Standing") -> Callable[[int], None]:
+    bar = progress.add_task(what, total=len(stands.held_out))
+    return lambda done: progress.update(bar, completed=done)
 
 
 def _rewards(names: Sequence[str]) -> "Rewards | None":
@@ -213,60 +201,20 @@ def _rewards(names: Sequence[str]) -> "Rewards | None":
     return Rewards([load_reward(name) for name in names])
 
 
-def _writing(run: Path, session: "Session[Any]", max_tokens: int | None) -> "tuple[Writer, Sampling]":
-    """What continues the prompts of a run, and how."""
-    from twinpass.config.load import load_run
-    from twinpass.core import Sampling
-    from twinpass.use.trained import MAX_TOKENS
-    from twinpass.use.writing import Writer
-
-    trainable = load_run(run, engine=False).trainable
-    writer = Writer(session.engine, session.tokenizer, trainable.activated)
-    return writer, Sampling(max_tokens or MAX_TOKENS, stop=session.template.stop)
-
-
-def _examples(
-    other: "Config", run: Path, session: "Session[Any]", console: "Console"
-) -> "tuple[Goal, Sequence[Example], Template]":
-    """The goal, held-out rows and template of another task, for the model that a run has trained."""
-    from twinpass.config.encode import encode
-    from twinpass.config.load import load_run
-    from twinpass.config.origins import origins
-    from twinpass.model.trainable import Activated
-
-    trainable = load_run(run, engine=False).trainable
-    if isinstance(trainable, Activated):
-        trainable = replace(trainable, invocation=session.engine.invocation)
-    train, held_out = other.task.rows()
-    model, tokenizer = session.engine.model, session.tokenizer
-    encoded = encode(
-        other.task, train, held_out, trainable, model, tokenizer, other.run.seed, generation=other.generation
-    )
-    for note in (*origins(other.task, train, held_out), *encoded.notes):
-        console.print(note, markup=False)
-    return encoded.objective, encoded.held_out, encoded.template
-
-
 def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":
     """Rows that are named behind a run, read before anything is loaded."""
     from twinpass.cli.predict import sourced
     from twinpass.config.load import load_run
+    from twinpass.train.folder import RunFolder
+    from twinpass.train.header import FINETUNE
 
-    return load_run(run, engine=False).task.read([sourced(name) for name in names], "rows")
+    if FINETUNE in RunFolder(run).settings():
+        from twinpass.use.settings import settings_of
 
-
-def _encoded(rows: "Sequence[Item]", run: Path, session: "Session[Any]", console: "Console") -> "Sequence[Example]":
-    from twinpass.config.encode import encoded
-    from twinpass.config.load import load_run
-    from twinpass.objective.generation import Generation
-
-    config = load_run(run, engine=False)
-    room = (config.generation or Generation()).max_tokens - 1 if config.task.writes else 0
-    model, tokenizer = session.engine.model, session.tokenizer
-    examples, notes = encoded(config.task, rows, session.template, model, tokenizer, session.invocation, room)
-    for note in notes:
-        console.print(note, markup=False)
-    return examples
+        task = settings_of(run).task
+    else:
+        task = load_run(run, engine=False).task
+    return task.read([sourced(name) for name in names], "rows")
 
 
 def _compared(

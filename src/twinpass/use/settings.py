@@ -17,15 +17,19 @@ from twinpass.config.learner import reached
 from twinpass.config.load import load_run
 from twinpass.config.remember import recalled
 from twinpass.config.schema import SECTIONS
-from twinpass.config.tasks import AutoTask, TaskSettings
+from twinpass.config.tasks import AutoTask, Reading, TaskSettings, WritingTools
 from twinpass.errors import JournalError, ModelError
 from twinpass.estimate.base import Estimator
+from twinpass.model.causal import ends
 from twinpass.model.load import load
 from twinpass.model.trainable import Trainable
 from twinpass.objective.base import Objective
 from twinpass.objective.choice import Choice
+from twinpass.objective.completion import Completion
 from twinpass.objective.generation import Generation
+from twinpass.objective.goal import Goal
 from twinpass.reuse.auto import Auto
+from twinpass.task.reward import RewardTemplate
 from twinpass.task.saved import loaded
 from twinpass.task.template import Template
 from twinpass.train.folder import RunFolder
@@ -40,7 +44,7 @@ class RunOrigin:
     """A run's template and trainable, and the model it began with: from ``path``, or the objects ``given``.
 
     ``choice`` says how options are scored, where there are some, and ``generation`` how texts were written in training, if it said so.
-    A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has.
+    ``objective`` is what was minimised, if not the usual of its task. A ``finetuned`` run was given objects; ``saved`` is the folder of the whole model that it has trained, where it has.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class RunOrigin:
     finetuned: bool = False
     saved: Path | None = None
     task: TaskSettings = field(default_factory=AutoTask)
+    objective: Objective | None = None
 
     def base(self) -> Pair:
         """The base model and its tokenizer; where a model of its own was trained, that may stand for it.
@@ -156,7 +161,28 @@ def settings_of(
         _choice(config.objective or reading.objective),
         config.generation,
         task=config.task,
+        objective=config.objective,
     )
+
+
+def goal_of(settings: RunOrigin, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Goal:
+    """What a run's rows are scored by.
+
+    Raises:
+        JournalError: only Python knows it.
+        TwinpassError: a reward function is not there any more.
+    """
+    if settings.objective is not None:
+        return settings.objective
+    template, rewarded = settings.template, isinstance(settings.template, RewardTemplate)
+    if rewarded and settings.finetuned:
+        raise JournalError(
+            f"{settings.folder} was trained by reward functions that only Python knows: write its texts with 'twinpass predict', "
+            "and reward those"
+        )
+    usual = None if rewarded else settings.choice if template.chooses else Completion()
+    tools = WritingTools(tokenizer, ends(model, tokenizer), settings.generation or Generation())
+    return settings.task.goal(Reading(template, usual), tools)
 
 
 def weights_of(settings: RunOrigin, step: int | None = None) -> Path:
@@ -202,6 +228,7 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
         finetuned=True,
         saved=saved,
         task=section(values.get("task", {})),
+        objective=_objective_of(folder, values),
     )
     if given is None and saved is None and not settings.path:
         raise ModelError(f"{settings._teaching} they came from no folder or name that can be loaded again")
@@ -210,6 +237,13 @@ def _of_finetune(folder: Path, values: Mapping[str, Any], given: Pair | None) ->
 
 def _choice(objective: Objective | None) -> Choice:
     return objective if isinstance(objective, Choice) else Choice()
+
+
+def _objective_of(folder: Path, values: Mapping[str, Any]) -> Objective | None:
+    given = dict(values.get("objective", {}))
+    kind = given.pop("kind", None)
+    kinds = {each.__name__: each for each in SECTIONS["objective"].kinds.values()}
+    return kinds[kind](**given) if kind in kinds else None
 
 
 def _choice_of(values: Mapping[str, Any]) -> Choice:
