@@ -19,8 +19,9 @@ from twinpass.engine.subject import Subject
 from twinpass.errors import EngineError, ModelError
 from twinpass.estimate.directions import fit
 from twinpass.model.causal import CausalModel
+from twinpass.model.defaults import OUTPUTS
 from twinpass.model.space import Space
-from twinpass.model.trainable import Informed, Trainable
+from twinpass.model.trainable import Informed, Lora, Trainable
 from twinpass.reuse.auto import Auto
 
 INFORMED = Informed(layers=1, rank=3)
@@ -48,12 +49,15 @@ FITTING: dict[str, Any] = {
     ],
 )
 def test_a_server_that_has_no_room_for_directions_is_refused(changes: dict[str, Any], says: str) -> None:
-    require_fitting_arguments(FITTING, "float32", Informed())
+    require_fitting_arguments(FITTING, "float32", Informed(), OUTPUTS)
     with pytest.raises(EngineError, match=says):
-        require_fitting_arguments(FITTING | changes, "float32", Informed())
+        require_fitting_arguments(FITTING | changes, "float32", Informed(), OUTPUTS)
 
 
-def test_it_is_started_with_room_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def started_with(
+    trainable: Trainable, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "llama"
+) -> dict[str, object]:
+    """What SGLang is told of adapters."""
     told: dict[str, object] = {}
 
     def start(folder: str, arguments: Mapping[str, object]) -> None:
@@ -61,15 +65,34 @@ def test_it_is_started_with_room_for_them(tmp_path: Path, monkeypatch: pytest.Mo
         raise EngineError("far enough")
 
     monkeypatch.setattr(launch, "InProcess", start)
-    path = str(tiny.save(tmp_path / "model"))
-    subject = Subject(tiny.model(), tiny.tokenizer(), INFORMED, Auto(), path, "float32", lanes=4, invocation=(2,))
+    path = str(tiny.save(folder / "model", name))
+    subject = Subject(tiny.model(name), tiny.tokenizer(), trainable, Auto(), path, "float32", lanes=4, invocation=(2,))
     with pytest.raises(EngineError, match="far enough"):
         launch.launch(subject, device="cpu", arguments={})
-    assert {name: told[name] for name in ("max_lora_rank", "lora_target_modules", "max_loras_per_batch")} == {
+    return {name: told[name] for name in ("max_lora_rank", "lora_target_modules", "max_loras_per_batch")}
+
+
+def test_it_is_started_with_room_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert started_with(INFORMED, tmp_path, monkeypatch) == {
         "max_lora_rank": 3,
         "lora_target_modules": ["o_proj", "down_proj"],
         "max_loras_per_batch": 6,
     }
+
+
+@pytest.mark.parametrize(
+    ("trainable", "name", "targets"),
+    [
+        (Lora(rank=2, targets="outputs"), "llama", ["o_proj", "down_proj"]),
+        (Lora(rank=2), "gpt_neox", ["query_key_value", "dense"]),
+        (INFORMED, "gpt_neox", ["dense", "dense_4h_to_h"]),
+    ],
+)
+def test_it_is_started_for_the_modules_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: Trainable, name: str, targets: list[str]
+) -> None:
+    """However they are called there, and whatever stands for them."""
+    assert started_with(trainable, tmp_path, monkeypatch, name)["lora_target_modules"] == targets
 
 
 class Told(Variants):

@@ -18,6 +18,7 @@ from trained import by_hugging_face
 import twinpass
 from twinpass.cli.main import main
 from twinpass.engine.sglang.examine import require_fitting_arguments
+from twinpass.model.defaults import ATTENTION, OUTPUTS
 from twinpass.model.trainable import Informed, Lora
 
 PROMPT = "Review: a fine film\nSentiment:"
@@ -121,5 +122,5 @@ def test_the_commands_on_the_pages_are_sglangs(line: str) -> None:
     words = shlex.split(line)
     given = grammar.parse_args(words[words.index("sglang.launch_server") + 1 :])
     if "MODEL" in words:
-        for trainable in (Lora(rank=8), Informed()):
-            require_fitting_arguments(vars(given), "float32", trainable)
+        for trainable, targets in ((Lora(rank=8), ATTENTION), (Informed(), OUTPUTS)):
+            require_fitting_arguments(vars(given), "float32", trainable, targets)

@@ -1,6 +1,6 @@
 """Is it the model, the tokenizer and the kind of server that the configuration means?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,10 @@ class Expected:
             )
 
 
-def require_fitting_arguments(facts: Mapping[str, Any], dtype: str, trainable: Trainable) -> None:
-    """Whether a server was started with what training needs.
+def require_fitting_arguments(
+    facts: Mapping[str, Any], dtype: str, trainable: Trainable, targets: Sequence[str]
+) -> None:
+    """Whether a server was started with what training needs, adapters on modules of the names ``targets``, if it is adapters.
 
     Raises:
         EngineError: naming every argument that it was not, and what to start it with.
@@ -81,22 +83,22 @@ def require_fitting_arguments(facts: Mapping[str, Any], dtype: str, trainable: T
     if facts.get("speculative_algorithm"):
         problems.append("no --speculative-algorithm (its drafts pass by the sampler that twinpass draws in)")
     if isinstance(trainable, Lora | Informed):
-        problems += _adapter_problems(facts, trainable)
+        problems += _adapter_problems(facts, trainable, targets)
     if problems:
         raise EngineError("the SGLang server was not started for this; it needs " + "; ".join(problems))
 
 
-def _adapter_problems(facts: Mapping[str, Any], trainable: Lora | Informed) -> list[str]:
+def _adapter_problems(facts: Mapping[str, Any], trainable: Lora | Informed, names: Sequence[str]) -> list[str]:
     if not facts.get("enable_lora"):
-        return [f"--enable-lora --max-lora-rank {trainable.rank} --lora-target-modules {' '.join(trainable.targets)}"]
+        return [f"--enable-lora --max-lora-rank {trainable.rank} --lora-target-modules {' '.join(names)}"]
     problems = []
     if int(facts.get("max_lora_rank") or 0) < trainable.rank:
         problems.append(
             f"--max-lora-rank {trainable.rank} (it has {facts.get('max_lora_rank')}; or set [trainable] rank to that)"
         )
     targets = set(facts.get("lora_target_modules") or ())
-    if "all" not in targets and not set(trainable.targets) <= targets:
-        problems.append(f"--lora-target-modules {' '.join(trainable.targets)} (it has {' '.join(sorted(targets))})")
+    if "all" not in targets and not set(names) <= targets:
+        problems.append(f"--lora-target-modules {' '.join(names)} (it has {' '.join(sorted(targets))})")
     least = 2 if trainable.activated else 1
     if int(facts.get("max_loras_per_batch") or 0) < least:
         problems.append(f"--max-loras-per-batch {least}, better two more than lanes")

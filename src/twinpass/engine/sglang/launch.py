@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, cast
 
@@ -24,7 +24,7 @@ from twinpass.model.causal import CausalModel
 from twinpass.model.identity import hash_of, hashes_of, require_finite
 from twinpass.model.load import DTYPES, load
 from twinpass.model.source import locate
-from twinpass.model.trainable import Informed, Lora, Trainable, Trained
+from twinpass.model.trainable import Informed, Lora, Trained
 from twinpass.perturb.noise import Distribution
 from twinpass.settings import Perturbation
 
@@ -53,18 +53,20 @@ def launch(
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             subject.model.save_pretrained(folder)
             subject.tokenizer.save_pretrained(folder)
-        chosen = {
+        chosen: dict[str, Any] = {
             "device": device,
             **(CPU if device == "cpu" else {}),
             "dtype": subject.dtype,
             "trust_remote_code": subject.trust_remote_code,
             "page_size": subject.policy.page_size,
             "max_total_tokens": max(1, subject.policy.budget // slot_bytes(subject.model, subject.dtype)),
-            **_for_adapters(subject.trainable, subject.lanes),
-            **arguments,
         }
+
+        def transport(targets: Sequence[str]) -> Transport:
+            return InProcess(str(folder), {**chosen, **_for_adapters(subject, targets), **arguments})
+
         kept = ExitStack() if subject.trainable.adapter else stack  # weights go back to it when they are reset
-        return _on(subject, lambda: InProcess(str(folder), chosen), kept, noise, perturbation)
+        return _on(subject, transport, kept, noise, perturbation)
 
 
 def connect(
@@ -82,10 +84,10 @@ def connect(
         EngineError: the server cannot be reached, runs something else, or was not started for this.
     """
 
-    def transport() -> Transport:
+    def transport(targets: Sequence[str]) -> Transport:
         http = Http(url, timeout)
         try:
-            require_fitting_arguments(http.facts(), subject.dtype, subject.trainable)
+            require_fitting_arguments(http.facts(), subject.dtype, subject.trainable, targets)
         except BaseException:
             http.close()
             raise
@@ -96,12 +98,12 @@ def connect(
 
 def _on(
     subject: Subject,
-    transport: Callable[[], Transport],
+    transport: Callable[[Sequence[str]], Transport],
     kept: ExitStack,
     noise: Distribution,
     perturbation: Perturbation,
 ) -> SglangEngine:
-    """An engine on SGLang; what is ``kept`` closes with it."""
+    """An engine on SGLang, reached for adapters on modules of these names; what is ``kept`` closes with it."""
     model, adapters = subject.model, subject.trainable.adapter
     require_finite(model)
     (checkpoint, parameters), expected = hashes_of(model), Expected.of(model, subject.tokenizer)
@@ -110,7 +112,7 @@ def _on(
         beside = _observing(subject, noise)
         if beside is not None:
             undo.callback(beside.close)
-        server = Server(transport())
+        server = Server(transport(() if trained.adapter is None else trained.adapter.targets))
         undo.callback(server.close)
         server.require_hooks(adapters=adapters)
         variants = _variants(subject, server, trained, parameters, noise, inplace=perturbation == "inplace")
@@ -165,14 +167,15 @@ def _variants(
     )
 
 
-def _for_adapters(trainable: Trainable, lanes: int) -> dict[str, Any]:
+def _for_adapters(subject: Subject, targets: Sequence[str]) -> dict[str, Any]:
+    trainable = subject.trainable
     if not isinstance(trainable, Lora | Informed):
         return {}
     return {
         "enable_lora": True,
         "max_lora_rank": trainable.rank,
-        "lora_target_modules": list(trainable.targets),
-        "max_loras_per_batch": lanes + 2,
+        "lora_target_modules": list(targets),
+        "max_loras_per_batch": subject.lanes + 2,
     }
 
 
