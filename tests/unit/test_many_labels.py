@@ -1,6 +1,9 @@
 """The more options there are the more steps they are learned in, however their number is told."""
 
+import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from twinpass.config.learner import LOOKED
 from twinpass.config.load import parse
 from twinpass.config.schema import Config
 from twinpass.model.defaults import MANY
+from twinpass.task.sources.lines import read_standard_input
 
 NUMBERS = [f" kind {number}." for number in range(200)]
 
@@ -57,6 +61,22 @@ def test_labels_of_rows_tell_how_many_there_are(tmp_path: Path, labels: int, ste
     lines = [json.dumps(row) for row in labelled(labels, 60)]
     (tmp_path / "rows.jsonl").write_text("not json\n" + "\n".join(lines) + "\n")
     assert config({}, tmp_path).optimizer.steps == steps
+
+
+@pytest.mark.parametrize(("labels", "steps"), [(3, 40), (MANY + 1, 80)])
+def test_so_they_do_where_they_are_piped_in(monkeypatch: pytest.MonkeyPatch, labels: int, steps: int) -> None:
+    lines = [json.dumps(row) for row in labelled(labels, LOOKED + 60)]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    assert config({"train": "-"}).optimizer.steps == steps
+    assert len(list(read_standard_input())) == LOOKED + 60, "none is lost"
+
+
+def test_a_pipe_that_stays_open_is_waited_for_no_longer_than_rows_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, sink = os.pipe()
+    os.write(sink, "".join(json.dumps(row) + "\n" for row in labelled(MANY + 1, 40)).encode())
+    with os.fdopen(source, "rb", buffering=0) as rest, os.fdopen(sink, "wb"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(rest)))
+        assert config({"train": "-", "train_rows": 30}).optimizer.steps == 80
 
 
 def test_no_more_rows_are_looked_at_than_some(tmp_path: Path) -> None:

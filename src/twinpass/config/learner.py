@@ -26,7 +26,7 @@ from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.fields import plain
 from twinpass.task.forms import form_of
 from twinpass.task.rows import Row
-from twinpass.task.sources.lines import STDIN, first_of_standard_input
+from twinpass.task.sources.lines import STDIN, beginning_of_standard_input
 from twinpass.task.sources.read import beginning
 
 GLOBBED = set("*?[")
@@ -199,7 +199,7 @@ def chosen(task: TaskSettings | None, values: Mapping[str, Any], *, probing: boo
         isinstance(generation, Mapping) and generation.get("temperature") == 0,
         _kind(values, "engine") == "sglang",
     )
-    return learner_of(task, _first(task.train) if isinstance(task, AutoTask) else (), said)
+    return learner_of(task, _first(task) if isinstance(task, AutoTask) else (), said)
 
 
 def stepping(estimator: Estimator | None, trainable: Trainable | None) -> str:
@@ -233,12 +233,13 @@ def _ends_alike(prompt: str) -> bool:
     return bool(prompt.strip()) and not prompt.rstrip(" ").endswith("}")
 
 
-def _first(sources: Sequence[str]) -> Sequence[Row]:
+def _first(task: TaskSettings) -> Sequence[Row]:
     """The first rows of what lies here; none where they would have to be fetched, or cannot be read, which is said in its turn."""
+    sources = task.train
     if not sources:
         return ()
     if sources[0] == STDIN:
-        return _piped()
+        return _piped(min(LOOKED, task.train_rows or LOOKED))  # no more than are read anyway: others may never come
     path = Path(sources[0])
     if not path.exists() and not (path.is_absolute() and GLOBBED & set(sources[0])):
         return ()
@@ -246,15 +247,14 @@ def _first(sources: Sequence[str]) -> Sequence[Row]:
     return _looked(sources[0], stamp)
 
 
-def _piped() -> Sequence[Row]:
-    """The first row of standard input; none where nobody pipes anything in."""
+def _piped(limit: int) -> Sequence[Row]:
+    """The first rows of standard input; none where nobody pipes anything in."""
     if sys.stdin is None or sys.stdin.isatty():
         return ()
     try:
-        found = first_of_standard_input()
+        return beginning_of_standard_input(limit)
     except (TwinpassError, OSError):
         return ()
-    return (found,) if isinstance(found, Row) else ()
 
 
 @lru_cache(maxsize=8)

@@ -29,20 +29,20 @@ def read_standard_input() -> Iterator[Item]:
         lines.detach()
 
 
-def first_of_standard_input() -> Item | None:
-    """The first row that is piped in, which is read again with the others; None: there is none."""
+def beginning_of_standard_input(limit: int) -> tuple[Row, ...]:
+    """The first ``limit`` rows that are piped in, which are read again with the others."""
     if not isinstance(sys.stdin, io.TextIOWrapper):
-        return None
+        return ()
     source, read = sys.stdin.detach(), bytearray()
-    found = None
+    found: list[Row] = []
     try:
-        while found is None and (line := source.readline()):
+        while len(found) < limit and (line := source.readline()):
             read += line
-            for item in read_lines([line.decode("utf-8-sig", "replace")], STANDARD_INPUT):
-                found = item if isinstance(item, Row) else None
+            items = read_lines([line.decode("utf-8-sig", "replace")], STANDARD_INPUT)
+            found += [item for item in items if isinstance(item, Row)]
     finally:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(_Again(bytes(read), source)))
-    return found
+    return tuple(found)
 
 
 class _Again(io.RawIOBase):
