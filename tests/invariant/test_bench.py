@@ -14,7 +14,7 @@ from benching import ACTIVATED, FULL, engine_of, fits, no_memory_told
 
 from twinpass.bench import population
 from twinpass.bench.naive import completion_logprobs, lean_logprobs
-from twinpass.bench.peak import RESET, peaks
+from twinpass.bench.peak import MODES, RESET, peaks
 from twinpass.bench.rivals import first_order, naive
 from twinpass.cli.bench import WORKLOADS
 from twinpass.cli.main import main
@@ -144,12 +144,18 @@ def test_the_lean_step_is_the_plain_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_peaks_are_those_of_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(tiny.config(tmp_path, **FULL))
-    (peak,) = peaks(config, ("inference",)).values()
+@pytest.mark.parametrize("mode", sorted(MODES.keys() - {"ours", "naive", "inference"}))
+def test_every_other_rival_has_a_peak(tmp_path: Path, mode: str) -> None:
+    """Of those that a benchmark's own table leaves out; each takes a process, and seconds."""
+    ((name, peak),) = peaks(load_config(tiny.config(tmp_path, **ACTIVATED)), (mode,)).items()
+    assert name == mode
     assert fits(peak, RESET.exists())
+
+
+def test_no_process_is_begun_where_peaks_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_memory_told(monkeypatch)
-    assert peaks(config, ("ours",)) == {"ours": None}
+    monkeypatch.setattr("subprocess.run", None)
+    assert peaks(load_config(tiny.config(tmp_path, **FULL)), ("ours",)) == {"ours": None}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,13 @@ def test_every_cell_runs_and_can_be_run_again(
 
 @pytest.mark.full
 def test_on_the_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer steps than it takes."""
     monkeypatch.chdir(tmp_path)
-    found = executed(code(json.loads(NOTEBOOK.read_text())["cells"], "smollm2"))
+    whole = 'exist="resume"'
+    sources = code(json.loads(NOTEBOOK.read_text())["cells"], "smollm2")
+    assert sum(whole in source for source in sources) == 1
+    few = f"{whole}, optimizer=twinpass.AdamW(lr=4e-3, steps=6)"
+    found = executed([source.replace(whole, few) for source in sources])
+    assert found["summary"]["steps"] == 6
     assert found["summary"]["kept_metric"] >= found["summary"]["base_metric"]
     assert set(found["answer"].probabilities) == {"bad", "good"}

@@ -54,3 +54,11 @@ def squeeze(values, softcap):
     if softcap > 0:
         for i in range(values.size):
             values[i] = np.tanh(values[i] / softcap) * softcap
+
+
+@njit(inline="always")
+def copy(source, target):
+    """Copy a matrix element by element: for an assignment of arrays Numba compiles what would write its error, too, which takes seconds."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]

@@ -20,7 +20,7 @@ from twinpass.perturb.compiled import kernel
 from twinpass.perturb.gemm.heads import dots, sums, vectors
 from twinpass.perturb.noise import F32
 from twinpass.perturb.threads import threads_for
-from twinpass.perturb.vectorised import softmax, squeeze
+from twinpass.perturb.vectorised import copy, softmax, squeeze
 
 
 def suits(causal: CausalModel) -> bool:
@@ -84,7 +84,8 @@ def _attend_in_registers(
         if not count:
             out[r] = 0
             continue
-        keys[slots[r, lasts[r] - 1]], values[slots[r, lasts[r] - 1]] = k[r], v[r]
+        copy(k[r], keys[slots[r, lasts[r] - 1]])
+        copy(v[r], values[slots[r, lasts[r] - 1]])
         weights = np.empty((len(share), count), np.float32)
         for g in range(groups):
             h = (r * groups + g) * len(share)
@@ -118,7 +119,8 @@ def _attend(
         out[r] = 0
         if not count:
             continue
-        keys[slots[r, lasts[r] - 1]], values[slots[r, lasts[r] - 1]] = k[r], v[r]
+        copy(k[r], keys[slots[r, lasts[r] - 1]])
+        copy(v[r], values[slots[r, lasts[r] - 1]])
         weights = np.empty((heads, count), q.dtype)
         for j in range(count):
             key = keys[slots[r, first + j]]
