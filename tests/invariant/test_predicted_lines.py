@@ -40,6 +40,19 @@ def test_fields_that_json_has_no_form_for_are_written_all_the_same(
     capsys.readouterr()
 
 
+def test_rows_without_a_prompt_are_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine"}\n{"text": " "}\n{"label": 1}\n')
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "rows.jsonl")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "row 2: the prompt is empty, there is no text in text" in said
+    assert "row 3: the prompt uses {text}, the row has only label" in said
+
+
 def test_fields_of_parquet_are_written_so_that_every_reader_of_json_takes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,20 +129,24 @@ def test_an_output_that_has_no_such_letters_gets_escapes(
 
 
 def test_all_rows_that_cannot_be_answered_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever is wrong with them: a field, the length, or that they are no rows; whether options are chosen or a text is written."""
+    """Before a model is loaded, what needs none to be seen; then their length; whether options are chosen or a text is written."""
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     texts = ["fine", None, "a " * 70, "dull", 3.5, *["  "] * 20]
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     for run in (train(tmp_path / "choice", "activated"), completion(tmp_path / "text", "lora")):
+        rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         capsys.readouterr()
         assert main(["predict", str(run), str(rows), "--out", str(out), "--json"]) == 2
         first, *lines, more, last = json.loads(capsys.readouterr().out)["error"].splitlines()
-        assert first == "22 of 25 rows cannot be used:"
+        assert first == "21 of 25 rows cannot be used:"
         assert lines[0].startswith(f"  - {rows}, row 2: the prompt uses {{text}}, which is null")
-        assert lines[1].startswith(f"  - {rows}, row 3: 7")
-        assert "the model's window" in lines[1]
-        assert [line.split(": ")[0] for line in lines[2:]] == [f"  - {rows}, row {6 + i}" for i in range(18)]
-        assert (more, last) == ("  - and 2 more", "mend them, or leave them out")
+        assert [line.split(": ")[0] for line in lines[1:]] == [f"  - {rows}, row {6 + i}" for i in range(19)]
+        assert (more, last) == ("  - and 1 more", "mend them, or leave them out")
+        rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("fine", "a " * 70, "a " * 80)))
+        assert main(["predict", str(run), str(rows), "--out", str(out), "--json"]) == 2
+        first, *lines, _ = json.loads(capsys.readouterr().out)["error"].splitlines()
+        assert (first, len(lines)) == ("2 of 3 rows cannot be used:", 2)
+        assert lines[0].startswith(f"  - {rows}, row 2: 7")
+        assert all("the model's window" in line for line in lines)
         assert not out.exists()
 
 

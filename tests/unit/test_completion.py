@@ -78,7 +78,7 @@ def test_solved_rows_stand_in_front() -> None:
     ("fields", "message"),
     [
         ({"answer": None}, r"row 7: the completion uses \{answer\}, which is null"),
-        ({"answer": " "}, "row 7: the completion is empty, answer hold no text; drop the row"),
+        ({"answer": " "}, "row 7: the completion is empty, there is no text in answer; drop the row"),
         ({"text": None}, r"row 7: the prompt uses \{text\}, which is null"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_option_may_be_named_by_its_own_text_in_the_row() -> None:
     ("fields", "message"),
     [
         ({"one": "bad", "two": "bad"}, "two options are the same"),
-        ({"one": " ", "two": "bad"}, "an option is empty, one hold no text"),
+        ({"one": " ", "two": "bad"}, "an option is empty, there is no text in one"),
         ({"one": "bad"}, r"the options uses \{two\}, the row has only text, label, one"),
         ({"one": None, "two": "bad"}, r"the options uses \{one\}, which is null"),
     ],
@@ -189,7 +189,7 @@ def test_options_that_a_row_does_not_fill(fields: dict[str, object], message: st
         (math.nan, "is nan"),
         (-math.inf, "is -inf"),
         (True, "is true, no text"),
-        (b"it", "is of type bytes, no text"),
+        (b"\xffit", "holds bytes that are no text in UTF-8"),
         (np.array([1, 2]), "is of type ndarray, no text"),
         (np.float32("nan"), "is nan"),
         ("it \ud800 was", r"holds half a character \(\\ud800, a lone surrogate\)"),

@@ -95,11 +95,14 @@ def run_predict(args: argparse.Namespace, console: "Console") -> int:
     chosen = _chosen(args)
     require_run(args.folder)
     loading(console, args.folder)
+    from twinpass.task.rows import every
     from twinpass.task.sources.read import sound
     from twinpass.use.settings import settings_of
     from twinpass.use.trained import load
 
-    rows = sound(settings_of(args.folder).task.read([sourced(name) for name in args.rows], "rows"))
+    settings = settings_of(args.folder)
+    rows = sound(settings.task.read([sourced(name) for name in args.rows], "rows"))
+    every(rows, settings.template.require_filled)  # before a model is loaded
     trained = load(args.folder, args.step)
     if trained.chooses and chosen:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)

@@ -39,6 +39,9 @@ class ChatTemplate(Template):
             "task.shots: conversations take no solved rows in front; put them into the messages, or leave shots out"
         )
 
+    def require_filled(self, row: Row) -> None:
+        messages_of(row, self.messages)
+
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
         messages, given = self._conversation(row)
         turns = [i for i in range(given, len(messages)) if is_answer(messages[i], f"{row.place}, message {i + 1}")]

@@ -58,6 +58,10 @@ class ChoiceTemplate(TextTemplate):
         """
         return self._example(row, tokenizer, self._filled(row), 0)
 
+    def require_filled(self, row: Row) -> None:
+        super().require_filled(row)
+        self._filled(row)
+
     def blamed(self, row: Row) -> str:
         return row.place if any(self._text("options", option).fields for option in self.options) else "task.options"
 
@@ -74,7 +78,7 @@ class ChoiceTemplate(TextTemplate):
         texts = [self._text("options", option) for option in self.options]
         for text in texts:
             if text.is_blank(row):
-                raise DataError(f"{row.place}: an option is empty, {' and '.join(text.fields)} hold no text")
+                raise DataError(f"{row.place}: an option is empty, there is no text in {' and '.join(text.fields)}")
         options = [text.fill(row) for text in texts]
         if len(set(options)) < len(options):
             raise DataError(f"{row.place}: two options are the same, {options}; drop the row")

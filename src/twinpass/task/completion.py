@@ -37,7 +37,7 @@ class CompletionTemplate(TextTemplate):
         text = self._text("completion", self.completion)
         if text.is_blank(row):
             raise DataError(
-                f"{row.place}: the completion is empty, {' and '.join(text.fields)} hold no text; drop the row"
+                f"{row.place}: the completion is empty, there is no text in {' and '.join(text.fields)}; drop the row"
             )
         return (text.fill(row),), 0
 

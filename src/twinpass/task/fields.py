@@ -66,6 +66,8 @@ def as_text(value: object) -> str:
         return value.text
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, bytes):
+        raise ValueError("holds bytes that are no text in UTF-8; decode them by the encoding that they are in")
     if not isinstance(value, str):
         kinds: dict[type, str] = {list: "a list", tuple: "a list", dict: "an object"}
         if kind := kinds.get(type(value)):
@@ -82,7 +84,12 @@ def as_text(value: object) -> str:
 
 
 def plain(value: object) -> object:
-    """Scalars of arrays as Python's own."""
+    """Scalars of arrays, and bytes that are text in UTF-8, as files of Parquet have it, as Python's own."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     return value

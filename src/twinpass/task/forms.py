@@ -113,7 +113,7 @@ def _beside_alpaca(fields: Mapping[str, Any]) -> str:
 
 
 def _is_text(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda fields: all(isinstance(fields[name], str) for name in names)
+    return lambda fields: all(isinstance(plain(fields[name]), str) for name in names)
 
 
 def _labelled(rows: Sequence[Row], kwargs: Mapping[str, Any]) -> ChoiceTemplate:

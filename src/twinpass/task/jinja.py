@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
-from twinpass.task.fields import as_text
+from twinpass.task.fields import as_text, plain
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -42,6 +42,11 @@ def checked(tree: "nodes.Template") -> "nodes.Template":
     return tree
 
 
+def _decoded(value: Any) -> Any:
+    """Text, where it is bytes: a filter would write how Python shows these."""
+    return plain(value) if isinstance(value, bytes) else value
+
+
 @cache
 def environment_of_rows() -> "ImmutableSandboxedEnvironment":
     """Where templates are compiled: what a row lacks is an error, and so is what is no text where text is written."""
@@ -66,7 +71,7 @@ def environment_of_rows() -> "ImmutableSandboxedEnvironment":
             for each in (*arguments[first:last], *(options.values() if last is None else ())):
                 if not isinstance(each, bool):
                     shown(each)
-            return function(*arguments, **options)
+            return function(*map(_decoded, arguments), **{key: _decoded(each) for key, each in options.items()})
 
         return of_text
 

@@ -40,6 +40,10 @@ class RewardTemplate(TextTemplate):
     def with_shots(self, rows: Sequence[Row]) -> Self:
         raise DataError("task.shots: prompts are not solved; write demonstrations into task.prompt, or leave shots out")
 
+    def require_filled(self, row: Row) -> None:
+        if not is_conversation(row.fields.get(COLUMN)) or self.prompt != type(self).prompt:
+            super().require_filled(row)
+
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
         yield self.asked(row, tokenizer)
 

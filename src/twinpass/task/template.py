@@ -41,6 +41,14 @@ class Template(ABC):
             DataError: the row lacks a field.
         """
 
+    def require_filled(self, row: Row) -> None:
+        """Refuse a row that a model cannot be asked about, as far as that shows without a tokenizer.
+
+        Raises:
+            DataError: saying what it lacks.
+        """
+        return
+
     @property
     def stop(self) -> tuple[str, ...]:
         """Texts that end an answer, where no token does."""
@@ -106,6 +114,9 @@ class TextTemplate(Template):
         solved = "".join(f"{''.join(self._fill(row))}{answers[right]}\n\n" for row, answers, right in known)
         return replace(self, prompt=literal(solved, self.syntax) + self.prompt)
 
+    def require_filled(self, row: Row) -> None:
+        self._fill(row)
+
     def examples(self, row: Row, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Example]:
         yield self._example(row, tokenizer, *self.answers(row))
 
@@ -134,7 +145,7 @@ class TextTemplate(Template):
     def _fill(self, row: Row) -> tuple[str, str]:
         prompt = self._text("prompt", self.prompt)
         if prompt.is_blank(row):
-            raise DataError(f"{row.place}: the prompt is empty, {' and '.join(prompt.fields)} hold no text")
+            raise DataError(f"{row.place}: the prompt is empty, there is no text in {' and '.join(prompt.fields)}")
         return prompt.fill(row), self._text("suffix", self.suffix).fill(row)
 
     def _text(self, key: str, text: str) -> Text:

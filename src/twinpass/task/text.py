@@ -9,7 +9,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Literal
 
 from twinpass.errors import DataError
-from twinpass.task.fields import as_text, is_path, text_of
+from twinpass.task.fields import as_text, is_path, plain, text_of
 from twinpass.task.jinja import checked, environment_of_rows
 from twinpass.task.rows import Row
 
@@ -84,7 +84,8 @@ class Jinja(Text):
 
     def fill(self, row: Row) -> str:
         try:
-            return as_text(self.template.render({ROW: row.fields, **row.fields}))
+            known = {name: plain(each) if isinstance(each, bytes) else each for name, each in row.fields.items()}
+            return as_text(self.template.render({ROW: known, **known}))
         except DataError:
             raise
         except Exception as error:  # whatever a template does with a row's values
