@@ -278,6 +278,20 @@ def test_whatever_functions_log_is_printed_and_kept_as_json(tmp_path: Path, caps
         assert {name: record[name] for name in expected} == expected
 
 
+def test_what_functions_print_is_no_line_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = config(tmp_path, optimizer={"steps": 1, "lr": 0.1, "batch_size": 2}), tmp_path / "run"
+    printing = "def loud(completions, **kwargs):\n    print('heard', len(completions))\n    return [1.0 for _ in completions]\n"
+    (tmp_path / "rewards.py").write_text(f"print('imported')\n{REWARDS}{printing}")
+    assert main(["train", str(path), "--set", 'task.rewards=["rewards.py:few", "rewards.py:loud"]', "--json"]) in (0, 3)
+    trained = capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    evaluated = capsys.readouterr()
+    assert [json.loads(line).get("event") for line in trained.out.splitlines()][-1] == "end"
+    assert json.loads(evaluated.out)["metric_name"] == "reward"
+    assert "imported" in trained.err
+    assert all("heard" in said.err for said in (trained, evaluated))
+
+
 LOGGING = """
 import datetime, numpy, torch
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, loading, paper, say
+from twinpass.cli.lines import HELP, alone, loading, paper, say
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError, DataError
 
@@ -79,9 +79,11 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace, console: "Console") -> int:
     """Evaluate, compare, print."""
     _require_sense(args)
-    result, found, places = _evaluate(args.target, args.step, args, console)
+    with alone(args.json):
+        result, found, places = _evaluate(args.target, args.step, args, console)
+        if args.compare is not None:
+            other, others, other_places = _evaluate(args.compare, None, args, console)
     if args.compare is not None:
-        other, others, other_places = _evaluate(args.compare, None, args, console)
         result = {**result, "compared_with": {"run": str(args.compare), **other}}
         result["comparison"] = _compared(found, others, places, other_places)
     if args.json:

@@ -3,11 +3,15 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+"""Where lines go; None: standard output."""
 
 WIDE = 10_000
 """Columns of a file or a pipe."""
@@ -33,7 +37,21 @@ def say(fields: Mapping[str, Any]) -> None:
     """Print a line, at once."""
     from twinpass.report.plain import dumped
 
-    print(dumped(fields), flush=True)
+    print(dumped(fields), flush=True, file=_results.get())
+
+
+@contextmanager
+def alone(json: bool) -> Iterator[None]:
+    """With ``json``, let whatever else the block prints, such as a reward function, go to standard error."""
+    if not json:
+        yield
+        return
+    before = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinpass.cli.lines import HELP, loading, say
+from twinpass.cli.lines import HELP, alone, loading, say
 from twinpass.cli.runs import require_run
 from twinpass.errors import ConfigError
 from twinpass.paths import expand
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace, console: "Console") -> int:
         raise ConfigError(config.source, [f"[run] {problem}" for problem in problems])
     folder = RunFolder(args.resume or expand(config.run.out))
     with folder.claim(new=bool(args.config)):
-        summary = _train(config, folder, args, console)
+        with alone(args.json):
+            summary = _train(config, folder, args, console)
         summary["total_seconds"] = time.perf_counter() - began
         folder.write_summary(summary)
     if args.json:

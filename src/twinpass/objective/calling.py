@@ -3,7 +3,9 @@
 import math
 import multiprocessing
 import pickle
+import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -149,7 +151,8 @@ def _work(named: tuple[str, Any], given: Given) -> Returned:
         name, source = named
         _known[named] = load_reward(source, Path()) if isinstance(source, str) else RewardFunction.of(source, name)
     try:
-        return answer_of(_known[named], given)
+        with redirect_stdout(sys.stderr):  # what it prints is no result of the command that started this process
+            return answer_of(_known[named], given)
     except BaseException as error:  # any code runs here, and what it raises may not be sent
         raise CallError(_raised(error)) from None
 
