@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reward_runs
 import tiny
 
 import twinpass
@@ -81,6 +82,26 @@ def test_a_run_that_went_on_is_replayed(tmp_path: Path, capsys: pytest.CaptureFi
     assert (code, found["step"]) == (0, summary["kept_step"])
     (tmp_path / "train.jsonl").unlink()
     assert evaluated(capsys, run, tmp_path / "eval.jsonl")[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["completion", "reward"])
+def test_runs_that_write_are_evaluated_so(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """By the same texts, as these depend on seeds that the run has."""
+    if kind == "reward":
+        config = reward_runs.config(tmp_path, optimizer={"steps": 2, "lr": 0.1, "batch_size": 2})
+        train, held = "prompts.jsonl", "held.jsonl"
+    else:
+        task = {"prompt": "Review: {text}", "completion": " {text}", "end": False}
+        files = {"train": "train.jsonl", "eval": "eval.jsonl"}
+        config = tiny.config(tmp_path, task={"kind": kind, **files, **task})
+        train, held = "train.jsonl", "eval.jsonl"
+    assert main(["train", str(config), "--json"]) in (0, 3)
+    more = () if kind == "reward" else ("--write", "--max-tokens", "2")
+    _, expected, _ = evaluated(capsys, tmp_path / "run", *more)
+    (tmp_path / train).unlink()
+    code, found, _ = evaluated(capsys, tmp_path / "run", tmp_path / held, *more)
+    assert (code, found["step"], found["measures"].keys()) == (0, expected["step"], expected["measures"].keys())
+    assert found["metric"] == pytest.approx(expected["metric"], rel=1e-5)
 
 
 def test_a_run_of_finetune_is_evaluated_on_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
