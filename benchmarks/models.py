@@ -67,11 +67,9 @@ def found(types: Sequence[str]) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {kind: {} for kind in types}
     left = list(types)
     while left:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--work", *left], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        why = _listened(process, results, left)
-        process.wait()
+        command = [sys.executable, __file__, "--work", *left]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            why = _listened(process, results, left)
         if left and (why or process.returncode):
             kind = left.pop(0)
             results[kind]["stopped"] = why or _died(process.returncode)

@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and its plots from the result files alone: ``python benchmarks/page.py``."""
+"""Write docs/benchmarks.md, its plots and the table of docs/models.md from the result files alone: ``python benchmarks/page.py``."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import freshness
 import page_gpu
+import page_models
 import page_products
 import page_sglang
 import page_tasks
@@ -17,6 +18,7 @@ from twinpass.report.plots_bench import draw_race, draw_step, dtype_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS, IMAGES, PAGE = ROOT / "benchmarks/results", ROOT / "docs/images/bench", ROOT / "docs/benchmarks.md"
+MODELS = ROOT / "docs/models.md"
 Result = Mapping[str, Any]
 
 TOP = """\
@@ -40,6 +42,8 @@ def main() -> None:
     for name, result in results.items():
         (draw_race if "methods" in result else draw_step)(result, IMAGES / f"{name}.png")
     PAGE.write_text(whole(results) + age())
+    if (models := RESULTS / "models.json").exists():
+        MODELS.write_text(page_models.put(MODELS.read_text(), page_models.section(json.loads(models.read_text()))))
 
 
 def whole(results: Mapping[str, Result]) -> str:
