@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twinpass.objective.completion import Completion
     from twinpass.objective.expected_accuracy import ExpectedAccuracy
     from twinpass.objective.generation import Generation
+    from twinpass.objective.reward_models import RewardModel
     from twinpass.report.callbacks import Callbacks
     from twinpass.reuse.activated import ActivatedReuse
     from twinpass.reuse.auto import Auto as AutoReuse
@@ -74,6 +75,7 @@ __all__ = [
     "Projections",
     "ReflectedReuse",
     "Relative",
+    "RewardModel",
     "Sgd",
     "Sign",
     "Spsa",
@@ -103,6 +105,7 @@ _MODULES = {
     "objective.completion": ("Completion",),
     "objective.expected_accuracy": ("ExpectedAccuracy",),
     "objective.generation": ("Generation",),
+    "objective.reward_models": ("RewardModel",),
     "report.callbacks": ("Callbacks",),
     "reuse.activated": ("ActivatedReuse",),
     "reuse.auto": ("AutoReuse",),

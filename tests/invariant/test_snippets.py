@@ -81,7 +81,7 @@ def prompts(folder: Path) -> None:
     """What the page about rewards has written before it trains."""
     tiny.save(folder / "my-model")
     ending().save_pretrained(folder / "my-model")
-    functions, _, _ = snippets("docs/rewards.md", "python")
+    functions, _ = snippets("docs/rewards.md", "python")
     assert functions.startswith("# rewards.py\n")
     (folder / "rewards.py").write_text(functions)
     (folder / "prompts.jsonl").write_text('{"prompt": "a fine film"}\n' * 20)

@@ -164,7 +164,7 @@ def test_functions_are_found_by_name(tmp_path: Path) -> None:
     [
         ("none.py:length", "there is no file .*none.py"),
         ("mine.py:width", "mine.py has no function 'width'; there are length, taker"),
-        ("mine.py", "expected file.py:function or package.module:function"),
+        ("mine.py", "expected file.py:function, package.module:function, or"),
         ("mine.py:taker", r"takes \(a, b\): expected 'completions'"),
         ("broken.py:length", "broken.py cannot be imported: ZeroDivisionError"),
         ("no_such_package.rewards:length", "cannot be imported: ModuleNotFoundError"),

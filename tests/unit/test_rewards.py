@@ -71,7 +71,7 @@ def population(**options: Any) -> Population:
 
 @pytest.mark.full
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    functions, code, _ = snippets("docs/rewards.md", "python")
+    functions, code = snippets("docs/rewards.md", "python")
     assert functions.partition("\n")[2].strip() in code, "test_snippets trains with the file"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(twinpass, "load_model", lambda path: (tiny.model(), tiny.tokenizer()))

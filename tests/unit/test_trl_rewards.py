@@ -272,9 +272,8 @@ def test_an_interrupt_ends_the_run() -> None:
     [
         ("trl.rewards.accuracy_reward", "did you mean 'trl.rewards:accuracy_reward'?"),
         ("accuracy_reward", "perhaps 'trl.rewards:accuracy_reward'"),
-        ("weqweasdas/RM-Gemma-2B", "a reward model is asked by a function of yours"),
-        ("reward-model", "a reward model is asked by a function of yours"),
-        ("rewards.py", "expected file.py:function or package.module:function$"),
+        ("reward-model", "or a reward model's folder or name on the hub$"),
+        ("rewards.py", "expected file.py:function, package.module:function, or"),
     ],
 )
 def test_names_as_trl_has_them(spec: str, message: str) -> None:

@@ -48,7 +48,7 @@ _WITHOUT = {
     "mask_truncated_completions": "texts that max_tokens cuts off count like others; a function may return None for them",
     "num_iterations": "each step learns from texts of its own; steps_per_generation says how many steps texts are written for",
     "loss_type": "the loss is a mean over the tokens of all texts, with the divergence that beta weighs",
-    "reward_processing_classes": "a function that asks a reward model has its tokenizer (docs/rewards.md)",
+    "reward_processing_classes": "a reward model has its own: rewards=[twinpass.RewardModel(model, tokenizer)]",
     **dict.fromkeys(
         ("tools", "environment_factory", "rollout_func"),
         "texts are written at once, without tools or environments; a row may have a column tools, for its chat template",

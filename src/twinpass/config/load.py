@@ -119,7 +119,7 @@ def _shortest(key: str, name: str) -> str:
 
 
 def _each_function(task: dict[str, Any], folder: Path) -> None:
-    """Put the whole path in the place of a relative one in every ``file.py:function``."""
+    """Put the whole path in the place of a relative one in every ``file.py:function``, and in that of a reward model's folder."""
     given = task.get(FUNCTIONS)
     given = [given] if isinstance(given, str) else given
     if isinstance(given, list):
@@ -128,6 +128,8 @@ def _each_function(task: dict[str, Any], folder: Path) -> None:
 
 def _function(spec: str, folder: Path) -> str:
     place, separator, name = spec.rpartition(":")
+    if not separator:
+        return absolute(spec, folder)
     return f"{(folder / place).resolve()}{separator}{name}" if place.endswith(".py") else spec
 
 

@@ -38,8 +38,8 @@ WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 class RewardTask(TaskSettings, RewardTemplate):
     """Write texts that functions reward.
 
-    ``rewards`` name functions, as "file.py:function" (relative to the configuration file) or "package.module:function", and ``weights``
-    what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts (by default 1, 4 of a
+    ``rewards`` name functions, as "file.py:function" (relative to the configuration file) or "package.module:function", or reward
+    models, by a folder or a name on the hub, and ``weights`` what each counts (1, if none are given). Of every prompt each lane writes ``samples`` texts (by default 1, 4 of a
     held-out one, and 16 where texts are learned from), as [generation] says. ``shaping``: a
     lane's loss is minus its mean reward ("raw"), the same in standard deviations over all lanes ("zscore", the default) or over the texts of each
     prompt ("prompt"), or its place among the lanes ("rank").

@@ -109,7 +109,7 @@ def _reading(part: str, path: str, source: Source) -> Iterator[None]:
     """Let a loader read a part of a checkpoint, without its progress bars and remarks; whatever it fails by is one message."""
     remarks: list[str] = []
     try:
-        with _quiet(remarks):
+        with quiet(remarks):
             yield
     except ModelError:
         raise
@@ -156,7 +156,7 @@ def _reason(error: BaseException, part: str, remarks: Sequence[str]) -> str:
 
 
 @contextmanager
-def _quiet(remarks: list[str]) -> Iterator[None]:
+def quiet(remarks: list[str]) -> Iterator[None]:
     """Keep the loader's own progress bars and remarks off the terminal, and what it warns of in ``remarks``."""
     verbosity, logger, keeper = logging.get_verbosity(), logging.get_logger("transformers"), _Keeper(remarks)
     handlers, propagated = logger.handlers[:], logger.propagate

@@ -9,6 +9,8 @@ verl                    ``compute_score(data_source, solution_str, ground_truth,
 es-at-scale             ``reward_function(output, target)``, which returns (label, reward)
 verifiers               arguments by name, among ``prompt, completion, answer, state`` and columns
 ======================  ==================================================================
+
+A reward model is one, too (:mod:`twinpass.objective.reward_models`), and so is its name.
 """
 
 import inspect
@@ -17,11 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twinpass.errors import RewardError
+from twinpass.model.source import absolute, is_path
 from twinpass.objective.awaiting import awaited
 from twinpass.objective.importing import imported
+
+if TYPE_CHECKING:
+    from twinpass.objective.reward_models import RewardModel
 
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What a function of TRL's form is given beside the columns."""
@@ -31,24 +37,13 @@ TEXTS = {"prompts", "completions", "completion_ids"}
 
 _ENVIRONMENTS = "environments"
 
-ASKING = """
-def score(prompts, completions, **kwargs):
-    texts = [prompt + text for prompt, text in zip(prompts, completions)]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True)
-    with torch.inference_mode():
-        return model(**inputs).logits[:, 0]
-"""
-"""A function that asks a reward model, whose tokenizer has a token to pad with; docs/rewards.md has one for messages, too."""
-
-_MODELS = f"a reward model is asked by a function of yours (more in docs/rewards.md):\n{ASKING}"
-
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
     """A function in TRL's form, under the ``name`` that its metrics go by; it ``needs`` these arguments.
 
     ``source`` is where another process has it from: the function itself, or a name as :func:`load_reward` takes it. ``waits``: it is a
-    coroutine of TRL's form, and mostly waits for others.
+    coroutine of TRL's form, and mostly waits for others. ``judge`` is the reward model that is called, if it is one.
     """
 
     name: str
@@ -56,10 +51,13 @@ class RewardFunction:
     needs: tuple[str, ...]
     source: Any = None
     waits: bool = False
+    judge: "RewardModel | None" = None
 
     @property
     def code(self) -> str:
-        """Its text, or that of the file which it was named by; its name, where there is no text."""
+        """Its text, or that of the file which it was named by, or the hash of a model's weights; its name, where there is none of these."""
+        if self.judge is not None:
+            return str(self.judge.code)
         try:
             if not isinstance(self.source, str):
                 return inspect.getsource(_bare(self.source))
@@ -76,9 +74,9 @@ class RewardFunction:
         Raises:
             RewardError: it has none of them.
         """
+        if (judge := _judging(function)) is not None:
+            return cls(name or judge.__name__, judge, (), function, judge=judge)
         named = name or getattr(function, "__name__", "") or _name(_bare(function))
-        if "torch" in sys.modules and isinstance(function, sys.modules["torch"].nn.Module):
-            raise RewardError(f"reward {named!r} is a model; {_MODELS}")
         parameters = _parameters(function)
         open_ = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         plain = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -125,14 +123,21 @@ class RewardFunction:
 
 
 def load_reward(spec: str, folder: Path = Path()) -> RewardFunction:
-    """The function that ``file.py:function`` (beside ``folder``) or ``package.module:function`` names.
+    """The function that ``file.py:function`` (beside ``folder``) or ``package.module:function`` names, or the reward model of a folder or the hub.
 
     Raises:
-        RewardError: there is no such file, module or function, or it cannot be imported.
+        RewardError: there is no such file, module, function or model, or it cannot be loaded.
     """
+    if _names_a_model(spec, folder):
+        from twinpass.objective.reward_models import RewardModel
+
+        place = absolute(spec, folder)
+        return replace(RewardFunction.of(RewardModel.named(place)), source=place)
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name.isidentifier():
-        raise RewardError(f"reward {spec!r}: expected file.py:function or package.module:function{_meant(spec)}")
+        raise RewardError(
+            f"reward {spec!r}: expected file.py:function, package.module:function, or a reward model's folder or name on the hub{_meant(spec)}"
+        )
     module = imported(spec, place, folder)
     function = getattr(module, name, None)
     if not callable(function):
@@ -142,13 +147,28 @@ def load_reward(spec: str, folder: Path = Path()) -> RewardFunction:
     return replace(RewardFunction.of(function, name), source=where)
 
 
+def _names_a_model(spec: str, folder: Path) -> bool:
+    if ":" in spec or spec.endswith(".py"):
+        return False
+    return is_path(spec) or spec.count("/") == 1 or (bool(spec) and (folder / spec).is_dir())
+
+
+def _judging(function: Any) -> "RewardModel | None":
+    """The reward model that something is, or is the network of."""
+    if "torch" not in sys.modules:
+        return None
+    from twinpass.objective.reward_models import RewardModel
+
+    if isinstance(function, sys.modules["torch"].nn.Module):
+        return RewardModel.beside(function)
+    return function if isinstance(function, RewardModel) else None
+
+
 def _meant(spec: str) -> str:
     """What a name of another form may have been meant to be."""
     module, _, name = spec.rpartition(".")
     if spec.isidentifier():
         return f"; TRL's own are trl.rewards:NAME, so perhaps 'trl.rewards:{spec}'"
-    if ("/" in spec or "-" in spec) and not spec.endswith(".py") and ":" not in spec:
-        return f"; {_MODELS}"
     if name != "py" and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return f"; did you mean '{module}:{name}'?"
     return ""
