@@ -12,7 +12,7 @@ from twinpass.model.identity import hash_of
 from twinpass.model.load import quiet
 
 TOGETHER = 16
-"""Texts that pass at once: the memory of the largest batch is the model's user's."""
+"""Texts that pass at once, so that the memory of a call does not grow with the texts of a step."""
 
 
 class RewardModel:
