@@ -7,11 +7,13 @@ task that is measured by a way that is no more. The demo's reviews are a task, t
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,8 +215,6 @@ def measure(
     folder: Path, result: Path, seeds: Sequence[int], names: Sequence[str] | None, ways: Sequence[str]
 ) -> dict[str, Any]:
     """Every task in every way on every seed, and what has been measured before."""
-    before = json.loads(result.read_text()) if result.exists() else {}
-    found: dict[str, Any] = before.get("tasks", {})
     head = {"commit": commit(), "machine": machine(), "versions": versions()}
     for task in TASKS:
         if names and task.folder not in names:
@@ -225,18 +225,32 @@ def measure(
                 continue
             said = {key: value for key, value in section.items() if key not in ("path", "train", "eval")}
             about = {"task": said, "files": hashes(task.files(folder))}
-            own = found.setdefault(task.folder, {**about, "runs": {}})
-            if any(own[key] != value for key, value in about.items()):
-                raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
-            own["runs"] = {way: runs for way, runs in own["runs"].items() if way in WAYS}
+            with _found(result, head) as found:
+                own = found.setdefault(task.folder, {**about, "runs": {}})
+                if any(own[key] != value for key, value in about.items()):
+                    raise SystemExit(f"{result}: holds other rows of {task.folder}; give another file")
+                own["runs"] = {way: runs for way, runs in own["runs"].items() if way in WAYS}
             for way in ways:
-                runs: list[dict[str, Any]] = own["runs"].setdefault(way, [])
                 for seed in seeds:
-                    runs[:] = [each for each in runs if each["seed"] != seed]
                     measured = run(task, section, seed, Path(scratch), WAYS[way])
-                    runs.append({**measured, "set": list(WAYS[way]), **head})
-                    write_json(result, {**head, "model": "smollm2", "tasks": found})
-    return found
+                    with _found(result, head) as found:
+                        runs = found[task.folder]["runs"]
+                        others = [each for each in runs.get(way, []) if each["seed"] != seed]
+                        runs[way] = [*others, {**measured, "set": list(WAYS[way]), **head}]
+    with _found(result, head) as found:
+        return found
+
+
+@contextmanager
+def _found(result: Path, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tasks as the result has them, to be changed: by one process at a time, so that several may measure into one file."""
+    with result.with_name(f".{result.name}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        found: dict[str, Any] = json.loads(result.read_text())["tasks"] if result.exists() else {}
+        before = json.dumps(found)
+        yield found
+        if json.dumps(found) != before:
+            write_json(result, {**head, "model": "smollm2", "tasks": found})
 
 
 if __name__ == "__main__":
