@@ -157,7 +157,7 @@ TASKS_FOLDER ?=
 bench-tasks: install  ## public tasks in FOLDER with nothing set but their names, and one seed of settings around those, TASKS_FOLDER=FOLDER, into benchmarks/results/tasks.json (about four hours)
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways "quarter of the rate" "twice the rate" "80 steps" "attention, all layers" "all linear layers, upper 20" informed --json benchmarks/results/tasks.json
-	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways lora "lora, lr 1e-3" "lora, lr 8e-3" full "full, lr 1e-3" "full, lr 4e-3" "full, twice the steps" "full, random directions" --json benchmarks/results/tasks.json
+	$(BIN)/python benchmarks/tasks.py $(TASKS_FOLDER) --seeds 1 --ways lora "lora, lr 1e-3" "lora, lr 2e-3" "lora, lr 8e-3" full "full, lr 1e-3" "full, lr 4e-3" "full, twice the steps" "full, random directions" --json benchmarks/results/tasks.json
 	$(BIN)/python benchmarks/page.py
 
 bench-models: install  ## what runs on a tiny random model of every type that transformers writes text with, into benchmarks/results/models.json and docs/models.md (about 20 minutes)

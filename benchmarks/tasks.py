@@ -52,6 +52,7 @@ WAYS: Mapping[str, Sequence[str]] = {
     "informed": ("trainable.kind=informed",),
     "lora": (LORA,),
     "lora, lr 1e-3": (LORA, "optimizer.lr=1e-3"),
+    "lora, lr 2e-3": (LORA, "optimizer.lr=2e-3"),
     "lora, lr 8e-3": (LORA, "optimizer.lr=8e-3"),
     "full": (FULL,),
     "full, lr 1e-3": (FULL, "optimizer.lr=1e-3"),

@@ -15,14 +15,14 @@ from twinpass.train.journal import read
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def train(*words: str) -> subprocess.Popen[str]:
+def begin(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "twinpass", "train", *words, "--json"], stderr=subprocess.PIPE, text=True
     )
 
 
 def resume(run: Path) -> int:
-    process = train("--resume", str(run))
+    process = begin("--resume", str(run))
     process.communicate(timeout=2 * START_SECONDS)
     return process.returncode
 
@@ -46,15 +46,15 @@ def steps(run: Path) -> int:
     return sum('"step"' in line for line in journal.read_text().splitlines()) if journal.exists() else 0
 
 
-def die_after(run: Path, process: subprocess.Popen[str], kill: Callable[[], None]) -> str:
-    """Train until two steps are in the journal, kill SGLang, and wait for the end; what was said."""
+def die_after(run: Path, process: subprocess.Popen[str], kill: Callable[[], None], *, least: int = 2) -> str:
+    """Train until ``least`` steps are in the journal, kill SGLang, and wait for the end; what was said."""
     until = time.monotonic() + START_SECONDS
-    while steps(run) < 2 and time.monotonic() < until and process.poll() is None:
+    while steps(run) < least and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
     kill()
     said = process.communicate(timeout=START_SECONDS)[1]
     assert process.returncode == 1, said
-    assert 2 <= steps(run) < 8
+    assert least <= steps(run) < 8
     return said
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import torch
 from real_sglang import SECRET, SHOTS, START_SECONDS, TEXTS, TOLERANCE, Loaded, RunningServer, requests_of, worst
-from sglang_runs import die_after, require_finished, require_replayed, resume, settings, steps, train
+from sglang_runs import begin, die_after, require_finished, require_replayed, resume, settings, steps
 
 from twinpass.cli.main import main
 from twinpass.core import BASE, Lane, Probe, Term
@@ -193,7 +193,7 @@ def test_other_clients_get_the_base_models_texts_while_a_run_trains(
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=300) as client:
         expected = answers_of(client, prompts)
         served = set()
-        process = train(*settings(run, **changes))
+        process = begin(*settings(run, **changes))
         while process.poll() is None:
             before = steps(run)
             for (tokens, own), (right, theirs) in zip(answers_of(client, prompts), expected, strict=True):
@@ -237,7 +237,7 @@ def test_rewards_train_on_a_server(
         f"""[run]\nout = "{tmp_path / "run"}"\nkeep = "last"\n"""
     )
     chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    process = train(str(config), *chosen)
+    process = begin(str(config), *chosen)
     said = process.communicate(timeout=START_SECONDS)[1]
     assert process.returncode in (0, 3), said
     records = [record for record in read(tmp_path / "run" / "journal.jsonl").records if record["kind"] == "step"]
@@ -264,7 +264,7 @@ def test_a_run_and_its_configuration_are_evaluated(
     run = tmp_path / "run"
     changes: dict[str, Any] = {"model.path": server.folder, "engine.url": server.url, "reuse.budget": "1GiB"}
     words = settings(run, **changes | {"run.keep": "last", "optimizer.lr": 2e-2})
-    process = train(*words)
+    process = begin(*words)
     said = process.communicate(timeout=START_SECONDS)[1]
     assert process.returncode in (0, 3), said
     base, trained = (record for record in read(run / "journal.jsonl").records if record["kind"] == "evaluation")
@@ -284,9 +284,14 @@ def test_a_run_and_its_configuration_are_evaluated(
 
 
 def test_a_run_survives_its_server(loaded: Loaded, server: RunningServer, tmp_path: Path) -> None:
+    """All weights are trained in place; the server's next process has them from its files, and the run brings them to where they were."""
     run = tmp_path / "run"
-    changes: dict[str, Any] = {"model.path": server.folder, "engine.url": server.url, "reuse.budget": "1GiB"}
-    said = die_after(run, train(*settings(run, **changes)), server.kill)
+    changes: dict[str, Any] = {
+        "model.path": server.folder,
+        "engine.url": server.url,
+        "engine.perturbation": "inplace",
+    }
+    said = die_after(run, begin(*settings(run, "reviews-full.toml", **changes)), server.kill)
     assert "cannot be reached" in said
     assert "--resume" in said
     assert resume(run) == 1, "without a server nothing continues"
@@ -308,7 +313,7 @@ def test_a_run_that_died_continues_on_the_server_it_left_behind(
         "engine.url": server.url,
         "engine.perturbation": "inplace",
     }
-    process = train(*settings(run, "reviews-full.toml", **changes))
+    process = begin(*settings(run, "reviews-full.toml", **changes))
     until = time.monotonic() + START_SECONDS
     while steps(run) < 2 and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
@@ -325,24 +330,3 @@ def test_a_run_that_died_continues_on_the_server_it_left_behind(
     require_finished(run, tmp_path / "again")
     with connected(loaded, server, Activated()):
         """The server has its own weights again."""
-
-
-def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, tmp_path: Path) -> None:
-    """All weights are trained; the scheduler is killed, as for want of memory. The run says so, and does not wait for ever or vanish."""
-    import psutil
-
-    run = tmp_path / "run"
-    changes = {"model.path": folder, "engine.perturbation": "inplace"}
-    process = train(*settings(run, "reviews-full.toml", **changes))
-
-    def kill() -> None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        schedulers = [child for child in children if "scheduler" in " ".join([child.name(), *child.cmdline()])]
-        assert schedulers, [child.cmdline() for child in children]
-        schedulers[0].kill()
-
-    said = die_after(run, process, kill)
-    assert "exit status -9" in said
-    assert "--resume" in said
-    assert resume(run) == 0
-    require_finished(run, tmp_path / "again")

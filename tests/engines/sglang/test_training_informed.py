@@ -1,6 +1,6 @@
 """A run along fitted directions on a real SGLang has the embedded engine's journal, continues, and is replayed without SGLang."""
 
-import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from real_sglang import LAYERS
 from safetensors.torch import load_file
+from sglang_runs import begin, die_after
 from torch import Tensor, equal
 
 from twinpass.cli.main import main as twinpass
@@ -37,9 +38,13 @@ MOVED = 1e-3
 """What rounding may make of directions and adapters by the last step, beside the largest number in them."""
 
 
-def train(folder: Path, out: Path, *settings: str) -> Path:
+def words(folder: Path, out: Path, *settings: str) -> list[str]:
     given = [*SETTINGS, f"model.path={folder}", f"run.out={out}", *settings]
-    assert twinpass(["train", str(CONFIG), *(word for one in given for word in ("--set", one)), "--json"]) in (0, 3)
+    return [str(CONFIG), *(word for one in given for word in ("--set", one))]
+
+
+def train(folder: Path, out: Path, *settings: str) -> Path:
+    assert twinpass(["train", *words(folder, out, *settings), "--json"]) in (0, 3)
     return out
 
 
@@ -101,16 +106,25 @@ def test_the_journal_rebuilds_the_adapter_without_sglang(run: Path, tmp_path: Pa
     assert all(equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_run_that_was_cut_off_continues(run: Path, tmp_path: Path) -> None:
-    """Its last steps are lost, and run again, along directions that are there as they were up to there."""
-    cut = tmp_path / "cut"
-    shutil.copytree(run, cut)
-    shutil.rmtree(cut / "adapter")
-    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
-    kept = lines[: next(i for i, line in enumerate(lines) if '"step":1' in line.replace(" ", "") and '"seeds"' in line)]
-    (cut / "journal.jsonl").write_text("".join(kept))
-    assert twinpass(["train", "--resume", str(cut), "--json"]) in (0, 3)
-    assert (cut / "journal.jsonl").read_text().startswith("".join(kept))
-    for one, other in zip(steps(cut), steps(run), strict=True):
+def test_a_run_survives_sglangs_death_in_its_own_process(folder: Path, run: Path, tmp_path: Path) -> None:
+    """The scheduler is killed, as for want of memory. The run says so, does not wait for ever or vanish, and continues along its own directions."""
+    import psutil
+
+    died = tmp_path / "died"
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        schedulers = [child for child in children if "scheduler" in " ".join([child.name(), *child.cmdline()])]
+        assert schedulers, [child.cmdline() for child in children]
+        schedulers[0].kill()
+
+    process = begin(*words(folder, died, "engine.kind=sglang"))
+    said = die_after(died, process, lambda: kill(process), least=1)
+    assert "exit status -9" in said
+    assert "--resume" in said
+    kept = (died / "journal.jsonl").read_text()
+    assert twinpass(["train", "--resume", str(died), "--json"]) in (0, 3)
+    assert (died / "journal.jsonl").read_text().startswith(kept)
+    for one, other in zip(steps(died), steps(run), strict=True):
         assert one["losses"] == [pytest.approx(pair, abs=NEAR) for pair in other["losses"]]
-    assert apart(adapter(cut), adapter(run)) < MOVED
+    assert apart(adapter(died), adapter(run)) < MOVED
