@@ -35,7 +35,7 @@ from twinpass.estimate.spsa import Spsa
 from twinpass.model.load import load
 from twinpass.model.trainable import Activated, Trainable
 from twinpass.objective.base import scored
-from twinpass.objective.goal import portions
+from twinpass.objective.goal import FEW, portions
 from twinpass.perturb.noise import Distribution
 from twinpass.report.environment import commit, machine, versions
 from twinpass.report.files import write_json
@@ -153,7 +153,7 @@ class Workload:
         """Compute what all runs read: keys and values of all prompts and, if asked for, principal inputs; the metric before training."""
         session = self.session(METHODS["sgd"], 1.0, 0)
         plan, engine = session.plan, session.engine
-        for part in portions(plan.train):
+        for part in portions(plan.train, FEW):
             engine.score(scored(plan.objective).requests(part), [BASE])
         before = plan.objective.evaluate(engine, plan.held_out, at=plan.exam()).metric
         engine.close()

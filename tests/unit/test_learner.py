@@ -13,6 +13,7 @@ from twinpass import finetune
 from twinpass.config.learner import (
     ANYWHERE,
     CHOOSING,
+    CHOOSING_ANYWHERE,
     CHOOSING_AT_THE_END,
     CHOOSING_SERVED,
     NAMED,
@@ -61,7 +62,7 @@ def config(task: dict[str, Any], folder: Path = FOLDER, **sections: Any) -> Conf
     [
         (CHOICE, Activated, CHOOSING),
         (ALIKE, Informed, CHOOSING_AT_THE_END),
-        (ENDING_IN_A_FIELD, Lora, ANYWHERE),
+        (ENDING_IN_A_FIELD, Lora, CHOOSING_ANYWHERE),
         (TEXT, Activated, WRITING),
         (OPEN, Lora, ANYWHERE),
         (CHAT, Activated, WRITING),
@@ -76,10 +77,10 @@ def test_the_task_decides(task: dict[str, Any], trainable: type[Any], reason: An
         assert isinstance(found.estimator, GaussNewton)
         assert isinstance(found.optimizer, Sgd)
     else:
-        chooses = reason is CHOOSING
         assert isinstance(found.estimator, Backprop)
-        assert found.optimizer == AdamW(lr=4e-3, steps=40, batch_size=32 if chooses else 8)
-        assert found.run.eval_every == (8 if chooses else 10)
+        batch_size, eval_every = {CHOOSING: (32, 8), CHOOSING_ANYWHERE: (16, 8)}.get(reason, (8, 10))
+        assert found.optimizer == AdamW(lr=4e-3, steps=40, batch_size=batch_size)
+        assert found.run.eval_every == eval_every
 
 
 @pytest.mark.parametrize(

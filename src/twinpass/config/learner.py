@@ -66,6 +66,7 @@ ANYWHERE = Learner(
     "no suffix sets the answer apart, so that adapters act on all tokens, along the exact gradient",
     EXACT,
 )
+CHOOSING_ANYWHERE = replace(ANYWHERE, defaults=CHOSEN_ANYWHERE)
 UNSEEN = replace(
     ANYWHERE, reason="rows that cannot be looked at beforehand may be of any form, so that adapters act on all tokens"
 )
@@ -101,7 +102,9 @@ def learner(
         return SERVED if suffix else SERVED_ANYWHERE
     if chooses and alike:
         return (CHOOSING_FORWARD if forward else CHOOSING) if suffix else CHOOSING_AT_THE_END
-    return WRITING if suffix and not chooses else ANYWHERE
+    if chooses:
+        return CHOOSING_ANYWHERE
+    return WRITING if suffix else ANYWHERE
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Objective(Goal):
         metric = loss = 0.0
         done = 0
         each: list[float] = []
-        for part in portions(examples):
+        for part in portions(examples, self.portion):
             values = engine.score(self.requests(part), [BASE]).values[0]
             metric += self.metric(part, values) * len(part)
             loss += self.loss(part, values) * len(part)

@@ -21,7 +21,10 @@ from twinpass.task.example import Example
 if TYPE_CHECKING:
     from twinpass.objective.base import Objective
 
-PORTION = 32
+PORTION = 128
+"""Held-out examples that are scored at once: what is left to run of each, where its prompt is kept, is a few tokens."""
+FEW = 32
+"""The same where texts are written, or where answers are given as they are found."""
 
 T = TypeVar("T")
 
@@ -33,10 +36,10 @@ def silent(done: int) -> None:
     """Tell nobody."""
 
 
-def portions(examples: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Held-out examples as they are measured, :data:`PORTION` at a time."""
-    for start in range(0, len(examples), PORTION):
-        yield examples[start : start + PORTION]
+def portions(examples: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Held-out examples as they are measured, ``size`` at a time."""
+    for start in range(0, len(examples), size):
+        yield examples[start : start + size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ class Goal(ABC):
 
     absolute: ClassVar[bool] = True
     """Whether losses of different steps can be compared, so that rising ones are a divergence."""
+
+    portion: ClassVar[int] = PORTION
+    """Held-out examples that are measured at once."""
 
     def steps_per_lesson(self, batch_size: int) -> int:
         """How many steps of so many rows share what :meth:`teach` finds, each a part of it."""

@@ -25,7 +25,7 @@ from twinpass.engine.base import Engine
 from twinpass.errors import ModelError, RewardError
 from twinpass.objective.base import Objective
 from twinpass.objective.calling import TrainerState
-from twinpass.objective.goal import START, At, Goal, Measured, Progress, Taught, portions, silent
+from twinpass.objective.goal import FEW, START, At, Goal, Measured, Progress, Taught, portions, silent
 from twinpass.objective.policy_gradient import PolicyGradient
 from twinpass.objective.rewards import Completions, Rewards, Shaping, Values, advantages_of, metrics, shaped
 from twinpass.perturb.noise import derive_seed
@@ -109,6 +109,7 @@ class Population(Goal):
     """
 
     metric_name: ClassVar[str] = "reward"
+    portion: ClassVar[int] = FEW
     absolute: ClassVar[bool] = False
     teaches: ClassVar[bool] = True
 
@@ -218,7 +219,7 @@ class Population(Goal):
         told: list[tuple[int, Mapping[str, float]]] = []
         records: list[Record] = []
         fault = ""
-        for number, part in enumerate(portions(examples)):
+        for number, part in enumerate(portions(examples, self.portion)):
             found = self.write(engine, part, [BASE], replace(at, seed=derive_seed(at.seed, "block", number)))
             each += [float(np.nanmean(own)) for own in found.rewards[0] if np.isfinite(own).any()]
             own = found.rewards[np.isfinite(found.rewards)]

@@ -151,7 +151,7 @@ class GradientSteps:
             parts = (
                 [batch(plan.train, self.optimizer.batch_size, plan.seed, event.draw)] if event.kind == "draw" else []
             )
-            for examples in portions(plan.held_out) if event.kind == "evaluation" else parts:
+            for examples in portions(plan.held_out, goal.portion) if event.kind == "evaluation" else parts:
                 goal.warm(self.engine, examples, [], frozenset())
 
     def _restore(self, done: int, known: str) -> None:

@@ -131,7 +131,7 @@ class Trainer:
                     self._warm_one(fitted, [], after)
                 self._warm_one(self._batch(event.draw), self._probes(event.step, event.draw), after)
             elif event.kind == "evaluation":
-                for examples in portions(plan.held_out):
+                for examples in portions(plan.held_out, plan.objective.portion):
                     self._warm_one(examples, [], after)
             self.listener.warming(done, len(events))
 

@@ -36,7 +36,7 @@ def outcomes(
         return None
     options = objective.choice if isinstance(objective, Accuracy | ExpectedAccuracy) else objective
     shares, scores, done, loss = [], [], 0, 0.0
-    for part in portions(examples):
+    for part in portions(examples, objective.portion):
         values = engine.score(objective.requests(part), [BASE]).values[0]
         if isinstance(options, Choice):
             shares += [np.exp(logits - np.logaddexp.reduce(logits)) for logits in options.logits(part, values)]

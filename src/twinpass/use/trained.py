@@ -17,7 +17,7 @@ from twinpass.model.causal import CausalModel
 from twinpass.model.identity import require_language_model
 from twinpass.model.load import load_like
 from twinpass.model.trainable import Activated, Lora, Trainable, Trained
-from twinpass.objective.goal import portions
+from twinpass.objective.goal import FEW, portions
 from twinpass.paths import expand
 from twinpass.perturb.parameters import Parameters
 from twinpass.reuse.auto import Auto
@@ -183,7 +183,7 @@ class TrainedModel:
     ) -> Iterator[Answer]:
         """Answers as they are found, some rows at a time."""
         done = 0
-        for part in portions(examples):
+        for part in portions(examples, FEW):
             known = [example for example, _ in part]
             scores = self.score(known)
             for logits, (_, names) in zip(self._settings.choice.logits(known, scores), part, strict=True):
