@@ -1,5 +1,6 @@
 """Forms of rows that are known by their fields: what they become, written out by hand."""
 
+import re
 from typing import Any
 
 import pytest
@@ -181,3 +182,30 @@ def test_rows_of_no_known_form_say_what_is_known(row: dict[str, Any]) -> None:
         DataError, match=r"^a\.jsonl, row 1: fields .* are of no known form \(messages; .*text, label\); say how"
     ):
         encoded(row)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (
+            {"prompt": None, "completion": " fine"},
+            {"prompt": "a film", "completion": " fine"},
+            "{prompt}, which is null",
+        ),
+        (
+            {"prompt": "a film", "completion": None},
+            {"prompt": "a film", "completion": " fine"},
+            "{completion}, which is null",
+        ),
+        ({"instruction": 1.5, "output": None}, {"instruction": "a film", "output": "fine"}, "what it writes is null"),
+        ({"text": None, "label": 1}, {"text": "a film", "label": 0}, "{text}, which is null"),
+        ({"messages": "a film"}, {"messages": [user("a"), assistant("film")]}, "messages is 'a film'"),
+    ],
+)
+def test_a_first_row_that_is_at_fault_says_so_and_hides_no_form(
+    first: dict[str, Any], second: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(DataError, match=rf"a\.jsonl, row 1: .*{re.escape(reason)}"):
+        encoded(first, second)
+    found, _ = encoded(first, second, keys={"on_error": "skip"})
+    assert found.train[0].place.startswith("a.jsonl, row 2")

@@ -24,7 +24,7 @@ from twinpass.model.defaults import (
 from twinpass.model.trainable import Trainable
 from twinpass.task.choice import ChoiceTemplate
 from twinpass.task.fields import plain
-from twinpass.task.forms import form_of
+from twinpass.task.forms import form_of_all
 from twinpass.task.rows import Row
 from twinpass.task.sources.lines import STDIN, beginning_of_standard_input
 from twinpass.task.sources.read import beginning
@@ -220,7 +220,7 @@ def reached(trainable: Trainable, estimator: Estimator | type[Estimator]) -> Tra
 def _shape(task: TaskSettings, rows: Sequence[Row]) -> tuple[bool, bool, bool]:
     """Whether the task chooses, whether its prompts have one suffix, and whether they all end with the same token at least."""
     if isinstance(task, AutoTask):
-        form = form_of(rows[0].fields) if rows else None
+        form = form_of_all(rows)
         return (form.chooses, form.suffix, form.suffix) if form else (False, False, False)
     if isinstance(task, TaskByName):
         template = task.named.template

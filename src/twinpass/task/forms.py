@@ -43,6 +43,11 @@ def form_of(fields: Mapping[str, Any]) -> Form | None:
     return next((form for form in FORMS if set(form.fields) <= set(fields) and form.fits(fields)), None)
 
 
+def form_of_all(rows: Sequence[Row]) -> Form | None:
+    """The form of the first of these rows that has one: those before it are at fault, and say so when they are read."""
+    return next((form for row in rows if (form := form_of(row.fields))), None)
+
+
 def whole(row: Row) -> Iterator[Row]:
     """A row that its form reads, as it is.
 
@@ -55,13 +60,13 @@ def whole(row: Row) -> Iterator[Row]:
 
 
 def recognised(rows: Sequence[Row], chat_template_kwargs: Mapping[str, Any]) -> tuple[str, Template]:
-    """The name of the rows' form, by the first of them, and how they are read.
+    """The name of the rows' form, and how they are read.
 
     Raises:
         DataError: it is none that is known.
     """
     first = rows[0].fields
-    if form := form_of(first):
+    if form := form_of_all(rows):
         template = form.template(rows, chat_template_kwargs)
         if chat_template_kwargs and not isinstance(template, ChatTemplate):
             raise DataError(
