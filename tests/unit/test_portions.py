@@ -27,7 +27,8 @@ def test_the_figures_are_those_of_all_rows_at_once(monkeypatch: pytest.MonkeyPat
     whole = Choice().evaluate(engine, examples)
     monkeypatch.setattr(Choice, "portion", size)
     found = Choice().evaluate(engine, examples, done.append)
-    assert (found.metric, found.examples, found.error) == (whole.metric, ROWS, pytest.approx(whole.error))
+    assert (found.metric, found.examples) == (whole.metric, ROWS)
+    assert found.error == pytest.approx(whole.error)
     assert found.loss == pytest.approx(whole.loss, abs=1e-6)
     assert done == [*range(size, ROWS, size), ROWS]
 
