@@ -55,6 +55,15 @@ def test_metrics_have_trls_names() -> None:
     assert values["completions/mean_length"] == 3.0
     assert values["completions/clipped_ratio"] == pytest.approx(1 / 3)
     assert (values["frac_reward_zero_std"], values["seen"]) == (1.0, 3.0)
+    assert "frac_reward_none" not in values
+
+
+def test_texts_that_no_function_applies_to_are_counted() -> None:
+    some, texts = iter([1.0, None, None]), [Continuation((1,), np.zeros(1), "", True)] * 3
+    found = rewards(lambda completions, **kwargs: [next(some) for _ in completions])(BATCH)
+    values = metrics(found, found.total.reshape(1, 3, 1), texts)
+    assert values["reward"] == 1.0
+    assert values["frac_reward_none"] == pytest.approx(2 / 3)
 
 
 def decode(tokens: tuple[int, ...]) -> str:

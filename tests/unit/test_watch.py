@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,13 @@ def test_rollbacks_move_the_bar_back() -> None:
     with console.capture() as capture:
         console.print(next(iter(bar._bars.get_renderables())))
     assert " 3/10 " in capture.get()
+
+
+def test_texts_without_a_reward_are_warned_of_once() -> None:
+    said = io.StringIO()
+    bar = ProgressBar(Console(file=said, width=80))
+    bar.started(10, 0)
+    for step, share in ((0, {}), (1, {"frac_reward_none": 0.25}), (2, {"frac_reward_none": 0.5})):
+        bar.stepped(replace(report(step), metrics={"reward": 1.0, **share}), 0.1)
+    assert " ".join(said.getvalue().split()).count("no reward applies to 25% of the texts, which teach nothing") == 1
+    assert "50%" not in said.getvalue()

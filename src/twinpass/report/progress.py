@@ -51,6 +51,7 @@ class ProgressBar(Listener):
         self._held_out = self._bars.add_task("evaluating", total=None, visible=False, state="")
         self._mean: float | None = None
         self._metric = ""
+        self._unrewarded = False
         self._checked: deque[StepReport] = deque(maxlen=8)
 
     def __enter__(self) -> Self:
@@ -72,6 +73,11 @@ class ProgressBar(Listener):
             self._mean = value if self._mean is None else 0.9 * self._mean + 0.1 * value
         if report.observed.exact:
             self._checked.append(report)
+        if (share := report.metrics.get("frac_reward_none", 0.0)) and not self._unrewarded:
+            self._unrewarded = True
+            self._console.print(
+                f"[yellow]step {report.step}: no reward applies to {share:.0%} of the texts, which teach nothing; metrics say so of later steps[/yellow]"
+            )
         if self._verbose:
             self._bars.details = self._details(report, seconds)
         self._bars.update(self._train, completed=report.step + 1, state=f"{name} {self._mean or 0:.3f}{self._metric}")
