@@ -35,7 +35,10 @@ def refused(path: Path) -> str:
             {"task": {"rewards": ["rewards.py:many"], "weights": []}},
             r"has no function 'many'; there are few, short, fussy, silent",
         ),
-        ({"task": {"rewards": ["rewards.py:few", "rewards.py:few"]}}, "two rewards are called 'few'"),
+        (
+            {"task": {"rewards": ["rewards.py:few", "rewards.py:few"]}},
+            "reward 'few' is there twice; name it once, with a weight",
+        ),
         (
             {"task": {"rewards": ["rewards.py:fussy"], "weights": []}},
             "'fussy' asks for answer, and the rows have only bonus, id",

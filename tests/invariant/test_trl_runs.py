@@ -17,6 +17,7 @@ from twinpass.config.load import load_config
 from twinpass.errors import ConfigError, RewardError
 from twinpass.objective.generation import Generation
 from twinpass.objective.population import Population
+from twinpass.report.metrics import read_metrics
 
 CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}Review:{% endif %}"
 WORDS = ("fine", "dull", "great", "bad")
@@ -114,3 +115,43 @@ def test_the_command_calls_functions_in_its_main_thread(tmp_path: Path) -> None:
     path = config(tmp_path, task={"rewards": ["judges.py:timed"], "weights": []}, optimizer={"steps": 1})
     (tmp_path / "judges.py").write_text(JUDGES)
     assert main(["train", str(path), "--json"]) in (0, LEARNED_NOTHING)
+
+
+def test_lambdas_and_others_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """As a factory's closures are, all of which have its inner function's name."""
+
+    def per_word(worth: float) -> Any:
+        def reward(completions: list[str], **kwargs: Any) -> list[float]:
+            return [worth * len(text.split()) for text in completions]
+
+        return reward
+
+    short, none = (
+        (lambda completions, **kwargs: [-float(len(text)) for text in completions]),
+        lambda completions, **kwargs: [0.0] * len(completions),
+    )
+    rows = [{"prompt": f"a {word} film"} for word in WORDS]
+    found = tune(tmp_path / "run", rows, [short, per_word(1.0), none, per_word(3.0)])
+    step = next(row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["event"] == "step")
+    names = ("<lambda>", "reward", "<lambda>_2", "reward_2")
+    assert {name for name in step if name.startswith("rewards/")} == {
+        f"rewards/{n}/{of}" for n in names for of in ("mean", "std")
+    }
+    assert step["rewards/reward_2/mean"] == pytest.approx(3 * step["rewards/reward/mean"])
+    assert found["steps"] == 2
+    with pytest.raises(RewardError, match="reward 'reward' is there twice; name it once, with a weight"):
+        tune(tmp_path / "other", rows, [once := per_word(1.0), once])
+
+
+def test_functions_of_two_files_may_have_one_name(tmp_path: Path) -> None:
+    for name, worth in (("mine", 1), ("yours", 2)):
+        (tmp_path / f"{name}.py").write_text(
+            f"def worth(completions, **kwargs):\n    return [{worth}.0] * len(completions)\n"
+        )
+    functions = load_config(
+        config(tmp_path, task={"rewards": ["mine.py:worth", "yours.py:worth"], "weights": []})
+    ).task.functions  # type: ignore[union-attr]
+    assert [(function.name, function.call(prompts=["a"], completions=["b"])) for function in functions] == [
+        ("worth", [1.0]),
+        ("worth_2", [2.0]),
+    ]

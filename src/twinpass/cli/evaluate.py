@@ -197,10 +197,10 @@ def _rewards(names: Sequence[str]) -> "Rewards | None":
     """Functions by name, found before anything is loaded; None: there are none."""
     if not names:
         return None
-    from twinpass.objective.reward_functions import load_reward
+    from twinpass.objective.reward_functions import load_reward, named_apart
     from twinpass.objective.rewards import Rewards
 
-    return Rewards([load_reward(name) for name in names])
+    return Rewards(named_apart([load_reward(name) for name in names]))
 
 
 def _rows(run: Path, names: Sequence[str]) -> "Sequence[Item]":

@@ -16,7 +16,7 @@ from twinpass.model.defaults import Defaults, rewarded
 from twinpass.model.trainable import Trainable
 from twinpass.objective.goal import Goal
 from twinpass.objective.population import Population
-from twinpass.objective.reward_functions import RewardFunction, load_reward, require_distinct
+from twinpass.objective.reward_functions import RewardFunction, load_reward, named_apart
 from twinpass.objective.rewards import OnError as OnRewardError
 from twinpass.objective.rewards import Rewards, Shaping
 from twinpass.settings import STRICT, Seconds, Several
@@ -86,8 +86,7 @@ class RewardTask(TaskSettings, RewardTemplate):
             RewardError: one is not there, or has no form that is known.
         """
         found = [load_reward(each) if isinstance(each, str) else RewardFunction.of(each) for each in self.rewards]
-        require_distinct(found)
-        return tuple(found)
+        return tuple(named_apart(found))
 
     def rows(self) -> tuple[list[Item], list[Item] | None]:
         assert self.functions  # refused before anything is read

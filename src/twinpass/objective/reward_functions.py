@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,26 @@ def _meant(spec: str) -> str:
     if name != "py" and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return f"; did you mean '{module}:{name}'?"
     return ""
+
+
+def named_apart(functions: Sequence[RewardFunction]) -> list[RewardFunction]:
+    """The functions, each under a name of its own: of several with one name, such as lambdas, the second gets ``_2`` behind it.
+
+    Raises:
+        RewardError: one is there twice.
+    """
+    found = dict[str, RewardFunction]()
+    for function in functions:
+        if any(function.source is known.source or _one_name(function.source, known.source) for known in found.values()):
+            raise RewardError(f"reward {function.name!r} is there twice; name it once, with a weight")
+        names = chain([function.name], (f"{function.name}_{number}" for number in count(2)))
+        name = next(name for name in names if name not in found)
+        found[name] = replace(function, name=name)
+    return list(found.values())
+
+
+def _one_name(one: Any, other: Any) -> bool:
+    return isinstance(one, str) and one == other
 
 
 def require_distinct(functions: Sequence[RewardFunction]) -> None:
