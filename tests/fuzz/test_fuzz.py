@@ -67,6 +67,7 @@ seed = 3
 """
 
 
+@pytest.mark.usefixtures("any_processor")
 def test_configurations(tmp_path: Path, tally: Counter[str]) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(CONFIG)
