@@ -148,10 +148,8 @@ def test_functions_of_two_files_may_have_one_name(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(
             f"def worth(completions, **kwargs):\n    return [{worth}.0] * len(completions)\n"
         )
-    functions = load_config(
-        config(tmp_path, task={"rewards": ["mine.py:worth", "yours.py:worth"], "weights": []})
-    ).task.functions  # type: ignore[union-attr]
-    assert [(function.name, function.call(prompts=["a"], completions=["b"])) for function in functions] == [
+    task: Any = load_config(config(tmp_path, task={"rewards": ["mine.py:worth", "yours.py:worth"], "weights": []})).task
+    assert [(function.name, function.call(prompts=["a"], completions=["b"])) for function in task.functions] == [
         ("worth", [1.0]),
         ("worth_2", [2.0]),
     ]
