@@ -161,7 +161,11 @@ def test_texts_without_a_reward_are_warned_of_once() -> None:
     said = io.StringIO()
     bar = ProgressBar(Console(file=said, width=80))
     bar.started(10, 0)
-    for step, share in ((0, {}), (1, {"frac_reward_none": 0.25}), (2, {"frac_reward_none": 0.5})):
+    for step, share in (
+        (0, {"frac_reward_none": 0.0}),
+        (1, {"frac_reward_none": 0.25}),
+        (2, {"frac_reward_none": 0.5}),
+    ):
         bar.stepped(replace(report(step), metrics={"reward": 1.0, **share}), 0.1)
     assert " ".join(said.getvalue().split()).count("no reward applies to 25% of the texts, which teach nothing") == 1
     assert "50%" not in said.getvalue()

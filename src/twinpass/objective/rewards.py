@@ -303,8 +303,7 @@ def _mean(rewards: Values, otherwise: float) -> Values:
 def metrics(rewarded: Rewarded, rewards: Values, texts: Sequence[Continuation]) -> dict[str, float]:
     """What happened, under TRL's names; ``rewards`` is the total as [lanes, prompts, samples], ``texts`` all of them in that order.
 
-    ``frac_reward_zero_std`` is the share of prompts all of whose texts got the same; ``frac_reward_none``, where there are any, that of texts
-    to which no function applies.
+    ``frac_reward_zero_std`` is the share of prompts all of whose texts got the same, ``frac_reward_none`` that of texts to which no function applies.
     """
     found = {"reward": _nan(np.nanmean, rewarded.total), "reward_std": _nan(np.nanstd, rewarded.total)}
     for name, values in rewarded.each.items():
@@ -313,8 +312,7 @@ def metrics(rewarded: Rewarded, rewards: Values, texts: Sequence[Continuation]) 
     found["frac_reward_zero_std"] = float(np.mean(flat))
     found["completions/mean_length"] = float(np.mean([len(text.tokens) for text in texts]))
     found["completions/clipped_ratio"] = float(np.mean([not text.stopped for text in texts]))
-    if none := float(np.mean(np.isnan(rewarded.total))):
-        found["frac_reward_none"] = none
+    found["frac_reward_none"] = float(np.mean(np.isnan(rewarded.total)))
     return {**found, **{f"reward_errors/{name}": float(n) for name, n in rewarded.failed.items()}, **rewarded.logged}
 
 
